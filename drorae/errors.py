@@ -1,0 +1,11 @@
+"""The one error a user can cause and mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something a user can put right.
+
+    The message is one line that says what was wrong, what was expected and how to mend it.
+    The command line prints it without a traceback and exits with code 2; a library caller catches it.
+    """

@@ -1,0 +1,1 @@
+"""Layer fusion: experts, routing, the table of variants, and their sizes."""

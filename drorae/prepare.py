@@ -1,0 +1,182 @@
+"""What all trials of a sweep share, made once: features, the phase-1 decoder, reference statistics, the baseline."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from drorae.config import Runtime, TrialConfig, config_hash, to_dict
+from drorae.encoder import Encoder, load_encoder
+from drorae.features import Features, open_features
+from drorae.images import load_images
+from drorae.losses.objective import Objective
+from drorae.losses.perceptual import load_perceptual
+from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
+from drorae.metrics.extractors import FeatureExtractor, load_extractor
+from drorae.metrics.frechet import FeatureStatistics
+from drorae.phases import PHASE1
+from drorae.tokenizer import Tokenizer, build_tokenizer
+from drorae.train import Report, train_phase
+from drorae.weights import read_state, save_state
+
+
+@dataclass
+class Workshop:
+    """Everything a trial needs beside its own fusion."""
+
+    config: TrialConfig
+    runtime: Runtime
+    device: torch.device
+    encoder: Encoder
+    train: Features
+    val: Features
+    objective: Objective
+    extractors: list[FeatureExtractor]
+    references: dict[str, FeatureStatistics]
+    decoder: dict[str, Tensor]
+    """State of the phase-1 decoder."""
+    baseline: dict[str, float]
+    """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
+    fingerprints: dict[str, str]
+
+    def tokenizer(self) -> Tokenizer:
+        """A fresh fusion before the phase-1 decoder, on the device."""
+        tokenizer = build_tokenizer(self.config, self.encoder)
+        tokenizer.decoder.load_state_dict(self.decoder)
+        return tokenizer.to(self.device).requires_grad_(False).eval()
+
+    def evaluate(self, tokenizer: Tokenizer, fused: bool = True) -> Evaluation:
+        """Metrics of a tokenizer's reconstructions of the validation images; without fusion, of z_base's."""
+        return evaluate(
+            _reconstructions(self.config, self.val, tokenizer, self.device, fused), self.extractors, self.references
+        )
+
+
+def choose_device(runtime: Runtime) -> torch.device:
+    """The device a runtime names, and torch's threads set as it says."""
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if runtime.device != "auto":
+        return torch.device(runtime.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _eval_batches(config: TrialConfig, count: int) -> Iterator[np.ndarray]:
+    size = config.evaluation.batch_size
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
+
+
+@torch.no_grad()
+def _reconstructions(
+    config: TrialConfig, val: Features, tokenizer: Tokenizer, device: torch.device, fused: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    depth = tokenizer.fusion.num_layers if fused else 1
+    for items in _eval_batches(config, len(val)):
+        batch = val.batch(items, 0, depth)
+        layers = batch.layers.to(device).float()
+        latent = tokenizer.fuse(layers).latent if fused else tokenizer.base(layers)
+        yield to_uint8(tokenizer.decode(latent)), batch.pixels.to(device)
+
+
+def _references(
+    config: TrialConfig, val: Features, extractors: list[FeatureExtractor], fingerprint: str, cache: Path
+) -> dict[str, FeatureStatistics]:
+    """Statistics of the originals' features per metric, computed once per set of images and extractor."""
+    found: dict[str, FeatureStatistics] = {}
+    for extractor in extractors:
+        key = {"images": fingerprint, "extractor": extractor.fingerprint, "count": len(val)}
+        path = cache / "references" / f"{config_hash(key)}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.is_file():
+                found[extractor.metric] = FeatureStatistics.load(path)
+                continue
+            statistics = FeatureStatistics(extractor.dim)
+            for items in _eval_batches(config, len(val)):
+                pixels = val.batch(items, 0, 1).pixels
+                statistics.update(extractor(pixels.to(next(iter(extractor.buffers())).device)))
+            statistics.save(path)
+            found[extractor.metric] = statistics
+    return found
+
+
+def _decoder_folder(config: TrialConfig, train_fingerprint: str, encoder: Encoder, cache: Path) -> Path:
+    """Address of a phase-1 decoder: a hash of everything it depends on."""
+    tree = to_dict(config)
+    key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "phase1")}
+    key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
+    key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
+    key |= {"norm_affine": config.encoder.norm_affine}
+    return cache / "decoders" / config_hash(key)
+
+
+def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> Workshop:
+    """Loads, or makes where missing, what trials share. Safe to call from many processes at once.
+
+    report gets rows of progress: `{"phase": "prepare", "note": ..., "done": ..., "total": ...}` and phase 1's.
+
+    Raises:
+        UserError: images, weights, sizes or the cache's room are not as needed.
+    """
+
+    def note(what: str, done: int, total: int) -> None:
+        report({"phase": "prepare", "note": what, "done": float(done), "total": float(total)})
+
+    device = choose_device(runtime)
+    cache = Path(runtime.cache_dir)
+    images = load_images(config.images)
+    encoder = load_encoder(config.encoder, cache).to(device)
+    perceptual = load_perceptual(config.objective)
+    if perceptual is not None:
+        perceptual = perceptual.to(device)
+    # The sizes are checked before anything is encoded.
+    tokenizer = build_tokenizer(config, encoder).to(device)
+    train = open_features(images.train, encoder, config.encoder, config.images.views, perceptual, runtime, device, note)
+    val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
+    objective = Objective(config.objective, perceptual).to(device)
+    extractors = [load_extractor(name, config.evaluation, cache, device) for name in config.evaluation.extractors]
+    references = _references(config, val, extractors, images.val.fingerprint, cache)
+
+    folder = _decoder_folder(config, images.train.fingerprint, encoder, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "decoder.safetensors"
+    with FileLock(folder / ".lock"):
+        if not weights.is_file():
+            checkpoint = folder / "checkpoint.pt"
+            trained = train_phase(
+                tokenizer, PHASE1, config.phase1, train, objective,
+                seed=config.decoder.seed, device=device, checkpoint=checkpoint, runtime=runtime, report=report,
+            )  # fmt: skip
+            write_json(folder / "history.json", trained.rows)
+            save_state(weights, tokenizer.decoder.state_dict())
+            checkpoint.unlink(missing_ok=True)
+        workshop = Workshop(
+            config, runtime, device, encoder, train, val, objective, extractors, references, read_state(weights), {},
+            {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
+             "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
+             "perceptual": perceptual.fingerprint if perceptual is not None else "none"}
+            | {extractor.metric: extractor.fingerprint for extractor in extractors},
+        )  # fmt: skip
+        measured = folder / f"baseline-{config_hash({'val': images.val.fingerprint} | workshop.fingerprints)}.json"
+        if not measured.is_file():
+            note("measuring the baseline", 0, 1)
+            write_json(measured, workshop.evaluate(workshop.tokenizer(), fused=False).metrics)
+        workshop.baseline = json.loads(measured.read_text())
+    return workshop
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes JSON atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(tree, indent=1))
+    os.replace(temporary, path)

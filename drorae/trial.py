@@ -1,0 +1,306 @@
+"""One trial: a config in, measured metrics out. Knows neither Ray nor MLflow."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, to_dict
+from drorae.errors import UserError
+from drorae.fusion.size import exact_params, paper_params
+from drorae.metrics.evaluate import Evaluation, to_uint8
+from drorae.phases import PHASE2, PHASE3
+from drorae.prepare import Workshop, open_workshop, write_json
+from drorae.tokenizer import Tokenizer
+from drorae.train import Diverged, Report, Row, Trained, train_phase
+from drorae.weights import read_state, save_state
+
+SAMPLES = 16
+"""Validation images kept as pictures."""
+UNCONVERGED_DROP = 0.05
+"""A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial measured; `result.json` in its directory."""
+
+    config_hash: str
+    status: str
+    """finished; unconverged: the loss was still falling (`loss_tail_drop`); diverged: it stopped being finite."""
+    variant: str
+    expert_hidden_dim: int
+    num_layers: int
+    seed: int
+    fusion_params: int
+    """Trainable scalars of the fusion module."""
+    fusion_params_paper: int
+    """The paper's formula for the same sizes."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    """The same metrics of the phase-1 decoder without fusion."""
+    eval_images: int = 0
+    train_seconds: float = 0.0
+    """Wall seconds of phases 2 and 3, all sittings."""
+    eval_seconds: float = 0.0
+    device_seconds: float = 0.0
+    """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
+    loss_tail_drop: float = 0.0
+    reason: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> None:
+    """Makes what all trials with this encoder, images and decoder share: features, phase 1, references."""
+    open_workshop(config, runtime, report)
+
+
+def loss_tail_drop(losses: Sequence[float]) -> float:
+    """Relative fall of the mean training loss from the fourth to the last fifth of the steps; 0 for under 10."""
+    fifth = len(losses) // 5
+    if fifth < 2:
+        return 0.0
+    before, last = float(np.mean(losses[-2 * fifth : -fifth])), float(np.mean(losses[-fifth:]))
+    return (before - last) / before if before else 0.0
+
+
+def git_commit() -> str:
+    """Commit of the source tree drorae runs from, with `-dirty` where it was changed; `unknown` outside git."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        if not git("ls-files", "trial.py"):
+            return "unknown"
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def provenance(workshop: Workshop) -> dict[str, str]:
+    """Where a result came from: code, libraries, machine, data and weights."""
+    versions = {}
+    for package in ("drorae", "torch", "torchvision", "timm", "numpy", "torchmetrics"):
+        try:
+            versions[f"version.{package}"] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = workshop.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "device": f"{device.type} {name}",
+        "threads": str(torch.get_num_threads()),
+        **versions,
+        **{f"fingerprint.{key}": value for key, value in workshop.fingerprints.items()},
+    }
+
+
+def read_result(directory: str | Path) -> TrialResult | None:
+    """The result in a trial's directory, or None while there is none."""
+    path = Path(directory) / "result.json"
+    if not path.is_file():
+        return None
+    try:
+        return TrialResult(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a trial's result ({error}); delete it and run again") from None
+
+
+def run_trial(
+    config: TrialConfig,
+    report: Callable[[Row], None] = lambda row: None,
+    *,
+    directory: str | Path,
+    runtime: Runtime | None = None,
+) -> TrialResult:
+    """Trains phases 2 and 3 from the shared phase-1 decoder and measures the tokenizer.
+
+    A finished trial is returned at once, a half-done one goes on from its checkpoint. A file lock on the
+    directory keeps two processes from working on one trial.
+
+    Args:
+        config: the trial.
+        report: called with rows of progress (`phase`, `step`, `loss`, ...); after a resume, with the earlier
+            rows of the interrupted phase first.
+        directory: the trial's own folder; gets config.json, result.json, history.jsonl, per_image.npz,
+            samples.npz and the trained weights.
+        runtime: device, threads, cache.
+
+    Raises:
+        UserError: something the user can put right.
+    """
+    runtime = runtime or Runtime()
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock"):
+        done = read_result(directory)
+        if done is not None:
+            return done
+        write_json(directory / "config.json", to_dict(config))
+        workshop = open_workshop(config, runtime, report)
+        tokenizer = workshop.tokenizer()
+        rows: list[Row] = []
+
+        def note(row: Row) -> None:
+            rows.append(row)
+            report(row)
+
+        depth, width = tokenizer.fusion.num_layers, workshop.encoder.width
+        result = TrialResult(
+            config_hash=config_hash(config),
+            status="finished",
+            variant=config.fusion.variant,
+            expert_hidden_dim=config.fusion.expert_hidden_dim,
+            num_layers=depth,
+            seed=config.seed,
+            fusion_params=exact_params(tokenizer.fusion),
+            fusion_params_paper=paper_params(depth, width, config.fusion.expert_hidden_dim),
+            baseline=workshop.baseline,
+            provenance=provenance(workshop),
+        )
+        try:
+            trained = _train(workshop, tokenizer, directory, note)
+        except Diverged as error:
+            result = replace(result, status="diverged", reason=str(error))
+        else:
+            started, cpu_started = time.perf_counter(), time.process_time()
+            evaluation = workshop.evaluate(tokenizer)
+            eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
+            seconds = sum(phase.seconds for phase in trained)
+            cpu = sum(phase.cpu_seconds for phase in trained)
+            drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
+            unconverged = drop > UNCONVERGED_DROP
+            result = replace(
+                result,
+                status="unconverged" if unconverged else "finished",
+                reason=f"training loss still fell by {drop:.1%} over the last fifth" if unconverged else "",
+                metrics=evaluation.metrics,
+                eval_images=int(evaluation.metrics["eval_images"]),
+                train_seconds=seconds,
+                eval_seconds=eval_seconds,
+                device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
+                loss_tail_drop=drop,
+            )
+            _keep(workshop, tokenizer, evaluation, directory)
+        (directory / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json(directory / "result.json", result.to_dict())
+        for phase in (PHASE2, PHASE3):
+            (directory / f"{phase.name}.pt").unlink(missing_ok=True)
+    return result
+
+
+def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[Trained]:
+    """Phases 2 and 3 in turn; a phase whose weights are already there is not trained again."""
+    outcomes = []
+    for phase in (PHASE2, PHASE3):
+        weights = directory / f"{phase.trains}.safetensors"
+        log = directory / f"{phase.name}.json"
+        if weights.is_file() and log.is_file():
+            phase.trained(tokenizer).load_state_dict(read_state(weights))
+            outcome = Trained(**json.loads(log.read_text()))
+            for row in outcome.rows:
+                note(row)
+        else:
+            outcome = train_phase(
+                tokenizer, phase, phase.settings(workshop.config), workshop.train, workshop.objective,
+                seed=workshop.config.seed, device=workshop.device, checkpoint=directory / f"{phase.name}.pt",
+                runtime=workshop.runtime, report=note,
+            )  # fmt: skip
+            if outcome.steps:
+                save_state(weights, phase.trained(tokenizer).state_dict())
+                write_json(log, asdict(outcome))
+        if outcome.steps:
+            outcomes.append(outcome)
+    return outcomes
+
+
+@torch.no_grad()
+def _keep(workshop: Workshop, tokenizer: Tokenizer, evaluation: Evaluation, directory: Path) -> None:
+    """Per-image metrics, and the first validation images with their reconstructions and routing weights."""
+    np.savez(directory / "per_image.npz", **evaluation.per_image)
+    items = np.arange(min(SAMPLES, len(workshop.val)))
+    batch = workshop.val.batch(items, 0, tokenizer.fusion.num_layers)
+    layers = batch.layers.to(workshop.device).float()
+    fusion = tokenizer.fuse(layers)
+    baseline = workshop.tokenizer()
+
+    def picture(latent: torch.Tensor, decoder: Tokenizer) -> np.ndarray:
+        return to_uint8(decoder.decode(latent)).permute(0, 2, 3, 1).cpu().numpy()
+
+    grid = workshop.encoder.grid
+    routing = fusion.weights.permute(0, 2, 1).reshape(len(items), -1, grid, grid)
+    np.savez(
+        directory / "samples.npz",
+        original=batch.pixels.permute(0, 2, 3, 1).numpy(),
+        phase1=picture(baseline.base(layers), baseline),
+        fused=picture(fusion.latent, tokenizer),
+        routing=routing.float().cpu().numpy(),
+    )
+
+
+def load_trained(
+    directory: str | Path, runtime: Runtime, config: TrialConfig | None = None
+) -> tuple[Workshop, Tokenizer]:
+    """A finished trial's tokenizer and the workshop it came from.
+
+    `config` replaces the trial's own, for instance with other extractors.
+
+    Raises:
+        UserError: the directory holds no finished trial.
+    """
+    directory = Path(directory)
+    result = read_result(directory)
+    if result is None:
+        raise UserError(f"{directory}: no finished trial here; expected a folder with result.json")
+    if result.status == "diverged":
+        raise UserError(f"{directory}: the trial diverged and left no weights ({result.reason})")
+    workshop = open_workshop(config or load_config(directory / "config.json"), runtime)
+    tokenizer = workshop.tokenizer()
+    for part in ("fusion", "decoder"):
+        path = directory / f"{part}.safetensors"
+        if path.is_file():
+            getattr(tokenizer, part).load_state_dict(read_state(path))
+    return workshop, tokenizer
+
+
+def reevaluate(
+    directory: str | Path, extractors: Sequence[str] = (), runtime: Runtime | None = None, **settings: Any
+) -> dict[str, float]:
+    """Metrics of a finished trial's weights, measured again; nothing is written to its directory.
+
+    Args:
+        directory: the trial's folder.
+        extractors: names of feature extractors; empty: those of the trial's config.
+        runtime: device, threads, cache.
+        settings: other fields of `EvaluationConfig` to change, such as `inception_path`.
+
+    Raises:
+        UserError: no finished trial there, or an unknown extractor.
+    """
+    config = load_config(Path(directory) / "config.json")
+    if extractors:
+        config = override(config, "evaluation.extractors", tuple(extractors))
+    for name, value in settings.items():
+        config = override(config, f"evaluation.{name}", value)
+    workshop, tokenizer = load_trained(directory, runtime or Runtime(), config)
+    return workshop.evaluate(tokenizer).metrics
