@@ -33,7 +33,9 @@ def warnings(fit: LawFit, selection: Selection | None = None) -> list[Warning]:
     found += _lack_of_fit(fit)
     if fit.n_configurations < FEW_CONFIGURATIONS:
         found.append(
-            Warning("few-configurations", f"{fit.n_configurations} configurations; at least {FEW_CONFIGURATIONS} advised")
+            Warning(
+                "few-configurations", f"{fit.n_configurations} configurations; at least {FEW_CONFIGURATIONS} advised"
+            )
         )
     if fit.law == "log-linear":
         decades = float(np.log10(fit.x_range[1] / fit.x_range[0]))
@@ -47,7 +49,7 @@ def warnings(fit: LawFit, selection: Selection | None = None) -> list[Warning]:
         found.append(
             Warning(
                 "unequal-seeds",
-                f"configurations have {min(runs)} to {max(runs)} runs but equal weight; their means are not equally exact",
+                f"configurations have {min(runs)} to {max(runs)} runs each but weigh the same, equally exact or not",
             )
         )
     if selection is not None:
@@ -96,7 +98,8 @@ def _lack_of_fit(fit: LawFit) -> list[Warning]:
     line_dof = fit.n_configurations - 2
     seed_dof = fit.n - fit.n_configurations
     x_to_line = sum(
-        count * (mean - float(fit.predict(x).mean)) ** 2 for x, mean, count in fit.means  # type: ignore[arg-type]
+        count * (mean - float(fit.predict(x).mean)) ** 2
+        for x, mean, count in fit.means  # type: ignore[arg-type]
     )
     ratio = x_to_line / line_dof / fit.seed_sd**2
     p = float(stats.f.sf(ratio, line_dof, seed_dof))
@@ -117,8 +120,8 @@ def _repeated_x(fit: LawFit) -> list[Warning]:
     same = {item[1] for item in fit.means if item[0] == first}
     twice = "; equal in y too: the same run listed twice?" if len(same) == 1 else ""
     message = (
-        f"{int(np.sum(counts > 1))} values of {fit.x_name} are shared by points counted as independent "
-        f"(first: {first:.6g}{twice})"
+        f"points counted as independent share a value of {fit.x_name} "
+        f"({int(np.sum(counts > 1))} such values, first {first:.6g}{twice})"
     )
     return [Warning("repeated-x", message)]
 
@@ -133,7 +136,9 @@ def _selection_warnings(selection: Selection) -> list[Warning]:
         others = used["status"][used["status"].astype(str).str.lower() != "finished"]
         if len(others):
             names = ", ".join(sorted(set(map(str, others))))
-            found.append(Warning("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})"))
+            found.append(
+                Warning("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
+            )
     return found
 
 
@@ -157,7 +162,7 @@ def _curvature(fit: LawFit) -> list[Warning]:
         )
         return [Warning("curvature", message)]
     message = (
-        f"a line through {len(u)} points cannot show absence of saturation: a quadratic term between "
-        f"{bend - half:.3g} and {bend + half:.3g} is as compatible with them"
+        f"a line through {len(u)} points cannot show absence of saturation: any quadratic term between "
+        f"{bend - half:.3g} and {bend + half:.3g} is compatible with them"
     )
     return [Warning("saturation", message)]

@@ -137,14 +137,14 @@ def fit_law(selection: Selection, law: Law = "log-linear", unit: Unit = "configu
     x = np.array([selection.x[groups == k][0] for k in range(count)])
     y = np.array([selection.y[groups == k].mean() for k in range(count)])
     runs = np.array([int(np.sum(groups == k)) for k in range(count)])
+    if len(np.unique(x)) < 2:
+        raise UserError(f"{what}: all runs have {selection.x_column} = {x[0]:g}; a law needs different sizes")
     different = len(np.unique(x)) if unit == "row" else count
     if different < LEAST_CONFIGURATIONS:
         raise UserError(
             f"{what}: {different} configurations left to fit ({len(groups)} runs, {len(selection.excluded)} excluded); "
             f"a line needs at least {LEAST_CONFIGURATIONS}; run more sizes, not more seeds"
         )
-    if len(np.unique(x)) < 2:
-        raise UserError(f"{what}: all runs have {selection.x_column} = {x[0]:g}; a law needs different sizes")
     if np.ptp(y) == 0:
         raise UserError(f"{what}: {selection.y_name} is {y[0]:g} in every configuration; there is nothing to fit")
     u = transform(x, law)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,10 +72,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
             # A hash such as 12345678e901 is a number to pandas unless told otherwise.
             frame = pd.read_csv(path, dtype={name: str for name in _TEXT_COLUMNS})
     except ImportError:
-        raise UserError(f"{path}: reading parquet needs pyarrow; pip install pyarrow, or save the table as CSV") from None
+        raise UserError(
+            f"{path}: reading parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
+        ) from None
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not readable as a table ({reason}); expected one header line, one row per run") from None
+        raise UserError(
+            f"{path}: not readable as a table ({reason}); expected one header line, one row per run"
+        ) from None
     frame.columns = [str(name).strip() for name in frame.columns]
     if frame.empty:
         raise UserError(f"{path}: the table has no rows; expected one row per run")
@@ -141,7 +146,9 @@ def check_store(tracking_uri: str) -> None:
     """
     prefix = "sqlite:///"
     if tracking_uri.startswith(prefix) and not Path(tracking_uri.removeprefix(prefix)).is_file():
-        raise UserError(f"{tracking_uri}: no such MLflow store; expected the mlflow.db of a sweep, or a server's address")
+        raise UserError(
+            f"{tracking_uri}: no such MLflow store; expected the mlflow.db of a sweep, or a server's address"
+        )
 
 
 def _trial_row(run: object) -> dict[str, object]:
@@ -149,7 +156,11 @@ def _trial_row(run: object) -> dict[str, object]:
     row: dict[str, object] = {}
     for name, value in data.params.items():
         row[_MLFLOW_COLUMNS.get(name, name)] = value
-    row |= data.metrics
+    # In a config 0 stands for all layers; only the trial knows how many those were, and says so as a metric.
+    if str(row.get("num_layers")) == "0":
+        row["num_layers"] = None
+    # MLflow stores infinity as the largest float.
+    row |= {name: math.inf if abs(value) > 1e308 else value for name, value in data.metrics.items()}
     tag = str(data.tags.get("drorae.status", "finished")).lower()
     fallback = {"RUNNING": "running", "SCHEDULED": "running", "FAILED": "failed", "KILLED": "failed"}
     ended = fallback.get(info.status)

@@ -42,6 +42,10 @@ class Decoder(nn.Module):
         UserError: sizes that do not divide.
     """
 
+    positions: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: DecoderConfig, latent_width: int, grid: int, size: int) -> None:
         super().__init__()
         if size % grid:

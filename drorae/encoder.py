@@ -34,6 +34,9 @@ class Encoder(nn.Module):
     and shift (`EncoderConfig.norm_affine`).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, vit: VisionTransformer, config: EncoderConfig) -> None:
         super().__init__()
         self.vit = vit
@@ -48,7 +51,7 @@ class Encoder(nn.Module):
             if not isinstance(vit.norm, nn.LayerNorm):
                 raise UserError(f"encoder.name: {config.name} has no final LayerNorm; set encoder.norm_affine=false")
             self.norm.load_state_dict(vit.norm.state_dict())
-        normalisation = vit.pretrained_cfg
+        normalisation: Any = vit.pretrained_cfg
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
         # Read by caches and tracking: which features these are, to the last weight.
@@ -61,7 +64,7 @@ class Encoder(nn.Module):
         if images.shape[-2:] != (self.input_size, self.input_size):
             images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=True).clamp(0, 1)
         normalised = (images - self.mean) / self.std
-        blocks = self.vit.forward_intermediates(normalised, output_fmt="NLC", norm=False, intermediates_only=True)
+        blocks: Any = self.vit.forward_intermediates(normalised, output_fmt="NLC", norm=False, intermediates_only=True)
         layers = torch.stack(blocks, dim=1)
         return LayerFeatures(layers, self.norm(layers[:, -1]))
 

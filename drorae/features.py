@@ -155,7 +155,7 @@ class CachedFeatures:
                 with torch.no_grad():
                     return {"targets": perceptual.pack(perceptual.features(as_images(batch))).cpu().numpy()}
 
-            size = perceptual.flat_size(side)
+            size = perceptual.flat_size()
             self.targets = store.open(
                 {**key, "kind": "targets", "network": perceptual.fingerprint},
                 self._count,
@@ -168,9 +168,12 @@ class CachedFeatures:
         return self._count
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
-        layers = torch.from_numpy(self.layers[items, -num_layers:])
+        # Laid out layer by layer in memory, as the fusion works, while still in the small type.
+        by_layer = np.ascontiguousarray(self.layers[items, -num_layers:].swapaxes(0, 1))
+        layers = torch.from_numpy(by_layer)
         if self.dtype != torch.float32:
             layers = layers.view(self.dtype)
+        layers = layers.transpose(0, 1)
         targets = None if self.targets is None else torch.from_numpy(self.targets[items])
         return Batch(torch.from_numpy(self.pixels[items]).permute(0, 3, 1, 2), layers, targets)
 

