@@ -128,7 +128,7 @@ class CachedFeatures:
 
         def encode(start: int, stop: int) -> dict[str, np.ndarray]:
             parts = [
-                _encode(encoder, np.asarray(self.pixels[at : min(at + ENCODE_BATCH, stop)]), self.dtype, device)
+                _encode(encoder, np.array(self.pixels[at : min(at + ENCODE_BATCH, stop)]), self.dtype, device)
                 for at in range(start, stop, ENCODE_BATCH)
             ]
             layers = torch.cat(parts)
@@ -151,7 +151,7 @@ class CachedFeatures:
         if perceptual is not None:
 
             def pack(start: int, stop: int) -> dict[str, np.ndarray]:
-                batch = torch.from_numpy(np.asarray(self.pixels[start:stop])).to(device).permute(0, 3, 1, 2)
+                batch = torch.from_numpy(np.array(self.pixels[start:stop])).to(device).permute(0, 3, 1, 2)
                 with torch.no_grad():
                     return {"targets": perceptual.pack(perceptual.features(as_images(batch))).cpu().numpy()}
 
