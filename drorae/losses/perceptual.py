@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
-from drorae.efficientnet import MEAN, SHA256, STD, load_effnet
+from drorae.efficientnet import MEAN, NAME, SHA256, STD, load_effnet
 
 STAGES = (0, 1, 2, 4)
 """Blocks after which features are read: strides 2, 4, 8 and 16 (16, 24, 40 and 112 channels). The last stage,
@@ -23,7 +23,7 @@ class PerceptualNetwork(nn.Module):
         self.stem = nn.Sequential(network.conv_stem, network.bn1)
         self.blocks = nn.Sequential(*list(network.blocks)[: STAGES[-1] + 1])
         self.size = size
-        self.fingerprint = f"efficientnet_lite0-{SHA256[:12]}-{size}px-stages{''.join(map(str, STAGES))}"
+        self.fingerprint = f"{NAME}-{SHA256[:12]}-{size}px-stages{''.join(map(str, STAGES))}"
         with torch.no_grad():
             self._shapes = [tuple(f.shape[1:]) for f in self.features(torch.zeros(1, 3, size, size))]
         self.eval().requires_grad_(False)

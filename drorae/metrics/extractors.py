@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, EvaluationConfig
-from drorae.efficientnet import MEAN, SHA256, STD, load_effnet
+from drorae.efficientnet import MEAN, NAME, SHA256, STD, load_effnet
 from drorae.encoder import load_encoder
 from drorae.errors import UserError
 from drorae.features import as_images
-from drorae.weights import file_sha256
+from drorae.weights import read_state, state_fingerprint
 
 INCEPTION_REMEDY = (
-    "download pt_inception-2015-12-05-6726825d.pth of torch-fidelity's releases, set evaluation.inception_path to it"
+    "download weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0 "
+    "and set evaluation.inception_path to it"
 )
 
 
@@ -67,7 +68,7 @@ class EffnetExtractor(FeatureExtractor):
         super().__init__()
         self.network = load_effnet().to(memory_format=torch.channels_last)
         self.input_size = config.effnet_size
-        self.fingerprint = f"efficientnet_lite0-{SHA256[:12]}-{config.effnet_size}px"
+        self.fingerprint = f"{NAME}-{SHA256[:12]}-{config.effnet_size}px"
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -95,6 +96,9 @@ class InceptionExtractor(FeatureExtractor):
         path = config.inception_path
         if path and not Path(path).is_file():
             raise UserError(f"evaluation.inception_path: no file {path}; {INCEPTION_REMEDY}")
+        if path:
+            # torch-fidelity unpickles the file without restriction, so it must be one of plain tensors.
+            read_state(path)
         try:
             self.network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=path or None
@@ -103,7 +107,7 @@ class InceptionExtractor(FeatureExtractor):
             reason = " ".join(str(error).split())[:120]
             source = path or "torch-fidelity's download"
             raise UserError(f"inception weights from {source} did not load ({reason}); {INCEPTION_REMEDY}") from None
-        self.fingerprint = f"inception-v3-compat-{file_sha256(Path(path))[:12] if path else 'torch-fidelity'}"
+        self.fingerprint = f"inception-v3-compat-{state_fingerprint(self.network.state_dict())}"
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

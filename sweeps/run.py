@@ -1,0 +1,610 @@
+"""Runs a sweep's trials on Ray Tune. The only file that imports Ray.
+
+What is done is read from the trials' folders, not from Ray: the same command run again does what is missing and
+nothing else, whatever became of the process that ran it before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import shutil
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, load_config, phase1_key, to_dict
+from drorae.errors import UserError
+from sweeps.progress import SweepProgress, duration
+from sweeps.spec import SweepSpec, expand, read_field, short_name, varied_fields
+from sweeps.table import read_outcome, write_table
+from sweeps.tracking import RunAddress, SweepTracker, TrialTracker
+
+RUN_TRIAL = "drorae.trial:run_trial"
+PREPARE = "drorae.trial:prepare"
+DONE = ("finished", "unconverged", "diverged", "pruned")
+"""Statuses that a rerun leaves alone."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial gets, and how many run at once."""
+
+    cpus: float = 1.0
+    gpus: float | None = None
+    """GPUs per trial, a fraction shares one; None: 1 where Ray sees GPUs, else 0."""
+    max_concurrent: int = 0
+    """At most so many trials at once; 0: as many as fit."""
+    reuse_workers: bool | None = None
+    """One process runs trial after trial, which saves starting it and importing torch; None: only without GPUs."""
+    address: str = ""
+    """A Ray cluster to join, for example `auto`; empty: a local one for this sweep. The nodes need the project
+    installed and the sweep's and cache's folders at the same paths."""
+
+
+@dataclass(frozen=True)
+class Asha:
+    """Early stopping by asynchronous successive halving (Li et al., arXiv 1810.05934) on the mean training loss of
+    an epoch. Pruned trials are recorded as such and never fitted."""
+
+    grace_epochs: int = 1
+    """Epochs before the first decision."""
+    reduction: int = 3
+    """One in so many goes on at each decision; decisions come at grace_epochs times its powers."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """Where a sweep's results are."""
+
+    directory: Path
+    trials_csv: Path
+    counts: dict[str, int]
+    """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
+    parent_run_id: str
+    tracking_uri: str
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker needs to know of the sweep: paths and scalars only."""
+
+    trials: str
+    runtime: dict[str, Any]
+    address: RunAddress
+    run_trial: str
+    report_epochs: bool
+
+
+@dataclass
+class _Session:
+    """What the driver knows while trials run."""
+
+    configs: dict[str, TrialConfig]
+    trials: Path
+    varied: list[str]
+    progress: SweepProgress
+    started: dict[str, float] = field(default_factory=dict)
+
+    def label(self, key: str) -> str:
+        """`capacity=8 seed=0`."""
+        names = self.varied or ["fusion.expert_hidden_dim"]
+        return " ".join(f"{short_name(name)}={read_field(self.configs[key], name)}" for name in names)
+
+
+def run_sweep(
+    spec: SweepSpec,
+    *,
+    root: Path = Path("runs"),
+    runtime: Runtime | None = None,
+    resources: Resources | None = None,
+    max_failures: int = 3,
+    asha: Asha | None = None,
+    tracking_uri: str | None = None,
+    quiet: bool = False,
+    run_trial: str = RUN_TRIAL,
+    prepare: str = PREPARE,
+) -> SweepOutcome:
+    """Runs what is missing of a sweep, and records everything in MLflow and in `<root>/<name>/trials.csv`.
+
+    A trial that raises, or whose process dies, is tried again from its checkpoint up to `max_failures` times and
+    then recorded as failed, while the sweep goes on; a later call tries it again. A UserError in a trial is
+    recorded at once.
+
+    Args:
+        spec: the trials.
+        root: folder of all sweeps. This one's folder is `<root>/<name>`.
+        runtime: device, threads, cache; with threads 0 a trial uses its CPUs.
+        resources: per trial and in all.
+        max_failures: retries per trial.
+        asha: early stopping; None: every trial runs to its end.
+        tracking_uri: MLflow store; None: MLFLOW_TRACKING_URI, else `<root>/mlflow.db`.
+        quiet: print nothing.
+        run_trial: `module:function` to call instead of drorae's, for tests and other tokenizers.
+        prepare: the same for what trials share; called with (config, runtime, report).
+
+    Raises:
+        UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
+            resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
+    """
+    configs = {config_hash(config): config for config in expand(spec)}
+    runtime = _absolute(runtime or Runtime())
+    resources = resources or Resources()
+    if max_failures < 0:
+        raise UserError(f"max_failures: expected 0 or more, got {max_failures}")
+    directory = Path(root).resolve() / spec.name
+    existed = directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be created ({error.strerror}); choose another folder") from None
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{directory}: another drorae sweep is running here; wait for it, or give this one another --name"
+        ) from None
+    with lock:
+        sweep_id = _check_spec(directory, configs)
+        trials = directory / "trials"
+        missing = [key for key in configs if read_outcome(trials / key)["status"] not in DONE]
+        try:
+            with (
+                SweepProgress(len(configs), quiet) as progress,
+                _ray(resources.address) if missing else contextlib.nullcontext(),
+            ):
+                session = _Session(configs, trials, varied_fields(list(configs.values())), progress)
+                progress.doing("opening MLflow")
+                tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
+                if missing:
+                    gpus = _check_resources(resources, runtime)
+                    failed, rows = _prepare_all(session, missing, runtime, gpus, prepare, directory)
+                _write_spec(directory, spec, sweep_id, configs)
+                for key in missing:
+                    (trials / key).mkdir(parents=True, exist_ok=True)
+                    (trials / key / "failure.json").unlink(missing_ok=True)
+                    _write_json(trials / key / "config.json", to_dict(configs[key]))
+                address = tracker.open_parent(f"{len(configs)} trials")
+                if missing:
+                    tracker.log_preparation(rows)
+                    for key, reason in failed.items():
+                        _write_json(trials / key / "failure.json", {"reason": reason})
+                runnable = [key for key in missing if key not in failed] if missing else []
+                tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
+                progress.begin_trials(len(configs) - len(runnable))
+                if len(configs) > len(missing):
+                    progress.line(f"{len(configs) - len(missing)} of {len(configs)} trials are done already")
+                try:
+                    if runnable:
+                        work = _Work(
+                            str(trials), asdict(_with_threads(runtime, resources.cpus)), address, run_trial, asha is not None
+                        )
+                        _tune(session, runnable, work, resources, gpus, max_failures, asha, directory / "ray")
+                finally:
+                    tracker.settle(list(configs.values()), trials, progress.line)
+                    counts = write_table(directory / "trials.csv", list(configs.values()), trials)
+                    files = [directory / "trials.csv", directory / "sweep.json"]
+                    tracker.close(counts, files, progress.line)
+        except UserError:
+            if not existed and not (directory / "sweep.json").exists():
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return SweepOutcome(directory, directory / "trials.csv", counts, tracker.parent_run_id, tracker.uri)
+
+
+def status(name: str, root: Path = Path("runs")) -> dict[str, int]:
+    """How many trials of a sweep have each status, from its folder alone.
+
+    Raises:
+        UserError: no such sweep.
+    """
+    directory = Path(root) / name
+    return dict(Counter(read_outcome(directory / "trials" / key)["status"] for key in _read_spec(directory)["trials"]))
+
+
+def _read_spec(directory: Path) -> dict[str, Any]:
+    path = directory / "sweep.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{directory}: no sweep here; expected the sweep.json that a sweep writes") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); delete the folder or choose another --name") from None
+
+
+def _check_spec(directory: Path, configs: Mapping[str, TrialConfig]) -> str:
+    """The sweep's id: that of the folder if its trials are all among these, a new one in an empty folder."""
+    if not (directory / "sweep.json").exists():
+        return uuid.uuid4().hex
+    known = _read_spec(directory)
+    lost = set(known["trials"]) - set(configs)
+    if lost:
+        raise UserError(
+            f"{directory}: holds another sweep ({len(lost)} of its {len(known['trials'])} trials are not in this one); "
+            "give this one another --name, or delete the folder"
+        )
+    return known["id"]
+
+
+def _write_spec(directory: Path, spec: SweepSpec, sweep_id: str, configs: Mapping[str, TrialConfig]) -> None:
+    _write_json(directory / "sweep.json", {"id": sweep_id, "spec": spec.to_dict(), "trials": list(configs)})
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(tree, indent=1))
+    os.replace(temporary, path)
+
+
+def _absolute(runtime: Runtime) -> Runtime:
+    return replace(runtime, cache_dir=str(Path(runtime.cache_dir).expanduser().resolve()))
+
+
+def _with_threads(runtime: Runtime, cpus: float) -> Runtime:
+    return replace(runtime, threads=runtime.threads or max(1, int(cpus)))
+
+
+@contextlib.contextmanager
+def _ray(address: str) -> Iterator[None]:
+    """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep."""
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    # Workers import the project from where it is, installed or not.
+    source = str(Path(__file__).resolve().parent.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if source not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
+    try:
+        import ray
+        from ray import tune  # noqa: F401
+    except ImportError:
+        raise UserError("a sweep needs Ray; pip install 'ray[tune]'") from None
+    if ray.is_initialized():
+        yield
+        return
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address:
+            environment = {name: os.environ[name] for name in (*settings, "PYTHONPATH")}
+            ray.init(address=address, runtime_env={"env_vars": environment}, **common)
+        else:
+            ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address} " if address else ""
+        raise UserError(f"Ray {where}did not start ({' '.join(str(error).split())[:200]})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(resources: Resources, runtime: Runtime) -> float:
+    """GPUs per trial, once the machine is known to have what a trial asks for.
+
+    Raises:
+        UserError: it has not, or the numbers make no sense.
+    """
+    import ray
+
+    seen = ray.cluster_resources()
+    cpus, gpus = seen.get("CPU", 0.0), seen.get("GPU", 0.0)
+    wanted = resources.gpus
+    if wanted is None:
+        wanted = 1.0 if gpus >= 1 and runtime.device in ("auto", "cuda") else 0.0
+    if resources.cpus <= 0 or wanted < 0:
+        raise UserError(f"resources: expected cpus above 0 and gpus of 0 or more, got {resources.cpus} and {wanted}")
+    if wanted > 1 and wanted != int(wanted):
+        raise UserError(f"resources: {wanted} GPUs per trial; expected a fraction of one, or a whole number")
+    if resources.cpus > cpus or wanted > gpus:
+        raise UserError(
+            f"resources: a trial asks for {resources.cpus:g} CPUs and {wanted:g} GPUs, Ray sees {cpus:g} and {gpus:g}; "
+            "ask for less"
+        )
+    if runtime.device.startswith("cuda") and wanted == 0:
+        raise UserError("resources: device cuda with 0 GPUs per trial; give trials a GPU (a fraction will do)")
+    return wanted
+
+
+def _preparation_key(config: TrialConfig) -> str:
+    """Trials with equal keys share everything that `prepare` makes: phase 1 and the reference statistics."""
+    return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
+
+
+def _prepare_all(
+    session: _Session, missing: Sequence[str], runtime: Runtime, gpus: float, prepare: str, directory: Path
+) -> tuple[dict[str, str], list[dict[str, float | str]]]:
+    """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs.
+
+    Returns the trials that cannot run with the reason, and the reported rows of the only preparation (none where
+    there were several).
+
+    Raises:
+        UserError: no preparation succeeded, and each for a reason the user can mend.
+    """
+    import ray
+
+    groups: dict[str, list[str]] = {}
+    for key in missing:
+        groups.setdefault(_preparation_key(session.configs[key]), []).append(key)
+    cpus = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    full = _with_threads(runtime, cpus)
+    remote = ray.remote(_prepare).options(num_cpus=cpus, num_gpus=min(1.0, gpus) if gpus else 0, max_retries=2)
+    failed: dict[str, str] = {}
+    mendable = 0
+    rows: list[dict[str, float | str]] = []
+    for number, (group, keys) in enumerate(groups.items(), 1):
+        log = directory / f"prepare-{group}.jsonl"
+        title = "prepare" if len(groups) == 1 else f"prepare {number}/{len(groups)}"
+        started = time.monotonic()
+        job = remote.remote(canonical_json(session.configs[keys[0]]), asdict(full), str(log), prepare)
+        tail = _Tail(log, title, session.progress)
+        while not ray.wait([job], timeout=0.5)[0]:
+            tail.show()
+        try:
+            problem = ray.get(job)
+        except Exception as error:
+            problem = {"reason": _last_line(error), "user": False}
+        rows = tail.show()
+        log.unlink(missing_ok=True)
+        if problem is None:
+            session.progress.line(f"{title}: ready in {duration(time.monotonic() - started)}")
+        else:
+            mendable += bool(problem["user"])
+            reason = problem["reason"] if problem["user"] else f"preparation failed: {problem['reason']}"
+            failed |= dict.fromkeys(keys, reason)
+            session.progress.line(f"{title}: {reason}")
+    if groups and mendable == len(groups):
+        raise UserError(next(iter(failed.values())))
+    return failed, rows if len(groups) == 1 else []
+
+
+class _Tail:
+    """Follows the rows that a preparation writes to a file, and prints some of them."""
+
+    def __init__(self, path: Path, title: str, progress: SweepProgress) -> None:
+        self.path, self.title, self.progress = path, title, progress
+        self.rows: list[dict[str, float | str]] = []
+        self._position = 0
+        self._said = ""
+        self._next = 0.0
+
+    def show(self) -> list[dict[str, float | str]]:
+        if not self.path.is_file():
+            return self.rows
+        with self.path.open() as file:
+            file.seek(self._position)
+            # Text mode cannot tell after iteration, so lines are read one by one.
+            while (line := file.readline()).endswith("\n"):
+                self.rows.append(json.loads(line))
+                self._position = file.tell()
+        if self.rows:
+            self._say(self.rows[-1])
+        return self.rows
+
+    def _say(self, row: Mapping[str, float | str]) -> None:
+        if "loss" in row:
+            what = str(row.get("phase", ""))
+            where = f"step {float(row['step']):.0f}" + (
+                f" of {float(row['total_steps']):.0f}" if "total_steps" in row else ""
+            )
+            text = f"{self.title}: {what}, {where}, loss {float(row['loss']):.4f}"
+        else:
+            what = str(row.get("note", ""))
+            text = f"{self.title}: {what}"
+            if float(row.get("total", 0)) > 1:
+                text += f", {float(row['done']):.0f} of {float(row['total']):.0f}"
+        self.progress.doing(text)
+        if what != self._said or time.monotonic() > self._next:
+            self._said, self._next = what, time.monotonic() + 15
+            self.progress.line(text)
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _prepare(config_json: str, runtime: dict[str, Any], log: str, function: str) -> dict[str, Any] | None:
+    """In a worker: one preparation, its rows written to `log`. None, or what the user has to mend."""
+    from drorae.config import from_dict
+
+    with open(log, "w") as file:
+
+        def report(row: dict[str, float | str]) -> None:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        try:
+            _load(function)(from_dict(TrialConfig, json.loads(config_json)), Runtime(**runtime), report)
+        except UserError as error:
+            return {"reason": " ".join(str(error).split()), "user": True}
+    return None
+
+
+def _run_one(work: _Work, key: str) -> None:
+    """In a worker: one trial, recorded. A UserError is left as failure.json, any other is raised for a retry."""
+    directory = Path(work.trials) / key
+    config = load_config(directory / "config.json")
+    error_file = directory / "error.txt"
+    error_file.unlink(missing_ok=True)
+    warnings = directory / "warnings.txt"
+
+    def warn(line: str) -> None:
+        with warnings.open("a") as file:
+            file.write(line + "\n")
+
+    tracker = TrialTracker(work.address, config, directory, warn)
+    tracker.start()
+    epochs = _EpochReports() if work.report_epochs else None
+
+    def report(row: dict[str, float | str]) -> None:
+        tracker.report(row)
+        if epochs is not None and epochs.due(row):
+            tracker.flush()
+            epochs.send()
+
+    try:
+        _load(work.run_trial)(config, report, directory=directory, runtime=Runtime(**work.runtime))
+    except UserError as error:
+        _write_json(directory / "failure.json", {"reason": " ".join(str(error).split())})
+    except Exception:
+        error_file.write_text(traceback.format_exc())
+        tracker.flush()
+        raise
+    tracker.finish()
+
+
+class _EpochReports:
+    """Tells Tune the mean training loss of each completed epoch of phase 2."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._losses: list[float] = []
+
+    def due(self, row: Mapping[str, float | str]) -> bool:
+        """Takes a row; True when it completed an epoch."""
+        if row.get("phase") != "phase2" or "loss" not in row or "epoch" not in row:
+            return False
+        self._losses.append(float(row["loss"]))
+        return int(float(row["epoch"])) > self._epoch
+
+    def send(self) -> None:
+        from ray import tune
+
+        self._epoch += 1
+        tune.report({"epoch": self._epoch, "loss": sum(self._losses) / len(self._losses)})
+        self._losses = []
+
+
+def _last_line(error: BaseException) -> str:
+    """What an exception that came through Ray says, as one line."""
+    if type(error).__name__ in ("ActorDiedError", "WorkerCrashedError", "OutOfMemoryError", "ActorUnavailableError"):
+        return "the worker process died (killed, or out of memory)"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _reason(directory: Path) -> str:
+    """Why the last attempt at a trial ended without a result."""
+    path = directory / "error.txt"
+    if not path.is_file():
+        return "the worker process died (killed, or out of memory)"
+    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "unknown error"
+
+
+def _tune(
+    session: _Session,
+    keys: Sequence[str],
+    work: _Work,
+    resources: Resources,
+    gpus: float,
+    max_failures: int,
+    asha: Asha | None,
+    storage: Path,
+) -> None:
+    """Runs the trials; what became of each is then in its folder."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    shutil.rmtree(storage, ignore_errors=True)
+
+    def trainable(point: dict[str, Any]) -> None:
+        _run_one(work, point["config_hash"])
+
+    reuse = gpus == 0 if resources.reuse_workers is None else resources.reuse_workers
+    scheduler = FIFOScheduler()
+    if asha is not None:
+        scheduler = ASHAScheduler(
+            "epoch", metric="loss", mode="min", grace_period=asha.grace_epochs, reduction_factor=asha.reduction,
+            max_t=10**6,
+        )  # fmt: skip
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": gpus}),
+        param_space={"config_hash": tune.grid_search(list(keys))},
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler,
+            reuse_actors=reuse,
+            max_concurrent_trials=resources.max_concurrent or None,
+            trial_name_creator=lambda trial: trial.config["config_hash"],
+            trial_dirname_creator=lambda trial: trial.config["config_hash"],
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(storage),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+            callbacks=[_watcher(session)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        # Trials keep what matters in their own folders.
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _watcher(session: _Session) -> Any:
+    """A Tune callback, in the driver: prints events and leaves failure.json or pruned.json where there is no result."""
+    from ray import tune
+
+    def ended(key: str, died: bool) -> None:
+        directory = session.trials / key
+        outcome = read_outcome(directory)
+        if outcome["status"] == "missing" and died:
+            _write_json(directory / "failure.json", {"reason": _reason(directory)})
+        elif outcome["status"] == "missing":
+            reason = "pruned by ASHA; delete this trial's pruned.json and sweep without it to run it to its end"
+            _write_json(directory / "pruned.json", {"reason": reason})
+        outcome = read_outcome(directory)
+        if outcome["status"] in ("failed", "pruned", "diverged"):
+            said = f"{outcome['status']}: {outcome.get('reason', '')}"
+        else:
+            shown = {name: outcome.get("metrics", {}).get(name) for name in ("psnr", "rfd_dinov2")}
+            said = " ".join(f"{name}={value:.4g}" for name, value in shown.items() if value is not None)
+            if outcome["status"] != "finished":
+                said += f" {outcome['status']}"
+        seconds = duration(time.monotonic() - session.started.get(key, time.monotonic()))
+        session.progress.ended(f"{session.label(key)} {said} {seconds}")
+        warnings = directory / "warnings.txt"
+        if warnings.is_file():
+            for line in dict.fromkeys(warnings.read_text().splitlines()):
+                session.progress.line(f"{session.label(key)}: {line}")
+            warnings.unlink()
+
+    class Watcher(tune.Callback):
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            session.started[trial.config["config_hash"]] = time.monotonic()
+
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            key = trial.config["config_hash"]
+            session.progress.line(f"{session.label(key)}: tried again ({_reason(session.trials / key)})")
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ended(trial.config["config_hash"], died=False)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ended(trial.config["config_hash"], died=True)
+
+    return Watcher()

@@ -1,0 +1,179 @@
+"""What a sweep is: a base config and axes, expanded to a list of trials without duplicates."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drorae.config import PRESETS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
+from drorae.errors import UserError
+
+ALIASES: Mapping[str, str] = types.MappingProxyType(
+    {
+        "capacity": "fusion.expert_hidden_dim",
+        "layers": "fusion.num_layers",
+        "variant": "fusion.variant",
+        "lr": "phase2.lr",
+        "seed": "seed",
+    }
+)
+"""Short names of axes and the config fields they stand for. Any other field goes by its dotted name."""
+
+_POSITIVE = ("fusion.expert_hidden_dim", "phase2.lr")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A config field (alias or dotted name) and the values it takes."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A named sweep: every combination of the axes' values, crossed with the listed points, over `base`."""
+
+    name: str
+    base: TrialConfig
+    axes: tuple[Axis, ...] = ()
+    listed: tuple[dict[str, Any], ...] = ()
+    """Explicit points: each sets some fields; empty means one point that sets none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        axes = [dataclasses.asdict(axis) for axis in self.axes]
+        tree = {"name": self.name, "base": to_dict(self.base), "axes": axes, "listed": list(self.listed)}
+        return json.loads(json.dumps(tree))
+
+    @staticmethod
+    def from_dict(tree: Mapping[str, Any]) -> SweepSpec:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: a field is missing or unusable.
+        """
+        try:
+            axes = tuple(Axis(str(axis["name"]), tuple(axis["values"])) for axis in tree["axes"])
+            listed = tuple(dict(point) for point in tree["listed"])
+            return SweepSpec(str(tree["name"]), from_dict(TrialConfig, tree["base"]), axes, listed)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"not a sweep ({error!r}); expected the sweep.json that a sweep wrote") from None
+
+
+def field_name(name: str) -> str:
+    """The dotted config field an axis name stands for.
+
+    Raises:
+        UserError: no such field, or a group of fields.
+    """
+    dotted = ALIASES.get(name, name)
+    known = flatten(TrialConfig())
+    if dotted not in known:
+        inner = sorted(item for item in known if item.startswith(f"{dotted}."))
+        hint = ", ".join(inner) if inner else f"{', '.join(ALIASES)}, or a config field such as phase2.epochs"
+        raise UserError(f"{name}: not something a sweep can vary; expected one of {hint}")
+    return dotted
+
+
+def short_name(dotted: str) -> str:
+    """The alias of a dotted field, or the field itself."""
+    return next((alias for alias, target in ALIASES.items() if target == dotted), dotted)
+
+
+def read_field(config: TrialConfig, dotted: str) -> Any:
+    """The value a config has in a dotted field."""
+    value: Any = config
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _set_field(config: TrialConfig, name: str, value: Any) -> TrialConfig:
+    dotted = field_name(name)
+    changed = override(config, dotted, value)
+    if dotted in _POSITIVE and not read_field(changed, dotted) > 0:
+        raise UserError(f"{name}: expected a value above 0, got {value!r}")
+    return changed
+
+
+def _is_tuple(dotted: str) -> bool:
+    kind: Any = TrialConfig
+    for part in dotted.split("."):
+        kind = typing.get_type_hints(kind)[part]
+    return typing.get_origin(kind) is tuple
+
+
+def parse_axis(text: str) -> Axis:
+    """Reads `capacity=8,32,128`. Values of a field that is itself a list are parted by semicolons.
+
+    Raises:
+        UserError: no `=`, an unknown field, no values, or values the field cannot take.
+    """
+    name, equals, listed = text.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise UserError(f"{text!r}: not an axis; expected name=value,value such as capacity=8,32,128")
+    dotted = field_name(name)
+    separator = ";" if _is_tuple(dotted) else ","
+    words = [word.strip() for word in listed.split(separator)]
+    if not all(words):
+        raise UserError(f"{text!r}: an empty value; expected {name}=value{separator}value")
+    return Axis(name, tuple(read_field(_set_field(TrialConfig(), name, word), dotted) for word in words))
+
+
+def expand(spec: SweepSpec) -> list[TrialConfig]:
+    """The sweep's trials, in the order of its axes (the last varies fastest), each config once.
+
+    Raises:
+        UserError: an unusable name, an axis given twice or without values, or a value its field cannot take.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.name):
+        raise UserError(f"{spec.name!r}: not usable as a sweep's name; expected letters, digits, dots, dashes")
+    seen: set[str] = set()
+    for axis in spec.axes:
+        dotted = field_name(axis.name)
+        if dotted in seen:
+            raise UserError(f"{axis.name}: this axis is given twice; give all its values at once")
+        if not axis.values:
+            raise UserError(f"{axis.name}: an axis without values; expected at least one")
+        seen.add(dotted)
+    trials: dict[str, TrialConfig] = {}
+    for values in itertools.product(*(axis.values for axis in spec.axes)):
+        for point in spec.listed or ({},):
+            config = spec.base
+            for name, value in [*zip((axis.name for axis in spec.axes), values, strict=True), *point.items()]:
+                config = _set_field(config, name, value)
+            trials.setdefault(config_hash(config), config)
+    return list(trials.values())
+
+
+def varied_fields(configs: Sequence[TrialConfig]) -> list[str]:
+    """Dotted names of the fields in which the configs differ."""
+    if not configs:
+        return []
+    flat = [flatten(config) for config in configs]
+    return [name for name in flat[0] if any(other[name] != flat[0][name] for other in flat)]
+
+
+SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
+    {
+        "quickstart": SweepSpec(
+            "quickstart",
+            PRESETS["quickstart"],
+            (Axis("capacity", (8, 32, 64, 128, 256, 512)), Axis("seed", (0, 1))),
+        ),
+        "smoke": SweepSpec("smoke", PRESETS["smoke"], (Axis("capacity", (4, 16, 64, 256)),)),
+        # The two scaling axes of arXiv 2605.10780, Tables 8 and 9.
+        "paper": SweepSpec("paper", PRESETS["paper"], (Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144)),)),
+        "paper_layers": SweepSpec("paper_layers", PRESETS["paper"], (Axis("layers", tuple(range(1, 13))),)),
+    }
+)
+"""Named sweeps."""
