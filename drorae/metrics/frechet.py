@@ -83,9 +83,10 @@ class FeatureStatistics:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
 
-    The last trace is the sum of the singular values of S_a^(1/2) S_b^(1/2), both roots by symmetric
-    eigendecomposition, which needs no offset where a covariance is singular (fewer images than features).
-    Biased upwards for finite n: compare only values of equal n.
+    The last trace is the sum of the singular values of R_a^T R_b, with S = R R^T from the symmetric
+    eigendecomposition. No offset is needed where a covariance is singular (fewer images than features): R then has
+    as many columns as the covariance has rank. Biased upwards for finite n, the more so the fewer images there are
+    per feature: compare only values of equal n.
 
     Raises:
         ValueError: features of different widths, or fewer than two of them.
@@ -96,8 +97,10 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
     def root(cov: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(cov)
-        return vectors * values.clamp(min=0).sqrt() @ vectors.T
+        # What lies below is rounding of zeros, and a matrix full of it makes the SVD many times slower.
+        kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+        return vectors[:, kept] * values[kept].sqrt()
 
-    cross = torch.linalg.svdvals(root(cov_a) @ root(cov_b)).sum()
+    cross = torch.linalg.svdvals(root(cov_a).T @ root(cov_b)).sum()
     distance = (a.mean - b.mean).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
     return max(float(distance), 0.0)

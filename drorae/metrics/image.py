@@ -17,7 +17,11 @@ def psnr(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim(predicted: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity per image (Wang et al. 2004: Gaussian window, sigma 1.5, 11 px); uint8 -> float [B]."""
+    """Structural similarity per image (Wang et al. 2004: Gaussian window, sigma 1.5, 11 px); uint8 -> float [B].
+
+    The mean over all pixels, the image reflected at its borders, as torchmetrics has it; scikit-image leaves out a
+    border of 5 px, which matters on small crops.
+    """
     # float32: torch's float64 convolution takes 25 times as long, for the sixth digit.
     value = structural_similarity_index_measure(predicted.float(), target.float(), data_range=255.0, reduction="none")
     return torch.as_tensor(value).reshape(-1)

@@ -1,0 +1,144 @@
+"""The `drorae` command.
+
+Results go to stdout; progress, notes and errors to stderr. Exit codes: 0 done, 1 something failed, 2 bad input,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Union
+
+import tyro
+
+from drorae.commands.doctor import Doctor
+from drorae.commands.fit import Fit, Report
+from drorae.commands.sweep import Sweep
+from drorae.commands.train import Eval, Train
+from drorae.commands.ui import Ui
+from drorae.doctor import set_telemetry_defaults
+from drorae.errors import UserError
+
+DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
+
+Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
+
+Command = Union[  # noqa: UP007 (tyro reads the subcommands from it at run time)
+    Annotated[Train, tyro.conf.subcommand("train")],
+    Annotated[Eval, tyro.conf.subcommand("eval")],
+    Annotated[Sweep, tyro.conf.subcommand("sweep")],
+    Annotated[Fit, tyro.conf.subcommand("fit")],
+    Annotated[Report, tyro.conf.subcommand("report")],
+    Annotated[Ui, tyro.conf.subcommand("ui")],
+    Annotated[Doctor, tyro.conf.subcommand("doctor")],
+]
+
+
+def parse(arguments: Sequence[str]) -> Train | Eval | Sweep | Fit | Report | Ui | Doctor:
+    """The command that the arguments name.
+
+    Raises:
+        UserError: arguments that no command takes.
+        SystemExit: help was asked for and printed.
+    """
+    box = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(arguments):
+        # Wide, so that no line of the box that an error comes in is broken.
+        os.environ["COLUMNS"] = "1000"
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                Command,  # type: ignore[arg-type]
+                prog="drorae",
+                description=DESCRIPTION,
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        names = [name for name in arguments[:1] if re.fullmatch(r"[a-z]+", name)]
+        raise UserError(f"{one_line(box.getvalue())}; see {' '.join(['drorae', *names, '--help'])}") from None
+    finally:
+        if columns is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = columns
+
+
+def one_line(box: str) -> str:
+    """What tyro's error box says: the message, then hints such as the subcommands there are."""
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip().strip("│╭╮╰╯").strip()
+        if line.strip().startswith(("╭", "╰")):
+            continue
+        if text and set(text) == {"─"}:
+            sections.append([])
+        elif text:
+            sections[-1].append(text)
+    kept = []
+    for section in sections:
+        first, *rest = section or [""]
+        if first.startswith("Missing from"):
+            wanted = [text for text in rest if not text.endswith(("(required)", "(repeatable)"))]
+            kept.append(f"{first} {', '.join(wanted)}")
+        elif first.startswith("Perhaps you meant"):
+            kept.append("perhaps you meant " + " or ".join(text.split()[0] for text in rest if text.startswith("--")))
+        elif first and not first.startswith(("Argument helptext", "For full helptext")):
+            kept.append(" ".join(section))
+    message = "; ".join(text.rstrip(".") for text in kept) or "the arguments do not fit"
+    return message[0].lower() + message[1:]
+
+
+def _flat(error: BaseException) -> str:
+    """An exception's message on one line."""
+    return " ".join(str(error).split())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `drorae` and returns its exit code; errors become one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    set_telemetry_defaults()
+    try:
+        return parse([text for text in given if text != "--debug"]).run()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {_flat(error)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        print(
+            f"error: the package {error.name} is not installed; `make setup` installs everything, "
+            f"or: {sys.executable} -m pip install {error.name}",
+            file=sys.stderr,
+        )
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"internal error: {type(error).__name__}: {_flat(error)[:300]} (rerun with --debug for the traceback)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

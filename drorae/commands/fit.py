@@ -1,0 +1,140 @@
+"""`drorae fit` and `drorae report`: laws from tables of runs that are already there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from drorae.commands.options import Listed, flat, print_json, say
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MLFLOW = "mlflow:"
+
+
+@dataclass(kw_only=True)
+class SourceOptions:
+    """Where runs are read from."""
+
+    source: Positional[Annotated[str, arg(metavar="SOURCE")]]
+    """A .csv or .parquet table, a sweep's folder, or mlflow:EXPERIMENT."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder for the report."""
+    tracking_uri: Annotated[
+        str | None, arg(metavar="URI", help_behavior_hint="(default: $MLFLOW_TRACKING_URI or ROOT/mlflow.db)")
+    ] = None
+    """MLflow store of mlflow:EXPERIMENT."""
+    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    """Folder of all sweeps."""
+
+    @property
+    def experiment(self) -> str | None:
+        """The experiment of an MLflow source."""
+        return self.source.removeprefix(MLFLOW) if self.source.startswith(MLFLOW) else None
+
+    def uri(self) -> str:
+        """The MLflow store to read."""
+        given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        return given or f"sqlite:///{self.root.resolve() / 'mlflow.db'}"
+
+    def read(self) -> pd.DataFrame:
+        """The table of runs.
+
+        Raises:
+            UserError: nothing readable there.
+        """
+        from analysis.runs import read_mlflow, read_table
+
+        if self.experiment is not None:
+            return read_mlflow(self.uri(), self.experiment)
+        path = Path(self.source)
+        if path.is_dir():
+            path = path / "trials.csv"
+            if not path.is_file():
+                raise UserError(
+                    f"{self.source}: no trials.csv here; expected a sweep's folder, such as runs/quickstart"
+                )
+        return read_table(path)
+
+
+@dataclass(kw_only=True)
+class Fit(SourceOptions):
+    """Fit a law to finished runs: metric against log10(size) or size, with its intervals.
+
+    Example: drorae fit results/paper/capacity.csv --x params --y rfid --json
+    """
+
+    x: Annotated[str, arg(metavar="COLUMN")] = "params"
+    """Size: params, capacity, layers or a column."""
+    y: Annotated[Listed, arg(metavar="COLUMN", help_behavior_hint="(required)")] = field(default_factory=list)
+    """Metrics to fit, such as rfd_dinov2 psnr."""
+    law: Literal["log-linear", "linear"] = "log-linear"
+    """log-linear: y = a + b log10(x); linear: y = a + b x."""
+    include: Annotated[Listed, arg(metavar="STATUS", help_behavior_hint="(default: finished only)")] = field(
+        default_factory=list
+    )
+    """Other statuses to fit as well: unconverged, pruned, diverged."""
+    unit: Literal["configuration", "row"] = "configuration"
+    """configuration: seeds of one configuration are averaged first; row: every row is a point."""
+    track: bool = False
+    """Write the fit back to the MLflow experiment it was read from."""
+    as_json: Annotated[bool, arg(name="json")] = False
+    """Print the fit as one JSON object; further metrics stand under "also"."""
+
+    def run(self) -> int:
+        """Prints the fit; with --out writes its report, without it nothing."""
+        names = flat(self.y)
+        if not names:
+            raise UserError("--y: expected at least one metric, such as --y rfd_dinov2 psnr")
+        if self.track and self.experiment is None:
+            raise UserError(f"--track: the runs come from {self.source}; expected a source such as mlflow:EXPERIMENT")
+        from analysis.fit import fit_table
+
+        command = "drorae " + shlex.join(sys.argv[1:])
+        outcome = fit_table(
+            self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
+        )
+        if self.track and self.experiment is not None:
+            from analysis.tracking import write_fits
+
+            write_fits(outcome.fits, outcome.selections, outcome.paths, self.uri(), self.experiment)
+        if self.as_json:
+            first, *others = outcome.jsons
+            print_json(first | {"also": others} if others else first)
+        else:
+            print(outcome.text)
+        if outcome.paths:
+            say(f"report: {outcome.paths['html']}")
+        return 0
+
+
+@dataclass(kw_only=True)
+class Report(SourceOptions):
+    """Write the report of a sweep again: the laws of all its metrics as HTML, figures, JSON and CSV.
+
+    Example: drorae report runs/quickstart
+    """
+
+    def run(self) -> int:
+        """Writes the report and prints where it is."""
+        from drorae.commands.law import fit_trials, trial_pictures
+
+        frame = self.read()
+        path = Path(self.source)
+        if self.experiment is not None:
+            title, out = self.experiment, self.root / self.experiment / "law"
+        else:
+            title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
+        pictures = trial_pictures(path, frame) if path.is_dir() else {}
+        command = f"drorae report {shlex.quote(self.source)}"
+        outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
+        print("\n".join([outcome.text, "", f"plot:   {outcome.paths['png']}", f"report: {outcome.paths['html']}"]))
+        return 0

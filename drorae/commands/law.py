@@ -1,0 +1,84 @@
+"""What a sweep's end and `drorae report` share: which law to fit to a table of trials, and its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drorae.commands.options import say
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.fit import FitOutcome
+    from analysis.laws import Law
+
+METRICS = ("rfd_dinov2", "psnr", "rfd_effnet", "ssim", "rfid_inception", "rfid")
+"""Fitted where a table has them; the first found heads the report."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a law is a law of."""
+
+    x: str
+    law: Law
+
+
+def choose_axis(frame: pd.DataFrame) -> Axis | None:
+    """Fusion parameters, log-linear, where capacity varies; layers, linear, where only they do; else None."""
+
+    def varies(*names: str) -> bool:
+        return any(name in frame.columns and frame[name].nunique() > 1 for name in names)
+
+    if varies("num_layers", "fusion.num_layers") and not varies("expert_hidden_dim"):
+        return Axis("layers", "linear")
+    return Axis("params", "log-linear") if varies("expert_hidden_dim", "params", "fusion_params") else None
+
+
+def fit_trials(
+    frame: pd.DataFrame, out: Path, title: str, command: str, images: dict[str, Path] | None = None
+) -> FitOutcome:
+    """Fits every known metric of a table of trials and writes the report to `out`.
+
+    A metric that cannot be fitted is named on stderr and left out.
+
+    Raises:
+        UserError: nothing varies that a law could be of, or no metric can be fitted.
+    """
+    from analysis.fit import fit_table
+
+    axis = choose_axis(frame)
+    if axis is None:
+        raise UserError("no law: neither capacity nor the number of layers varies; add --axis capacity=8,32,128,512")
+    usable = []
+    reason = f"no metric in the table; expected one of {', '.join(METRICS)}"
+    for name in METRICS:
+        if name in frame.columns and frame[name].notna().any():
+            try:
+                fit_table(frame, axis.x, [name], axis.law)
+                usable.append(name)
+            except UserError as error:
+                reason = str(error)
+                say(f"note: no law of {name}: {error}")
+    if not usable:
+        raise UserError(f"no law: {reason}")
+    return fit_table(frame, axis.x, usable, axis.law, out=out, title=title, images=images, command=command)
+
+
+def trial_pictures(directory: Path, frame: pd.DataFrame) -> dict[str, Path]:
+    """Reconstructions of the smallest and the largest finished trial of a sweep's folder, by caption."""
+    import pandas as pd
+
+    if not {"config_hash", "fusion_params"} <= set(frame.columns):
+        return {}
+    finished = frame.assign(size=pd.to_numeric(frame["fusion_params"], errors="coerce")).dropna(subset=["size"])
+    finished = finished.sort_values("size", kind="stable")
+    found = {}
+    for row in [*finished.head(1).itertuples(), *finished.tail(1).itertuples()]:
+        path = directory / "trials" / str(row.config_hash) / "grid.png"
+        if path.is_file():
+            found[f"{int(row.size):,} fusion parameters: original, phase 1, fused"] = path
+    return found

@@ -1,0 +1,146 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import UseAppendAction, arg
+
+from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Listed = UseAppendAction[list[list[str]]]
+"""An option that takes several values and may be repeated."""
+
+
+def flat(groups: Iterable[Iterable[str]]) -> list[str]:
+    """The values of a `Listed` option in order."""
+    return list(itertools.chain.from_iterable(groups))
+
+
+@dataclass(kw_only=True)
+class RuntimeOptions:
+    """Where and how a trial runs."""
+
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    """auto (CUDA if there is any), cpu, cuda or cuda:N."""
+    threads: Annotated[int, arg(metavar="N")] = 0
+    """CPU threads; 0: all of them for a single trial, as many as its CPUs for a sweep's."""
+    features: Literal["cache", "online"] = "cache"
+    """cache: encode images once for all trials; online: in every epoch."""
+    cache_dir: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="(default: $DRORAE_CACHE or ~/.cache)")] = (
+        None
+    )
+    """Folder for features, phase-1 decoders and converted weights."""
+    cache_limit_gb: Annotated[float, arg(metavar="GB")] = 20.0
+    """Refuse to let the cache grow beyond this."""
+
+    def runtime(self) -> Runtime:
+        """The `Runtime` these options describe.
+
+        Raises:
+            UserError: a value that makes no sense.
+        """
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UserError(f"--device {self.device}: not a device; expected auto, cpu, cuda or cuda:N")
+        if self.threads < 0:
+            raise UserError(f"--threads {self.threads}: expected 0 (choose for me) or more")
+        if not self.cache_limit_gb > 0:
+            raise UserError(f"--cache-limit-gb {self.cache_limit_gb}: expected a number above 0")
+        return Runtime(
+            device=self.device,
+            threads=self.threads,
+            features=self.features,
+            cache_dir=str(Path(self.cache_dir or default_cache_dir()).expanduser().resolve()),
+            cache_limit_gb=self.cache_limit_gb,
+        )
+
+
+@dataclass(kw_only=True)
+class ConfigOptions:
+    """What to run: a preset or a saved config, and changes to it."""
+
+    preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: quickstart)")] = None
+    """A named config: smoke, quickstart or paper."""
+    config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(instead of --preset)")] = None
+    """The config.json that a run saved."""
+    overrides: Annotated[Listed, arg(name="set", metavar="NAME=VALUE", help_behavior_hint="(repeatable)")] = field(
+        default_factory=list
+    )
+    """Config fields to change, by dotted name or alias: --set fusion.beta=0.1 capacity=128."""
+
+    def changed(self, base: TrialConfig) -> TrialConfig:
+        """`base` with --set applied.
+
+        Raises:
+            UserError: not NAME=VALUE, no such field, or a value it cannot take.
+        """
+        for name, value in self.pairs():
+            base = override(base, name, value)
+        return base
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(dotted name, text) of every --set.
+
+        Raises:
+            UserError: not NAME=VALUE, no such field, or one given twice.
+        """
+        from sweeps.spec import field_name
+
+        found: dict[str, str] = {}
+        for text in flat(self.overrides):
+            name, equals, value = text.partition("=")
+            if not equals or not name:
+                raise UserError(f"--set {text}: expected NAME=VALUE, such as fusion.beta=0.1 or capacity=128")
+            dotted = field_name(name)
+            if dotted in found:
+                raise UserError(f"--set {name}: given twice; give it once")
+            found[dotted] = value
+        return list(found.items())
+
+    def one_source(self) -> None:
+        """Raises UserError if both --preset and --config are given."""
+        if self.preset is not None and self.config is not None:
+            raise UserError("--preset and --config: expected one of them; change single fields with --set")
+
+    def trial_config(self) -> TrialConfig:
+        """The config asked for."""
+        self.one_source()
+        if self.config is not None:
+            return self.changed(load_config(self.config))
+        name = self.preset or "quickstart"
+        if name not in PRESETS:
+            raise UserError(f"--preset {name}: no such preset; choose one of {', '.join(PRESETS)}")
+        return self.changed(PRESETS[name])
+
+
+def say(text: str) -> None:
+    """A note for people, on stderr, where it cannot mix with results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(tree: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(tree, indent=2, allow_nan=False))
+
+
+def results_console() -> Console:
+    """A rich console on stdout, wide enough for tables where stdout is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def program() -> str:
+    """How the user called us, for commands to copy."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "drorae" else "drorae"

@@ -1,0 +1,259 @@
+"""`drorae sweep`: the trials of a sweep, then its law."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from drorae.commands.options import (
+    ConfigOptions,
+    Listed,
+    RuntimeOptions,
+    flat,
+    print_json,
+    program,
+    results_console,
+    say,
+)
+from drorae.config import TrialConfig, config_hash, load_config
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.fit import FitOutcome
+    from sweeps.run import SweepOutcome
+    from sweeps.spec import SweepSpec
+
+
+@dataclass(kw_only=True)
+class Sweep(RuntimeOptions, ConfigOptions):
+    """Run the trials of a sweep on Ray Tune, track them in MLflow, then fit the scaling law.
+
+    The same command run again does what is missing and nothing else.
+
+    Example: drorae sweep --preset quickstart --axis capacity=8,32,128,512 seed=0,1 --name mine
+    """
+
+    axes: Annotated[Listed, arg(name="axis", metavar="NAME=V,V", help_behavior_hint="(repeatable)")] = field(
+        default_factory=list
+    )
+    """Values to vary: capacity, layers, variant, lr, seed or a dotted config field. Replaces the preset's axis of
+    that name, adds others; all combinations are run."""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the preset's)")] = None
+    """Name of the sweep, its folder and its MLflow experiment."""
+    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    """Folder of all sweeps; holds the default MLflow store."""
+    cpus_per_trial: Annotated[float, arg(metavar="N")] = 1.0
+    """CPUs of one trial."""
+    gpus_per_trial: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 1 where there are any)")] = (
+        None
+    )
+    """GPUs of one trial; a fraction shares one."""
+    max_concurrent: Annotated[int, arg(metavar="N")] = 0
+    """At most so many trials at once; 0: as many as fit."""
+    max_failures: Annotated[int, arg(metavar="N")] = 3
+    """Retries of one trial, each from its last checkpoint."""
+    asha: bool = False
+    """Stop bad trials early (ASHA). Pruned trials are recorded and never fitted."""
+    address: Annotated[str, arg(metavar="ADDRESS")] = ""
+    """A Ray cluster to join; empty: a local one for this sweep."""
+    no_fit: bool = False
+    """Stop after the trials."""
+    dry_run: bool = False
+    """List the trials and run nothing."""
+    as_json: Annotated[bool, arg(name="json")] = False
+    """Print the outcome as one JSON object."""
+
+    def run(self) -> int:
+        """Runs the sweep; 0, or 1 where a trial failed."""
+        from sweeps.spec import expand
+
+        spec = self.spec()
+        configs = expand(spec)
+        runtime = self.runtime()
+        if self.max_concurrent < 0:
+            raise UserError(f"--max-concurrent {self.max_concurrent}: expected 0 (as many as fit) or more")
+        if self.dry_run:
+            _print_plan(configs, self.as_json)
+            return 0
+        from drorae.doctor import check_machine
+
+        for config in configs:
+            check_machine(config, runtime)
+        from sweeps.run import Asha, Resources, run_sweep
+
+        # Progress is no result: stdout is kept for the table and the law.
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = run_sweep(
+                spec,
+                root=self.root,
+                runtime=runtime,
+                resources=Resources(
+                    cpus=self.cpus_per_trial,
+                    gpus=self.gpus_per_trial,
+                    max_concurrent=self.max_concurrent,
+                    address=self.address,
+                ),
+                max_failures=self.max_failures,
+                asha=Asha() if self.asha else None,
+            )
+        law = None if self.no_fit else _fit(spec.name, outcome)
+        if self.as_json:
+            print_json(_tree(outcome, law))
+        else:
+            _print_outcome(outcome, law, configs, self.root)
+        return 1 if outcome.counts.get("failed") or outcome.counts.get("missing") else 0
+
+    def spec(self) -> SweepSpec:
+        """The sweep these options describe.
+
+        Raises:
+            UserError: an unknown preset, an unusable file, axis or field, or a field both set and varied.
+        """
+        from sweeps.spec import SWEEPS, SweepSpec, field_name, parse_axis
+
+        self.one_source()
+        if self.config is not None:
+            spec = _read_config(self.config)
+        else:
+            name = self.preset or "quickstart"
+            if name not in SWEEPS:
+                raise UserError(f"--preset {name}: no such sweep; choose one of {', '.join(SWEEPS)}")
+            spec = SWEEPS[name]
+        axes = {field_name(axis.name): axis for axis in spec.axes}
+        given = [parse_axis(text) for text in flat(self.axes)]
+        names = [field_name(axis.name) for axis in given]
+        for axis, dotted in zip(given, names, strict=True):
+            if names.count(dotted) > 1:
+                raise UserError(f"--axis {axis.name}: given twice; give all its values at once")
+            axes[dotted] = axis
+        listed = {field_name(name) for point in spec.listed for name in point}
+        for dotted, _ in self.pairs():
+            if dotted in axes or dotted in listed:
+                raise UserError(f"--set {dotted}: the sweep varies it; give its values with --axis instead")
+        return SweepSpec(self.name or spec.name, self.changed(spec.base), tuple(axes.values()), spec.listed)
+
+
+def _read_config(path: Path) -> SweepSpec:
+    """A sweep.json as it is, or a config.json as a sweep without axes."""
+    from sweeps.spec import SweepSpec
+
+    try:
+        tree = json.loads(path.read_text())
+    except (OSError, ValueError):
+        tree = None
+    if isinstance(tree, dict) and "spec" in tree:
+        return SweepSpec.from_dict(tree["spec"])
+    return SweepSpec(path.stem if path.stem != "config" else path.resolve().parent.name, load_config(path))
+
+
+def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
+    """What distinguishes each trial, by short name."""
+    from sweeps.spec import read_field, short_name, varied_fields
+
+    names = varied_fields(configs)
+    return [{short_name(name): read_field(config, name) for name in names} for config in configs]
+
+
+def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
+    """The trials a sweep would run, with the paper formula's fusion parameters where the encoder's size is known."""
+    from drorae.doctor import encoder_shape
+    from drorae.fusion.size import paper_params
+
+    rows = []
+    for config, point in zip(configs, _points(configs), strict=True):
+        shape = encoder_shape(config.encoder.name)
+        params = None
+        if shape is not None:
+            layers = config.fusion.num_layers or shape.depth
+            params = paper_params(layers, shape.width, config.fusion.expert_hidden_dim)
+        rows.append({"config_hash": config_hash(config), **point, "fusion_params": params})
+    if as_json:
+        print_json({"trials": rows})
+        return
+    from rich.table import Table
+
+    table = Table(*rows[0], title=f"{len(rows)} trials")
+    for row in rows:
+        table.add_row(*("" if value is None else f"{value}" for value in row.values()))
+    results_console().print(table)
+
+
+def _fit(name: str, outcome: SweepOutcome) -> FitOutcome | None:
+    """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
+    from analysis.runs import read_table
+    from analysis.tracking import write_fits
+    from drorae.commands.law import fit_trials, trial_pictures
+
+    try:
+        frame = read_table(outcome.trials_csv)
+        law = fit_trials(
+            frame,
+            outcome.directory / "law",
+            f"{name}: {len(frame)} trials",
+            f"drorae report {outcome.directory.name}",
+            trial_pictures(outcome.directory, frame),
+        )
+    except UserError as error:
+        say(f"note: {error}")
+        return None
+    try:
+        write_fits(law.fits, law.selections, law.paths, outcome.tracking_uri, name, outcome.parent_run_id or None)
+    except UserError as error:
+        say(f"warning: {error}")
+    return law
+
+
+def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
+    return {
+        "directory": str(outcome.directory),
+        "trials_csv": str(outcome.trials_csv),
+        "tracking_uri": outcome.tracking_uri,
+        "parent_run_id": outcome.parent_run_id,
+        "counts": outcome.counts,
+        "fits": list(law.jsons) if law else [],
+        "paths": {name: str(path) for name, path in law.paths.items()} if law else {},
+    }
+
+
+def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, configs: Sequence[TrialConfig], root: Path) -> None:
+    from rich.table import Table
+
+    console = results_console()
+    points = dict(zip((config_hash(config) for config in configs), _points(configs), strict=True))
+    names = ("fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "rfid_inception", "train_seconds", "status")
+    with outcome.trials_csv.open() as file:
+        rows = list(csv.DictReader(file))
+    names = tuple(name for name in names if any(row.get(name) for row in rows))
+    varied = next(iter(points.values()), {})
+    counts = ", ".join(f"{number} {status}" for status, number in outcome.counts.items())
+    table = Table(*varied, *names, title=f"{outcome.directory.name}: {counts}")
+    for row in rows:
+        point = points.get(row["config_hash"], {})
+        table.add_row(*(f"{value}" for value in point.values()), *(_cell(row.get(name, "")) for name in names))
+    console.print(table)
+    for row in rows:
+        if row["status"] not in ("finished", "missing"):
+            say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
+    lines = [f"trials: {outcome.trials_csv}"]
+    if law is not None:
+        lines = [law.text, "", *lines, f"plot:   {law.paths['png']}", f"report: {law.paths['html']}"]
+    local = outcome.tracking_uri.startswith("sqlite:") and not os.environ.get("MLFLOW_TRACKING_URI")
+    lines.append(f"MLflow: {program()} ui --root {root}" if local else f"MLflow: {outcome.tracking_uri}")
+    print("\n".join(lines))
+
+
+def _cell(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return f"{number:,.0f}" if number.is_integer() and abs(number) >= 1000 else f"{number:.4g}"

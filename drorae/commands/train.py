@@ -1,0 +1,156 @@
+"""`drorae train` and `drorae eval`: one trial."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from drorae.commands.options import ConfigOptions, Listed, RuntimeOptions, flat, print_json, results_console, say
+from drorae.config import Runtime, TrialConfig, config_hash, load_config
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from drorae.trial import TrialResult
+
+LINE_SECONDS = 5.0
+"""Progress lines come at most this often."""
+
+
+@dataclass(kw_only=True)
+class Train(RuntimeOptions, ConfigOptions):
+    """Train and evaluate one trial: phases 2 and 3 on the shared phase-1 decoder, then the metrics.
+
+    Example: drorae train --preset smoke --set capacity=64 --seed 1
+    """
+
+    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the config's)")] = None
+    """Shorthand for --set seed=N."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/train-HASH)")] = None
+    """Folder of the run. The MLflow store lies beside it."""
+    no_track: bool = False
+    """Run without MLflow and Ray; DIR is then the trial's own folder."""
+    as_json: Annotated[bool, arg(name="json")] = False
+    """Print the result as one JSON object."""
+
+    def run(self) -> int:
+        """Runs the trial; 0, or 1 where it failed or diverged."""
+        from drorae.doctor import check_machine
+
+        config = self.trial_config()
+        if self.seed is not None:
+            config = replace(config, seed=self.seed)
+        runtime = self.runtime()
+        check_machine(config, runtime)
+        out = (self.out or Path("runs") / f"train-{config_hash(config)}").resolve()
+        run = _untracked if self.no_track else _tracked
+        directory, result, reason = run(config, runtime, out)
+        if result is None:
+            say(f"error: the trial failed: {reason}")
+            return 1
+        if self.as_json:
+            print_json({"directory": str(directory), **result.to_dict()})
+        else:
+            _print_result(directory, result)
+        return 1 if result.status == "diverged" else 0
+
+
+def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
+    from drorae.trial import run_trial
+
+    saved = out / "config.json"
+    if saved.is_file() and config_hash(load_config(saved)) != config_hash(config):
+        raise UserError(f"{out}: holds a trial with another config; give another --out, or delete the folder")
+    last = 0.0
+
+    def show(row: dict[str, float | str]) -> None:
+        nonlocal last
+        if time.monotonic() - last > LINE_SECONDS:
+            last = time.monotonic()
+            say(
+                "  ".join(
+                    f"{name} {value:.5g}" if isinstance(value, float) else f"{value}" for name, value in row.items()
+                )
+            )
+
+    return out, run_trial(config, show, directory=out, runtime=runtime), ""
+
+
+def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
+    from drorae.trial import read_result
+    from sweeps.run import run_sweep
+    from sweeps.spec import SweepSpec
+    from sweeps.table import read_outcome
+
+    runtime = replace(runtime, threads=runtime.threads or os.cpu_count() or 1)
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = run_sweep(SweepSpec(out.name, config), root=out.parent, runtime=runtime)
+    directory = outcome.directory / "trials" / config_hash(config)
+    result = read_result(directory)
+    return directory, result, "" if result else str(read_outcome(directory).get("reason", "unknown"))
+
+
+def _print_result(directory: Path, result: TrialResult) -> None:
+    from rich.table import Table
+
+    table = Table("metric", "phase 1 (no fusion)", "fused", title=f"{result.status}: {result.reason or directory.name}")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{result.baseline.get(name, float('nan')):.5g}", f"{value:.5g}")
+    table.add_row("fusion parameters", "0", f"{result.fusion_params:,}")
+    console = results_console()
+    console.print(table)
+    console.print(str(directory), soft_wrap=True)
+
+
+@dataclass(kw_only=True)
+class Eval(RuntimeOptions):
+    """Measure a finished trial again from its weights, for instance with another feature extractor.
+
+    Example: drorae eval runs/quickstart/trials/HASH --extractors inception
+    """
+
+    run_dir: Positional[Annotated[Path, arg(metavar="RUN_DIR")]]
+    """A trial's folder: the one with result.json."""
+    extractors: Annotated[Listed, arg(metavar="NAME", help_behavior_hint="(default: the trial's own)")] = field(
+        default_factory=list
+    )
+    """Feature extractors of the Frechet distance: inception, dinov2, effnet."""
+    inception_path: Annotated[str, arg(metavar="FILE")] = ""
+    """Inception weights on disk; empty: torch-fidelity's download."""
+    as_json: Annotated[bool, arg(name="json")] = False
+    """Print the metrics as one JSON object."""
+
+    def run(self) -> int:
+        """Prints the metrics; nothing is written to the trial's folder."""
+        directory = self.run_dir
+        trials = sorted(directory.glob("trials/*/result.json"))
+        if len(trials) == 1 and not (directory / "result.json").exists():
+            directory = trials[0].parent
+        names = [name for text in flat(self.extractors) for name in text.split(",") if name]
+        known = ("inception", "dinov2", "effnet")
+        for name in names:
+            if name not in known:
+                raise UserError(f"--extractors {name}: no such extractor; choose from {', '.join(known)}")
+        if not (directory / "result.json").is_file():
+            raise UserError(f"{self.run_dir}: no finished trial here; expected a folder with result.json")
+        runtime = self.runtime()
+        from drorae.trial import reevaluate
+
+        settings = {"inception_path": self.inception_path} if self.inception_path else {}
+        metrics = reevaluate(directory, tuple(names), runtime, **settings)
+        if self.as_json:
+            print_json(metrics)
+            return 0
+        from rich.table import Table
+
+        table = Table("metric", "value", title=str(directory))
+        for metric, value in metrics.items():
+            table.add_row(metric, f"{value:.6g}")
+        results_console().print(table)
+        return 0

@@ -1,0 +1,53 @@
+"""`drorae ui`: the MLflow UI on the sweeps' store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from drorae.commands.options import say
+from drorae.errors import UserError
+
+
+@dataclass(kw_only=True)
+class Ui:
+    """Open the MLflow UI on the sweeps' runs; Ctrl-C ends it."""
+
+    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    """Folder of all sweeps; its mlflow.db is shown unless MLFLOW_TRACKING_URI names another store."""
+    port: Annotated[int, arg(metavar="N")] = 5000
+    """Port to listen on."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Address to listen on; the default cannot be reached from other machines."""
+
+    def run(self) -> int:
+        """Becomes the MLflow server.
+
+        Raises:
+            UserError: no store, the store is a server already, or the port is taken.
+        """
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root.resolve() / 'mlflow.db'}"
+        if uri.startswith(("http:", "https:")):
+            raise UserError(f"MLFLOW_TRACKING_URI={uri} is a server with a UI of its own; open it in a browser")
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:") and not path.is_file():
+            raise UserError(f"{path}: no MLflow store here; run a sweep first, or name its folder with --root")
+        if not 0 < self.port < 65536:
+            raise UserError(f"--port {self.port}: expected a number from 1 to 65535")
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((self.host, self.port))
+        except OSError as error:
+            raise UserError(
+                f"{self.host}:{self.port}: cannot listen there ({error.strerror}); choose another --port"
+            ) from None
+        say(f"MLflow UI on http://{self.host}:{self.port}  ({uri}); Ctrl-C ends it")
+        arguments = ["--backend-store-uri", uri, "--host", self.host, "--port", str(self.port)]
+        os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments])
