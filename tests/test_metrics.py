@@ -137,7 +137,7 @@ def test_inception_from_a_local_file(tmp_path: Path) -> None:
     """The real architecture with untrained weights, through the loader a user's file goes through."""
     fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
-    class Untrained(fidelity.FeatureExtractorInceptionV3):
+    class Untrained(fidelity.FeatureExtractorInceptionV3):  # type: ignore[name-defined]
         def load_state_dict(self, state: dict, *arguments: object, **options: object) -> None:
             """Keeps the random initialisation."""
 

@@ -97,6 +97,6 @@ def test_damage_is_noticed_set_aside_and_mended(tmp_path: Path, damage: str) -> 
 
 
 def test_limit_says_what_it_would_need(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"need 0\.00 GB.*limited to 0\.00 GB.*cache_limit_gb"):
+    with pytest.raises(UserError, match=r"need 0\.00 GB.*limited to 0\.00 GB.*--cache-limit-gb"):
         ArrayStore(tmp_path, 100).open(KEY, COUNT, SPECS, numbers)
     assert not list(tmp_path.rglob("*.bin"))

@@ -35,7 +35,7 @@ def runtime(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Runtim
     """One cache for the module, with the converted weights of the session's."""
     folder = tmp_path_factory.mktemp("cache")
     (folder / "weights").symlink_to(cache_dir / "weights")
-    return Runtime(device="cpu", threads=2, cache_dir=str(folder), checkpoint_seconds=1e9, log_steps=3)
+    return Runtime(device="cpu", threads=1, cache_dir=str(folder), checkpoint_seconds=1e9, log_steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_phase_three_trains_the_decoder_only(
 
 
 def _killed_at(config: TrialConfig, runtime: Runtime, directory: Path, phase: str, step: int) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
     def report(row: dict[str, float | str]) -> None:
         if row["phase"] == phase and row.get("step") == step:

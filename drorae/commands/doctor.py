@@ -37,6 +37,7 @@ class Doctor:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     devices, cache, mlflow = found["devices"], found["cache"], found["mlflow"]
@@ -44,6 +45,8 @@ def _print(found: dict[str, Any]) -> None:
     sizes = ", ".join(f"{name} {size:g} GB" for name, size in cache["gb"].items()) or "empty"
     state = {True: "there", False: "not there yet", None: "a server"}[mlflow["exists"]]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     rows = [
         ("drorae", f"{found['drorae']} on Python {found['python']}, {found['platform']}"),
         ("packages", _listed(found["packages"])),
@@ -57,9 +60,9 @@ def _print(found: dict[str, Any]) -> None:
         ("telemetry", ", ".join(f"{name}={value}" for name, value in found["telemetry"].items())),
     ]
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     console = results_console()
-    console.print(table, markup=False)
+    console.print(table)
     for item in found["missing"]:
         kind = "missing" if item["essential"] else "optional"
         console.print(f"{kind}: {item['what']}\n    {item['remedy']}", markup=False, soft_wrap=True)

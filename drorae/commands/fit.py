@@ -59,9 +59,7 @@ class SourceOptions:
         if path.is_dir():
             path = path / "trials.csv"
             if not path.is_file():
-                raise UserError(
-                    f"{self.source}: no trials.csv here; expected a sweep's folder, such as runs/quickstart"
-                )
+                raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
         return read_table(path)
 
 

@@ -75,10 +75,12 @@ def trial_pictures(directory: Path, frame: pd.DataFrame) -> dict[str, Path]:
     if not {"config_hash", "fusion_params"} <= set(frame.columns):
         return {}
     finished = frame.assign(size=pd.to_numeric(frame["fusion_params"], errors="coerce")).dropna(subset=["size"])
+    if finished.empty:
+        return {}
     finished = finished.sort_values("size", kind="stable")
     found = {}
-    for row in [*finished.head(1).itertuples(), *finished.tail(1).itertuples()]:
-        path = directory / "trials" / str(row.config_hash) / "grid.png"
+    for key, size in zip(finished["config_hash"].iloc[[0, -1]], finished["size"].iloc[[0, -1]], strict=True):
+        path = directory / "trials" / str(key) / "grid.png"
         if path.is_file():
-            found[f"{int(row.size):,} fusion parameters: original, phase 1, fused"] = path
+            found[f"{size:,.0f} fusion parameters: original, phase 1, fused"] = path
     return found

@@ -84,10 +84,11 @@ class Sweep(RuntimeOptions, ConfigOptions):
         if self.dry_run:
             _print_plan(configs, self.as_json)
             return 0
-        from drorae.doctor import check_machine
+        if not self.address:
+            from drorae.doctor import check_machine
 
-        for config in configs:
-            check_machine(config, runtime)
+            for config in configs:
+                check_machine(config, runtime)
         from sweeps.run import Asha, Resources, run_sweep
 
         # Progress is no result: stdout is kept for the table and the law.
@@ -229,10 +230,10 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, configs: Seque
 
     console = results_console()
     points = dict(zip((config_hash(config) for config in configs), _points(configs), strict=True))
-    names = ("fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "rfid_inception", "train_seconds", "status")
+    known = ("fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "rfid_inception", "train_seconds", "status")
     with outcome.trials_csv.open() as file:
         rows = list(csv.DictReader(file))
-    names = tuple(name for name in names if any(row.get(name) for row in rows))
+    names = tuple(name for name in known if any(row.get(name) for row in rows))
     varied = next(iter(points.values()), {})
     counts = ", ".join(f"{number} {status}" for status, number in outcome.counts.items())
     table = Table(*varied, *names, title=f"{outcome.directory.name}: {counts}")

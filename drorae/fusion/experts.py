@@ -14,7 +14,7 @@ ACTIVATIONS = {"none": None, "gelu": F.gelu, "silu": F.silu}
 
 
 class Experts(nn.Module):
-    """e_k = Linear(C, h) -> LayerNorm -> activation -> Linear(h, C) for k = 1 .. n (arXiv 2605.10780, Sec. 3.2, App. A).
+    """e_k = Linear(C, h) -> LayerNorm -> activation -> Linear(h, C) for k = 1 .. n (arXiv 2605.10780, App. A).
 
     The n experts are one batched matrix product each way. Initialisation is that of `nn.Linear`
     (uniform, +-1/sqrt(fan_in)); the paper gives none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
@@ -17,7 +18,7 @@ a third of the network, sees 2 x 2 positions of a 64 px crop and is left out."""
 class PerceptualNetwork(nn.Module):
     """LPIPS's distance (arXiv 1801.03924, Eq. 1) with unit channel weights, on EfficientNet-Lite0's features."""
 
-    def __init__(self, network: nn.Module, size: int) -> None:
+    def __init__(self, network: EfficientNet, size: int) -> None:
         super().__init__()
         network = network.to(memory_format=torch.channels_last)
         self.stem = nn.Sequential(network.conv_stem, network.bn1)
@@ -29,7 +30,7 @@ class PerceptualNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """images [B, 3, H, W], nominally in [0, 1], differentiable -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
+        """images [B, 3, H, W], nominally in [0, 1] -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
         if images.shape[-2:] != (self.size, self.size):
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
         x = self.stem(((images - MEAN) / STD).contiguous(memory_format=torch.channels_last))
@@ -41,7 +42,7 @@ class PerceptualNetwork(nn.Module):
         return found
 
     def distance(self, predicted: list[Tensor], target: list[Tensor]) -> Tensor:
-        """Sum over stages of the mean over images and positions of |f - g|^2 over channels; a scalar, 0 to 4 per stage."""
+        """Sum over stages of the mean over images and positions of |f - g|^2; a scalar, 0 to 4 per stage."""
         parts = [(f - g).square().sum(1).mean() for f, g in zip(predicted, target, strict=True)]
         return torch.stack(parts).sum()
 

@@ -1,0 +1,33 @@
+"""What tests share: a cache of their own, and an environment that is not the developer's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drorae.doctor import set_telemetry_defaults
+
+set_telemetry_defaults()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache, or the tracking server the environment names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRORAE_CACHE", str(tmp_path_factory.mktemp("drorae-cache")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def cache_dir(own_environment: None) -> Path:
+    """A cache folder for the session, with the offline encoder converted in its `weights`."""
+    pytest.importorskip("onnx")
+    from drorae.weights import dinov2_offline_path
+
+    folder = Path(os.environ["DRORAE_CACHE"])
+    dinov2_offline_path(folder)
+    return folder

@@ -1,0 +1,177 @@
+"""Configs: what goes out as JSON comes back, equal configs have equal hashes, mistakes are named in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drorae.config import (
+    PRESETS,
+    FusionConfig,
+    Runtime,
+    TrialConfig,
+    config_hash,
+    default_cache_dir,
+    flatten,
+    from_dict,
+    load_config,
+    override,
+    phase1_key,
+    to_dict,
+)
+from drorae.errors import UserError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_round_trip(name: str, tmp_path: Path) -> None:
+    config = PRESETS[name]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_dict(config)))
+    again = load_config(path)
+    assert again == config
+    assert config_hash(again) == config_hash(config)
+
+
+def test_hash_is_the_sha256_of_sorted_json() -> None:
+    expected = hashlib.sha256(b'{"a":[1,2],"b":{"c":0.5,"d":"x"}}').hexdigest()[:12]
+    assert config_hash({"b": {"d": "x", "c": 0.5}, "a": [1, 2]}) == expected
+
+
+def test_hash_does_not_depend_on_process_or_key_order() -> None:
+    config = override(PRESETS["smoke"], "fusion.beta", 0.3)
+    code = "from drorae.config import *; print(config_hash(override(PRESETS['smoke'], 'fusion.beta', '0.3')))"
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert done.stdout.strip() == config_hash(config)
+
+    def shuffled(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        items = list(tree.items())
+        random.Random(0).shuffle(items)
+        return {key: shuffled(value) for key, value in items}
+
+    tree = shuffled(to_dict(config))
+    assert list(tree) != list(to_dict(config))
+    assert config_hash(from_dict(TrialConfig, tree)) == config_hash(config)
+
+
+def test_every_field_changes_the_hash_and_the_runtime_has_no_part_in_it() -> None:
+    base = TrialConfig()
+    hashes = {config_hash(base)}
+    for name, value in flatten(base).items():
+        tree = to_dict(base)
+        *groups, last = name.split(".")
+        inner = tree
+        for group in groups:
+            inner = inner[group]
+        inner[last] = [*value, "more"] if isinstance(value, list) else f"{value} changed"
+        hashes.add(config_hash(tree))
+    assert len(hashes) == len(flatten(base)) + 1
+    assert not set(flatten(Runtime())) & set(flatten(base))
+
+
+def test_phase1_is_shared_by_what_differs_only_in_fusion_and_seed() -> None:
+    base = TrialConfig()
+    for name, value in (("fusion.expert_hidden_dim", 8), ("fusion.num_layers", 3), ("phase2.lr", 1e-2), ("seed", 7)):
+        assert phase1_key(override(base, name, value)) == phase1_key(base)
+    for name, value in (("phase1.epochs", 1), ("decoder.width", 64), ("images.size", 64), ("decoder.seed", 1)):
+        assert phase1_key(override(base, name, value)) != phase1_key(base)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("seed", "3", 3),
+        ("fusion.beta", "0.25", 0.25),
+        ("fusion.incremental", "false", False),
+        ("fusion.variant", "mean", "mean"),
+        ("phase2.betas", "0.5,0.9", (0.5, 0.9)),
+        ("evaluation.extractors", "effnet", ("effnet",)),
+        ("images.path", "some folder", "some folder"),
+        ("phase2.lr", "1e-4", 1e-4),
+    ],
+)
+def test_text_overrides_take_the_field_s_type(name: str, text: str, value: Any) -> None:
+    config = override(PRESETS["quickstart"], name, text)
+    found: Any = config
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert found == value and type(found) is type(value)
+    assert dataclasses.replace(PRESETS["quickstart"]) == PRESETS["quickstart"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("nothing", "1"),
+        ("fusion.nothing", "1"),
+        ("nothing.beta", "1"),
+        ("seed.more", "1"),
+        ("fusion", "1"),
+        ("seed", "1.5"),
+        ("seed", "one"),
+        ("seed", True),
+        ("fusion.beta", "much"),
+        ("fusion.beta", "nan"),
+        ("phase2.lr", "inf"),
+        ("fusion.incremental", "maybe"),
+        ("fusion.variant", "attention"),
+        ("phase2.betas", "0.9"),
+        ("phase2.betas", 3),
+        ("", "1"),
+    ],
+)
+def test_unusable_overrides_are_one_line(name: str, value: Any) -> None:
+    with pytest.raises(UserError) as raised:
+        override(TrialConfig(), name, value)
+    message = str(raised.value)
+    assert "\n" not in message and message.startswith(name.split(".")[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such config file"),
+        ("{", "not readable as JSON"),
+        ("[1]", "expected one JSON object"),
+        ('{"fusion": 3}', "expected a group of fields"),
+        ('{"fusion": {"alpha": 1}}', "fusion.alpha: no such field"),
+        ('{"phase2": {"epochs": 3, "lr": "x"}}', "phase2.lr: expected a number"),
+        ('{"seed": null}', "expected a whole number"),
+    ],
+)
+def test_unusable_config_files_are_one_line(content: str | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=said) as raised:
+        load_config(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_fields_left_out_keep_their_defaults() -> None:
+    assert from_dict(FusionConfig, {"beta": 0.5}) == FusionConfig(beta=0.5)
+    assert from_dict(FusionConfig, {"expert_hidden_dim": 8.0}) == FusionConfig(expert_hidden_dim=8)
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRORAE_CACHE", "/somewhere/own")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere/xdg")
+    assert default_cache_dir() == "/somewhere/own"
+    monkeypatch.delenv("DRORAE_CACHE")
+    assert default_cache_dir() == "/somewhere/xdg/drorae"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_dir() == str(Path.home() / ".cache" / "drorae")
