@@ -72,5 +72,7 @@ class SweepProgress:
         left = self.total - self.done
         rest = (time.monotonic() - self._started) / self._here * left
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, description=f"about {duration(rest)} left" if left else "")
+            self._bar.update(
+                self._task, completed=self.done, description=f"about {duration(rest)} left" if left else ""
+            )
         self.line(f"[{self.done}/{self.total}] {text}" + (f", about {duration(rest)} left" if left else ""))

@@ -156,47 +156,45 @@ def run_sweep(
             f"{directory}: another drorae sweep is running here; wait for it, or give this one another --name"
         ) from None
     with lock:
-        sweep_id = _check_spec(directory, configs)
-        trials = directory / "trials"
-        missing = [key for key in configs if read_outcome(trials / key)["status"] not in DONE]
         try:
+            sweep_id = _check_spec(directory, configs)
+            trials = directory / "trials"
+            missing = [key for key in configs if read_outcome(trials / key)["status"] not in DONE]
             with (
                 SweepProgress(len(configs), quiet) as progress,
-                _ray(resources.address) if missing else contextlib.nullcontext(),
+                ray_session(resources.address) if missing else contextlib.nullcontext(),
             ):
                 session = _Session(configs, trials, varied_fields(list(configs.values())), progress)
                 progress.doing("opening MLflow")
                 tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
-                if missing:
-                    gpus = _check_resources(resources, runtime)
-                    failed, rows = _prepare_all(session, missing, runtime, gpus, prepare, directory)
+                gpus = _check_resources(resources, runtime) if missing else 0.0
+                failed, rows = _prepare_all(session, missing, runtime, gpus, prepare, directory)
+                address = tracker.open_parent(f"{len(configs)} trials")
                 _write_spec(directory, spec, sweep_id, configs)
                 for key in missing:
-                    (trials / key).mkdir(parents=True, exist_ok=True)
-                    (trials / key / "failure.json").unlink(missing_ok=True)
                     _write_json(trials / key / "config.json", to_dict(configs[key]))
-                address = tracker.open_parent(f"{len(configs)} trials")
-                if missing:
-                    tracker.log_preparation(rows)
-                    for key, reason in failed.items():
-                        _write_json(trials / key / "failure.json", {"reason": reason})
-                runnable = [key for key in missing if key not in failed] if missing else []
-                tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
-                progress.begin_trials(len(configs) - len(runnable))
-                if len(configs) > len(missing):
-                    progress.line(f"{len(configs) - len(missing)} of {len(configs)} trials are done already")
+                    (trials / key / "failure.json").unlink(missing_ok=True)
+                for key, reason in failed.items():
+                    _write_json(trials / key / "failure.json", {"reason": reason})
+                runnable = [key for key in missing if key not in failed]
+                everything = list(configs.values())
+                counts: dict[str, int] = {}
                 try:
+                    tracker.log_preparation(rows)
+                    tracker.settle(everything, trials, progress.line, frozenset(runnable))
+                    progress.begin_trials(len(configs) - len(runnable))
+                    if len(configs) > len(missing):
+                        progress.line(f"{len(configs) - len(missing)} of {len(configs)} trials are done already")
                     if runnable:
-                        work = _Work(
-                            str(trials), asdict(_with_threads(runtime, resources.cpus)), address, run_trial, asha is not None
-                        )
+                        threads = asdict(_with_threads(runtime, resources.cpus))
+                        work = _Work(str(trials), threads, address, run_trial, asha is not None)
                         _tune(session, runnable, work, resources, gpus, max_failures, asha, directory / "ray")
                 finally:
-                    tracker.settle(list(configs.values()), trials, progress.line)
-                    counts = write_table(directory / "trials.csv", list(configs.values()), trials)
-                    files = [directory / "trials.csv", directory / "sweep.json"]
-                    tracker.close(counts, files, progress.line)
+                    tracker.settle(everything, trials, progress.line)
+                    counts = write_table(directory / "trials.csv", everything, trials)
+                    tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
         except UserError:
+            # A mistake in the very first call leaves no folder behind.
             if not existed and not (directory / "sweep.json").exists():
                 shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -257,7 +255,7 @@ def _with_threads(runtime: Runtime, cpus: float) -> Runtime:
 
 
 @contextlib.contextmanager
-def _ray(address: str) -> Iterator[None]:
+def ray_session(address: str) -> Iterator[None]:
     """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep."""
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -266,6 +264,8 @@ def _ray(address: str) -> Iterator[None]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # Tune's own result files and TensorBoard logs: nobody reads them here.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     for name, value in settings.items():
@@ -342,6 +342,8 @@ def _prepare_all(
     Raises:
         UserError: no preparation succeeded, and each for a reason the user can mend.
     """
+    if not missing:
+        return {}, []
     import ray
 
     groups: dict[str, list[str]] = {}
@@ -392,13 +394,14 @@ class _Tail:
     def show(self) -> list[dict[str, float | str]]:
         if not self.path.is_file():
             return self.rows
+        before = len(self.rows)
         with self.path.open() as file:
             file.seek(self._position)
             # Text mode cannot tell after iteration, so lines are read one by one.
             while (line := file.readline()).endswith("\n"):
                 self.rows.append(json.loads(line))
                 self._position = file.tell()
-        if self.rows:
+        if len(self.rows) > before:
             self._say(self.rows[-1])
         return self.rows
 
@@ -558,6 +561,8 @@ def _tune(
             verbose=0,
         ),
     )
+    # What Tune logs about a failed trial is said by the watcher, in one line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         tuner.fit()
     finally:
@@ -567,7 +572,8 @@ def _tune(
 
 def _watcher(session: _Session) -> Any:
     """A Tune callback, in the driver: prints events and leaves failure.json or pruned.json where there is no result."""
-    from ray import tune
+    # Where no TrialProgressCallback is given, Tune adds one that prints whatever the verbosity.
+    from ray.tune.progress_reporter import TrialProgressCallback
 
     def ended(key: str, died: bool) -> None:
         directory = session.trials / key
@@ -593,7 +599,10 @@ def _watcher(session: _Session) -> Any:
                 session.progress.line(f"{session.label(key)}: {line}")
             warnings.unlink()
 
-    class Watcher(tune.Callback):
+    class Watcher(TrialProgressCallback):
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            pass
+
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             session.started[trial.config["config_hash"]] = time.monotonic()
 

@@ -172,7 +172,9 @@ SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
         ),
         "smoke": SweepSpec("smoke", PRESETS["smoke"], (Axis("capacity", (4, 16, 64, 256)),)),
         # The two scaling axes of arXiv 2605.10780, Tables 8 and 9.
-        "paper": SweepSpec("paper", PRESETS["paper"], (Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144)),)),
+        "paper": SweepSpec(
+            "paper", PRESETS["paper"], (Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144)),)
+        ),
         "paper_layers": SweepSpec("paper_layers", PRESETS["paper"], (Axis("layers", tuple(range(1, 13))),)),
     }
 )

@@ -1,18 +1,18 @@
-"""The table of a sweep: one row per trial, from what stands in the trials' folders."""
+"""A sweep's table: one row per trial, read from what the trials left on disk."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drorae.config import TrialConfig, config_hash, flatten
+from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError
+from sweeps.spec import read_field, varied_fields
 
 COLUMNS = (
     "config_hash", "variant", "incremental", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
@@ -20,77 +20,66 @@ COLUMNS = (
     "eval_seconds", "device_seconds", "loss_tail_drop", "status", "reason",
 )  # fmt: skip
 """Always there, in this order; other metrics, the baseline's and the swept fields follow."""
+_IN_COLUMNS = ("fusion.variant", "fusion.incremental", "fusion.expert_hidden_dim", "fusion.num_layers", "seed")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file, or None where there is none to read."""
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return tree if isinstance(tree, dict) else None
+def read_outcome(directory: Path) -> dict[str, Any]:
+    """What a trial's folder says of it: the dictionary of result.json, or that of pruned.json or failure.json.
+
+    Always has `status` and `reason`; the status is missing where there is none of the files.
+
+    Raises:
+        UserError: the file is not readable.
+    """
+    for name, status in (("result.json", ""), ("pruned.json", "pruned"), ("failure.json", "failed")):
+        path = directory / name
+        try:
+            tree = json.loads(path.read_text())
+            return tree if not status else {"status": status, "reason": str(tree["reason"])}
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not readable ({error}); delete it and run the sweep again") from None
+    return {"status": "missing", "reason": ""}
 
 
-def trial_row(config: TrialConfig, directory: Path, fields: Sequence[str] = ()) -> dict[str, Any]:
-    """One trial's row. status: that of its result, else pruned, failed or missing, with the reason."""
-    flat = flatten(config)
+def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) -> dict[str, Any]:
+    """One trial as a flat row: metrics by their plain names, the baseline's as `baseline_...`, `varied` fields."""
+    outcome = read_outcome(directory)
     row: dict[str, Any] = {
         "config_hash": config_hash(config),
         "variant": config.fusion.variant,
         "incremental": config.fusion.incremental,
         "expert_hidden_dim": config.fusion.expert_hidden_dim,
+        # 0 stands for all layers of an encoder that nothing has opened yet.
         "num_layers": config.fusion.num_layers or "",
         "seed": config.seed,
-        "status": "missing",
     }
-    row |= {name: _cell(flat[name]) for name in fields if name in flat and name.split(".")[-1] not in COLUMNS}
-    result = read_json(directory / "result.json")
-    if result is not None:
-        metrics, baseline = result.pop("metrics", {}), result.pop("baseline", {})
-        result.pop("provenance", None)
-        row |= result | metrics | {f"baseline_{name}": value for name, value in baseline.items()}
-        row["eval_images"] = int(result.get("eval_images") or 0)
-        row.pop("baseline_eval_images", None)
-        return row
-    for status in ("pruned", "failed"):
-        note = read_json(directory / f"{status}.json")
-        if note is not None:
-            return row | {"status": status, "reason": note.get("reason", "")}
-    return row
+    for name in varied:
+        if name not in _IN_COLUMNS:
+            value = read_field(config, name)
+            row[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict)}
+    row |= {name: value for name, value in outcome.get("metrics", {}).items() if name != "eval_images"}
+    baseline = outcome.get("baseline", {})
+    return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}
 
 
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
+def write_table(path: Path, configs: Sequence[TrialConfig], trials: Path) -> dict[str, int]:
+    """Writes trials.csv atomically and returns how many trials have each status.
 
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes trials.csv, atomically."""
-    extra = sorted({name for row in rows for name in row} - set(COLUMNS))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*COLUMNS, *extra], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text.getvalue())
-    os.replace(temporary, path)
-
-
-def status(name: str, root: str | Path = "runs") -> dict[str, int]:
-    """How many trials of a sweep are finished, failed, missing, ...
-
-    Raises:
-        UserError: there is no such sweep.
+    Args:
+        path: the CSV file.
+        configs: the sweep's trials, in row order.
+        trials: the folder that holds one folder per trial, named by config hash.
     """
-    folder = Path(root) / name
-    saved = read_json(folder / "sweep.json")
-    if saved is None:
-        raise UserError(f"{folder}: no sweep here; expected a folder with sweep.json, made by drorae sweep")
-    counts: Counter[str] = Counter()
-    for key in saved["trials"]:
-        result = read_json(folder / "trials" / key / "result.json")
-        if result is not None:
-            counts[result["status"]] += 1
-        else:
-            left = [name for name in ("pruned", "failed") if (folder / "trials" / key / f"{name}.json").is_file()]
-            counts[left[0] if left else "missing"] += 1
-    return dict(counts)
+    varied = varied_fields(configs)
+    rows = [trial_row(config, trials / config_hash(config), varied) for config in configs]
+    extra = sorted({name for row in rows for name in row} - set(COLUMNS))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*COLUMNS, *extra], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+    return dict(Counter(str(row["status"]) for row in rows))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from drorae.config import TrialConfig, config_hash, flatten
 from drorae.errors import UserError
-from sweeps.pictures import draw_pictures, read_history
+from sweeps.pictures import draw_pictures
 from sweeps.table import read_outcome, trial_row
 
 if TYPE_CHECKING:
@@ -298,6 +298,12 @@ class TrialTracker:
         self._client.set_terminated(self._run_id, RUN_STATUS.get(status, "FINISHED"))
 
 
+def read_history(directory: Path) -> list[dict[str, float | str]]:
+    """The rows a trial reported, from its history.jsonl; none without the file."""
+    path = directory / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+
+
 def _pictures(directory: Path, warn: Warn) -> list[Path]:
     try:
         return draw_pictures(directory)
@@ -481,7 +487,9 @@ class SweepTracker:
         sweep was interrupted. Records counts and the given files; never raises for the store."""
         status = "KILLED" if counts.get("missing") else "FAILED" if counts.get("failed") else "FINISHED"
         try:
-            values = {f"trials_{name}": float(counts.get(name, 0)) for name in ("finished", "failed", "missing", *counts)}
+            values = {
+                f"trials_{name}": float(counts.get(name, 0)) for name in ("finished", "failed", "missing", *counts)
+            }
             log_metrics(self.client, self.parent_run_id, values)
             for path in files:
                 self.client.log_artifact(self.parent_run_id, str(path))

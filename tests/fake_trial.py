@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from drorae.config import Runtime, TrialConfig, config_hash
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash
 from drorae.errors import UserError
 
 STEPS = 6
@@ -51,7 +51,7 @@ def run_trial(
             rows.append({"phase": "phase2", "step": float(step), "epoch": step / 2, "loss": loss, "lr": 1e-3})
             report(rows[-1])
             checkpoint.write_text(json.dumps(rows))
-            if step == STEPS // 2:
+            if step >= STEPS // 2:
                 if str(width) in trouble.get("always", "").split("+"):
                     raise RuntimeError("it never works")
                 if str(width) in trouble.get("once", "").split("+") and attempt == 1:
@@ -68,6 +68,7 @@ def run_trial(
             routing=generator.normal(size=(2, 3, 2, 2)),
         )
         np.savez(directory / "per_image.npz", psnr=np.arange(4.0))
+        (directory / "config.json").write_text(canonical_json(config))
         (directory / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         metrics = {"psnr": 10 + np.log10(width), "ssim": 0.5, "l1": 0.1, "rfd_dinov2": 100.0 - width}
         result = {

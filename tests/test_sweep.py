@@ -1,0 +1,188 @@
+"""Sweeps on real Ray and a real MLflow store, with a stand-in for the trial."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from drorae.config import PRESETS, Runtime, config_hash, override
+from drorae.errors import UserError
+from sweeps.run import Asha, Resources, SweepOutcome, ray_session, run_sweep, status
+from sweeps.spec import Axis, SweepSpec, expand
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    """One Ray session whose workers can import the stand-in."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), str(HERE), before]))
+    with ray_session(""):
+        yield
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+def make(
+    name: str, trouble: str = "", capacities: tuple[int, ...] = (4, 8, 16), seeds: tuple[int, ...] = (0,)
+) -> SweepSpec:
+    base = override(PRESETS["smoke"], "encoder.path", trouble)
+    return SweepSpec(name, base, (Axis("capacity", capacities), Axis("seed", seeds)))
+
+
+def sweep(spec: SweepSpec, root: Path, **settings: Any) -> SweepOutcome:
+    runtime = Runtime(cache_dir=str(root))
+    fake = {"run_trial": "fake_trial:run_trial", "prepare": "fake_trial:prepare"}
+    return run_sweep(spec, root=root, runtime=runtime, tracking_uri=f"sqlite:///{root}/mlflow.db", **fake, **settings)
+
+
+def attempts(outcome: SweepOutcome) -> dict[str, int]:
+    logs = outcome.directory.glob("trials/*/attempts.log")
+    return {log.parent.name: len(log.read_text().splitlines()) for log in logs}
+
+
+def runs(outcome: SweepOutcome) -> list[Run]:
+    client = MlflowClient(outcome.tracking_uri)
+    experiment = client.get_experiment_by_name(outcome.directory.name)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+SLOW = make("sweep", "sleep=0.15", (4, 8), (0, 1))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SweepOutcome:
+    return sweep(SLOW, tmp_path_factory.mktemp("runs"))
+
+
+def test_a_sweep_leaves_a_table_and_a_run_per_trial(undisturbed: SweepOutcome) -> None:
+    assert undisturbed.counts == {"finished": 4}
+    table = pd.read_csv(undisturbed.trials_csv)
+    assert list(table["config_hash"]) == [config_hash(config) for config in expand(SLOW)]
+    assert list(table["expert_hidden_dim"]) == [4, 4, 8, 8] and list(table["seed"]) == [0, 1, 0, 1]
+    named = {"variant", "num_layers", "fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "eval_images"}
+    assert named | {"train_seconds", "status", "reason"} <= set(table.columns)
+    found = runs(undisturbed)
+    assert {run.info.status for run in found} == {"FINISHED"} and len(found) == 5
+    parent = next(run for run in found if run.data.tags["drorae.kind"] == "sweep")
+    assert parent.info.run_id == undisturbed.parent_run_id
+    assert {run.data.tags.get("mlflow.parentRunId") for run in found} == {None, undisturbed.parent_run_id}
+    assert not (undisturbed.directory / "ray").exists()
+
+
+def test_a_rerun_redoes_nothing_and_another_sweep_is_refused(undisturbed: SweepOutcome) -> None:
+    root = undisturbed.directory.parent
+    before = undisturbed.trials_csv.read_text()
+    again = sweep(SLOW, root)
+    assert again.counts == {"finished": 4} and again.parent_run_id == undisturbed.parent_run_id
+    assert attempts(again) == dict.fromkeys(attempts(undisturbed), 1) and len(runs(again)) == 5
+    assert again.trials_csv.read_text() == before
+    assert len((root / "prepared.log").read_text().splitlines()) == 1
+    assert status("sweep", root) == {"finished": 4}
+    smaller = replace(SLOW, axes=(SLOW.axes[0],))
+    with pytest.raises(UserError, match="another sweep"):
+        sweep(smaller, root)
+
+
+def test_failures_are_retried_then_recorded_and_tried_again_next_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = make("troubled", "once=4&always=8&kill=16&user=32", (4, 8, 16, 32))
+    outcome = sweep(spec, tmp_path, max_failures=1)
+    assert outcome.counts == {"finished": 2, "failed": 2}
+    table = pd.read_csv(outcome.trials_csv, keep_default_na=False).set_index("expert_hidden_dim")
+    assert dict(table["status"]) == {4: "finished", 8: "failed", 16: "finished", 32: "failed"}
+    assert table["reason"][8] == "RuntimeError: it never works"
+    assert table["reason"][32] == "fusion: a width nobody can use"
+    by_width = {config.fusion.expert_hidden_dim: config_hash(config) for config in expand(spec)}
+    tried = attempts(outcome)
+    assert {width: tried[key] for width, key in by_width.items()} == {4: 2, 8: 2, 16: 2, 32: 1}
+    children = [run for run in runs(outcome) if run.data.tags["drorae.kind"] == "trial"]
+    states = {int(run.data.params["fusion.expert_hidden_dim"]): run.info.status for run in children}
+    assert states == {4: "FINISHED", 8: "FAILED", 16: "FINISHED", 32: "FAILED"}
+    client = MlflowClient(outcome.tracking_uri)
+    assert client.get_run(outcome.parent_run_id).info.status == "FAILED"
+    for run in children:
+        logged = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert len(logged) == len(set(logged))
+    printed = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("[4/4] capacity=") for line in printed) and len(printed) < 15
+    # A larger sweep of the same name goes on from this one.
+    spec = make("troubled", "once=4&always=8&kill=16&user=32", (4, 8, 16, 32, 64))
+    by_width = {config.fusion.expert_hidden_dim: config_hash(config) for config in expand(spec)}
+    later = attempts(sweep(spec, tmp_path, max_failures=0, resources=Resources(max_concurrent=1)))
+    assert {width: later[key] for width, key in by_width.items()} == {4: 2, 8: 3, 16: 2, 32: 2, 64: 1}
+
+
+def test_killing_the_driver_loses_and_repeats_nothing(undisturbed: SweepOutcome, tmp_path: Path) -> None:
+    code = "import sys, test_sweep; from pathlib import Path; test_sweep.sweep(test_sweep.SLOW, Path(sys.argv[1]))"
+    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
+    trials = tmp_path / "sweep" / "trials"
+    deadline = time.monotonic() + 90
+    while len(list(trials.glob("*/result.json"))) < 1 and time.monotonic() < deadline and driver.poll() is None:
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = {path.parent.name for path in trials.glob("*/result.json")}
+    assert 1 <= len(done) < 4
+    outcome = sweep(SLOW, tmp_path)
+    assert outcome.counts == {"finished": 4}
+    assert outcome.trials_csv.read_text() == undisturbed.trials_csv.read_text()
+    tried = attempts(outcome)
+    assert {tried[key] for key in done} == {1}
+    found = runs(outcome)
+    assert len(found) == 5 and {run.info.status for run in found} == {"FINISHED"}
+
+
+def test_pruned_trials_are_named_and_not_done_again(tmp_path: Path) -> None:
+    # The first two, alone at their rungs, go on; later ones with a higher loss stop.
+    spec = make("pruned", "sleep=0.05", (64, 32, 8, 4))
+    outcome = sweep(spec, tmp_path, asha=Asha(1, 2), resources=Resources(max_concurrent=1))
+    assert outcome.counts["pruned"] >= 1 and outcome.counts["finished"] >= 1
+    assert sum(outcome.counts.values()) == 4
+    states = {
+        run.data.tags["drorae.status"]: run.info.status
+        for run in runs(outcome)
+        if "drorae.config_hash" in run.data.tags
+    }
+    assert states == {"pruned": "KILLED", "finished": "FINISHED"}
+    assert sweep(spec, tmp_path).counts == outcome.counts
+
+
+def test_what_a_user_gets_wrong_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    spec = make("wrong")
+    missing = replace(spec, base=override(spec.base, "images.path", "nowhere"))
+    for wrong, settings, expected in (
+        (missing, {}, "nowhere: no such folder"),
+        (spec, {"resources": Resources(cpus=4096)}, "4096 CPUs"),
+        (spec, {"resources": Resources(gpus=1.5)}, "GPUs"),
+        (spec, {"max_failures": -1}, "max_failures"),
+    ):
+        with pytest.raises(UserError, match=expected) as raised:
+            sweep(wrong, tmp_path, **settings)
+        assert "\n" not in str(raised.value) and not (tmp_path / "wrong").exists()
+    with pytest.raises(UserError, match="no sweep here"):
+        status("wrong", tmp_path)
+
+
+def test_two_drivers_on_one_sweep_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice").mkdir()
+    with FileLock(tmp_path / "twice" / ".lock"), pytest.raises(UserError, match="another drorae sweep is running"):
+        sweep(make("twice"), tmp_path)

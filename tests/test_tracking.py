@@ -1,0 +1,142 @@
+"""MLflow records: nothing twice, nothing lost, and no trial harmed by a store that is away."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_trial import STEPS, run_trial
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, flatten
+from drorae.errors import UserError
+from sweeps.tracking import RunAddress, SweepTracker, TrialTracker, resolve_uri
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepTracker:
+    root = tmp_path_factory.mktemp("runs")
+    tracker = SweepTracker("tracked", "id", root, f"sqlite:///{root}/mlflow.db")
+    tracker.open_parent("a test")
+    return tracker
+
+
+def only_run(client: MlflowClient, address: RunAddress, config: TrialConfig) -> Run:
+    found = client.search_runs([address.experiment_id], f"tags.`drorae.config_hash` = '{config_hash(config)}'")
+    assert len(found) == 1
+    return found[0]
+
+
+def steps(client: MlflowClient, run: Run) -> list[int]:
+    return [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+
+
+def nowhere() -> str:
+    """An address where nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def test_a_resumed_trial_is_one_run_with_each_step_once(sweep: SweepTracker, tmp_path: Path) -> None:
+    config = replace(PRESETS["smoke"], seed=1)
+    first = TrialTracker(sweep.address, config, tmp_path)
+    first.start()
+    rows = [{"phase": "phase2", "step": float(step), "loss": 1.0 / step} for step in range(1, 5)]
+    for row in [{"phase": "prepare", "note": "x"}, {"phase": "phase1", "step": 1.0, "loss": 9.0}, *rows[:3]]:
+        first.report(row)
+    assert first.flush()
+    # Killed here; the next attempt reports the rows of the checkpoint again, then phase 3.
+    second = TrialTracker(sweep.address, config, tmp_path)
+    second.start()
+    for row in [*rows, {"phase": "phase3", "step": 1.0, "loss": 0.1}]:
+        second.report(row)
+    assert second.flush()
+    run = only_run(sweep.client, sweep.address, config)
+    assert steps(sweep.client, run) == [1, 2, 3, 4, 5]
+    assert run.info.status == "RUNNING" and run.data.tags["mlflow.parentRunId"] == sweep.parent_run_id
+    assert run.data.params["fusion.expert_hidden_dim"] == "32" and set(run.data.params) == set(flatten(config))
+
+
+def test_a_finished_trial_is_recorded_whole_and_only_once(sweep: SweepTracker, tmp_path: Path) -> None:
+    config = replace(PRESETS["smoke"], seed=2)
+    tracker = TrialTracker(sweep.address, config, tmp_path)
+    tracker.start()
+    run_trial(config, tracker.report, directory=tmp_path, runtime=Runtime())
+    assert tracker.finish() and TrialTracker(sweep.address, config, tmp_path).finish()
+    run = only_run(sweep.client, sweep.address, config)
+    assert run.info.status == "FINISHED" and run.data.tags["drorae.status"] == "finished"
+    expected = {"psnr", "ssim", "l1", "rfd_dinov2", "rfd_effnet", "eval_images", "fusion_params"}
+    expected |= {"fusion_params_paper", "train_seconds", "device_seconds", "wall_seconds", "baseline_psnr", "seed"}
+    assert expected <= set(run.data.metrics)
+    assert run.data.metrics["log10_params"] == pytest.approx(4.50515, abs=1e-5)
+    assert run.data.tags["drorae.git_commit"] == "abc" and run.data.tags["drorae.fingerprint.encoder"] == "def"
+    assert len(sweep.client.get_metric_history(run.info.run_id, "psnr")) == 1
+    assert steps(sweep.client, run) == list(range(1, STEPS + 1))
+    names = {item.path for item in sweep.client.list_artifacts(run.info.run_id)}
+    assert {"config.json", "result.json", "grid.png", "routing.png", "loss.png", "per_image.npz"} <= names
+
+
+def test_a_store_that_is_away_costs_nothing_but_a_warning(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = replace(PRESETS["smoke"], seed=3)
+    directory = tmp_path / config_hash(config)
+    directory.mkdir()
+    said: list[str] = []
+    away = TrialTracker(RunAddress(nowhere(), "1", "parent"), config, directory, said.append)
+    assert not away.start()
+    run_trial(config, away.report, directory=directory, runtime=Runtime())
+    assert not away.finish()
+    assert len(said) == 1 and "\n" not in said[0]
+    spool = directory / "spool.jsonl"
+    assert len(spool.read_text().splitlines()) == STEPS
+    with spool.open("a") as file:
+        file.write('{"step": 7, "ti')  # cut short by a kill
+    # The next start of the sweep finds the store again.
+    sweep.settle([config], tmp_path, said.append)
+    run = only_run(sweep.client, sweep.address, config)
+    assert run.info.status == "FINISHED" and steps(sweep.client, run) == list(range(1, STEPS + 1))
+    assert not spool.exists() and len(said) == 1
+
+
+def test_runs_are_made_to_agree_with_the_disk(sweep: SweepTracker, tmp_path: Path) -> None:
+    done, failed, lost, pruned = (replace(PRESETS["smoke"], seed=seed) for seed in range(10, 14))
+    for config in (done, failed, lost, pruned):
+        (tmp_path / config_hash(config)).mkdir()
+        tracker = TrialTracker(sweep.address, config, tmp_path / config_hash(config))
+        tracker.start()
+        tracker.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
+        tracker.flush()
+    run_trial(done, lambda row: None, directory=tmp_path / config_hash(done), runtime=Runtime())
+    (tmp_path / config_hash(failed) / "failure.json").write_text('{"reason": "no luck"}')
+    (tmp_path / config_hash(pruned) / "pruned.json").write_text('{"reason": "too slow"}')
+    configs = [done, failed, lost, pruned]
+    sweep.settle(configs, tmp_path, print, running=frozenset([config_hash(lost)]))
+    assert only_run(sweep.client, sweep.address, lost).info.status == "RUNNING"
+    sweep.settle(configs, tmp_path, print)
+    runs = [only_run(sweep.client, sweep.address, config) for config in configs]
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "KILLED", "KILLED"]
+    assert [run.data.tags["drorae.status"] for run in runs] == ["finished", "failed", "missing", "pruned"]
+    assert runs[1].data.tags["drorae.reason"] == "no luck"
+    assert runs[0].data.metrics["psnr"] > 0 and steps(sweep.client, runs[0]) == list(range(1, STEPS + 1))
+
+
+def test_an_unusable_store_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError) as raised:
+        SweepTracker("s", "id", tmp_path, nowhere())
+    assert "\n" not in str(raised.value)
+
+
+def test_where_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri(None, Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert resolve_uri(None, Path("runs")) == f"sqlite:///{tmp_path}/other.db"
+    assert resolve_uri("http://127.0.0.1:5000", Path("runs")) == "http://127.0.0.1:5000"
