@@ -74,16 +74,21 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def one_line(box: str) -> str:
-    """What tyro's error box says: the message, then hints such as the subcommands there are."""
+    """What tyro's error box says: the message, then hints such as the subcommands there are.
+
+    tyro draws a box whose frame holds the title, or, where stdout takes ASCII only, a title above dashes.
+    """
     sections: list[list[str]] = [[]]
     for line in box.splitlines():
-        text = line.strip().strip("│╭╮╰╯").strip()
-        if line.strip().startswith(("╭", "╰")):
+        text = line.strip().strip("│").strip()
+        if text.startswith(("╭", "╰")):
             continue
-        if text and set(text) == {"─"}:
+        if text and set(text) <= {"─", "-"}:
             sections.append([])
         elif text:
             sections[-1].append(text)
+    if "╭" not in box:
+        del sections[0]
     kept = []
     for section in sections:
         first, *rest = section or [""]

@@ -140,7 +140,7 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
     lacking: list[str] = []
     for name, path in (("images.path", config.images.path), ("images.val_path", config.images.val_path)):
         wanted = config.images.source != "photos" and (path or name == "images.path")
-        if wanted and not Path(path).expanduser().exists():
+        if wanted and not (path and Path(path).expanduser().exists()):
             lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
     has_cuda = torch.cuda.is_available()
     if runtime.device.startswith("cuda") and not has_cuda:

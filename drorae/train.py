@@ -106,8 +106,8 @@ def train_phase(
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{checkpoint}: does not fit this config ({reason}); delete it to start over") from None
         trained = Trained(saved["step"], saved["seconds"], saved["cpu_seconds"], saved["losses"], saved["rows"])
-        for row in trained.rows:
-            report(row)
+        for earlier in trained.rows:
+            report(earlier)
     seconds, cpu_seconds = trained.seconds, trained.cpu_seconds
     started, cpu_started = time.perf_counter(), time.process_time()
     last_saved = started

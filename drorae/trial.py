@@ -237,7 +237,7 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
 @torch.no_grad()
 def _keep(workshop: Workshop, tokenizer: Tokenizer, evaluation: Evaluation, directory: Path) -> None:
     """Per-image metrics, and the first validation images with their reconstructions and routing weights."""
-    np.savez(directory / "per_image.npz", **evaluation.per_image)
+    np.savez(directory / "per_image.npz", **dict[str, Any](evaluation.per_image))
     items = np.arange(min(SAMPLES, len(workshop.val)))
     batch = workshop.val.batch(items, 0, tokenizer.fusion.num_layers)
     layers = batch.layers.to(workshop.device).float()

@@ -119,6 +119,14 @@ def test_mistakes_are_one_line(arguments: str, said: str, elsewhere: Path, capsy
     assert sorted(elsewhere.rglob("*")) == before
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_parser_s_boxes_become_one_line_in_any_locale(encoding: str) -> None:
+    command = [sys.executable, "-m", "drorae.cli", "fit"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(PYTHONIOENCODING=encoding))
+    assert done.returncode == 2
+    assert done.stderr == "error: missing from drorae fit: SOURCE; see drorae fit --help\n"
+
+
 def test_the_process_itself_exits_with_2_and_one_line() -> None:
     command = [sys.executable, "-m", "drorae.cli", "fit", "missing.csv", "--y", "psnr"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())

@@ -48,7 +48,7 @@ def make(
 
 def sweep(spec: SweepSpec, root: Path, **settings: Any) -> SweepOutcome:
     runtime = Runtime(cache_dir=str(root))
-    fake = {"run_trial": "fake_trial:run_trial", "prepare": "fake_trial:prepare"}
+    fake: dict[str, Any] = {"run_trial": "fake_trial:run_trial", "prepare": "fake_trial:prepare"}
     return run_sweep(spec, root=root, runtime=runtime, tracking_uri=f"sqlite:///{root}/mlflow.db", **fake, **settings)
 
 

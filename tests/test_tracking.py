@@ -45,15 +45,20 @@ def test_a_resumed_trial_is_one_run_with_each_step_once(sweep: SweepTracker, tmp
     config = replace(PRESETS["smoke"], seed=1)
     first = TrialTracker(sweep.address, config, tmp_path)
     first.start()
-    rows = [{"phase": "phase2", "step": float(step), "loss": 1.0 / step} for step in range(1, 5)]
-    for row in [{"phase": "prepare", "note": "x"}, {"phase": "phase1", "step": 1.0, "loss": 9.0}, *rows[:3]]:
+    rows: list[dict[str, float | str]] = [
+        {"phase": "phase2", "step": float(step), "loss": 1.0 / step} for step in range(1, 5)
+    ]
+    first.report({"phase": "prepare", "note": "x"})
+    first.report({"phase": "phase1", "step": 1.0, "loss": 9.0})
+    for row in rows[:3]:
         first.report(row)
     assert first.flush()
     # Killed here; the next attempt reports the rows of the checkpoint again, then phase 3.
     second = TrialTracker(sweep.address, config, tmp_path)
     second.start()
-    for row in [*rows, {"phase": "phase3", "step": 1.0, "loss": 0.1}]:
+    for row in rows:
         second.report(row)
+    second.report({"phase": "phase3", "step": 1.0, "loss": 0.1})
     assert second.flush()
     run = only_run(sweep.client, sweep.address, config)
     assert steps(sweep.client, run) == [1, 2, 3, 4, 5]
