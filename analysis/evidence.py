@@ -97,10 +97,7 @@ def _lack_of_fit(fit: LawFit) -> list[Warning]:
         return []
     line_dof = fit.n_configurations - 2
     seed_dof = fit.n - fit.n_configurations
-    x_to_line = sum(
-        count * (mean - float(fit.predict(x).mean)) ** 2
-        for x, mean, count in fit.means
-    )
+    x_to_line = sum(count * (mean - float(fit.predict(x).mean)) ** 2 for x, mean, count in fit.means)
     ratio = x_to_line / line_dof / fit.seed_sd**2
     p = float(stats.f.sf(ratio, line_dof, seed_dof))
     if p >= 0.05:
