@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from drorae.config import Runtime, TrialConfig, config_hash, to_dict
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
 from drorae.features import Features, open_features
 from drorae.images import load_images
@@ -127,8 +127,15 @@ def _decoder_folder(
     return cache / "decoders" / config_hash(key)
 
 
+_last: tuple[str, Workshop] | None = None
+"""The workshop opened last in this process. A worker of a sweep runs trial after trial with the same one, and loading
+networks and images anew takes a quick trial's time again."""
+
+
 def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> Workshop:
     """Loads, or makes where missing, what trials share. Safe to call from many processes at once.
+
+    The last one opened is kept: a trial that differs only in fusion, phases 2 and 3 or seed gets it again.
 
     report gets rows of progress: `{"phase": "prepare", "note": ..., "done": ..., "total": ...}` and phase 1's.
 
@@ -139,7 +146,13 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     def note(what: str, done: int, total: int) -> None:
         report({"phase": "prepare", "note": what, "done": float(done), "total": float(total)})
 
+    global _last
     device = choose_device(runtime)
+    key = canonical_json({**phase1_key(config), "evaluation": to_dict(config.evaluation), "runtime": to_dict(runtime)})
+    if _last is not None and _last[0] == key:
+        # Sizes that do not fit are reported for every config.
+        build_tokenizer(config, _last[1].encoder)
+        return replace(_last[1], config=config)
     cache = Path(runtime.cache_dir)
     images = load_images(config.images)
     encoder = load_encoder(config.encoder, cache).to(device)
@@ -180,6 +193,7 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             note("measuring the baseline", 0, 1)
             write_json(measured, workshop.evaluate(workshop.tokenizer(), fused=False).metrics)
         workshop.baseline = json.loads(measured.read_text())
+    _last = (key, workshop)
     return workshop
 
 

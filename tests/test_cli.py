@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -276,12 +277,18 @@ def test_ui_starts_mlflow_on_the_store(
 ) -> None:
     (elsewhere / "runs").mkdir()
     (elsewhere / "runs" / "mlflow.db").touch()
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     started: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["ui", "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot listen there" in capsys.readouterr().err and not started
     main(["ui", "--port", "5123"])
     store = f"sqlite:///{elsewhere.resolve() / 'runs' / 'mlflow.db'}"
     wanted = ["-m", "mlflow", "ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", "5123"]
-    assert started[0][1:] == wanted
+    assert started[0][1 : len(wanted) + 1] == wanted
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert main(["ui"]) == 2
 

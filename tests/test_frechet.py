@@ -129,3 +129,34 @@ def test_what_cannot_be_compared_is_refused() -> None:
         one.update(torch.zeros(2, 5))
     with pytest.raises(ValueError, match="not finite"):
         one.update(torch.full((2, 4), float("nan")))
+
+
+def test_covariances_with_many_equal_eigenvalues() -> None:
+    """A few images in many features, most of them dead: what pooled ReLU6 features of tiny crops look like."""
+    generator = torch.Generator().manual_seed(0)
+    statistics = []
+    for shift in (0.0, 0.5):
+        features = torch.zeros(32, 1280, dtype=torch.float64)
+        features[:, :200] = torch.randn(32, 200, generator=generator, dtype=torch.float64).clamp(min=0) + shift
+        statistics.append(FeatureStatistics(1280))
+        statistics[-1].update(features)
+    small = []
+    for full in statistics:
+        small.append(FeatureStatistics(200))
+        small[-1].n, small[-1].mean, small[-1]._scatter = full.n, full.mean[:200], full._scatter[:200, :200]
+    assert frechet_distance(*statistics) == pytest.approx(frechet_distance(*small), rel=1e-6)
+    assert frechet_distance(statistics[0], statistics[0]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_decomposition_falls_back_where_lapack_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    statistics = [FeatureStatistics(20), FeatureStatistics(20)]
+    generator = torch.Generator().manual_seed(1)
+    for one in statistics:
+        one.update(torch.randn(12, 20, generator=generator, dtype=torch.float64))
+    expected = frechet_distance(*statistics)
+
+    def fail(_: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    assert frechet_distance(*statistics) == pytest.approx(expected, rel=1e-9)

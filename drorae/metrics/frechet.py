@@ -96,7 +96,13 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     cov_a, cov_b = a.cov, b.cov
 
     def root(cov: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(cov)
+        try:
+            values, vectors = torch.linalg.eigh(cov)
+        except torch.linalg.LinAlgError:
+            # LAPACK's divide and conquer can fail on hundreds of equal (zero) eigenvalues; of a positive matrix the
+            # singular value decomposition is the same thing.
+            vectors, values, _ = torch.linalg.svd(cov)
+            values, vectors = values.flip(0), vectors.flip(1)
         # What lies below is rounding of zeros, and a matrix full of it makes the SVD many times slower.
         kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
         return vectors[:, kept] * values[kept].sqrt()
