@@ -347,7 +347,7 @@ def _paper() -> TrialConfig:
 
 PRESETS: Mapping[str, TrialConfig] = types.MappingProxyType(
     {
-        "quickstart": TrialConfig(images=ImagesConfig(train_images=2000, val_images=1000)),
+        "quickstart": TrialConfig(images=ImagesConfig(train_images=2000, val_images=800)),
         "smoke": TrialConfig(
             images=ImagesConfig(train_images=192, val_images=96),
             decoder=DECODERS["tiny"],
