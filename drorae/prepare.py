@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
 from drorae.features import Features, open_features
+from drorae.files import write_json
 from drorae.images import load_images
 from drorae.losses.objective import Objective
 from drorae.losses.perceptual import load_perceptual
@@ -195,10 +195,3 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
         workshop.baseline = json.loads(measured.read_text())
     _last = (key, workshop)
     return workshop
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Writes JSON atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(tree, indent=1))
-    os.replace(temporary, path)

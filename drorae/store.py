@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from drorae.config import canonical_json, config_hash
 from drorae.errors import UserError
+from drorae.files import write_json
 
 CHUNK = 256
 """Items written between two notes of progress; what a kill can cost."""
@@ -174,12 +175,12 @@ class ArrayStore:
                     files[name].flush()
                     os.fsync(files[name].fileno())
                     checksums[name].append(zlib.crc32(data.data))
-                _write_json(state_path, checksums)
+                write_json(state_path, checksums)
                 progress(stop, count)
         finally:
             for file in files.values():
                 file.close()
-        _write_json(partial / "manifest.json", {"key": dict(key), "count": count, "checksums": checksums})
+        write_json(partial / "manifest.json", {"key": dict(key), "count": count, "checksums": checksums})
         state_path.unlink(missing_ok=True)
         os.replace(partial, folder)
 
@@ -200,9 +201,3 @@ class ArrayStore:
                 f"feature cache: {count} items of {shapes} need {need / 1e9:.2f} GB, the disk of {self.root} has "
                 f"{free / 1e9:.2f} GB free; free some, set DRORAE_CACHE elsewhere, or use --features online"
             )
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(tree))
-    os.replace(temporary, path)

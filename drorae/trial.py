@@ -18,10 +18,11 @@ from filelock import FileLock
 
 from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, to_dict
 from drorae.errors import UserError
+from drorae.files import write_json
 from drorae.fusion.size import exact_params, paper_params
 from drorae.metrics.evaluate import Evaluation, to_uint8
 from drorae.phases import PHASE2, PHASE3
-from drorae.prepare import Workshop, open_workshop, write_json
+from drorae.prepare import Workshop, open_workshop
 from drorae.tokenizer import Tokenizer
 from drorae.train import Diverged, Report, Row, Trained, train_phase
 from drorae.weights import read_state, save_state
@@ -147,12 +148,15 @@ def run_trial(
         runtime: device, threads, cache.
 
     Raises:
-        UserError: something the user can put right.
+        UserError: something the user can put right, such as a directory that holds another trial.
     """
     runtime = runtime or Runtime()
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock"):
+        begun = directory / "config.json"
+        if begun.is_file() and config_hash(load_config(begun)) != config_hash(config):
+            raise UserError(f"{directory}: holds a trial of another config; choose another folder, or delete this one")
         done = read_result(directory)
         if done is not None:
             return done

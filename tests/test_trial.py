@@ -174,6 +174,11 @@ def test_a_finished_trial_is_not_run_again(config: TrialConfig, runtime: Runtime
     assert rows == [] and before == {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
 
 
+def test_a_folder_of_another_trial_is_refused(config: TrialConfig, runtime: Runtime, finished: Path) -> None:
+    with pytest.raises(UserError, match="another config"):
+        run_trial(override(config, "fusion.beta", 0.5), directory=finished, runtime=runtime)
+
+
 def test_reevaluation_reproduces_the_metrics(finished: Path, runtime: Runtime) -> None:
     first = read_result(finished)
     assert first is not None and reevaluate(finished, runtime=runtime) == first.metrics

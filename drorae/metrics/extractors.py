@@ -91,7 +91,7 @@ class InceptionExtractor(FeatureExtractor):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
             raise UserError(
-                'evaluation.extractors: inception needs torch-fidelity; pip install "drorae[fidelity]"'
+                "evaluation.extractors: inception needs torch-fidelity; pip install torch-fidelity"
             ) from None
         path = config.inception_path
         if path and not Path(path).is_file():
