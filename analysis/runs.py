@@ -96,8 +96,6 @@ def read_mlflow(tracking_uri: str, experiment: str | None = None, parent_run: st
         UserError: neither or an unknown experiment or parent run, a store that is not there or does not answer,
             or no trials.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     if experiment is None and parent_run is None:
         raise UserError("read from MLflow: expected the name of an experiment or the id of a parent run")
     check_store(tracking_uri)
@@ -141,9 +139,13 @@ def read_mlflow(tracking_uri: str, experiment: str | None = None, parent_run: st
 def check_store(tracking_uri: str) -> None:
     """Refuses an SQLite store that does not exist, which MLflow would silently create.
 
+    Called before MLflow is imported: also keeps it from phoning home, and from waiting minutes for a dead server.
+
     Raises:
         UserError: no such database file.
     """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     prefix = "sqlite:///"
     if tracking_uri.startswith(prefix) and not Path(tracking_uri.removeprefix(prefix)).is_file():
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,8 +28,6 @@ def write_fits(
     Raises:
         UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     check_store(tracking_uri)
     try:
         from mlflow.entities import Metric, RunTag, ViewType

@@ -23,6 +23,7 @@ from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
 from drorae.doctor import set_telemetry_defaults
 from drorae.errors import UserError
+from drorae.errors import one_line as error_line
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
 
@@ -106,11 +107,6 @@ def one_line(box: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def _flat(error: BaseException) -> str:
-    """An exception's message on one line."""
-    return " ".join(str(error).split())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `drorae` and returns its exit code; errors become one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -128,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {_flat(error)}", file=sys.stderr)
+        print(f"error: {error_line(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if debug:
@@ -143,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(
-            f"internal error: {type(error).__name__}: {_flat(error)[:300]} (rerun with --debug for the traceback)",
+            f"internal error: {type(error).__name__}: {error_line(error)[:300]} (rerun with --debug for the traceback)",
             file=sys.stderr,
         )
         return 1

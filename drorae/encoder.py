@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig
-from drorae.errors import UserError
+from drorae.errors import UserError, one_line
 from drorae.weights import dinov2_offline_path, read_state, state_fingerprint
 
 OFFLINE_NAME = "vit_small_patch14_dinov2"
@@ -131,7 +131,7 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
         kept = {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
         vit.load_state_dict(kept, strict=True)
     except (RuntimeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(f"encoder.path: the weights do not fit {config.name} ({reason})") from None
     return Encoder(vit, config)
 

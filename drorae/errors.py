@@ -9,3 +9,8 @@ class UserError(Exception):
     The message is one line that says what was wrong, what was expected and how to mend it.
     The command line prints it without a traceback and exits with code 2; a library caller catches it.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,16 +1,54 @@
-"""Files that are there whole or not at all."""
+"""Files: written whole or not at all, measured, and found inside installed packages. Standard library only."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, tree: Any) -> None:
-    """Writes JSON atomically; makes the folder where it is missing."""
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Writes a file under a temporary name beside it and renames it, so that it is never seen half-written.
+
+    Makes the folder where it is missing; returns the path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(tree, indent=1))
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes JSON atomically."""
+    write_atomic(path, json.dumps(tree, indent=1).encode())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes in all files below a folder; files that another process moves away meanwhile count nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+def packaged_path(package: str, relative: str) -> Path | None:
+    """A data file inside an installed package, which is not imported; None where either is missing."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(root) / relative
+        if path.is_file():
+            return path
+    return None

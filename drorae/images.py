@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from drorae.config import ImagesConfig
-from drorae.errors import UserError
+from drorae.errors import UserError, one_line
 from drorae.photos import read_photos, split_photo
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
@@ -490,7 +490,7 @@ def _read_file(paths: dict[int, str], item: int, generator: np.random.Generator)
             return _upright_rgb(file)
     except Exception as error:
         raise UserError(
-            f"{_shown(paths[item])}: cannot be decoded any more ({_one_line(error)}); "
+            f"{_shown(paths[item])}: cannot be decoded any more ({one_line(error)}); "
             "replace or remove the file and start again"
         ) from None
 
@@ -510,7 +510,3 @@ def _threads() -> int:
 def _shown(name: str) -> str:
     """A name as it can stand in a one-line message."""
     return name if name.isprintable() else ascii(name)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -150,8 +150,6 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     device = choose_device(runtime)
     key = canonical_json({**phase1_key(config), "evaluation": to_dict(config.evaluation), "runtime": to_dict(runtime)})
     if _last is not None and _last[0] == key:
-        # Sizes that do not fit are reported for every config.
-        build_tokenizer(config, _last[1].encoder)
         return replace(_last[1], config=config)
     cache = Path(runtime.cache_dir)
     images = load_images(config.images)

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from drorae.config import canonical_json, config_hash
 from drorae.errors import UserError
-from drorae.files import write_json
+from drorae.files import folder_bytes, write_json
 
 CHUNK = 256
 """Items written between two notes of progress; what a kill can cost."""
@@ -45,17 +45,6 @@ class ArraySpec:
 
 Produce = Callable[[int, int], Mapping[str, np.ndarray]]
 Progress = Callable[[int, int], None]
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes in all files below a folder; files that vanish meanwhile count nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return total
 
 
 class ArrayStore:

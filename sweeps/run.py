@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, load_config, phase1_key, to_dict
-from drorae.errors import UserError
+from drorae.errors import UserError, one_line
 from drorae.files import write_json
 from sweeps.progress import SweepProgress, duration
 from sweeps.spec import SweepSpec, expand, read_field, short_name, varied_fields
@@ -286,7 +286,7 @@ def ray_session(address: str) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address} " if address else ""
-        raise UserError(f"Ray {where}did not start ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"Ray {where}did not start ({one_line(error)[:200]})") from None
     try:
         yield
     finally:
@@ -435,7 +435,7 @@ def _prepare(config_json: str, runtime: dict[str, Any], log: str, function: str)
         try:
             _load(function)(from_dict(TrialConfig, json.loads(config_json)), Runtime(**runtime), report)
         except UserError as error:
-            return {"reason": " ".join(str(error).split()), "user": True}
+            return {"reason": one_line(error), "user": True}
     return None
 
 
@@ -464,7 +464,7 @@ def _run_one(work: _Work, key: str) -> None:
     try:
         _load(work.run_trial)(config, report, directory=directory, runtime=Runtime(**work.runtime))
     except UserError as error:
-        write_json(directory / "failure.json", {"reason": " ".join(str(error).split())})
+        write_json(directory / "failure.json", {"reason": one_line(error)})
     except Exception:
         error_file.write_text(traceback.format_exc())
         tracker.flush()

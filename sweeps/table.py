@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError
+from drorae.files import write_atomic
 from sweeps.spec import read_field, varied_fields
 
 COLUMNS = (
@@ -76,10 +77,9 @@ def write_table(path: Path, configs: Sequence[TrialConfig], trials: Path) -> dic
     varied = varied_fields(configs)
     rows = [trial_row(config, trials / config_hash(config), varied) for config in configs]
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *extra], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*COLUMNS, *extra], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
     return dict(Counter(str(row["status"]) for row in rows))

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drorae.config import TrialConfig, config_hash, flatten
-from drorae.errors import UserError
+from drorae.config import TrialConfig, config_hash, default_tracking_uri, flatten
+from drorae.errors import UserError, one_line
+from drorae.files import write_atomic
 from sweeps.pictures import draw_pictures
 from sweeps.table import read_outcome, trial_row
 
@@ -63,7 +64,7 @@ def resolve_uri(uri: str | None, root: Path) -> str:
 
     Paths become absolute, because a trial runs in another working directory.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(root).resolve() / 'mlflow.db'}"
+    chosen = uri or default_tracking_uri(root)
     prefix = "sqlite:///"
     if chosen.startswith(prefix):
         path = Path(chosen.removeprefix(prefix)).resolve()
@@ -73,7 +74,7 @@ def resolve_uri(uri: str | None, root: Path) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     return text if len(text) <= 200 else text[:197] + "..."
 
 
@@ -191,9 +192,8 @@ class TrialTracker:
     def _write_spool(self) -> None:
         if not self._pending:
             return
-        temporary = self.spool.with_name(f".spool.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self._pending.values()))
-        os.replace(temporary, self.spool)
+        text = "".join(json.dumps(entry) + "\n" for entry in self._pending.values())
+        write_atomic(self.spool, text.encode())
 
     def _attempt(self, action: Callable[[], Any]) -> bool:
         """Runs an action on the found run; after a failure everything is looked up afresh, later."""
@@ -402,7 +402,7 @@ class SweepTracker:
                 self.parent_run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         except Exception as error:
             raise UserError(f"MLflow at {self.uri} does not take the sweep ({_one_line(error)}); try again") from None
-        return RunAddress(self.uri, self.experiment_id, self.parent_run_id)
+        return self.address
 
     @property
     def address(self) -> RunAddress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from drorae.commands.options import Listed, flat, print_json, say
+from drorae.config import default_tracking_uri
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class SourceOptions:
 
     def uri(self) -> str:
         """The MLflow store to read."""
-        given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        return given or f"sqlite:///{self.root.resolve() / 'mlflow.db'}"
+        return self.tracking_uri or default_tracking_uri(self.root)
 
     def read(self) -> pd.DataFrame:
         """The table of runs.

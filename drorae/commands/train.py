@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from drorae.commands.options import ConfigOptions, Listed, RuntimeOptions, flat, print_json, results_console, say
-from drorae.config import Runtime, TrialConfig, config_hash, load_config
+from drorae.config import Runtime, TrialConfig, config_hash
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,9 +64,6 @@ class Train(RuntimeOptions, ConfigOptions):
 def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
     from drorae.trial import run_trial
 
-    saved = out / "config.json"
-    if saved.is_file() and config_hash(load_config(saved)) != config_hash(config):
-        raise UserError(f"{out}: holds a trial with another config; give another --out, or delete the folder")
     last = 0.0
 
     def show(row: dict[str, float | str]) -> None:

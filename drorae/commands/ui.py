@@ -12,6 +12,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from drorae.commands.options import say
+from drorae.config import default_tracking_uri
 from drorae.errors import UserError
 
 
@@ -32,7 +33,7 @@ class Ui:
         Raises:
             UserError: no store, the store is a server already, or the port is taken.
         """
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root.resolve() / 'mlflow.db'}"
+        uri = default_tracking_uri(self.root)
         if uri.startswith(("http:", "https:")):
             raise UserError(f"MLFLOW_TRACKING_URI={uri} is a server with a UI of its own; open it in a browser")
         path = Path(uri.removeprefix("sqlite:///"))
