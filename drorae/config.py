@@ -354,7 +354,7 @@ PRESETS: Mapping[str, TrialConfig] = types.MappingProxyType(
     {
         "quickstart": TrialConfig(images=ImagesConfig(train_images=2000, val_images=800)),
         "smoke": TrialConfig(
-            images=ImagesConfig(train_images=192, val_images=96),
+            images=ImagesConfig(train_images=96, val_images=64),
             decoder=DECODERS["tiny"],
             phase1=PhaseConfig(epochs=2, batch_size=32, warmup_steps=2),
             phase2=PhaseConfig(epochs=2, batch_size=32, warmup_steps=2),
