@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from drorae.errors import UserError
 
-Variant = Literal["last", "mean", "softmax", "energy"]
+Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 Precision = Literal["fp32", "bf16"]
 Config = TypeVar("Config")
 
@@ -79,14 +79,14 @@ class FusionConfig:
     incremental: bool = True
     """Eq. 5: correct z_base by beta (z_fuse - z_base). False: z_fuse replaces it."""
     expert_hidden_dim: int = 3072
-    """h: width of each layer's expert MLP. The capacity axis."""
+    """h: width of each layer's expert MLP (cross_attention: of its queries, keys and values). The capacity axis."""
     num_layers: int = 0
     """n: the deepest n encoder blocks are fused; 0: all of them."""
     beta: float = 0.2
     eps: float = 1e-6
     """Inside the square root of the energy normalisation (Eq. 4); the paper gives no value."""
-    activation: Literal["none", "gelu", "silu"] = "none"
-    """After the expert's hidden LayerNorm. The paper's appendix lists none; HiRAE uses GELU."""
+    activation: Literal["auto", "none", "gelu", "silu"] = "auto"
+    """After the expert's hidden LayerNorm. auto: as published: gelu for hirae, none for the others."""
     expert_norm: Literal["layer", "layer_affine", "none"] = "layer"
     """The expert's hidden LayerNorm; the paper's parameter count has no affine parameters."""
     router_input: Literal["raw", "normalised"] = "normalised"

@@ -47,7 +47,7 @@ class TrialResult:
     fusion_params: int
     """Trainable scalars of the fusion module."""
     fusion_params_paper: int
-    """The paper's formula for the same sizes."""
+    """The paper's formula for experts and router of these sizes, whatever the variant has."""
     metrics: dict[str, float] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
     """The same metrics of the phase-1 decoder without fusion."""

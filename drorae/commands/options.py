@@ -71,7 +71,7 @@ class ConfigOptions:
     """What to run: a preset or a saved config, and changes to it."""
 
     preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: quickstart)")] = None
-    """A named config: smoke, quickstart or paper; for a sweep also paper_layers."""
+    """A named config: smoke, quickstart or paper; for a sweep also capacity, layers, ablation or variants."""
     config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(instead of --preset)")] = None
     """The config.json that a run saved."""
     overrides: Annotated[Listed, arg(name="set", metavar="NAME=VALUE", help_behavior_hint="(repeatable)")] = field(
