@@ -162,6 +162,16 @@ class EvaluationConfig:
     effnet_size: int = 64
     inception_path: str = ""
     """torch-fidelity's Inception weights on disk; empty: its own download."""
+    quantise: Literal["round", "truncate"] = "round"
+    """How a reconstruction becomes 8-bit. RAE's published code truncates, which darkens by half a step on average."""
+    lpips: Literal["none", "vgg", "alex"] = "none"
+    """Network of the LPIPS metric (`drorae.losses.lpips`); its ImageNet weights are torchvision's."""
+    lpips_path: str = ""
+    """Those weights on disk; empty: torchvision's own file or download."""
+    reference: str = ""
+    """npz of statistics to measure a second distance to: drorae's own, or mu and sigma as ADM and others publish."""
+    bootstrap: int = 0
+    """Drawn replicates of each Frechet distance, for a second standard error beside the one that is always given."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +356,13 @@ def _paper() -> TrialConfig:
         phase1=replace(recipe, latent_noise=0.8),
         phase2=recipe,
         phase3=replace(recipe, epochs=20),
-        evaluation=EvaluationConfig(extractors=("inception", "dinov2", "effnet"), dinov2_size=224, effnet_size=224),
+        evaluation=EvaluationConfig(
+            extractors=("inception", "dinov2", "effnet"),
+            dinov2_size=224,
+            effnet_size=224,
+            quantise="truncate",
+            lpips="vgg",
+        ),  # fmt: skip
     )
 
 

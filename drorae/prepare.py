@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from torch import Tensor
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
+from drorae.errors import UserError
 from drorae.features import Features, open_features
 from drorae.files import write_json
-from drorae.images import load_images
+from drorae.images import evaluation_crop, load_images
+from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective
 from drorae.losses.perceptual import load_perceptual
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
-from drorae.metrics.frechet import FeatureStatistics
+from drorae.metrics.frechet import Moments
+from drorae.metrics.references import Origin, extractor_of, read_reference, write_reference
+from drorae.metrics.samples import FeatureSample
 from drorae.phases import PHASE1
 from drorae.tokenizer import Tokenizer, build_tokenizer
 from drorae.train import Report, train_phase
@@ -41,12 +46,18 @@ class Workshop:
     val: Features
     objective: Objective
     extractors: list[FeatureExtractor]
-    references: dict[str, FeatureStatistics]
+    references: dict[str, FeatureSample]
+    """Features of the validation images by metric."""
     decoder: dict[str, Tensor]
     """State of the phase-1 decoder."""
     baseline: dict[str, float]
     """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
     fingerprints: dict[str, str]
+    lpips: Lpips | None = None
+    external: dict[str, Moments] = field(default_factory=dict)
+    """Statistics of `evaluation.reference` by metric."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What a reader of the results should know, for their provenance."""
 
     def tokenizer(self) -> Tokenizer:
         """A fresh fusion before the phase-1 decoder, on the device."""
@@ -57,8 +68,30 @@ class Workshop:
     def evaluate(self, tokenizer: Tokenizer, fused: bool = True) -> Evaluation:
         """Metrics of a tokenizer's reconstructions of the validation images; without fusion, of z_base's."""
         return evaluate(
-            _reconstructions(self.config, self.val, tokenizer, self.device, fused), self.extractors, self.references
+            _reconstructions(self.config, self.val, tokenizer, self.device, fused),
+            self.extractors,
+            self.references,
+            lpips=self.lpips,
+            external=self.external,
+            replicates=self.config.evaluation.bootstrap,
         )
+
+    def origin(self, extractor: FeatureExtractor) -> Origin:
+        """What the references' statistics were measured on."""
+        return Origin(
+            extractor.metric,
+            extractor.fingerprint,
+            self.fingerprints["images_val"],
+            evaluation_crop(self.config.images.size),
+            len(self.val),
+        )
+
+    def write_references(self, folder: str | Path) -> list[Path]:
+        """Writes the validation images' statistics as METRIC.npz, to measure others' images against."""
+        paths = [Path(folder) / f"{extractor.metric}.npz" for extractor in self.extractors]
+        for path, extractor in zip(paths, self.extractors, strict=True):
+            write_reference(path, self.references[extractor.metric].statistics, self.origin(extractor))
+        return paths
 
 
 def choose_device(runtime: Runtime) -> torch.device:
@@ -85,7 +118,7 @@ def _reconstructions(
         batch = val.batch(items, 0, depth)
         layers = batch.layers.to(device).float()
         latent = tokenizer.fuse(layers).latent if fused else tokenizer.base(layers)
-        yield to_uint8(tokenizer.decode(latent)), batch.pixels.to(device)
+        yield to_uint8(tokenizer.decode(latent), config.evaluation.quantise), batch.pixels.to(device)
 
 
 def _references(
@@ -95,24 +128,43 @@ def _references(
     fingerprint: str,
     cache: Path,
     device: torch.device,
-) -> dict[str, FeatureStatistics]:
-    """Statistics of the originals' features per metric, computed once per set of images and extractor."""
-    found: dict[str, FeatureStatistics] = {}
+) -> dict[str, FeatureSample]:
+    """The originals' features per metric, computed once per set of images and extractor."""
+    found: dict[str, FeatureSample] = {}
     for extractor in extractors:
         key = {"images": fingerprint, "extractor": extractor.fingerprint, "count": len(val)}
         path = cache / "references" / f"{config_hash(key)}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if path.is_file():
-                found[extractor.metric] = FeatureStatistics.load(path)
-                continue
-            statistics = FeatureStatistics(extractor.dim)
-            for items in _eval_batches(config, len(val)):
-                pixels = val.batch(items, 0, 1).pixels
-                statistics.update(extractor(pixels.to(device)))
-            statistics.save(path)
-            found[extractor.metric] = statistics
+            sample = FeatureSample.load(path)
+            if sample is None:
+                sample = FeatureSample(extractor.dim)
+                for items in _eval_batches(config, len(val)):
+                    pixels = val.batch(items, 0, 1).pixels
+                    sample.update(extractor(pixels.to(device)))
+                sample.save(path)
+            found[extractor.metric] = sample
     return found
+
+
+def _compare_with_file(workshop: Workshop) -> None:
+    """Sets up the second distance to `evaluation.reference`, and says what is doubtful about it."""
+    path = workshop.config.evaluation.reference
+    if not path:
+        return
+    reference = read_reference(path)
+    extractor = extractor_of(reference, workshop.extractors)
+    name = f"{extractor.metric}_reference"
+    doubts = "; ".join(reference.doubts(workshop.origin(extractor)))
+    workshop.external[extractor.metric] = reference.moments
+    workshop.fingerprints[name] = reference.sha256[:16]
+    workshop.notes[name] = f"{path}: {doubts or 'cropped like the reconstructions'}"
+    if doubts:
+        warnings.warn(
+            f"evaluation.reference {path}: {doubts}; read {extractor.metric}, measured against the originals as the "
+            f"reconstructions are cropped, rather than {name}",
+            stacklevel=3,
+        )
 
 
 def _decoder_folder(
@@ -157,6 +209,12 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     perceptual = load_perceptual(config.objective)
     if perceptual is not None:
         perceptual = perceptual.to(device)
+    settings = config.evaluation
+    if settings.bootstrap < 0 or settings.bootstrap == 1:
+        raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
+    lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
+    if settings.reference:
+        read_reference(settings.reference)
     # The sizes are checked before anything is encoded.
     tokenizer = build_tokenizer(config, encoder).to(device)
     train = open_features(images.train, encoder, config.encoder, config.images.views, perceptual, runtime, device, note)
@@ -184,9 +242,13 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
              "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
              "perceptual": perceptual_fingerprint}
-            | {extractor.metric: extractor.fingerprint for extractor in extractors},
+            | {extractor.metric: extractor.fingerprint for extractor in extractors}
+            | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
+            lpips,
         )  # fmt: skip
-        measured = folder / f"baseline-{config_hash({'val': images.val.fingerprint} | workshop.fingerprints)}.json"
+        _compare_with_file(workshop)
+        how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
+        measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
         if not measured.is_file():
             note("measuring the baseline", 0, 1)
             write_json(measured, workshop.evaluate(workshop.tokenizer(), fused=False).metrics)

@@ -113,6 +113,7 @@ def provenance(workshop: Workshop) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         **versions,
         **{f"fingerprint.{key}": value for key, value in workshop.fingerprints.items()},
+        **{f"note.{key}": value for key, value in workshop.notes.items()},
     }
 
 
@@ -249,7 +250,7 @@ def _keep(workshop: Workshop, tokenizer: Tokenizer, evaluation: Evaluation, dire
     baseline = workshop.tokenizer()
 
     def picture(latent: torch.Tensor, decoder: Tokenizer) -> np.ndarray:
-        return to_uint8(decoder.decode(latent)).permute(0, 2, 3, 1).cpu().numpy()
+        return to_uint8(decoder.decode(latent), workshop.config.evaluation.quantise).permute(0, 2, 3, 1).cpu().numpy()
 
     grid = workshop.encoder.grid
     routing = fusion.weights.permute(0, 2, 1).reshape(len(items), -1, grid, grid)
@@ -288,7 +289,11 @@ def load_trained(
 
 
 def reevaluate(
-    directory: str | Path, extractors: Sequence[str] = (), runtime: Runtime | None = None, **settings: Any
+    directory: str | Path,
+    extractors: Sequence[str] = (),
+    runtime: Runtime | None = None,
+    write_references: str | Path | None = None,
+    **settings: Any,
 ) -> dict[str, float]:
     """Metrics of a finished trial's weights, measured again; nothing is written to its directory.
 
@@ -296,6 +301,7 @@ def reevaluate(
         directory: the trial's folder.
         extractors: names of feature extractors; empty: those of the trial's config.
         runtime: device, threads, cache.
+        write_references: folder for the validation images' statistics (`Workshop.write_references`); None: none.
         settings: other fields of `EvaluationConfig` to change, such as `inception_path`.
 
     Raises:
@@ -307,4 +313,6 @@ def reevaluate(
     for name, value in settings.items():
         config = override(config, f"evaluation.{name}", value)
     workshop, tokenizer = load_trained(directory, runtime or Runtime(), config)
+    if write_references is not None:
+        workshop.write_references(write_references)
     return workshop.evaluate(tokenizer).metrics
