@@ -20,15 +20,13 @@ from drorae.config import Runtime, TrialConfig, config_hash, load_config, overri
 from drorae.errors import UserError
 from drorae.files import write_json
 from drorae.fusion.size import exact_params, paper_params
-from drorae.metrics.evaluate import Evaluation, to_uint8
+from drorae.inspection import inspect
 from drorae.phases import PHASE2, PHASE3
 from drorae.prepare import Workshop, open_workshop
 from drorae.tokenizer import Tokenizer
 from drorae.train import Diverged, Report, Row, Trained, train_phase
 from drorae.weights import read_state, save_state
 
-SAMPLES = 16
-"""Validation images kept as pictures."""
 UNCONVERGED_DROP = 0.05
 """A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
 
@@ -145,7 +143,7 @@ def run_trial(
         report: called with rows of progress (`phase`, `step`, `loss`, ...); after a resume, with the earlier
             rows of the interrupted phase first.
         directory: the trial's own folder; gets config.json, result.json, history.jsonl, per_image.npz,
-            samples.npz and the trained weights.
+            the trained weights, and what `drorae.inspection` saves.
         runtime: device, threads, cache.
 
     Raises:
@@ -206,7 +204,8 @@ def run_trial(
                 device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
                 loss_tail_drop=drop,
             )
-            _keep(workshop, tokenizer, evaluation, directory)
+            np.savez(directory / "per_image.npz", **dict[str, Any](evaluation.per_image))
+            inspect(workshop, tokenizer).save(directory)
         (directory / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_json(directory / "result.json", result.to_dict())
         for phase in (PHASE2, PHASE3):
@@ -237,30 +236,6 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
         if outcome.steps:
             outcomes.append(outcome)
     return outcomes
-
-
-@torch.no_grad()
-def _keep(workshop: Workshop, tokenizer: Tokenizer, evaluation: Evaluation, directory: Path) -> None:
-    """Per-image metrics, and the first validation images with their reconstructions and routing weights."""
-    np.savez(directory / "per_image.npz", **dict[str, Any](evaluation.per_image))
-    items = np.arange(min(SAMPLES, len(workshop.val)))
-    batch = workshop.val.batch(items, 0, tokenizer.fusion.num_layers)
-    layers = batch.layers.to(workshop.device).float()
-    fusion = tokenizer.fuse(layers)
-    baseline = workshop.tokenizer()
-
-    def picture(latent: torch.Tensor, decoder: Tokenizer) -> np.ndarray:
-        return to_uint8(decoder.decode(latent), workshop.config.evaluation.quantise).permute(0, 2, 3, 1).cpu().numpy()
-
-    grid = workshop.encoder.grid
-    routing = fusion.weights.permute(0, 2, 1).reshape(len(items), -1, grid, grid)
-    np.savez(
-        directory / "samples.npz",
-        original=batch.pixels.permute(0, 2, 3, 1).numpy(),
-        phase1=picture(baseline.base(layers), baseline),
-        fused=picture(fusion.latent, tokenizer),
-        routing=routing.float().cpu().numpy(),
-    )
 
 
 def load_trained(

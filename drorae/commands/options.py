@@ -124,6 +124,20 @@ class ConfigOptions:
         return self.changed(PRESETS[name])
 
 
+def finished_trial(directory: Path) -> Path:
+    """The trial's folder that a RUN_DIR means: itself, or that of a sweep's only trial.
+
+    Raises:
+        UserError: no finished trial there.
+    """
+    trials = sorted(directory.glob("trials/*/result.json"))
+    if (directory / "result.json").is_file():
+        return directory
+    if len(trials) != 1:
+        raise UserError(f"{directory}: no finished trial here; expected a folder with result.json")
+    return trials[0].parent
+
+
 def say(text: str) -> None:
     """A note for people, on stderr, where it cannot mix with results."""
     print(text, file=sys.stderr, flush=True)

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from drorae.commands.options import ConfigOptions, Listed, RuntimeOptions, flat, print_json, results_console, say
+from drorae.commands.options import (
+    ConfigOptions,
+    Listed,
+    RuntimeOptions,
+    finished_trial,
+    flat,
+    print_json,
+    results_console,
+    say,
+)
 from drorae.config import Runtime, TrialConfig, config_hash
 from drorae.errors import UserError
 
@@ -141,17 +150,12 @@ class Eval(RuntimeOptions):
 
     def run(self) -> int:
         """Prints the metrics; nothing is written to the trial's folder."""
-        directory = self.run_dir
-        trials = sorted(directory.glob("trials/*/result.json"))
-        if len(trials) == 1 and not (directory / "result.json").exists():
-            directory = trials[0].parent
         names = [name for text in flat(self.extractors) for name in text.split(",") if name]
         known = ("inception", "dinov2", "effnet")
         for name in names:
             if name not in known:
                 raise UserError(f"--extractors {name}: no such extractor; choose from {', '.join(known)}")
-        if not (directory / "result.json").is_file():
-            raise UserError(f"{self.run_dir}: no finished trial here; expected a folder with result.json")
+        directory = finished_trial(self.run_dir)
         runtime = self.runtime()
         from drorae.trial import reevaluate
 
