@@ -23,6 +23,7 @@ from drorae.losses.perceptual import load_perceptual
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import FeatureStatistics
+from drorae.official import Released, read_released
 from drorae.phases import PHASE1
 from drorae.tokenizer import Tokenizer, build_tokenizer
 from drorae.train import Report, train_phase
@@ -43,7 +44,7 @@ class Workshop:
     extractors: list[FeatureExtractor]
     references: dict[str, FeatureStatistics]
     decoder: dict[str, Tensor]
-    """State of the phase-1 decoder."""
+    """State of the phase-1 decoder: trained here, or released (`decoder.weights`)."""
     baseline: dict[str, float]
     """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
     fingerprints: dict[str, str]
@@ -116,14 +117,21 @@ def _references(
 
 
 def _decoder_folder(
-    config: TrialConfig, train_fingerprint: str, encoder: Encoder, perceptual_fingerprint: str, cache: Path
+    config: TrialConfig,
+    train_fingerprint: str,
+    encoder: Encoder,
+    perceptual_fingerprint: str,
+    released: Released | None,
+    cache: Path,
 ) -> Path:
-    """Address of a phase-1 decoder: a hash of everything it depends on."""
+    """Address of a phase-1 decoder: a hash of everything it depends on; of a released one, its contents."""
     tree = to_dict(config)
     key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
     key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
+    if released is not None:
+        key["decoder"] = {**tree["decoder"], "weights": released.fingerprint}
     return cache / "decoders" / config_hash(key)
 
 
@@ -159,6 +167,8 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
         perceptual = perceptual.to(device)
     # The sizes are checked before anything is encoded.
     tokenizer = build_tokenizer(config, encoder).to(device)
+    released = read_released(config.decoder.weights) if config.decoder.weights else None
+    decoder = released.state_for(tokenizer.decoder, encoder) if released is not None else None
     train = open_features(images.train, encoder, config.encoder, config.images.views, perceptual, runtime, device, note)
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     objective = Objective(config.objective, perceptual).to(device)
@@ -166,11 +176,11 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
     perceptual_fingerprint = perceptual.fingerprint if perceptual is not None else "none"
-    folder = _decoder_folder(config, images.train.fingerprint, encoder, perceptual_fingerprint, cache)
+    folder = _decoder_folder(config, images.train.fingerprint, encoder, perceptual_fingerprint, released, cache)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
     with FileLock(folder / ".lock"):
-        if not weights.is_file():
+        if decoder is None and not weights.is_file():
             checkpoint = folder / "checkpoint.pt"
             trained = train_phase(
                 tokenizer, PHASE1, config.phase1, train, objective,
@@ -179,11 +189,14 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             write_json(folder / "history.json", trained.rows)
             save_state(weights, tokenizer.decoder.state_dict())
             checkpoint.unlink(missing_ok=True)
+        if decoder is None:
+            decoder = read_state(weights)
         workshop = Workshop(
-            config, runtime, device, encoder, train, val, objective, extractors, references, read_state(weights), {},
+            config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
             {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
              "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
              "perceptual": perceptual_fingerprint}
+            | ({"released_decoder": released.fingerprint} if released is not None else {})
             | {extractor.metric: extractor.fingerprint for extractor in extractors},
         )  # fmt: skip
         measured = folder / f"baseline-{config_hash({'val': images.val.fingerprint} | workshop.fingerprints)}.json"
