@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -73,7 +74,7 @@ class Decoder(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
         positions = torch.cat([torch.zeros(1, config.width), sincos_positions(grid, config.width)])
         self.register_buffer("positions", positions[None])
-        norm = partial(nn.LayerNorm, eps=EPS)
+        norm: Any = partial(nn.LayerNorm, eps=EPS)
         self.blocks = nn.Sequential(
             *(
                 Block(config.width, config.heads, config.mlp_dim / config.width, qkv_bias=True, norm_layer=norm)
