@@ -105,6 +105,9 @@ class DecoderConfig:
     seed: int = 0
     """Seeds the decoder's initialisation and phase 1. Apart from the trial's seed, so that all seeds of a
     sweep start from one phase-1 decoder, as in the paper."""
+    weights: str = ""
+    """One of RAE's released decoders: a weights file, or a folder in diffusers' `AutoencoderRAE` layout
+    (`drorae.official`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
 
 
 DECODERS = {

@@ -28,6 +28,7 @@ from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
 from drorae.metrics.references import Origin, extractor_of, read_reference, write_reference
 from drorae.metrics.samples import FeatureSample
+from drorae.official import Released, read_released
 from drorae.phases import PHASE1
 from drorae.tokenizer import Tokenizer, build_tokenizer
 from drorae.train import Report, train_phase
@@ -49,7 +50,7 @@ class Workshop:
     references: dict[str, FeatureSample]
     """Features of the validation images by metric."""
     decoder: dict[str, Tensor]
-    """State of the phase-1 decoder."""
+    """State of the phase-1 decoder: trained here, or released (`decoder.weights`)."""
     baseline: dict[str, float]
     """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
     fingerprints: dict[str, str]
@@ -168,14 +169,21 @@ def _compare_with_file(workshop: Workshop) -> None:
 
 
 def _decoder_folder(
-    config: TrialConfig, train_fingerprint: str, encoder: Encoder, perceptual_fingerprint: str, cache: Path
+    config: TrialConfig,
+    train_fingerprint: str,
+    encoder: Encoder,
+    perceptual_fingerprint: str,
+    released: Released | None,
+    cache: Path,
 ) -> Path:
-    """Address of a phase-1 decoder: a hash of everything it depends on."""
+    """Address of a phase-1 decoder: a hash of everything it depends on; of a released one, its contents."""
     tree = to_dict(config)
     key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
     key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
+    if released is not None:
+        key["decoder"] = {**tree["decoder"], "weights": released.fingerprint}
     return cache / "decoders" / config_hash(key)
 
 
@@ -217,6 +225,8 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
         read_reference(settings.reference)
     # The sizes are checked before anything is encoded.
     tokenizer = build_tokenizer(config, encoder).to(device)
+    released = read_released(config.decoder.weights) if config.decoder.weights else None
+    decoder = released.state_for(tokenizer.decoder, encoder) if released is not None else None
     train = open_features(images.train, encoder, config.encoder, config.images.views, perceptual, runtime, device, note)
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     objective = Objective(config.objective, perceptual).to(device)
@@ -224,11 +234,11 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
     perceptual_fingerprint = perceptual.fingerprint if perceptual is not None else "none"
-    folder = _decoder_folder(config, images.train.fingerprint, encoder, perceptual_fingerprint, cache)
+    folder = _decoder_folder(config, images.train.fingerprint, encoder, perceptual_fingerprint, released, cache)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
     with FileLock(folder / ".lock"):
-        if not weights.is_file():
+        if decoder is None and not weights.is_file():
             checkpoint = folder / "checkpoint.pt"
             trained = train_phase(
                 tokenizer, PHASE1, config.phase1, train, objective,
@@ -237,11 +247,14 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             write_json(folder / "history.json", trained.rows)
             save_state(weights, tokenizer.decoder.state_dict())
             checkpoint.unlink(missing_ok=True)
+        if decoder is None:
+            decoder = read_state(weights)
         workshop = Workshop(
-            config, runtime, device, encoder, train, val, objective, extractors, references, read_state(weights), {},
+            config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
             {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
              "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
              "perceptual": perceptual_fingerprint}
+            | ({"released_decoder": released.fingerprint} if released is not None else {})
             | {extractor.metric: extractor.fingerprint for extractor in extractors}
             | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
             lpips,
