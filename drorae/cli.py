@@ -19,6 +19,7 @@ import tyro
 from drorae.commands.doctor import Doctor
 from drorae.commands.fit import Fit, Report
 from drorae.commands.inspect import Inspect
+from drorae.commands.probe import Probe
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
@@ -34,6 +35,7 @@ COMMANDS = {
     "train": Train,
     "eval": Eval,
     "inspect": Inspect,
+    "probe": Probe,
     "sweep": Sweep,
     "fit": Fit,
     "report": Report,

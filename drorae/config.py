@@ -178,6 +178,32 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """The diffusion probe on the trained tokenizer's latents (`drorae.probe`)."""
+
+    steps: int = 0
+    """Training steps; 0: no probe."""
+    width: int = 192
+    depth: int = 4
+    heads: int = 4
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises to `lr`; a cosine takes it down again in the others."""
+    clip_norm: float = 1.0
+    levels: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """Times t of x_t = (1 - t) x + t eps at which the held-out loss is measured; `probe_loss` is their mean."""
+    draws: int = 2
+    """Draws of the noise per held-out image and level."""
+    train_images: int = 4096
+    """At most so many training images; their latents are kept in memory."""
+    val_images: int = 1024
+    """At most so many held-out images."""
+    seed: int = 0
+    """Seeds model, order, times and noise. Apart from the trial's seed, so that all tokenizers get the same."""
+
+
+@dataclass(frozen=True)
 class TrialConfig:
     """One trial: images to metrics. Its hash is its identity."""
 
@@ -190,6 +216,7 @@ class TrialConfig:
     phase2: PhaseConfig = PhaseConfig(epochs=3)
     phase3: PhaseConfig = PhaseConfig(epochs=0)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     seed: int = 0
     """Seeds the fusion's initialisation and the order of phases 2 and 3."""
 

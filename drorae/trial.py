@@ -23,6 +23,7 @@ from drorae.fusion.size import exact_params, paper_params
 from drorae.inspection import inspect
 from drorae.phases import PHASE2, PHASE3
 from drorae.prepare import Workshop, open_workshop
+from drorae.probe import probe
 from drorae.tokenizer import Tokenizer
 from drorae.train import Diverged, Report, Row, Trained, train_phase
 from drorae.weights import read_state, save_state
@@ -188,6 +189,9 @@ def run_trial(
         else:
             started, cpu_started = time.perf_counter(), time.process_time()
             evaluation = workshop.evaluate(tokenizer)
+            metrics = dict(evaluation.metrics)
+            if config.probe.steps:
+                metrics |= probe(workshop, tokenizer, config.probe)
             eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
             seconds = sum(phase.seconds for phase in trained)
             cpu = sum(phase.cpu_seconds for phase in trained)
@@ -197,8 +201,8 @@ def run_trial(
                 result,
                 status="unconverged" if unconverged else "finished",
                 reason=f"training loss still fell by {drop:.1%} over the last fifth" if unconverged else "",
-                metrics=evaluation.metrics,
-                eval_images=int(evaluation.metrics["eval_images"]),
+                metrics=metrics,
+                eval_images=int(metrics["eval_images"]),
                 train_seconds=seconds,
                 eval_seconds=eval_seconds,
                 device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,

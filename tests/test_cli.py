@@ -86,6 +86,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("sweep --config broken.json", "not readable as JSON"),
     ("eval nowhere", "no finished trial here"),
     ("eval . --extractors vgg", "choose from inception"),
+    ("inspect nowhere", "no finished trial here"),
+    ("probe nowhere", "no finished trial here"),
     ("fit", "missing from drorae fit"),
     ("fit missing.csv --y psnr", "no such file"),
     ("fit broken.json --y psnr", "ending in .csv or .parquet"),
