@@ -122,14 +122,38 @@ DECODERS = {
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """L1 + perceptual_weight * perceptual (`drorae.losses`)."""
+    """L1 + perceptual_weight * perceptual + gan_weight * adaptive * adversarial (`drorae.losses`)."""
 
-    perceptual: Literal["none", "effnet"] = "effnet"
-    """effnet: unit-normalised stage features of a frozen ImageNet EfficientNet-Lite0."""
+    perceptual: Literal["none", "effnet", "lpips_vgg"] = "effnet"
+    """effnet: unit-normalised stage features of a frozen ImageNet EfficientNet-Lite0, at hand without a download;
+    lpips_vgg: LPIPS, the published term."""
     perceptual_weight: float = 0.1
-    """The distance is a sum over four stages, 0 to 4 each; at 0.1 it weighs about as much as L1 on the presets."""
+    """effnet's distance is a sum over four stages, 0 to 4 each; at 0.1 it weighs about as much as L1 on the presets.
+    The paper weighs LPIPS by 1."""
     perceptual_size: int = 32
-    """Side in pixels that images are resized to before the perceptual network."""
+    """Side in pixels that images are resized to before the effnet network; LPIPS sees them as they are."""
+    lpips_path: str = ""
+    """torchvision's VGG16 weights on disk, for lpips_vgg; empty: torchvision's own download."""
+    gan_weight: float = 0.0
+    """Of the adversarial term, before the adaptive weight (RAE: 0.75); 0: no discriminator at all."""
+    max_adaptive_weight: float = 1e4
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The DINO discriminator (`drorae.losses.discriminator`), where `objective.gan_weight` is above 0. RAE's recipe."""
+
+    name: str = "vit_small_patch8_224.dino"
+    """The frozen transformer, by its timm name."""
+    weights: Literal["hub", "file", "random"] = "hub"
+    """hub: timm's pretrained weights; file: `path`; random: untrained, for tests."""
+    path: str = ""
+    """safetensors or weights-only .pth file, with `weights="file"`."""
+    input_size: int = 224
+    lr: float = 2e-4
+    final_lr: float = 2e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,6 +173,10 @@ class PhaseConfig:
     """Decay of the weight average that is evaluated and handed on; 0: the weights themselves."""
     latent_noise: float = 0.0
     """tau: sigma ~ U(0, tau) per sample of Gaussian noise on the latent (RAE: 0.8 while the decoder trains)."""
+    disc_start_steps: int = 0
+    """The discriminator learns from this step on."""
+    gan_start_steps: int = 0
+    """The tokenizer's loss has its adversarial term from this step on."""
     precision: Precision = "fp32"
     """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
 
@@ -212,6 +240,7 @@ class TrialConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     phase1: PhaseConfig = PhaseConfig(epochs=8, latent_noise=0.0)
     phase2: PhaseConfig = PhaseConfig(epochs=3)
     phase3: PhaseConfig = PhaseConfig(epochs=0)
@@ -240,6 +269,12 @@ class Runtime:
     """Refuse a feature cache that would make the cache folder larger than this (10^9 bytes)."""
     features: Literal["cache", "online"] = "cache"
     """cache: encode once for all trials; online: encode every batch of every epoch."""
+    micro_batch: int = 0
+    """Images sent through the networks at once; larger batches are gone through in pieces and their gradients added.
+    0: whole batches."""
+    activation_checkpointing: bool = False
+    """Compute the decoder's activations again in the backward pass instead of keeping them: about a third more time
+    for a fraction of the memory."""
     checkpoint_seconds: float = 30.0
     """A checkpoint is written when so many seconds have passed since the last."""
     log_steps: int = 10
@@ -282,7 +317,7 @@ def config_hash(tree: Any) -> str:
 def phase1_key(config: TrialConfig) -> dict[str, Any]:
     """What a phase-1 decoder depends on: everything but fusion, later phases, evaluation and the trial's seed."""
     tree = to_dict(config)
-    return {name: tree[name] for name in ("images", "encoder", "decoder", "objective", "phase1")}
+    return {name: tree[name] for name in ("images", "encoder", "decoder", "objective", "discriminator", "phase1")}
 
 
 def _convert(annotation: Any, value: Any, name: str) -> Any:
@@ -382,9 +417,11 @@ def _paper() -> TrialConfig:
         encoder=EncoderConfig(name="vit_base_patch14_reg4_dinov2", weights="hub", input_size=224),
         fusion=FusionConfig(),
         decoder=DECODERS["XL"],
-        objective=ObjectiveConfig(perceptual_size=224),
-        phase1=replace(recipe, latent_noise=0.8),
-        phase2=recipe,
+        # The paper gives lambda_p = 1 and no lambda_g: RAE's 0.75.
+        objective=ObjectiveConfig(perceptual="lpips_vgg", perceptual_weight=1.0, gan_weight=0.75),
+        # RAE's discriminator learns for two epochs before it is heard, a quarter of the warm-up of its GAN term.
+        phase1=replace(recipe, latent_noise=0.8, disc_start_steps=22500, gan_start_steps=30000),
+        phase2=replace(recipe, disc_start_steps=7500, gan_start_steps=10000),
         phase3=replace(recipe, epochs=20),
         evaluation=EvaluationConfig(
             extractors=("inception", "dinov2", "effnet"),

@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from drorae.config import DecoderConfig
 from drorae.errors import UserError
@@ -68,6 +70,8 @@ class Decoder(nn.Module):
             )
         self.grid = grid
         self.patch = size // grid
+        self.checkpointing = False
+        """Compute the blocks' activations again in the backward pass instead of keeping them."""
         self.heads = config.heads
         self.mlp_dim = config.mlp_dim
         self.embed = nn.Linear(latent_width, config.width)
@@ -88,11 +92,21 @@ class Decoder(nn.Module):
         self.apply(_initialise)
         nn.init.normal_(self.class_token, std=0.02)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """latent [B, N, C] -> image float [B, 3, S, S]; nominally in [0, 1], not clamped."""
+    def forward(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
+        """latent [B, N, C] -> image float [B, 3, S, S]; nominally in [0, 1], not clamped.
+
+        `head_offset` is added to the weight of the last linear layer: zeros with respect to which a loss's gradient
+        is that weight's own, frozen or not (`drorae.losses.adversarial`).
+        """
         batch = latent.shape[0]
         tokens = torch.cat([self.class_token.expand(batch, -1, -1), self.embed(latent)], dim=1) + self.positions
-        patches = self.head(self.norm(self.blocks(tokens))[:, 1:]).float()
+        if self.checkpointing and torch.is_grad_enabled():
+            for block in self.blocks:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = self.blocks(tokens)
+        weight = self.head.weight if head_offset is None else self.head.weight + head_offset
+        patches = F.linear(self.norm(tokens)[:, 1:], weight, self.head.bias).float()
         side = self.grid * self.patch
         image = patches.view(batch, self.grid, self.grid, self.patch, self.patch, 3)
         image = image.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, side, side)

@@ -14,15 +14,16 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from drorae import distributed
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
 from drorae.errors import UserError
 from drorae.features import Features, open_features
 from drorae.files import write_json
 from drorae.images import evaluation_crop, load_images
+from drorae.losses.adversarial import make_adversary
 from drorae.losses.lpips import Lpips, load_lpips
-from drorae.losses.objective import Objective
-from drorae.losses.perceptual import load_perceptual
+from drorae.losses.objective import Objective, load_objective
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
@@ -64,6 +65,7 @@ class Workshop:
         """A fresh fusion before the phase-1 decoder, on the device."""
         tokenizer = build_tokenizer(self.config, self.encoder)
         tokenizer.decoder.load_state_dict(self.decoder)
+        tokenizer.decoder.checkpointing = self.runtime.activation_checkpointing
         return tokenizer.to(self.device).requires_grad_(False).eval()
 
     def evaluate(self, tokenizer: Tokenizer, fused: bool = True) -> Evaluation:
@@ -178,7 +180,7 @@ def _decoder_folder(
 ) -> Path:
     """Address of a phase-1 decoder: a hash of everything it depends on; of a released one, its contents."""
     tree = to_dict(config)
-    key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "phase1")}
+    key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "discriminator", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
     key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
@@ -214,9 +216,7 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     cache = Path(runtime.cache_dir)
     images = load_images(config.images)
     encoder = load_encoder(config.encoder, cache).to(device)
-    perceptual = load_perceptual(config.objective)
-    if perceptual is not None:
-        perceptual = perceptual.to(device)
+    objective = load_objective(config.objective).to(device)
     settings = config.evaluation
     if settings.bootstrap < 0 or settings.bootstrap == 1:
         raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
@@ -225,35 +225,39 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
         read_reference(settings.reference)
     # The sizes are checked before anything is encoded.
     tokenizer = build_tokenizer(config, encoder).to(device)
+    tokenizer.decoder.checkpointing = runtime.activation_checkpointing
     released = read_released(config.decoder.weights) if config.decoder.weights else None
     decoder = released.state_for(tokenizer.decoder, encoder) if released is not None else None
-    train = open_features(images.train, encoder, config.encoder, config.images.views, perceptual, runtime, device, note)
+    train = open_features(
+        images.train, encoder, config.encoder, config.images.views, objective.cached, runtime, device, note
+    )
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
-    objective = Objective(config.objective, perceptual).to(device)
     extractors = [load_extractor(name, config.evaluation, cache, device) for name in config.evaluation.extractors]
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
-    perceptual_fingerprint = perceptual.fingerprint if perceptual is not None else "none"
-    folder = _decoder_folder(config, images.train.fingerprint, encoder, perceptual_fingerprint, released, cache)
+    folder = _decoder_folder(config, images.train.fingerprint, encoder, objective.fingerprint, released, cache)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
-    with FileLock(folder / ".lock"):
-        if decoder is None and not weights.is_file():
+    with distributed.locked(folder / ".lock"):
+        if decoder is None and distributed.agreed(not weights.is_file(), device):
             checkpoint = folder / "checkpoint.pt"
+            adversary = make_adversary(config, config.phase1, device, config.decoder.seed)
             trained = train_phase(
-                tokenizer, PHASE1, config.phase1, train, objective,
+                tokenizer, PHASE1, config.phase1, train, objective, adversary,
                 seed=config.decoder.seed, device=device, checkpoint=checkpoint, runtime=runtime, report=report,
             )  # fmt: skip
-            write_json(folder / "history.json", trained.rows)
-            save_state(weights, tokenizer.decoder.state_dict())
-            checkpoint.unlink(missing_ok=True)
+            if distributed.is_main():
+                write_json(folder / "history.json", trained.rows)
+                save_state(weights, tokenizer.decoder.state_dict())
+                checkpoint.unlink(missing_ok=True)
+            distributed.barrier()
         if decoder is None:
             decoder = read_state(weights)
         workshop = Workshop(
             config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
             {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
              "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
-             "perceptual": perceptual_fingerprint}
+             "perceptual": objective.fingerprint}
             | ({"released_decoder": released.fingerprint} if released is not None else {})
             | {extractor.metric: extractor.fingerprint for extractor in extractors}
             | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
@@ -262,9 +266,10 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
         _compare_with_file(workshop)
         how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
         measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
-        if not measured.is_file():
+        if distributed.is_main() and not measured.is_file():
             note("measuring the baseline", 0, 1)
             write_json(measured, workshop.evaluate(workshop.tokenizer(), fused=False).metrics)
+        distributed.barrier()
         workshop.baseline = json.loads(measured.read_text())
     _last = (key, workshop)
     return workshop
