@@ -26,7 +26,7 @@ from drorae.losses.perceptual import load_perceptual
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
-from drorae.metrics.references import Origin, extractor_of, read_reference, write_reference
+from drorae.metrics.references import Origin, Reference, extractor_of, read_reference, write_reference
 from drorae.metrics.samples import FeatureSample
 from drorae.official import Released, read_released
 from drorae.phases import PHASE1
@@ -148,22 +148,18 @@ def _references(
     return found
 
 
-def _compare_with_file(workshop: Workshop) -> None:
+def _compare_with_file(workshop: Workshop, reference: Reference) -> None:
     """Sets up the second distance to `evaluation.reference`, and says what is doubtful about it."""
-    path = workshop.config.evaluation.reference
-    if not path:
-        return
-    reference = read_reference(path)
     extractor = extractor_of(reference, workshop.extractors)
     name = f"{extractor.metric}_reference"
     doubts = "; ".join(reference.doubts(workshop.origin(extractor)))
     workshop.external[extractor.metric] = reference.moments
     workshop.fingerprints[name] = reference.sha256[:16]
-    workshop.notes[name] = f"{path}: {doubts or 'cropped like the reconstructions'}"
+    workshop.notes[name] = f"{reference.path}: {doubts or 'cropped like the reconstructions'}"
     if doubts:
         warnings.warn(
-            f"evaluation.reference {path}: {doubts}; read {extractor.metric}, measured against the originals as the "
-            f"reconstructions are cropped, rather than {name}",
+            f"evaluation.reference {reference.path}: {doubts}; read {extractor.metric}, measured against the originals "
+            f"as the reconstructions are cropped, rather than {name}",
             stacklevel=3,
         )
 
@@ -217,20 +213,21 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     perceptual = load_perceptual(config.objective)
     if perceptual is not None:
         perceptual = perceptual.to(device)
+    # Sizes and weights are checked before anything is encoded.
     settings = config.evaluation
     if settings.bootstrap < 0 or settings.bootstrap == 1:
         raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
     lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
-    if settings.reference:
-        read_reference(settings.reference)
-    # The sizes are checked before anything is encoded.
+    extractors = [load_extractor(name, settings, cache, device) for name in settings.extractors]
+    reference = read_reference(settings.reference) if settings.reference else None
+    if reference is not None:
+        extractor_of(reference, extractors)
     tokenizer = build_tokenizer(config, encoder).to(device)
     released = read_released(config.decoder.weights) if config.decoder.weights else None
     decoder = released.state_for(tokenizer.decoder, encoder) if released is not None else None
     train = open_features(images.train, encoder, config.encoder, config.images.views, perceptual, runtime, device, note)
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     objective = Objective(config.objective, perceptual).to(device)
-    extractors = [load_extractor(name, config.evaluation, cache, device) for name in config.evaluation.extractors]
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
     perceptual_fingerprint = perceptual.fingerprint if perceptual is not None else "none"
@@ -259,7 +256,8 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
             lpips,
         )  # fmt: skip
-        _compare_with_file(workshop)
+        if reference is not None:
+            _compare_with_file(workshop, reference)
         how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
         measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
         if not measured.is_file():
