@@ -120,3 +120,11 @@ def test_perfect_reconstructions_have_no_error() -> None:
     a, _ = pairs(50, 20, 0)
     found = influence_of(a, a)
     assert found.distance == pytest.approx(0, abs=1e-9) and found.standard_error < 1e-9
+
+
+def test_what_has_no_error_is_refused() -> None:
+    a, b = pairs(10, 3, 0)
+    with pytest.raises(ValueError, match="at least 2"):
+        influence_of(a[:1], b[:1])
+    with pytest.raises(ValueError, match="the features of 10 images"):
+        frechet_influence(statistics_of(a), a, statistics_of(b), b[:9])

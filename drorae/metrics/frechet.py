@@ -188,6 +188,7 @@ def frechet_influence(
         ValueError: features of different widths or numbers, or fewer than two of them.
     """
     _same_width(a, b)
+    traces = a.cov.trace() + b.cov.trace()
     n, scale = a.n, a.n / (a.n - 1)
     if len(features_a) != n or (features_b is not None and len(features_b) != n):
         raise ValueError(f"expected the features of {n} images")
@@ -214,7 +215,7 @@ def frechet_influence(
                 rows = _rows(features, part, mean)
                 spread = rows.square().sum(1) - (rows @ weighted).square().sum(1)
                 influence[part] += 2 * sign * (rows @ shift) + scale * spread
-    distance = shift.square().sum() + a.cov.trace() + b.cov.trace() - 2 * singular.sum()
+    distance = shift.square().sum() + traces - 2 * singular.sum()
     return Influence(max(float(distance), 0.0), (influence - influence.mean()).numpy())
 
 
