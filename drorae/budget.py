@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import timm
 import torch
 import torchvision
+from timm.models.efficientnet import EfficientNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -95,9 +97,9 @@ def _perceptual(config: ObjectiveConfig) -> nn.Module | None:
         if config.perceptual == "lpips_vgg":
             network: nn.Module = torchvision.models.vgg16().features[: LPIPS_STAGES["vgg"][-1]]
         else:
-            effnet = timm.create_model(EFFNET)
+            effnet = cast(EfficientNet, timm.create_model(EFFNET))
             blocks = list(effnet.blocks)[: EFFNET_STAGES[-1] + 1]
-            network = nn.Sequential(effnet.conv_stem, effnet.bn1, *blocks)
+            network = nn.Sequential(cast(nn.Module, effnet.conv_stem), cast(nn.Module, effnet.bn1), *blocks)
     return network.eval().requires_grad_(False)
 
 

@@ -38,6 +38,8 @@ OFFLINE_FILES = {
 """What the default preset reads out of wheels: name -> (distribution, module, file)."""
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 """torch-fidelity's Inception, under the name torch's hub caches it by."""
+LPIPS_FILE = "vgg16-397923af.pth"
+"""torchvision's ImageNet VGG16, under the name torch's hub caches it by."""
 TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -256,6 +258,10 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
             False,
             f"torch-fidelity downloads them on first use; offline, put {INCEPTION_FILE} of its releases at {inception}",
         )
+    vgg = inception.with_name(LPIPS_FILE)
+    weights["VGG16 weights"] = str(vgg) if vgg.is_file() else None
+    if weights["VGG16 weights"] is None:
+        lack("VGG16 weights, for LPIPS", False, f"torchvision downloads them on first use; offline, put them at {vgg}")
     uri = default_tracking_uri(root)
     local = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     return {

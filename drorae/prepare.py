@@ -27,7 +27,7 @@ from drorae.losses.objective import Objective, load_objective
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
-from drorae.metrics.references import Origin, extractor_of, read_reference, write_reference
+from drorae.metrics.references import Origin, Reference, extractor_of, read_reference, write_reference
 from drorae.metrics.samples import FeatureSample
 from drorae.official import Released, read_released
 from drorae.phases import PHASE1
@@ -150,22 +150,18 @@ def _references(
     return found
 
 
-def _compare_with_file(workshop: Workshop) -> None:
+def _compare_with_file(workshop: Workshop, reference: Reference) -> None:
     """Sets up the second distance to `evaluation.reference`, and says what is doubtful about it."""
-    path = workshop.config.evaluation.reference
-    if not path:
-        return
-    reference = read_reference(path)
     extractor = extractor_of(reference, workshop.extractors)
     name = f"{extractor.metric}_reference"
     doubts = "; ".join(reference.doubts(workshop.origin(extractor)))
     workshop.external[extractor.metric] = reference.moments
     workshop.fingerprints[name] = reference.sha256[:16]
-    workshop.notes[name] = f"{path}: {doubts or 'cropped like the reconstructions'}"
+    workshop.notes[name] = f"{reference.path}: {doubts or 'cropped like the reconstructions'}"
     if doubts:
         warnings.warn(
-            f"evaluation.reference {path}: {doubts}; read {extractor.metric}, measured against the originals as the "
-            f"reconstructions are cropped, rather than {name}",
+            f"evaluation.reference {reference.path}: {doubts}; read {extractor.metric}, measured against the originals "
+            f"as the reconstructions are cropped, rather than {name}",
             stacklevel=3,
         )
 
@@ -217,13 +213,15 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     images = load_images(config.images)
     encoder = load_encoder(config.encoder, cache).to(device)
     objective = load_objective(config.objective).to(device)
+    # Sizes and weights are checked before anything is encoded.
     settings = config.evaluation
     if settings.bootstrap < 0 or settings.bootstrap == 1:
         raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
     lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
-    if settings.reference:
-        read_reference(settings.reference)
-    # The sizes are checked before anything is encoded.
+    extractors = [load_extractor(name, settings, cache, device) for name in settings.extractors]
+    reference = read_reference(settings.reference) if settings.reference else None
+    if reference is not None:
+        extractor_of(reference, extractors)
     tokenizer = build_tokenizer(config, encoder).to(device)
     tokenizer.decoder.checkpointing = runtime.activation_checkpointing
     released = read_released(config.decoder.weights) if config.decoder.weights else None
@@ -232,7 +230,6 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
         images.train, encoder, config.encoder, config.images.views, objective.cached, runtime, device, note
     )
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
-    extractors = [load_extractor(name, config.evaluation, cache, device) for name in config.evaluation.extractors]
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
     folder = _decoder_folder(config, images.train.fingerprint, encoder, objective.fingerprint, released, cache)
@@ -263,7 +260,8 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
             lpips,
         )  # fmt: skip
-        _compare_with_file(workshop)
+        if reference is not None:
+            _compare_with_file(workshop, reference)
         how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
         measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
         if distributed.is_main() and not measured.is_file():

@@ -57,6 +57,7 @@ def effnet() -> FeatureExtractor:
 def test_to_uint8_clamps_and_rounds_half_to_even() -> None:
     values = torch.tensor([-0.5, 0.0, 0.5 / 255, 1.5 / 255, 2.4 / 255, 1.0, 7.0, 0.999])
     assert to_uint8(values).tolist() == [0, 0, 0, 2, 2, 255, 255, 255]
+    assert to_uint8(values, "truncate").tolist() == [0, 0, 0, 1, 2, 255, 255, 254]
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(every.float() / 255), every)
 
@@ -152,10 +153,22 @@ def test_inception_from_a_local_file(tmp_path: Path) -> None:
 
     extractor = load_extractor("inception", EvaluationConfig(inception_path=str(path)), "unused", "cpu")
     assert (extractor.metric, extractor.dim, extractor.input_size) == ("rfid_inception", 2048, 299)
-    images = crops(2)
-    features = extractor(images)
-    assert features.shape == (2, 2048) and features.std() > 0
-    assert torch.equal(features, untrained(images)[0])
+
+    # An evaluation against FID and KID in features that torch-fidelity computes.
+    originals = crops(4)
+    painted = noisy(originals, 30.0)
+    theirs = untrained(painted)[0], untrained(originals)[0]
+    assert theirs[0].shape == (4, 2048) and theirs[0].std() > 0
+    found = evaluate(pairs(originals, painted, 2), [extractor])
+    # The FID of four images, written out: torch-fidelity's takes the square root of a 2048 x 2048 matrix for it.
+    a, b = (features.double() - features.double().mean(0) for features in theirs)
+    spread = (a.square().sum() + b.square().sum() - 2 * torch.linalg.matrix_norm(a @ b.T, "nuc")) / 3
+    fid = (theirs[0].double().mean(0) - theirs[1].double().mean(0)).square().sum() + spread
+    assert found.metrics["rfid_inception"] == pytest.approx(float(fid), rel=1e-4)
+    kid = pytest.importorskip("torch_fidelity.metric_kid")
+    kernels = [kid.kernel_poly(x.double().numpy(), y.double().numpy()) for x in theirs for y in theirs]
+    expected = kid.mmd2(kernels[0], kernels[1], kernels[3], mmd_est="u-statistic")
+    assert found.metrics["kid_inception"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_inception_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from drorae.config import (
     DECODERS,
@@ -27,7 +28,7 @@ from drorae.config import (
 from drorae.errors import UserError
 from drorae.prepare import open_workshop
 from drorae.trial import load_trained, loss_tail_drop, read_result, reevaluate, run_trial
-from drorae.weights import read_state
+from drorae.weights import read_state, save_state
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,8 @@ def test_same_config_and_seed_give_identical_metrics(
 def test_result_says_what_was_measured(finished: Path, runtime: Runtime) -> None:
     result = read_result(finished)
     assert result is not None
-    assert {"psnr", "ssim", "l1", "rfd_dinov2", "eval_images"} <= set(result.metrics)
+    assert {"psnr", "ssim", "l1", "rfd_dinov2", "rfd_dinov2_se", "kd_dinov2", "eval_images"} <= set(result.metrics)
+    assert 0 < result.metrics["rfd_dinov2_se"] < result.metrics["rfd_dinov2"]
     assert result.metrics["eval_images"] == result.eval_images == 32
     assert result.fusion_params == result.fusion_params_paper == 12 * (2 * 384 * 8 + 8 + 384) + 384 * 144 + 12
     assert result.train_seconds > 0 and result.device_seconds > 0
@@ -93,6 +95,7 @@ def test_result_says_what_was_measured(finished: Path, runtime: Runtime) -> None
     per_image = np.load(finished / "per_image.npz")
     assert per_image["psnr"].shape == (32,)
     assert np.isclose(per_image["psnr"].mean(), result.metrics["psnr"], rtol=1e-6)
+    assert per_image["rfd_dinov2_influence"].shape == (32,)
     samples = np.load(finished / "samples.npz")
     assert samples["original"].shape == samples["phase1"].shape == samples["fused"].shape == (16, 32, 32, 3)
     assert samples["routing"].shape == (16, 12, 4, 4)
@@ -184,6 +187,43 @@ def test_reevaluation_reproduces_the_metrics(finished: Path, runtime: Runtime) -
     assert first is not None and reevaluate(finished, runtime=runtime) == first.metrics
     other = reevaluate(finished, ["effnet"], runtime=runtime)
     assert "rfd_effnet" in other and "rfd_dinov2" not in other and other["psnr"] == first.metrics["psnr"]
+
+
+def test_reevaluation_as_published(
+    config: TrialConfig, finished: Path, runtime: Runtime, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """RAE's truncation, LPIPS from a file, drawn replicates, and statistics from files of others and our own."""
+    with torch.device("meta"):
+        layers = torchvision.models.alexnet().features.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    state = {f"features.{name}": torch.randn(value.shape, generator=generator) for name, value in layers.items()}
+    save_state(tmp_path / "alexnet.safetensors", state)
+    reevaluate(finished, runtime=runtime, write_references=tmp_path / "own")
+    first = read_result(finished)
+    assert first is not None
+    own = tmp_path / "own" / "rfd_dinov2.npz"
+    settings = {
+        "quantise": "truncate", "lpips": "alex", "lpips_path": str(tmp_path / "alexnet.safetensors"),
+        "bootstrap": 20, "reference": str(own),
+    }  # fmt: skip
+    found = reevaluate(finished, runtime=runtime, **settings)
+    assert not [warning for warning in recwarn if "evaluation.reference" in str(warning.message)]
+    assert set(found) == set(first.metrics) | {"lpips_alex", "rfd_dinov2_reference", "rfd_dinov2_se_bootstrap"}
+    assert found["rfd_dinov2_reference"] == pytest.approx(found["rfd_dinov2"], rel=1e-6)
+    assert found["lpips_alex"] > 0 and found["rfd_dinov2_se_bootstrap"] > 0
+    assert found["psnr"] != first.metrics["psnr"] and found["psnr"] == pytest.approx(first.metrics["psnr"], abs=0.1)
+
+    # The same numbers without a word on their crop, as others publish them.
+    with np.load(own) as arrays:
+        np.savez(tmp_path / "others.npz", mu=arrays["mu"], sigma=arrays["sigma"], metric="rfd_dinov2")
+    doubtful = override(config, "evaluation.reference", str(tmp_path / "others.npz"))
+    with pytest.warns(UserWarning, match="does not say how its images were cropped.*read rfd_dinov2"):
+        result = run_trial(override(doubtful, "phase2.epochs", 0), directory=tmp_path / "trial", runtime=runtime)
+    assert "cropped" in result.provenance["note.rfd_dinov2_reference"]
+    assert len(result.provenance["fingerprint.rfd_dinov2_reference"]) == 16
+    np.savez(tmp_path / "adm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(UserError, match="statistics for rfid_inception, the config measures rfd_dinov2"):
+        reevaluate(finished, runtime=runtime, reference=str(tmp_path / "adm.npz"))
 
 
 def test_online_encoding_agrees_with_the_cache(
