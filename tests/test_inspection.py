@@ -188,5 +188,7 @@ def test_a_trial_keeps_its_inspection_and_probe(
     assert main(["probe", str(tmp_path / "trial"), *options]) == 0
     probed = json.loads(capsys.readouterr().out)
     assert probed == {name: value for name, value in result.metrics.items() if name.startswith("probe_")}
+    assert main(["probe", str(tmp_path / "trial"), "--set", "scale=base", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["probe_loss"] != probed["probe_loss"]
     assert main(["probe", str(tmp_path / "trial"), "--set", "heads=3"]) == 2
     assert "probe.heads=3" in capsys.readouterr().err
