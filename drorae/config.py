@@ -211,6 +211,8 @@ class ProbeConfig:
 
     steps: int = 0
     """Training steps; 0: no probe."""
+    scale: Literal["own", "base"] = "own"
+    """What channels are divided by: the latents' own deviations, or those of z_base as if the latents were RAE's."""
     width: int = 192
     depth: int = 4
     heads: int = 4

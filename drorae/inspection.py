@@ -31,7 +31,7 @@ COMPONENTS = 3
 
 
 class Observation(NamedTuple):
-    """A fusion's work on B images; None where the variant has no such part."""
+    """A fusion's work on B images."""
 
     base: Tensor
     """[B, N, C]: z_base."""
@@ -39,12 +39,13 @@ class Observation(NamedTuple):
     """[B, N, C]: z_fuse."""
     latent: Tensor
     """[B, N, C]: what the decoder reads."""
-    weights: Tensor | None
-    """[B, N, n]: each layer's routing weight, as the aggregation uses it."""
-    logits: Tensor | None
-    """[B, N, n]: the router's raw output, before any normalisation (Eq. 3)."""
+    weights: Tensor
+    """[B, N, n]: each layer's weight, as the aggregation uses it (hirae: before its bounds)."""
     outputs: Tensor
-    """[B, n, N, C]: h_k, what the weights multiply: LN of the experts' outputs, or LN(z(k)) without experts."""
+    """[B, n, N, C]: h_k, what the weights multiply: LN of the experts' outputs, or LN(z(k)) without experts
+    (cross_attention: before its value projection)."""
+    logits: Tensor | None
+    """[B, N, n]: the router's raw output, before any normalisation (Eq. 3); None without a router."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Inspection:
     numbers: dict[str, float]
     """Means over the images, by name."""
     samples: dict[str, np.ndarray]
-    """original, phase1 and fused uint8 [B, S, S, 3]; routing float32 [B, n, gh, gw] where there are weights."""
+    """original, phase1 and fused uint8 [B, S, S, 3]; routing, the weights, float32 [B, n, gh, gw]."""
     arrays: dict[str, np.ndarray]
     """See `inspect`."""
 
@@ -92,7 +93,7 @@ def observe(tokenizer: Tokenizer, layers: Tensor) -> Observation:
         # The fusion multiplies by the router's weight layer by layer, without calling it.
         read = layers if fusion.config.router_input == "raw" else fusion.norm(layers)
         logits = router(read.transpose(1, 2).reshape(batch, tokens, n * width))
-    return Observation(tokenizer.base(layers), output.fused, output.latent, output.weights, logits, outputs)
+    return Observation(tokenizer.base(layers), output.fused, output.latent, output.weights, outputs, logits)
 
 
 def log_spectrum(images: Tensor) -> Tensor:
@@ -169,8 +170,8 @@ def inspect(workshop: Workshop, tokenizer: Tokenizer, count: int = IMAGES) -> In
 
     Arrays, float32: `spectrum_original` and `spectrum_phase1`, `spectrum_fused` (differences) [B, S, S]; `cosine`
     and `distance` of z_fuse and z_base [B, gh, gw]; `pca_base` and `pca_fused` [B, gh, gw, 3] in [0, 1], both on
-    the axes of z_base; `logits` and `energy` [B, n, gh, gw], absent where the variant has no router or weights;
-    `blocks` int64 [n], each layer's block counted from 1.
+    the axes of z_base; `energy` and, where there is a router, `logits` [B, n, gh, gw]; `blocks` int64 [n], each
+    layer's block counted from 1.
 
     Numbers: `fft_mad_phase1`, `fft_mad_fused`; `cos_fuse_base` (App. E) and `cos_latent_base`; `distance_fuse_base`,
     mean |z_fuse - z_base|; `pca_variance_base` and `pca_variance_fuse`, shares of variance on the three axes;
@@ -199,6 +200,8 @@ def inspect(workshop: Workshop, tokenizer: Tokenizer, count: int = IMAGES) -> In
         name: images.permute(0, 2, 3, 1).cpu().numpy()
         for name, images in (("original", original), ("phase1", phase1), ("fused", fused))
     }
+    samples["routing"] = layer_maps(seen.weights)
+    share = energy_share(seen.weights, seen.outputs)
     off_phase1, off_fused = spectrum_difference(phase1, original), spectrum_difference(fused, original)
     cosine = F.cosine_similarity(seen.fused, seen.base, dim=-1)
     distance = (seen.fused - seen.base).norm(dim=-1)
@@ -223,14 +226,11 @@ def inspect(workshop: Workshop, tokenizer: Tokenizer, count: int = IMAGES) -> In
         "distance": token_map(distance),
         "pca_base": pca_base,
         "pca_fused": pca_fused,
+        "energy": layer_maps(share),
         "blocks": blocks,
     }
-    if seen.weights is not None:
-        samples["routing"] = layer_maps(seen.weights)
-        share = energy_share(seen.weights, seen.outputs)
-        arrays["energy"] = layer_maps(share)
-        for block, value in zip(blocks, share.mean((0, 1)).tolist(), strict=True):
-            numbers[f"energy_share_{block:02d}"] = value
+    for block, value in zip(blocks, share.mean((0, 1)).tolist(), strict=True):
+        numbers[f"energy_share_{block:02d}"] = value
     if seen.logits is not None:
         arrays["logits"] = layer_maps(seen.logits)
         for index, block in enumerate(blocks):

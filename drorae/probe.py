@@ -12,6 +12,9 @@ What makes the number comparable between tokenizers:
   element has variance 1 and every channel the same signal to noise at a given t. A denoiser that knows these
   variances alone has the loss 1 / ((1 - t)^2 + t^2), whatever the tokenizer: the *white* loss. `probe_relative` is
   the mean over t of loss / white; 1 means that nothing but the variances was learned.
+  The paper does not say whether its fused latents were divided by their own deviations or by those of z_base, the
+  ones published with RAE. `probe.scale=base` does the latter: a fusion that spreads the latent wider than z_base then
+  has more to predict and a higher loss, hard to learn or not. The order of tokenizers can depend on this choice.
 - The model, its initialisation, the order of images, the times and the noise are the same for all tokenizers
   (common random numbers; the seed is the probe's, not the trial's), so that differences come from the latents.
 - A DiT narrower than the latent cannot represent the velocity of its minor directions (RAE, arXiv 2510.11690), a
@@ -65,9 +68,12 @@ ORDER = 4
 Report = Callable[[dict[str, float | str]], None]
 
 
-def white_loss(t: float) -> float:
-    """Loss at time t of the best denoiser of independent elements with variance 1: 1 / ((1 - t)^2 + t^2)."""
-    return 1 / ((1 - t) ** 2 + t**2)
+def white_loss(variances: Tensor, t: float) -> float:
+    """Loss at time t of the best denoiser that knows the channels' variances [C] alone.
+
+    Mean over channels of l / ((1 - t)^2 l + t^2); 1 / ((1 - t)^2 + t^2) where all are 1.
+    """
+    return float((variances / ((1 - t) ** 2 * variances + t**2)).mean())
 
 
 def level_name(t: float) -> str:
@@ -82,25 +88,36 @@ class LatentSpace:
     mean: Tensor
     """[C]."""
     deviation: Tensor
-    """[C]."""
+    """[C]: what the channels are divided by."""
+    channel_variances: Tensor
+    """[C]: what is left of each channel's variance then; 1 where it was divided by its own deviation."""
     axes: Tensor
     """[C, C]: columns are the eigenvectors of the standardised tokens' covariance."""
     variances: Tensor
-    """[C]: the eigenvalues; their mean is 1 (less where channels are constant)."""
+    """[C]: the eigenvalues; their mean is that of the channels' variances."""
 
     def coordinates(self, latents: Tensor) -> Tensor:
         """Latents [..., C] -> standardised, in the principal axes. A rotation, so that losses stay what they were."""
         return ((latents - self.mean) / self.deviation) @ self.axes
 
 
-def latent_space(latents: Tensor) -> LatentSpace:
-    """Statistics over images and positions of latents [M, N, C], computed in float64."""
+def channel_deviation(latents: Tensor) -> Tensor:
+    """Deviation of each channel [C] over images and positions of latents [M, N, C], in float64."""
+    return latents.double().flatten(0, 1).std(0, correction=0).clamp_min(DEVIATION_FLOOR)
+
+
+def latent_space(latents: Tensor, deviation: Tensor | None = None) -> LatentSpace:
+    """Statistics over images and positions of latents [M, N, C], computed in float64.
+
+    `deviation` [C] is what to divide the channels by; None: their own deviation.
+    """
     tokens = latents.double().flatten(0, 1)
     mean = tokens.mean(0)
-    deviation = tokens.std(0, correction=0).clamp_min(DEVIATION_FLOOR)
-    standard = (tokens - mean) / deviation
-    values, axes = torch.linalg.eigh(standard.T @ standard / len(standard))
-    parts = (mean, deviation, axes.flip(-1), values.flip(-1).clamp_min(VARIANCE_FLOOR))
+    scale = channel_deviation(latents) if deviation is None else deviation.double()
+    scaled = (tokens - mean) / scale
+    covariance = scaled.T @ scaled / len(scaled)
+    values, axes = torch.linalg.eigh(covariance)
+    parts = (mean, scale, covariance.diagonal(), axes.flip(-1), values.flip(-1).clamp_min(VARIANCE_FLOOR))
     return LatentSpace(*(part.float() for part in parts))
 
 
@@ -188,12 +205,15 @@ class VelocityModel(nn.Module):
 
 
 @torch.no_grad()
-def latents(tokenizer: Tokenizer, features: Features, count: int, device: torch.device, batch_size: int) -> Tensor:
-    """Latents [M, N, C] of the first `count` items, float32, on the CPU."""
-    depth, parts = tokenizer.fusion.num_layers, []
+def latents(
+    tokenizer: Tokenizer, features: Features, count: int, device: torch.device, batch_size: int, fused: bool = True
+) -> Tensor:
+    """Latents [M, N, C] of the first `count` items, float32, on the CPU; z_base where not `fused`."""
+    depth, parts = tokenizer.fusion.num_layers if fused else 1, []
     for start in range(0, min(count, len(features)), batch_size):
         items = np.arange(start, min(start + batch_size, count, len(features)))
-        parts.append(tokenizer.fuse(features.batch(items, 0, depth).layers.to(device).float()).latent.float().cpu())
+        layers = features.batch(items, 0, depth).layers.to(device).float()
+        parts.append((tokenizer.fuse(layers).latent if fused else tokenizer.base(layers)).float().cpu())
     return torch.cat(parts)
 
 
@@ -238,7 +258,12 @@ def held_out_loss(model: nn.Module, coordinates: Tensor, t: float, config: Probe
 
 
 def train_probe(
-    train: Tensor, held_out: Tensor, config: ProbeConfig, device: torch.device, report: Report = lambda row: None
+    train: Tensor,
+    held_out: Tensor,
+    config: ProbeConfig,
+    device: torch.device,
+    report: Report = lambda row: None,
+    deviation: Tensor | None = None,
 ) -> dict[str, float]:
     """Trains the probe on latents and measures it on others; reproducible to the bit on one CPU.
 
@@ -248,6 +273,7 @@ def train_probe(
         config: see `ProbeConfig`.
         device: where the model trains.
         report: called with rows of `phase` (probe), `step`, `loss`.
+        deviation: [C], what to divide the channels by; None: the training latents' own deviation.
 
     Returns:
         probe_loss, the mean over the levels, and probe_loss_t25 and so on per level; probe_relative; probe_linear;
@@ -257,7 +283,7 @@ def train_probe(
         UserError: sizes that do not divide, or levels outside 0 to 1.
     """
     grid = _check(config, train.shape)
-    space = latent_space(train)
+    space = latent_space(train, deviation)
     clean_train, clean_held_out = space.coordinates(train), space.coordinates(held_out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -290,7 +316,7 @@ def train_probe(
     return {
         "probe_loss": float(np.mean(list(losses.values()))),
         **{level_name(t): loss for t, loss in losses.items()},
-        "probe_relative": float(np.mean([loss / white_loss(t) for t, loss in losses.items()])),
+        "probe_relative": float(np.mean([loss / white_loss(space.channel_variances, t) for t, loss in losses.items()])),
         "probe_linear": float(np.mean([linear_loss(space, clean_held_out, t) for t in config.levels])),
         "probe_images": float(len(held_out)),
         "probe_steps": float(steps),
@@ -304,7 +330,12 @@ def probe(
 
     See `train_probe` for the numbers and what it raises.
     """
-    device = workshop.device
-    train = latents(tokenizer, workshop.train, config.train_images, device, workshop.config.evaluation.batch_size)
-    held_out = latents(tokenizer, workshop.val, config.val_images, device, workshop.config.evaluation.batch_size)
-    return train_probe(train, held_out, config, device, report)
+    device, batch_size = workshop.device, workshop.config.evaluation.batch_size
+    train = latents(tokenizer, workshop.train, config.train_images, device, batch_size)
+    held_out = latents(tokenizer, workshop.val, config.val_images, device, batch_size)
+    deviation = None
+    if config.scale == "base":
+        deviation = channel_deviation(
+            latents(tokenizer, workshop.train, config.train_images, device, batch_size, fused=False)
+        )
+    return train_probe(train, held_out, config, device, report, deviation)

@@ -55,6 +55,7 @@ class TrialResult:
     train_seconds: float = 0.0
     """Wall seconds of phases 2 and 3, all sittings."""
     eval_seconds: float = 0.0
+    """Wall seconds of the metrics, the probe among them."""
     device_seconds: float = 0.0
     """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
     loss_tail_drop: float = 0.0

@@ -32,14 +32,13 @@ def draw_pictures(directory: Path) -> list[Path]:
     samples, inside = _arrays(directory / "samples.npz"), _arrays(directory / "inspection.npz")
     if samples:
         _grid(samples["original"], samples["phase1"], samples["fused"], target("grid.png"))
-        if "routing" in samples:
-            _maps(samples["original"], samples["routing"], "routing weight", target("routing.png"))
+        _maps(samples["original"], samples["routing"], "routing weight", target("routing.png"))
         if inside:
             _spectrum(samples["original"], inside, target("spectrum.png"))
             _latents(samples["original"], inside, target("latents.png"))
         if "logits" in inside:
             _maps(samples["original"], inside["logits"], "router logit", target("logits.png"))
-    if "energy" in inside:
+    if inside:
         _energy(inside["energy"], inside["blocks"], target("energy.png"))
     history = directory / "history.jsonl"
     if history.is_file() and history.stat().st_size:

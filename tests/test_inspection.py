@@ -125,7 +125,7 @@ def test_what_is_observed_is_what_the_fusion_does(
     fusion = replace(config.fusion, variant=variant, router_input=router_input)
     _, tokenizer, layers = opened(replace(config, fusion=fusion), runtime)
     seen = observe(tokenizer, layers)
-    assert seen.weights is not None and seen.logits is not None
+    assert seen.logits is not None
     width = layers.shape[-1]
 
     def norm(x: torch.Tensor) -> torch.Tensor:
@@ -158,14 +158,12 @@ def test_every_variant_can_be_inspected_and_drawn(
     distance = np.linalg.norm(fused - flat, axis=-1)
     assert found.numbers["distance_fuse_base"] == pytest.approx(distance.mean(), abs=1e-4)
     assert found.numbers["images"] == 5 and all(map(math.isfinite, found.numbers.values()))
-    if output.weights is not None:
-        shares = [value for name, value in found.numbers.items() if name.startswith("energy_share_")]
-        assert sum(shares) == pytest.approx(1, abs=1e-6)
+    shares = [value for name, value in found.numbers.items() if name.startswith("energy_share_")]
+    assert sum(shares) == pytest.approx(1, abs=1e-6)
     found.save(tmp_path)
     names = {path.name for path in draw_pictures(tmp_path)}
-    assert {"grid.png", "spectrum.png", "latents.png"} <= names
-    assert ("energy.png" in names) == (output.weights is not None)
-    assert ("logits.png" in names) == ("logits" in found.arrays)
+    assert {"grid.png", "routing.png", "spectrum.png", "latents.png", "energy.png"} <= names
+    assert ("logits.png" in names) == (tokenizer.fusion.router is not None)
     assert all((tmp_path / name).stat().st_size > 0 for name in names)
 
 
@@ -190,5 +188,7 @@ def test_a_trial_keeps_its_inspection_and_probe(
     assert main(["probe", str(tmp_path / "trial"), *options]) == 0
     probed = json.loads(capsys.readouterr().out)
     assert probed == {name: value for name, value in result.metrics.items() if name.startswith("probe_")}
+    assert main(["probe", str(tmp_path / "trial"), "--set", "scale=base", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["probe_loss"] != probed["probe_loss"]
     assert main(["probe", str(tmp_path / "trial"), "--set", "heads=3"]) == 2
     assert "probe.heads=3" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 
 from drorae.config import ProbeConfig
 from drorae.errors import UserError
-from drorae.probe import VelocityModel, held_out_loss, latent_space, linear_loss, train_probe, white_loss
+from drorae.probe import VelocityModel, held_out_loss, latent_space, linear_loss, train_probe
 
 CPU = torch.device("cpu")
 SMALL = ProbeConfig(steps=60, width=32, depth=2, heads=2, batch_size=32, lr=3e-3)
@@ -69,7 +69,7 @@ def test_structured_latents_rank_before_noise() -> None:
     assert losses["noise"]["probe_loss"] > 1.2 * losses["correlated"]["probe_loss"]
     # Noise of variance 1 leaves nothing to learn but the variances.
     assert losses["noise"]["probe_relative"] == pytest.approx(1, abs=0.05)
-    assert losses["noise"]["probe_loss_t50"] == pytest.approx(white_loss(0.5), rel=0.05)
+    assert losses["noise"]["probe_loss_t50"] == pytest.approx(2, rel=0.05)
 
 
 def test_scale_and_shift_of_channels_do_not_count() -> None:
@@ -79,6 +79,16 @@ def test_scale_and_shift_of_channels_do_not_count() -> None:
     assert train_probe(train * scale, held_out * scale, SMALL, CPU) == same
     moved = train_probe(train * 3 + 5, held_out * 3 + 5, SMALL, CPU)
     assert moved["probe_linear"] == pytest.approx(same["probe_linear"], rel=1e-4)
+
+
+def test_a_foreign_scale_counts() -> None:
+    """Noise twice as wide as what it is divided by: in closed form, and where the probe ends."""
+    train, held_out = 2 * drawn("noise", 512, 0), 2 * drawn("noise", 256, 1)
+    wide = train_probe(train, held_out, replace(SMALL, steps=20), CPU, deviation=torch.ones(8))
+    # Variance l = 4 leaves l / ((1 - t)^2 l + t^2) in v.
+    for name, t in (("probe_loss_t25", 0.25), ("probe_loss_t50", 0.5), ("probe_loss_t75", 0.75)):
+        assert wide[name] == pytest.approx(4 / (4 * (1 - t) ** 2 + t**2), rel=0.08)
+    assert wide["probe_relative"] == pytest.approx(1, abs=0.05)
 
 
 def test_a_constant_channel_is_no_trouble() -> None:

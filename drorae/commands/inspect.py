@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -46,11 +47,28 @@ class Inspect(RuntimeOptions):
         if self.as_json:
             print_json(found.numbers)
         else:
-            from rich.table import Table
-
-            table = Table("number", "value", title=str(directory))
-            for name, value in found.numbers.items():
-                table.add_row(name, f"{value:.5g}")
-            results_console().print(table)
+            _print(directory, found.numbers)
         say(f"{out}: inspection.json, inspection.npz, samples.npz, {', '.join(path.name for path in drawn)}")
         return 0
+
+
+def _print(directory: Path, numbers: Mapping[str, float]) -> None:
+    """One table of the whole, one of the blocks, whose names end in their number."""
+    from rich.table import Table
+
+    console = results_console()
+    whole = Table("number", "value", title=str(directory))
+    blocks: dict[str, dict[str, str]] = {}
+    for name, value in numbers.items():
+        what, _, block = name.rpartition("_")
+        if block.isdigit():
+            blocks.setdefault(block, {})[what] = f"{value:.4g}"
+        else:
+            whole.add_row(name, f"{value:.5g}")
+    console.print(whole)
+    if blocks:
+        columns = list(next(iter(blocks.values())))
+        table = Table("block", *columns)
+        for block, values in blocks.items():
+            table.add_row(block, *(values[column] for column in columns))
+        console.print(table)
