@@ -17,6 +17,7 @@ from typing import Annotated, Any, Protocol, Union
 import tyro
 
 from drorae.commands.doctor import Doctor
+from drorae.commands.export import Export
 from drorae.commands.fit import Fit, Report
 from drorae.commands.inspect import Inspect
 from drorae.commands.probe import Probe
@@ -36,6 +37,7 @@ COMMANDS = {
     "eval": Eval,
     "inspect": Inspect,
     "probe": Probe,
+    "export": Export,
     "sweep": Sweep,
     "fit": Fit,
     "report": Report,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,20 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
     except (RuntimeError, KeyError, AttributeError) as error:
         reason = one_line(error)[:200]
         raise UserError(f"encoder.path: the weights do not fit {config.name} ({reason})") from None
+    return Encoder(vit, config)
+
+
+def encoder_from_state(config: EncoderConfig, state: Mapping[str, Tensor]) -> Encoder:
+    """The frozen encoder of exactly these tensors, which `Encoder.vit.state_dict()` gave.
+
+    Raises:
+        UserError: they are not those of the model that the config names.
+    """
+    vit = build_vit(config.name, img_size=config.input_size)
+    try:
+        vit.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"encoder.name: the tensors are not those of {config.name} ({one_line(error)[:200]})") from None
     return Encoder(vit, config)
 
 

@@ -28,14 +28,13 @@ IMAGENET = SimpleNamespace(
 
 def randomise(model: Any) -> Any:
     """Random weights in place of all: slices of one long random vector, as drawing 400 million takes its time."""
-    numbers = torch.empty(5_000_011).uniform_(-0.06, 0.06, generator=torch.Generator().manual_seed(0))
+    period = 5_000_011  # more than any tensor has
+    numbers = torch.empty(period).uniform_(-0.06, 0.06, generator=torch.Generator().manual_seed(0)).repeat(2)
     start = 0
     with torch.no_grad():
         for tensor in [*model.parameters(), model.encoder_mean, model.encoder_std]:
-            repeats = 1 + tensor.numel() // len(numbers)
-            source = numbers.roll(-start) if start else numbers
-            tensor.copy_(source.repeat(repeats)[: tensor.numel()].view_as(tensor))
-            start = (start + 1_234_577) % len(numbers)
+            tensor.copy_(numbers[start : start + tensor.numel()].view_as(tensor))
+            start = (start + 1_234_577) % period
         for module in model.decoder.modules():
             if isinstance(module, torch.nn.LayerNorm):
                 module.weight.add_(1)
@@ -110,42 +109,42 @@ def base() -> Any:
 
 
 @pytest.fixture(scope="module")
-def folder(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rae")
-    base.save_pretrained(path)
-    return path
+def latent() -> torch.Tensor:
+    """A normalised latent, as diffusers' class decodes it."""
+    return torch.randn(1, WIDTH, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def painted(base: Any, latent: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return base.decode(latent).sample
 
 
 @torch.no_grad()
-def test_a_diffusers_folder_equals_diffusers(base: Any, folder: Path) -> None:
-    released = read_released(folder)
+def test_a_diffusers_folder_equals_diffusers(
+    base: Any, latent: torch.Tensor, painted: torch.Tensor, tmp_path: Path
+) -> None:
+    base.save_pretrained(tmp_path)
+    released = read_released(tmp_path)
     assert released.layout == "diffusers" and released.heads == 12 and released.noise_tau == 0.8
     assert released.latent_mean is not None and released.latent_std is not None
-    z = torch.randn(1, WIDTH, 16, 16, generator=torch.Generator().manual_seed(1))
-    latent = z * (released.latent_std + 1e-5) + released.latent_mean
-    decoder = drorae_decoder("B", 16, released)
-    assert relative_error(decoder(latent.flatten(2).transpose(1, 2)), base.decode(z).sample) < 1e-5
+    plain = latent * (released.latent_std + 1e-5) + released.latent_mean
+    ours = drorae_decoder("B", 16, released)(plain.flatten(2).transpose(1, 2))
+    assert relative_error(ours, painted) < 1e-5
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_an_original_file_equals_diffusers(base: Any, tmp_path: Path, wrapped: bool) -> None:
-    """A released decoder file, and a checkpoint of RAE's training with raw and averaged weights."""
-    tensors: dict[str, Any] = original_layout(base)
-    if wrapped:
-        averaged = {f"module.decoder.{name}": tensor for name, tensor in tensors.items()}
-        averaged["module.encoder.weight"] = torch.zeros(3)
-        tensors = {"model": {name: torch.zeros(1) for name in averaged}, "ema": averaged, "step": 7}
-    torch.save(tensors, tmp_path / "model.pt")
+def test_an_original_file_equals_diffusers(
+    base: Any, latent: torch.Tensor, painted: torch.Tensor, tmp_path: Path
+) -> None:
+    """The file has no statistics: those of the latent are undone here, those of the image are the encoder's."""
+    torch.save(original_layout(base), tmp_path / "model.pt")
     released = read_released(tmp_path / "model.pt")
     assert released.layout == "rae" and released.heads == 12 and released.latent_mean is None
-    decoder = drorae_decoder("B", 16, released)
-    z = torch.randn(1, WIDTH, 16, 16, generator=torch.Generator().manual_seed(1))
-    theirs = base.decode(z).sample
-    # The file has no statistics: those of the latent are undone here, those of the image are the encoder's.
-    latent = z * (base._latents_std + 1e-5) + base._latents_mean
-    plain = (theirs - base.encoder_mean) / base.encoder_std * IMAGENET.std + IMAGENET.mean
-    assert relative_error(decoder(latent.flatten(2).transpose(1, 2)), plain) < 1e-5
+    plain = latent * (base._latents_std + 1e-5) + base._latents_mean
+    ours = drorae_decoder("B", 16, released)(plain.flatten(2).transpose(1, 2))
+    theirs = (painted - base.encoder_mean) / base.encoder_std * IMAGENET.std + IMAGENET.mean
+    assert relative_error(ours, theirs) < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +157,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "decoder.pt"
     torch.save(original_layout(model), path)
     return path
+
+
+def test_a_training_checkpoint_gives_its_averaged_weights(small: Path, tmp_path: Path) -> None:
+    averaged = {f"module.decoder.{name}": tensor for name, tensor in torch.load(small, weights_only=True).items()}
+    averaged["module.encoder.weight"] = torch.zeros(3)
+    raw = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
+    torch.save({"model": raw, "ema": averaged, "step": 7}, tmp_path / "ep-last.pt")
+    plain, found = read_released(small).state, read_released(tmp_path / "ep-last.pt").state
+    assert plain.keys() == found.keys() and all(torch.equal(plain[name], found[name]) for name in plain)
 
 
 def test_wrong_sizes_are_named_with_the_fields_to_set(small: Path) -> None:
