@@ -16,6 +16,7 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
+from drorae.commands.compare import Compare
 from drorae.commands.doctor import Doctor
 from drorae.commands.fit import Fit, Report
 from drorae.commands.sweep import Sweep
@@ -29,7 +30,16 @@ DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity 
 
 Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
 
-COMMANDS = {"train": Train, "eval": Eval, "sweep": Sweep, "fit": Fit, "report": Report, "ui": Ui, "doctor": Doctor}
+COMMANDS = {
+    "train": Train,
+    "eval": Eval,
+    "sweep": Sweep,
+    "fit": Fit,
+    "compare": Compare,
+    "report": Report,
+    "ui": Ui,
+    "doctor": Doctor,
+}
 # What tyro reads the subcommands from, at run time.
 _ANY_COMMAND: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 

@@ -219,7 +219,7 @@ def test_mlflow_round_trip(tmp_path: Path) -> None:
     client.set_terminated(client.create_run(foreign).info.run_id)
     client.create_run(foreign)
     assert sorted(read_mlflow(uri, "foreign")["status"]) == ["finished", "running"]
-    with pytest.raises(UserError, match="experiments there: Default, sweep"):
+    with pytest.raises(UserError, match="experiments there: Default, foreign, sweep"):
         read_mlflow(uri, "swep")
     with pytest.raises(UserError, match="did not answer"):
         read_mlflow(uri, parent_run="0" * 32)
