@@ -233,10 +233,15 @@ def compare_designs(
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's adjusted p-values (Holm 1979, Scand. J. Statist. 6, 65), in the order given."""
-    from statsmodels.stats.multitest import multipletests
+    """Holm's adjusted p-values (Holm 1979, Scand. J. Statist. 6, 65), in the order given.
 
-    return np.asarray(multipletests(p_values, method="holm")[1])
+    Written out because statsmodels' multipletests collects garbage at every call: a fifth of a second each.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from statsmodels.stats.multitest import multipletests
 
 import analysis.compare
-from analysis.compare import Comparison, Difference, compare_designs
+from analysis.compare import Comparison, Difference, compare_designs, holm
 from drorae.cli import main
 from drorae.errors import UserError
 
@@ -94,6 +95,11 @@ def test_designs_of_their_own_variance() -> None:
     assert item.dof == pytest.approx(sum(variances) ** 2 / sum(v**2 / 4 for v in variances))
     assert found.lines[1].slope_ci95 == pytest.approx(tuple(fits[1].conf_int().loc["u"]))
     assert "unequal-variance" in [code for code, _ in compare_designs(frame, "params", "rfid").warnings]
+
+
+def test_holm_is_statsmodels_holm() -> None:
+    p = np.random.default_rng(0).uniform(0, 0.1, 7)
+    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
 
 
 def test_family_of_claims_errs_one_time_in_twenty() -> None:
