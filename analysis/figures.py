@@ -194,8 +194,9 @@ def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None, overlay: Overlay
         axes.plot(x, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws within 4 AICc")
     axes.axvline(high, color="#888888", lw=0.8, ls=":")
     axes.axvline(end, color="#888888", lw=0.8)
+    free = (0.98, "top") if fit.slope > 0 else (0.02, "bottom")
     axes.annotate(
-        "trusted horizon", (end, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va="bottom",
+        "trusted horizon", (end, free[0]), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va=free[1],
         textcoords="offset points", rotation=90, fontsize=7, color="#555555",
     )  # fmt: skip
     _scatter(axes, fit, [point.y for point in fit.points])
