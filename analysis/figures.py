@@ -76,6 +76,8 @@ def display_name(name: str) -> str:
 
 def number(value: float) -> str:
     """A number for labels: 4 digits after the point at ordinary sizes, else 4 significant ones, true minus sign."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "\N{MINUS SIGN}∞"
     text = f"{value:.4f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
     return text.replace("-", "\N{MINUS SIGN}")
 

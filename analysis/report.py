@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.evidence import Warning, warnings
-from analysis.figures import Curve, display_name, equation, number, short, write_atomic
+from analysis.figures import Curve, display_name, number, short, write_atomic
 from analysis.laws import LawFit
 from analysis.page import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
 from analysis.runs import Selection
@@ -255,6 +255,10 @@ def _units(fit: LawFit) -> str:
     return "runs" if fit.unit == "row" else "configurations"
 
 
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def _interval(low: float, high: float) -> str:
     return f"{number(low)} … {number(high)}"
 
@@ -362,12 +366,12 @@ def _metric_table(
 
 def _fit_table(fits: Sequence[LawFit], selections: Sequence[Selection]) -> list[Block]:
     head = (
-        "Metric", "Law", "Slope", "95% CI", "Intercept", "R²", "Residual sd", "Seed sd", "Points", "Runs",
+        "Metric", "Slope", "95% CI", "Intercept", "R²", "Residual sd", "Seed sd", "Points", "Runs",
         "Eval images",
     )  # fmt: skip
     rows = [
         (
-            fit.y_name, equation(fit), number(fit.slope), _interval(*fit.slope_ci95), number(fit.intercept),
+            fit.y_name, number(fit.slope), _interval(*fit.slope_ci95), number(fit.intercept),
             f"{fit.r2:.4f}", number(fit.residual_sd), "–" if fit.seed_sd is None else number(fit.seed_sd),
             str(fit.n_configurations), str(fit.n), f"{selection.eval_images:,}" if selection.eval_images else "–",
         )
@@ -391,7 +395,7 @@ def _law_table(fits: Sequence[LawFit], findings: Sequence[Findings]) -> list[Blo
                 + (", at its bound" if name in law.at_bound else "")
                 for name, value, low, high in law.parameters
             )
-            cells = (law.name, law.formula, values, f"{law.r2:.4f}", f"{law.aicc:.2f}", f"{law.delta_aicc:.2f}")
+            cells = (law.name, law.formula, values, f"{law.r2:.4f}", _minus(f"{law.aicc:.2f}"), f"{law.delta_aicc:.2f}")
             rows.append((*_of(fits, fit), *cells))
     if not rows:
         return []
