@@ -205,6 +205,10 @@ def test_mlflow_round_trip(tmp_path: Path) -> None:
     assert stored.data.tags["mlflow.parentRunId"] == parent
     assert {"law.json", "law.csv", "law.png", "report.html"} <= {item.path for item in client.list_artifacts(first[0])}
     assert len(read_mlflow(uri, parent_run=parent)) == 6
+    # Without a filter the tables are read, with one MLflow is asked: the same runs either way.
+    for source in ({"experiment": "sweep"}, {"parent_run": parent}):
+        asked = read_mlflow(uri, **source, filter_string="attributes.run_id != 'none'")
+        pd.testing.assert_frame_equal(read_mlflow(uri, **source), asked)
     narrowed = read_mlflow(uri, "sweep", filter_string="metrics.psnr > 21 and params.`phase2.lr` = '0.001'")
     assert sorted(narrowed["psnr"]) == [21.2, 22.1, np.inf]
     assert list(narrowed["run_url"]) == [
