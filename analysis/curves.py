@@ -18,7 +18,7 @@ Method = Literal["least-squares", "log-log", "huber"]
 HUBER_DELTA = 1e-3
 """Scale of the Huber loss of log residuals: Hoffmann et al. (2022), appendix D.3; Besiroglu et al. (2024)."""
 
-_GRID = {0: 1, 1: 241, 2: 61, 3: 25}
+_GRID = {0: 1, 1: 241, 2: 41, 3: 17}
 """Values per curved parameter in a search, by the number of curved parameters."""
 
 
@@ -85,14 +85,24 @@ class Profile:
         m +/- q s sqrt(h + extra).
         """
         quantile = np.where(np.asarray(t_value) > 0, t_value, stats.t.ppf(0.975, self.dof))
-        rss = self.rss(y)
-        limit = rss.min(axis=-1) * (1 + quantile**2 / self.dof)
-        slack = limit[..., None] - rss
-        reach = np.einsum("gk,gkj->gj", functional, self.back)
-        spread = np.sum(reach**2, axis=-1) + np.asarray(extra)[..., None]
-        middle = np.einsum("...gk,gk->...g", self.coefficients(y), functional)
-        half = np.sqrt(np.where(slack >= 0, spread * slack, 0))
+        return self._ends(self.rss(y), self.coefficients(y), functional, np.asarray(extra), quantile)
+
+    def intervals(
+        self, y: np.ndarray, functionals: np.ndarray, extra: np.ndarray, t_values: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`interval` of one data set y (n,) for many functionals (points, G, k), extras and t values (points,)."""
+        quantile = np.where(t_values > 0, t_values, stats.t.ppf(0.975, self.dof))
+        return self._ends(self.rss(y)[None, :], self.coefficients(y)[None], functionals, extra, quantile)
+
+    def _ends(
+        self, rss: np.ndarray, coefficients: np.ndarray, functional: np.ndarray, extra: np.ndarray, quantile: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        slack = (rss.min(axis=-1) * (1 + quantile**2 / self.dof))[..., None] - rss
         kept = slack >= 0
+        reach = np.einsum("...gk,gkj->...gj", functional, self.back)
+        spread = np.sum(reach**2, axis=-1) + extra[..., None]
+        middle = np.sum(coefficients * functional, axis=-1)
+        half = np.sqrt(np.where(kept, spread * slack, 0))
         low = np.where(kept, middle - half, np.inf).min(axis=-1)
         high = np.where(kept, middle + half, -np.inf).max(axis=-1)
         return low, high
@@ -324,14 +334,16 @@ def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> C
         lows, highs = np.array(box).T
         candidates = grid(box)
         rss = Profile(form, x, candidates, w).rss(y)
-        found = []
-        for start in _starts(candidates, rss, lows, highs):
+
+        def descend(start: np.ndarray, tolerance: float, evaluations: int) -> tuple[float, np.ndarray]:
             result = optimize.least_squares(
                 lambda t: projected(t)[0], np.clip(start, lows + 1e-9, highs - 1e-9), lambda t: projected(t)[1],
-                bounds=(lows, highs), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=200,
+                bounds=(lows, highs), xtol=tolerance, ftol=tolerance, gtol=tolerance, max_nfev=evaluations,
             )  # fmt: skip
-            found.append((float(result.cost), result.x))
-        best = min(found, key=lambda item: item[0])[1]
+            return float(result.cost), result.x
+
+        found = [descend(start, 1e-9, 30) for start in _starts(candidates, rss, lows, highs)]
+        best = descend(min(found, key=lambda item: item[0])[1], 1e-15, 100)[1]
     c, left, _ = _solve(form.basis(x, best)[0] * root[:, None], target)
     parameters = np.concatenate([c, form.natural(best)]) if box else c
     return CurveFit(form, "least-squares", x, y, w, parameters, float(left @ left))

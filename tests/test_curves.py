@@ -102,7 +102,7 @@ def test_leave_one_out_is_a_refit_without_the_point(name: str) -> None:
     y = 0.3 + 20 * x**-0.4 + rng.normal(0, 0.005, 9)
     rest = [np.arange(9) != i for i in range(9)]
     refitted = [y[i] - float(fit_curve(name, x[k], y[k]).value(x[i : i + 1])[0]) for i, k in enumerate(rest)]
-    np.testing.assert_allclose(fit_curve(name, x, y).loo(), refitted, rtol=0.02, atol=1e-5)
+    np.testing.assert_allclose(fit_curve(name, x, y).loo(), refitted, rtol=0.02, atol=1e-4)
 
 
 def test_many_data_sets_at_once_are_each_of_them() -> None:
