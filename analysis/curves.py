@@ -114,7 +114,7 @@ def grid(box: list[tuple[float, float]], per_axis: int | None = None) -> np.ndar
     return np.array(list(product(*(np.linspace(low, high, count) for low, high in box)))).reshape(-1, len(box))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CurveFit:
     """A form fitted to points.
 
@@ -167,10 +167,13 @@ class CurveFit:
     def aicc(self) -> float:
         """n ln(RSS/n) + 2k + 2k(k+1)/(n-k-1), k counting sigma (Hurvich and Tsai 1989); inf where n is too small."""
         k = len(self.parameters) + 1
-        if self.n - k - 1 <= 0:
-            return float("inf")
+        return self.aic + 2 * k * (k + 1) / (self.n - k - 1) if self.n - k - 1 > 0 else float("inf")
+
+    @property
+    def aic(self) -> float:
+        """n ln(RSS/n) + 2k, k counting sigma."""
         floor = 1e-24 * float(np.sum(self.y**2)) + 1e-300
-        return self.n * float(np.log(max(self.rss, floor) / self.n)) + 2 * k + 2 * k * (k + 1) / (self.n - k - 1)
+        return self.n * float(np.log(max(self.rss, floor) / self.n)) + 2 * (len(self.parameters) + 1)
 
     def value(self, x: np.ndarray) -> np.ndarray:
         """The law at x."""

@@ -53,9 +53,9 @@ class LawFit:
 
     Where a configuration was run with several seeds the fit goes through the configurations' means, so that
     n_configurations, not n, sets the degrees of freedom. The means weigh the same, or, where configurations have
-    different numbers of seeds or standard errors of their own, by `analysis.uncertainty.precision`. Slope, intercept, r2 and
-    residual_sd are then those of the means, and the prediction interval is that of a new configuration's mean
-    over as many seeds; a single new run scatters more, by `seed_sd`.
+    different numbers of seeds or standard errors of their own, by `analysis.uncertainty.precision`. Slope, intercept,
+    r2 and residual_sd are then those of the means, and the prediction interval is that of a new configuration's mean
+    over as many seeds; a single new run scatters more, by `seed_sd` (`analysis.uncertainty.run_interval`).
     """
 
     law: Law

@@ -113,9 +113,8 @@ def precision(
     # A configuration without any known error would get all the weight.
     floor = 1e-3 * float(known.max())
     top = 10 * float(np.var(y)) * len(y) + floor
-    if excess(floor) <= 0:
-        tau2 = floor
-    else:
+    tau2 = floor
+    if excess(floor) > 0:
         tau2 = float(optimize.brentq(excess, floor, top)) if excess(top) < 0 else top
     inverse = 1 / (tau2 + known)
     unit = 1 / float(inverse.mean())
@@ -156,11 +155,11 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
         if j < k:
             functional = np.zeros((len(profile.t), k))
             functional[:, j] = 1
-            low, high = profile.interval(fit.y, functional)
+            ends = profile.interval(fit.y, functional)
             # Towards the end of the search a coefficient may run off to one side: no number is its end.
-            low = -np.inf if (j, -1) in runs_off else low
-            high = np.inf if (j, 1) in runs_off else high
-            found[name] = Interval(float(low), float(high))
+            low = -np.inf if (j, -1) in runs_off else float(ends[0])
+            high = np.inf if (j, 1) in runs_off else float(ends[1])
+            found[name] = Interval(low, high)
             continue
         m = j - k
         values = fit.form.natural(profile.t[kept])[:, m]
@@ -230,9 +229,7 @@ def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1
     return _intervals(fit, at, np.full(len(at), 1 + added / spread), stats.t.ppf(0.975, dof))
 
 
-def _intervals(
-    fit: CurveFit, at: np.ndarray, extra: np.ndarray, t_values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _intervals(fit: CurveFit, at: np.ndarray, extra: np.ndarray, t_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     profile, at = fit.profile, sizes(at)
     lows, highs = np.empty(len(at)), np.empty(len(at))
     step = max(1, 4_000_000 // (len(profile.t) * profile.n))
