@@ -111,7 +111,9 @@ class Profile:
 def grid(box: list[tuple[float, float]], per_axis: int | None = None) -> np.ndarray:
     """Evenly spaced points (G, m) of a box; one empty point for no box."""
     count = per_axis or _GRID[len(box)]
-    return np.array(list(product(*(np.linspace(low, high, count) for low, high in box)))).reshape(-1, len(box))
+    return np.array(list(product(*(np.linspace(low, high, count) for low, high in box)))).reshape(
+        -1 if box else 1, len(box)
+    )
 
 
 @dataclass(frozen=True, eq=False)

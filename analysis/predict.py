@@ -97,7 +97,7 @@ class Forecast:
 def forecast(comparison: Comparison, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
     """Interval per law within 4 AICc of the best, and their envelope, for the mean of `seeds` new runs at size `at`.
 
-    Farther than 0.3 decade from the data the power law with offset is asked too (`Comparison.heard`).
+    Outside the sizes measured the power law with offset is asked too (`Comparison.heard`).
 
     Raises:
         UserError: `at` is no size, or lies beyond the horizon and `extrapolate` is not asked for.
