@@ -29,7 +29,7 @@ from analysis.uncertainty import (
     run_interval,
     wild_cluster_bootstrap,
 )
-from analysis.verdicts import log_linear, no_saturation
+from analysis.verdicts import no_saturation, trend
 
 LINE = (0.9, -0.05)
 SATURATING = (0.3, 0.2, 0.3)
@@ -221,7 +221,7 @@ def tool(
             note(name, bool(low <= value <= high), float(high - low))
             if decades == HORIZON:
                 covered = bool(low <= value <= high)
-        line, saturation = log_linear(comparison, limits), no_saturation(comparison, limits)
+        line, saturation = trend(comparison, limits), no_saturation(comparison, limits)
         note("'no saturation' undecided or denied or the envelope held", saturation.verdict != "supported" or covered)
         note("'no saturation' supported", saturation.verdict == "supported")
         note("'no saturation' not supported", saturation.verdict == "not supported")

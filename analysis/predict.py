@@ -42,6 +42,8 @@ def horizon(comparison: Comparison) -> Horizon:
     the best law's own. Below the smallest size always 0.3 decade.
     """
     sample = comparison.sample
+    if sample.low <= 0:
+        return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
     span = math.log10(sample.high / sample.low)
     near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
     steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
@@ -109,7 +111,7 @@ def forecast(comparison: Comparison, at: float, extrapolate: bool = False, seeds
         raise UserError(f"predict the mean of {seeds:g} runs: expected 1 or more")
     limits = horizon(comparison)
     trusted = limits.low * (1 - 1e-9) <= at <= limits.high * (1 + 1e-9)
-    beyond = max(math.log10(at / sample.high), math.log10(sample.low / at), 0.0)
+    beyond = max(math.log10(at / sample.high), math.log10(max(sample.low, 1e-300) / at), 0.0)
     if not trusted and not extrapolate:
         raise UserError(
             f"predict at {sample.x_name} = {at:.4g}: {beyond:.2f} decades beyond the data, trusted is "
@@ -158,14 +160,20 @@ class Reach:
         return all(inside for _, _, inside in self.laws)
 
 
-def reach(comparison: Comparison, target: float) -> Reach:
+def reach(comparison: Comparison, target: float, extrapolate: bool = False) -> Reach:
     """The inverse question, which sizes have a law at `target`: Fieller's set for the line, its like for other laws.
 
+    Of a set that leaves the horizon, the part inside is given (its end infinite where it goes on), all of it with
+    `extrapolate`; that it is unbounded is said in any case.
+
     Raises:
-        UserError: the target is not a finite number.
+        UserError: the target is not a finite number, or sizes have no logarithm.
     """
+    sample = comparison.sample
     if not math.isfinite(target):
-        raise UserError(f"target {target}: expected a finite value of {comparison.sample.y_name}")
+        raise UserError(f"target {target}: expected a finite value of {sample.y_name}")
+    if sample.low <= 0:
+        raise UserError(f"target {target:g}: {sample.x_name} goes down to {sample.low:g}; expected sizes above 0")
     limits = horizon(comparison)
     rows = []
     for fit in dict.fromkeys((*comparison.plausible, *((comparison.rival,) if comparison.rival else ()))):
@@ -173,8 +181,26 @@ def reach(comparison: Comparison, target: float) -> Reach:
         inside = bool(found.pieces) and all(
             item.low >= limits.low * (1 - 1e-9) and item.high <= limits.high * (1 + 1e-9) for item in found.pieces
         )
+        if found.pieces and not inside and not extrapolate:
+            found = _withheld(found, limits)
         rows.append((fit.name, found, inside))
     return Reach(target, tuple(rows), limits)
+
+
+def _withheld(found: InverseSet, limits: Horizon) -> InverseSet:
+    """The part of a set that lies within the horizon; what lies beyond loses its numbers."""
+    kept = tuple(
+        Interval(item.low if item.low >= limits.low else 0.0, item.high if item.high <= limits.high else np.inf)
+        for item in found.pieces
+        if item.low <= limits.high and item.high >= limits.low
+    )
+    estimate = found.estimate
+    if estimate is not None and not limits.low <= estimate <= limits.high:
+        estimate = None
+    starts = [f"{item.low:.4g}" for item in kept if item.low > 0]
+    note = f"from {starts[0]} into" if starts else "reaches into" if kept else "wholly in"
+    note += f" sizes that are not trusted (beyond {limits.low:.4g} .. {limits.high:.4g})"
+    return InverseSet(estimate, kept, found.bounded, note + ("" if found.bounded else ", unbounded"))
 
 
 def data_hash(sample: Sample) -> str:
@@ -205,6 +231,21 @@ def register(comparison: Comparison, made: Forecast) -> dict[str, Any]:
         "n_configurations": sample.n,
         "data_sha256": data_hash(sample),
     }
+
+
+def observed(record: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> float:
+    """Mean value of the runs (x, y), each (n,), within 1% of the size that a record predicts.
+
+    Raises:
+        UserError: no run of that size.
+    """
+    near = np.abs(x / float(record["at"]) - 1) < 0.01
+    if not near.any():
+        raise UserError(
+            f"no run with {record['x']} within 1% of {record['at']:.6g}; expected the run that was predicted, sizes "
+            f"here: {', '.join(f'{value:.4g}' for value in np.unique(x)[:12])}"
+        )
+    return float(np.mean(y[near]))
 
 
 @dataclass(frozen=True)

@@ -247,10 +247,14 @@ class InverseSet(NamedTuple):
     """Where the fitted law is at the target; None where it never is."""
     pieces: tuple[Interval, ...]
     bounded: bool
+    note: str = ""
+    """Said in place of the numbers where those are withheld."""
 
     @property
     def text(self) -> str:
         """The set in words."""
+        if self.note:
+            return self.note
         if not self.pieces:
             return "no size reaches it"
         if not self.bounded:

@@ -30,21 +30,26 @@ class Verdict(NamedTuple):
     """What would decide it; empty where it is decided."""
 
 
-def verdicts(comparison: Comparison, tests: tuple[BackTest, ...] = ()) -> tuple[Verdict, ...]:
-    """Verdicts on the claims that every fit invites: a log-linear trend, no saturation, its own back-test."""
+def verdicts(comparison: Comparison, tests: tuple[BackTest, ...] = (), law: str = "log-linear") -> tuple[Verdict, ...]:
+    """Verdicts on the claims that every fit invites: a trend like `law`'s, no saturation, its own back-test.
+
+    law: log-linear or linear. Sizes without a logarithm carry no verdict.
+    """
+    if comparison.sample.low <= 0:
+        return ()
     limits = horizon(comparison)
-    found = [log_linear(comparison, limits), no_saturation(comparison, limits)]
+    found = [trend(comparison, limits, law), no_saturation(comparison, limits)]
     if tests:
         found.append(predicts_its_largest(comparison, tests))
     return tuple(found)
 
 
-def _line(comparison: Comparison) -> CurveFit:
-    line = comparison.find("log-linear")
+def _line(comparison: Comparison, law: str = "log-linear") -> CurveFit:
+    line = comparison.find(law)
     return (
         line
         if line is not None
-        else fit_curve("log-linear", comparison.sample.x, comparison.sample.y, comparison.sample.weights)
+        else fit_curve(law, comparison.sample.x, comparison.sample.y, comparison.sample.weights)
     )
 
 
@@ -56,18 +61,20 @@ def _bend(comparison: Comparison) -> tuple[CurveFit, float, float, float]:
     return fit, float(fit.parameters[2]), low, high
 
 
-def log_linear(comparison: Comparison, limits: Horizon) -> Verdict:
-    """Whether the metric follows log10 of the size over the sizes measured; never a statement beyond the horizon.
+def trend(comparison: Comparison, limits: Horizon, law: str = "log-linear") -> Verdict:
+    """Whether the metric follows log10 of the size (linear: the size) over the sizes measured, and no farther.
 
-    Not supported: the quadratic term's 95% interval leaves out zero, or another law is 4 AICc or more better.
+    Not supported: the quadratic term in log10 x (against log-linear) leaves out zero, or another law is better by 4
+    AICc or more.
     Undecided: no slope is resolved, or seeds show that the configurations do not lie on it.
     """
     sample = comparison.sample
-    claim = f"log-linear: {sample.y_name} follows log10({sample.x_name}) from {sample.low:.4g} to {sample.high:.4g}"
-    line = _line(comparison)
+    term, per = (f"log10({sample.x_name})", "decade") if law == "log-linear" else (sample.x_name, "unit")
+    claim = f"{law}: {sample.y_name} follows {term} from {sample.low:.4g} to {sample.high:.4g}"
+    line = _line(comparison, law)
     low, high = parameter_intervals(line)["slope"]
-    slope = f"slope {line.parameters[1]:.4g} per decade, 95% interval {low:.4g} .. {high:.4g}"
-    if sample.n >= 5 and len(np.unique(sample.x)) >= 4:
+    slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
+    if law == "log-linear" and sample.n >= 5 and len(np.unique(sample.x)) >= 4:
         _, bend, bend_low, bend_high = _bend(comparison)
         if bend_low > 0 or bend_high < 0:
             reason = f"the points bend: quadratic term {bend:.3g}, 95% interval {bend_low:.3g} .. {bend_high:.3g}"
@@ -92,7 +99,7 @@ def log_linear(comparison: Comparison, limits: Horizon) -> Verdict:
         return Verdict(
             claim, "undecided", reason, "more sizes between those measured, which show a form or show scatter"
         )
-    others = [fit.name for fit in comparison.plausible if fit.name != "log-linear"]
+    others = [fit.name for fit in comparison.plausible if fit.name != law]
     reason = slope
     if others:
         reason += (
@@ -162,7 +169,7 @@ def predicts_its_largest(comparison: Comparison, tests: tuple[BackTest, ...]) ->
     envelope = tests[0]
     held = len(envelope.held_out)
     claim = f"the {envelope.trained} smallest predict the {held} largest"
-    told = "; ".join(test.text for test in tests if test.law in ("envelope", "log-linear"))
+    told = "; ".join(test.text for test in tests if test.law in ("envelope", "log-linear", "linear"))
     widths = [item.high - item.low for item in envelope.held_out]
     told += f"; intervals {min(widths):.3g} to {max(widths):.3g} wide"
     misses = held - envelope.hits

@@ -18,6 +18,7 @@ import tyro
 
 from drorae.commands.doctor import Doctor
 from drorae.commands.fit import Fit, Report
+from drorae.commands.predict import Predict
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
@@ -29,7 +30,16 @@ DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity 
 
 Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
 
-COMMANDS = {"train": Train, "eval": Eval, "sweep": Sweep, "fit": Fit, "report": Report, "ui": Ui, "doctor": Doctor}
+COMMANDS = {
+    "train": Train,
+    "eval": Eval,
+    "sweep": Sweep,
+    "fit": Fit,
+    "predict": Predict,
+    "report": Report,
+    "ui": Ui,
+    "doctor": Doctor,
+}
 # What tyro reads the subcommands from, at run time.
 _ANY_COMMAND: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 
