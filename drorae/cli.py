@@ -18,6 +18,7 @@ import tyro
 
 from drorae.commands.doctor import Doctor
 from drorae.commands.fit import Fit, Report
+from drorae.commands.plan import Plan
 from drorae.commands.predict import Predict
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
@@ -36,6 +37,7 @@ COMMANDS = {
     "sweep": Sweep,
     "fit": Fit,
     "predict": Predict,
+    "plan": Plan,
     "report": Report,
     "ui": Ui,
     "doctor": Doctor,
