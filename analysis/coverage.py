@@ -108,9 +108,18 @@ def single_runs(law: str, parameters: tuple[float, ...], n: int, sd: float, repl
 def _curved_ends(profile: Profile, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Profile interval of the only curved parameter, open where it reaches the end of the grid."""
     rss = profile.rss(y)
-    kept = rss <= rss.min(axis=1, keepdims=True) * (1 + stats.t.ppf(0.975, profile.dof) ** 2 / profile.dof)
-    t = profile.form.natural(profile.t)[:, 0]
-    low, high = np.where(kept, t, np.inf).min(axis=1), np.where(kept, t, -np.inf).max(axis=1)
+    excess = rss - rss.min(axis=1, keepdims=True) * (1 + stats.t.ppf(0.975, profile.dof) ** 2 / profile.dof)
+    kept, rows, last = excess <= 0, np.arange(len(y)), len(profile.t) - 1
+
+    def crossing(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """Where between two neighbours on the grid the misfit passes the limit, linearly."""
+        here, there = excess[rows, inside], excess[rows, outside]
+        share = np.divide(here, here - there, out=np.zeros_like(here), where=here != there)
+        between = profile.t[inside] + share[:, None] * (profile.t[outside] - profile.t[inside])
+        return profile.form.natural(between)[:, 0]
+
+    first, end = kept.argmax(axis=1), last - kept[:, ::-1].argmax(axis=1)
+    low, high = crossing(first, np.maximum(first - 1, 0)), crossing(end, np.minimum(end + 1, last))
     return np.where(kept[:, 0], -np.inf, low), np.where(kept[:, -1], np.inf, high)
 
 

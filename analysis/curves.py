@@ -296,9 +296,10 @@ def fit_curve(
         raise UserError(f"law {form.name}: a size of {x.min():g} has no logarithm; expected sizes above 0")
     if len(y) <= len(form.parameters):
         raise UserError(f"law {form.name}: {len(y)} points for {len(form.parameters)} parameters")
-    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float) / np.mean(weights)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float)
     if w.shape != y.shape or not np.all(w > 0):
         raise UserError(f"law {form.name}: expected one weight above 0 for each of {len(y)} points")
+    w = w / w.mean()
     if method == "least-squares":
         return _least_squares(form, x, y, w)
     if method == "log-log":

@@ -162,7 +162,12 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
             found[name] = Interval(low, high)
             continue
         m = j - k
-        values = fit.form.natural(profile.t[kept])[:, m]
+        # One step of the grid outwards: the set's end lies between what is kept and its neighbour.
+        inside = profile.t[kept][:, m]
+        below = profile.t[profile.t[:, m] < inside.min(), m]
+        above = profile.t[profile.t[:, m] > inside.max(), m]
+        ends = np.array([below.max() if len(below) else inside.min(), above.min() if len(above) else inside.max()])
+        values = np.exp(ends) if fit.form.logged[m] else ends
         least = 0.0 if fit.form.logged[m] else -np.inf
         found[name] = Interval(
             least if open_low[m] else float(values.min()), np.inf if open_high[m] else float(values.max())
