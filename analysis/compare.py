@@ -14,6 +14,7 @@ from scipy import stats
 
 from analysis.checks import check_design
 from analysis.runs import Selection, find_column, select
+from analysis.verdicts import Verdict, Word
 from drorae.errors import UserError
 
 SCHEMA = 1
@@ -29,7 +30,6 @@ SPREAD_RATIO = 3.0
 Better = Literal["lower", "higher"]
 Law = Literal["log-linear", "linear"]
 Errors = Literal["pooled", "separate"]
-Verdict = Literal["supported", "not supported", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,6 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim about two designs and what these runs say of it."""
-
-    claim: str
-    verdict: Verdict
-    reason: str
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Slopes and levels of several designs, every pair of them, and a verdict for each claim one could make."""
 
@@ -97,7 +88,7 @@ class Comparison:
     """F test that all slopes are equal."""
     lines: tuple[Line, ...]
     differences: tuple[Difference, ...]
-    verdicts: tuple[Claim, ...]
+    verdicts: tuple[Verdict, ...]
     warnings: tuple[tuple[str, str], ...]
     """(code, message)."""
     excluded: tuple[tuple[str, str], ...]
@@ -108,8 +99,8 @@ class Comparison:
         """One JSON-able object.
 
         Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
-        of `Line`), differences (the fields of `Difference`), verdicts (claim, verdict, reason), warnings (code,
-        message), excluded (row, reason), eval_images.
+        of `Line`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
+        warnings (code, message), excluded (row, reason), eval_images.
         """
         return {
             "schema": SCHEMA,
@@ -124,7 +115,7 @@ class Comparison:
             "parallel_p": self.parallel_p,
             "designs": [asdict(item) for item in self.lines],
             "differences": [asdict(item) for item in self.differences],
-            "verdicts": [asdict(item) for item in self.verdicts],
+            "verdicts": [item._asdict() for item in self.verdicts],
             "warnings": [{"code": code, "message": message} for code, message in self.warnings],
             "excluded": [{"row": row, "reason": reason} for row, reason in self.excluded],
             "eval_images": self.eval_images,
@@ -147,7 +138,10 @@ class Comparison:
                 f"  {pair.what} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
                 f"{pair.ci95[1]:.4g}, p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
             )
-        lines += [f"{item.claim}: {item.verdict}; {item.reason}" for item in self.verdicts]
+        for verdict in self.verdicts:
+            lines.append(f"{verdict.verdict.upper()}: {verdict.claim}; {verdict.reason}")
+            if verdict.would_decide:
+                lines.append(f"  would decide it: {verdict.would_decide}")
         lines += [f"  left out: {row}: {reason}" for row, reason in self.excluded]
         lines += [f"  note: {message} [{code}]" for code, message in self.warnings]
         return "\n".join(lines)
@@ -440,7 +434,7 @@ def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: 
     return tuple(differences)
 
 
-def _verdicts(item: Difference, better: Better, cells: Sequence[_Cell], names: Sequence[str]) -> list[Claim]:
+def _verdicts(item: Difference, better: Better, cells: Sequence[_Cell], names: Sequence[str]) -> list[Verdict]:
     """The claim that a is better than b and its converse: scales better, or is better at the middle size."""
     sign = -1 if better == "lower" else 1
     low, high = item.simultaneous95
@@ -451,23 +445,22 @@ def _verdicts(item: Difference, better: Better, cells: Sequence[_Cell], names: S
     says = "scales better than" if item.what == "slope" else "is better in the middle of the shared sizes than"
     claims = []
     for one, other, gain in ((item.a, item.b, sign), (item.b, item.a, -sign)):
-        verdict: Verdict = "undecided"
-        reason = basis
+        word: Word = "undecided"
+        reason, decides = basis, ""
         if item.p_holm < 0.05:
-            verdict = "supported" if gain * item.difference > 0 else "not supported"
+            word = "supported" if gain * item.difference > 0 else "not supported"
         else:
-            half = (high - low) / 2
+            reason += ", includes zero"
             size = abs(item.difference)
             have = sum(len(cells[names.index(name)].u) for name in (item.a, item.b))
-            factor = math.ceil((half / size) ** 2) if size > 0 else math.inf
+            factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
             decides = (
-                f"about {factor * have} configurations of the two over the same sizes instead of {have} would, "
-                "were it really that large"
+                f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
+                "difference really that large"
                 if factor <= 50
-                else "a difference so small no affordable number of runs would settle"
+                else "no affordable number of runs: the difference seen is too small"
             )
-            reason = f"{basis}, includes zero; {decides}"
-        claims.append(Claim(f"{one} {says} {other}", verdict, reason))
+        claims.append(Verdict(f"{one} {says} {other}", word, reason, decides))
     return claims
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,12 @@ from analysis.figures import Curve, display_name, number, short, write_atomic
 from analysis.laws import LawFit
 from analysis.page import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
 from analysis.runs import Selection
+from analysis.uncertainty import parameter_intervals, run_interval
+from analysis.verdicts import Verdict
 from drorae.errors import UserError
 
-SCHEMA = 2
-"""Version of the JSON object; it changes when a key is renamed, dropped or takes another meaning."""
+if TYPE_CHECKING:
+    from analysis.fit import Analysis
 
 _LISTED = 12
 """Values of a hyper-parameter or sizes that the checklist names one by one."""
@@ -47,15 +49,6 @@ class LawRow:
     """Parameters that stopped at a bound."""
     curve: Curve | None = None
     """Its values over the drawn range, for the figure."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the runs say of one claim."""
-
-    claim: str
-    verdict: Literal["supported", "not supported", "undecided"]
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -94,32 +87,24 @@ class Findings:
     """Lowest and highest end of the intervals of all laws that are still in question."""
 
 
-def fit_json(
-    fit: LawFit, selection: Selection, found: Sequence[Warning], findings: Findings | None = None
-) -> dict[str, Any]:
-    """A fit as one JSON-able object without NaN or infinity (None stands for either).
+def fit_json(fit: LawFit, selection: Selection, found: Sequence[Warning]) -> dict[str, Any]:
+    """The line as one JSON-able object without NaN or infinity (None stands for either).
+
+    What goes beyond the line stands beside these keys by `analysis.fit.Analysis.tree`, which has the version.
 
     | key | what it holds |
     |---|---|
-    | schema | version of these keys (`SCHEMA`) |
     | law, x, y, unit | the preferred law, size and metric fitted, and whether configurations or rows are points |
     | n, n_configurations, dof | runs, points, residual degrees of freedom |
     | slope, intercept, r2, residual_sd | of the preferred law; slope per decade (log-linear) or per unit (linear) |
     | slope_ci95, intercept_ci95, slope_se, p_value | exact t |
     | seed_sd | pooled sd of runs that differ in seed alone; null without such runs |
-    | x_range, horizon | smallest and largest x; largest x up to which the law is trusted |
+    | x_range | smallest and largest x |
     | eval_images | images every value was measured on; null where the table does not say |
-    | laws | name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound |
-    | predictions | law, x, mean, prediction95, beyond_horizon |
-    | back_tests | what, rows (law, x, mean, prediction95, observed, inside) |
-    | verdicts | claim, verdict (supported, not supported, undecided), reason |
     | warnings | code, message |
     | excluded | row, reason |
     """
-    findings = findings or Findings()
-    end = horizon_of(fit, findings)
     tree = {
-        "schema": SCHEMA,
         "law": fit.law,
         "x": fit.x_name,
         "y": fit.y_name,
@@ -137,46 +122,59 @@ def fit_json(
         "seed_sd": fit.seed_sd,
         "dof": fit.dof,
         "x_range": list(fit.x_range),
-        "horizon": end,
         "eval_images": selection.eval_images,
-        "laws": [
-            {
-                "name": law.name,
-                "formula": law.formula,
-                "parameters": [
-                    {"name": name, "value": value, "ci95": [low, high]} for name, value, low, high in law.parameters
-                ],
-                "r2": law.r2,
-                "aicc": law.aicc,
-                "delta_aicc": law.delta_aicc,
-                "at_bound": list(law.at_bound),
-            }
-            for law in findings.laws
-        ],
-        "predictions": [_predicted(item) | {"beyond_horizon": item.x > end} for item in findings.predictions],
-        "back_tests": [
-            {
-                "what": test.what,
-                "rows": [_predicted(item) | {"observed": item.observed, "inside": _inside(item)} for item in test.rows],
-            }
-            for test in findings.back_tests
-        ],
-        "verdicts": [
-            {"claim": item.claim, "verdict": item.verdict, "reason": item.reason} for item in findings.verdicts
-        ],
         "warnings": [item._asdict() for item in found],
         "excluded": [{"row": row, "reason": reason} for row, reason in selection.excluded],
     }
     return _finite(tree)
 
 
+def findings_of(analysis: Analysis) -> Findings:
+    """What `analysis.fit.analyse` found, as the report shows it."""
+    sample, comparison, fit = analysis.fit.sample, analysis.comparison, analysis.fit
+    end = analysis.horizon.high
+    at = np.geomspace(sample.low, end, 60) if sample.low > 0 else np.linspace(sample.low, end, 60)
+
+    def curve(y: np.ndarray) -> Curve:
+        return tuple(map(float, at)), tuple(map(float, y))
+
+    laws = tuple(
+        LawRow(
+            law.name, law.form.formula,
+            tuple(
+                (name, float(value), float(low), float(high))
+                for (name, (low, high)), value in zip(parameter_intervals(law).items(), law.parameters, strict=True)
+            ),
+            law.r2, law.aicc, comparison.delta(law), law.at_bound,
+            curve(law.value(at)) if law in comparison.plausible and law.name != fit.law else None,
+        )
+        for law in comparison.fits
+    )  # fmt: skip
+    seeds = max(1.0, float(np.median(sample.runs)))
+    bands = [run_interval(law, sample, at, seeds) for law in comparison.plausible]
+    several = len(bands) > 1
+    envelope = (
+        curve(np.min([low for low, _ in bands], axis=0)),
+        curve(np.max([high for _, high in bands], axis=0)),
+    )
+    made = analysis.predict(end) if end > 0 else None
+    predictions = [Predicted(item.law, end, item.value, *item.of_run) for item in made.laws] if made else []
+    if made and several:
+        predictions.append(Predicted("envelope", end, made.laws[0].value, *made.of_run))
+    tests = tuple(
+        BackTest(
+            f"the {len(test.held_out)} largest sizes predicted from the {test.trained} smallest, {test.law}",
+            tuple(Predicted(test.law, item.x, item.predicted, item.low, item.high, item.y) for item in test.held_out),
+        )
+        for test in analysis.back_tests
+        if test.law in ("envelope", fit.law)
+    )
+    return Findings(laws, analysis.verdicts, tests, tuple(predictions), end, envelope if several else None)
+
+
 def horizon_of(fit: LawFit, findings: Findings) -> float:
     """The largest x up to which a fit is trusted."""
     return figures.horizon(fit) if findings.horizon is None else findings.horizon
-
-
-def _predicted(item: Predicted) -> dict[str, Any]:
-    return {"law": item.law, "x": item.x, "mean": item.mean, "prediction95": [item.low, item.high]}
 
 
 def _inside(item: Predicted) -> bool | None:
@@ -191,6 +189,7 @@ def write_report(
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
     findings: Sequence[Findings] = (),
+    jsons: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Path]:
     """Writes the report of one or several fits (one per metric) and returns its paths by name.
 
@@ -198,7 +197,8 @@ def write_report(
     with fitted value, residual and bands, or why it was left out; png, svg: law.*; residuals_png, residuals_svg;
     html: report.html, which holds all of it and loads nothing; markdown: report.md, the same for a repository.
     `images` (caption -> PNG file) are embedded; `command` is printed as the way to make the report again;
-    `findings` has one entry per fit, or none. Each file appears whole or not at all.
+    `findings` has one entry per fit, or none; `jsons` the objects to write, `fit_json` unless given.
+    Each file appears whole or not at all.
 
     Raises:
         UserError: the directory cannot be written, or an image cannot be read.
@@ -206,7 +206,7 @@ def write_report(
     directory = Path(directory)
     known = tuple(findings) or (Findings(),) * len(fits)
     found = [warnings(fit, selection) for fit, selection in zip(fits, selections, strict=True)]
-    trees = [fit_json(*item) for item in zip(fits, selections, found, known, strict=True)]
+    trees = [dict(tree) for tree in jsons] or [fit_json(*item) for item in zip(fits, selections, found, strict=True)]
     if len(trees) > 1:
         trees[0] = trees[0] | {"also": trees[1:]}
     sizes = [selection.eval_images for selection in selections]
@@ -343,13 +343,17 @@ _MARKS = {"supported": "✓ supported", "not supported": "✗ not supported", "u
 
 def _verdict_table(fits: Sequence[LawFit], findings: Sequence[Findings]) -> list[Block]:
     rows = [
-        (*_of(fits, fit), item.claim, _MARKS[item.verdict], item.reason)
+        (*_of(fits, fit), item.claim, _MARKS[item.verdict], _why(item))
         for fit, known in zip(fits, findings, strict=True)
         for item in known.verdicts
     ]
     if not rows:
         return []
     return [Heading("Verdicts"), _metric_table(fits, ("Claim", "Verdict", "Why"), rows, (0, 1, 2))]
+
+
+def _why(verdict: Verdict) -> str:
+    return verdict.reason + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
 
 def _of(fits: Sequence[LawFit], fit: LawFit) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ import tyro
 from drorae.commands.compare import Compare
 from drorae.commands.doctor import Doctor
 from drorae.commands.fit import Fit, Report
+from drorae.commands.plan import Plan
+from drorae.commands.predict import Predict
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
@@ -35,6 +37,8 @@ COMMANDS = {
     "eval": Eval,
     "sweep": Sweep,
     "fit": Fit,
+    "predict": Predict,
+    "plan": Plan,
     "compare": Compare,
     "report": Report,
     "ui": Ui,

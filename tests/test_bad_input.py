@@ -89,6 +89,7 @@ CASES = [
     Case("no value", put(rfid=np.nan), "12 x rfid is missing"),
     Case("infinite values", put(rfid=np.inf), "12 x rfid is inf, not finite"),
     Case("sizes without a logarithm", put(params=-1.0), "-1, which has no logarithm"),
+    Case("one run copied", lambda frame: frame.iloc[[0] * 12], "expected different sizes"),
     # What was measured.
     Case("mixed sample counts", put(eval_images=halves(10_000, 50_000)), "--where|where eval_images="),
     Case("mixed counts of one metric", put(rfid_n=halves(10_000, 50_000)), "different rfid_n, 10000 (6 rows)"),
@@ -98,8 +99,12 @@ CASES = [
     Case("mixed evaluation", put(**{"evaluation.effnet_size": halves(64, 224)}), "measure different things"),
     # The design.
     Case("one size", put(params=1e6), "all runs have params = 1e+06"),
+    Case("two sizes", put(params=halves(1e6, 1e7), expert_hidden_dim=np.arange(12) // 2), "two values only"),
     Case("three sizes, many seeds", lambda frame: frame.iloc[:6], "run more sizes, not more seeds"),
     Case("the same value everywhere", put(rfid=0.5), "rfid is 0.5"),
+    Case("the seed as a size", put(seed=range(12)), "no size", "fit runs.csv --x seed --y rfid --law linear"),
+    Case("a copy of the seed as a size", put(seed=range(1, 13), params=range(1, 13)), "numbers repeats"),
+    Case("seeds counted as sizes", put(), "seeds are repeats, not sizes", f"{FIT} --unit row"),
     Case("repeats without a seed column", lambda frame: frame.drop(columns="seed"), "add a seed column"),
     # Where results go.
     Case("a report where a file is", put(), "needs a folder", f"{FIT} --out runs.csv"),
