@@ -130,6 +130,9 @@ def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
     import matplotlib
 
     paths = {}
+    # Laid out once for all files.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     with matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
         for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
@@ -193,7 +196,7 @@ def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None, overlay: Overlay
     for (name, (x, y)), style in zip(overlay.curves, _LAW_STYLES * len(overlay.curves), strict=False):
         axes.plot(x, y, color=INK, lw=1, ls=style, label=name)
     for i, (x, y) in enumerate(overlay.envelope or ()):
-        axes.plot(x, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws within 4 AICc")
+        axes.plot(x, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws in question")
     axes.axvline(high, color="#888888", lw=0.8, ls=":")
     axes.axvline(end, color="#888888", lw=0.8)
     free = (0.98, "top") if fit.slope > 0 else (0.02, "bottom")

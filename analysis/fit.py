@@ -255,18 +255,32 @@ def fit_table(
     Raises:
         UserError: what `select`, `fit_law` and `write_report` refuse; nothing is written then.
     """
-    from analysis.report import findings_of, fit_json, write_report
-
     names = [y] if isinstance(y, str) else list(dict.fromkeys(y))
     if not names:
         raise UserError("y: expected at least one metric, such as psnr or rfd_dinov2")
     include = tuple(include)
-    analyses = tuple(analyse(frame, x, name, law, include, unit) for name in names)
+    analyses = [analyse(frame, x, name, law, include, unit) for name in names]
+    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command)
+
+
+def report_analyses(
+    analyses: Sequence[Analysis],
+    out: str | Path | None,
+    title: str,
+    images: Mapping[str, Path] | None = None,
+    command: str | None = None,
+) -> FitOutcome:
+    """What `fit_table` returns and writes, of analyses that are there already.
+
+    Raises:
+        UserError: what `write_report` refuses.
+    """
+    from analysis.report import findings_of, fit_json, write_report
+
     fits, selections = tuple(item.fit for item in analyses), tuple(item.selection for item in analyses)
     jsons = tuple(fit_json(item.fit, item.selection, item.warnings) | item.tree() for item in analyses)
     paths: dict[str, Path] = {}
     if out is not None:
-        title = title or f"{', '.join(names)} against {x}"
         findings = [findings_of(item) for item in analyses]
         paths = write_report(fits, selections, out, title, images, command, findings, jsons)
     text = "\n".join(_summary(item) for item in analyses)

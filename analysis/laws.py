@@ -19,8 +19,6 @@ Unit = Literal["configuration", "row"]
 LEAST_CONFIGURATIONS = 4
 """Parameters of a line + 2: below it the residual says next to nothing."""
 
-_CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
-
 
 class Prediction(NamedTuple):
     """A law's value at x (floats, or arrays of x's shape) with two 95% intervals."""
@@ -177,7 +175,7 @@ def fit_law(
     u_mean = float(np.average(u, weights=weights))
     intervals = result.conf_int(alpha=0.05)
     fitted = result.params[0] + result.params[1] * transform(selection.x, law)
-    seeds = _seeds(selection)
+    seeds = selection.seeds
     points = tuple(
         Point(
             selection.labels[i], float(selection.x[i]), float(selection.y[i]), seeds[i], int(groups[i]),
@@ -224,32 +222,18 @@ def _sampling_errors(selection: Selection, groups: np.ndarray, count: int) -> np
     return np.sqrt(np.array([np.mean(errors[groups == k] ** 2) for k in range(count)]))
 
 
-def _seeds(selection: Selection) -> list[str]:
-    if "seed" not in selection.used.columns:
-        return [""] * len(selection.used)
-    column = selection.used["seed"]
-    return ["" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column]
-
-
 def _configurations(selection: Selection, unit: Unit) -> np.ndarray:
     """Number of the configuration of every used row, in order of first appearance."""
     n, distinct = len(selection.x), len(np.unique(selection.x))
     if unit == "row":
         return np.arange(n)
-    if not any(_seeds(selection)):
-        if n > distinct and 2 * distinct <= n:
-            raise UserError(
-                f"{selection.y_name} on {selection.x_name}: {n} rows take only {distinct} values of "
-                f"{selection.x_column} and no seed column says whether they are repeats, which are not sizes; "
-                "add a seed column, or take every row as a configuration with unit row"
-            )
-        return np.arange(n)
-    used = selection.used
-    columns = [name for name in _CONFIGURATION_COLUMNS if name in used.columns]
-    columns += [name for name in used.columns if "." in str(name) and name not in columns]
-    keys = pd.DataFrame({name: used[name].astype(str).to_numpy() for name in columns})
-    keys["x"] = selection.x
-    return keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
+    if not any(selection.seeds) and n > distinct and 2 * distinct <= n:
+        raise UserError(
+            f"{selection.y_name} on {selection.x_name}: {n} rows take only {distinct} values of "
+            f"{selection.x_column} and no seed column says whether they are repeats, which are not sizes; "
+            "add a seed column, or take every row as a configuration with unit row"
+        )
+    return selection.configurations
 
 
 def _seed_sd(y: np.ndarray, groups: np.ndarray) -> float | None:

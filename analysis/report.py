@@ -151,12 +151,14 @@ def findings_of(analysis: Analysis) -> Findings:
         for law in comparison.fits
     )  # fmt: skip
     seeds = max(1.0, float(np.median(sample.runs)))
-    bands = [run_interval(law, sample, at, seeds) for law in comparison.plausible]
-    several = len(bands) > 1
-    envelope = (
-        curve(np.min([low for low, _ in bands], axis=0)),
-        curve(np.max([high for _, high in bands], axis=0)),
-    )
+    # As predictions do: the plausible laws, and beyond the data the one that can level off as well.
+    heard = comparison.heard(end) if end > 0 else comparison.plausible
+    asked = [(law, (at > sample.high) | (law in comparison.plausible)) for law in heard]
+    lows, highs = np.full((2, len(asked), len(at)), np.nan)
+    for i, (law, where) in enumerate(asked):
+        lows[i, where], highs[i, where] = run_interval(law, sample, at[where], seeds)
+    several = len(asked) > 1
+    envelope = (curve(np.nanmin(lows, axis=0)), curve(np.nanmax(highs, axis=0)))
     made = analysis.predict(end) if end > 0 else None
     predictions = [Predicted(item.law, end, item.value, *item.of_run) for item in made.laws] if made else []
     if made and several:
@@ -334,7 +336,10 @@ def _caption(fits: Sequence[LawFit], findings: Sequence[Findings]) -> str:
         band += " of a new configuration's mean over as many seeds (a single run scatters more)"
     caption = band + "; darker band: 95% interval of the line. Hatched: beyond the data, up to the trusted horizon"
     if any(item.envelope for item in findings):
-        caption += "; thin dotted lines: envelope of all laws within 4 AICc of the best"
+        caption += (
+            "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, of a power law "
+            "with offset"
+        )
     return caption + "."
 
 
@@ -521,7 +526,7 @@ def _hyper_parameters(selection: Selection) -> str:
         return "not in the table"
     varied = []
     for name in names:
-        values = list(dict.fromkeys(selection.used[name].astype(str)))
+        values = [str(value) for value in selection.used[name].unique()]
         if len(values) > 1:
             shown = ", ".join(values[:_LISTED]) + (" …" if len(values) > _LISTED else "")
             varied.append(f"{name} varies ({shown})")

@@ -11,6 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ class Selection:
     included: tuple[str, ...] = ()
     """Statuses other than finished that were asked for."""
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seed of every used row as text; empty where the table has none."""
         if "seed" not in self.used.columns:
@@ -90,7 +91,7 @@ class Selection:
             "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column
         )
 
-    @property
+    @cached_property
     def configurations(self) -> np.ndarray:
         """Number of the configuration of every used row, in order of first appearance, shape (rows,).
 
@@ -101,6 +102,7 @@ class Selection:
             return np.arange(len(self.x))
         columns = [name for name in CONFIGURATION_COLUMNS if name in self.used.columns]
         columns += [name for name in self.used.columns if "." in str(name) and name not in columns]
+        columns = [name for name in columns if self.used[name].nunique(dropna=False) > 1]
         keys = pd.DataFrame({name: self.used[name].astype(str).to_numpy() for name in columns})
         keys["x"] = self.x
         return keys.groupby(list(keys.columns), sort=False, dropna=False).ngroup().to_numpy()
@@ -512,7 +514,8 @@ def _bad_cell(value: object) -> str:
 def _copies(frame: pd.DataFrame) -> list[str]:
     """A key per row that rows with a stated seed share with their exact copies; empty where no seed is stated."""
     seeds = _texts(frame, "seed")
-    if not any(seeds):
+    if not any(seeds) or all(_texts(frame, "config_hash")):
+        # A hash, where every row has one, tells copies already.
         return [""] * len(frame)
     first = frame.drop(columns=["run_id", "run_url"], errors="ignore").astype(str)
     groups = first.groupby(list(first.columns), sort=False, dropna=False).ngroup()
@@ -520,7 +523,10 @@ def _copies(frame: pd.DataFrame) -> list[str]:
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:
-    return [_text(value) for value in frame[column]] if column in frame.columns else [""] * len(frame)
+    if column not in frame.columns:
+        return [""] * len(frame)
+    cells = frame[column]
+    return [str(value).strip() for value in cells.astype(object).where(cells.notna(), "")]
 
 
 def _commonest(excluded: list[tuple[str, str]]) -> str:
