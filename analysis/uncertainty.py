@@ -166,12 +166,11 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
         inside = profile.t[kept][:, m]
         below = profile.t[profile.t[:, m] < inside.min(), m]
         above = profile.t[profile.t[:, m] > inside.max(), m]
-        ends = np.array([below.max() if len(below) else inside.min(), above.min() if len(above) else inside.max()])
-        values = np.exp(ends) if fit.form.logged[m] else ends
+        first, last = below.max() if len(below) else inside.min(), above.min() if len(above) else inside.max()
+        if fit.form.logged[m]:
+            first, last = np.exp(first), np.exp(last)
         least = 0.0 if fit.form.logged[m] else -np.inf
-        found[name] = Interval(
-            least if open_low[m] else float(values.min()), np.inf if open_high[m] else float(values.max())
-        )
+        found[name] = Interval(least if open_low[m] else float(first), np.inf if open_high[m] else float(last))
     return found
 
 
