@@ -19,8 +19,10 @@ import tyro
 from drorae.commands.compare import Compare
 from drorae.commands.doctor import Doctor
 from drorae.commands.fit import Fit, Report
+from drorae.commands.inspect import Inspect
 from drorae.commands.plan import Plan
 from drorae.commands.predict import Predict
+from drorae.commands.probe import Probe
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
@@ -35,6 +37,8 @@ Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, 
 COMMANDS = {
     "train": Train,
     "eval": Eval,
+    "inspect": Inspect,
+    "probe": Probe,
     "sweep": Sweep,
     "fit": Fit,
     "predict": Predict,

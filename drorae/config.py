@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from drorae.errors import UserError
 
-Variant = Literal["last", "mean", "softmax", "energy"]
+Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 Precision = Literal["fp32", "bf16"]
 Config = TypeVar("Config")
 
@@ -79,14 +79,14 @@ class FusionConfig:
     incremental: bool = True
     """Eq. 5: correct z_base by beta (z_fuse - z_base). False: z_fuse replaces it."""
     expert_hidden_dim: int = 3072
-    """h: width of each layer's expert MLP. The capacity axis."""
+    """h: width of each layer's expert MLP (cross_attention: of its queries, keys and values). The capacity axis."""
     num_layers: int = 0
     """n: the deepest n encoder blocks are fused; 0: all of them."""
     beta: float = 0.2
     eps: float = 1e-6
     """Inside the square root of the energy normalisation (Eq. 4); the paper gives no value."""
-    activation: Literal["none", "gelu", "silu"] = "none"
-    """After the expert's hidden LayerNorm. The paper's appendix lists none; HiRAE uses GELU."""
+    activation: Literal["auto", "none", "gelu", "silu"] = "auto"
+    """After the expert's hidden LayerNorm. auto: as published: gelu for hirae, none for the others."""
     expert_norm: Literal["layer", "layer_affine", "none"] = "layer"
     """The expert's hidden LayerNorm; the paper's parameter count has no affine parameters."""
     router_input: Literal["raw", "normalised"] = "normalised"
@@ -105,6 +105,9 @@ class DecoderConfig:
     seed: int = 0
     """Seeds the decoder's initialisation and phase 1. Apart from the trial's seed, so that all seeds of a
     sweep start from one phase-1 decoder, as in the paper."""
+    weights: str = ""
+    """One of RAE's released decoders: a weights file, or a folder in diffusers' `AutoencoderRAE` layout
+    (`drorae.official`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
 
 
 DECODERS = {
@@ -119,14 +122,38 @@ DECODERS = {
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """L1 + perceptual_weight * perceptual (`drorae.losses`)."""
+    """L1 + perceptual_weight * perceptual + gan_weight * adaptive * adversarial (`drorae.losses`)."""
 
-    perceptual: Literal["none", "effnet"] = "effnet"
-    """effnet: unit-normalised stage features of a frozen ImageNet EfficientNet-Lite0."""
+    perceptual: Literal["none", "effnet", "lpips_vgg"] = "effnet"
+    """effnet: unit-normalised stage features of a frozen ImageNet EfficientNet-Lite0, at hand without a download;
+    lpips_vgg: LPIPS, the published term."""
     perceptual_weight: float = 0.1
-    """The distance is a sum over four stages, 0 to 4 each; at 0.1 it weighs about as much as L1 on the presets."""
+    """effnet's distance is a sum over four stages, 0 to 4 each; at 0.1 it weighs about as much as L1 on the presets.
+    The paper weighs LPIPS by 1."""
     perceptual_size: int = 32
-    """Side in pixels that images are resized to before the perceptual network."""
+    """Side in pixels that images are resized to before the effnet network; LPIPS sees them as they are."""
+    lpips_path: str = ""
+    """torchvision's VGG16 weights on disk, for lpips_vgg; empty: torchvision's own download."""
+    gan_weight: float = 0.0
+    """Of the adversarial term, before the adaptive weight (RAE: 0.75); 0: no discriminator at all."""
+    max_adaptive_weight: float = 1e4
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The DINO discriminator (`drorae.losses.discriminator`), where `objective.gan_weight` is above 0. RAE's recipe."""
+
+    name: str = "vit_small_patch8_224.dino"
+    """The frozen transformer, by its timm name."""
+    weights: Literal["hub", "file", "random"] = "hub"
+    """hub: timm's pretrained weights; file: `path`; random: untrained, for tests."""
+    path: str = ""
+    """safetensors or weights-only .pth file, with `weights="file"`."""
+    input_size: int = 224
+    lr: float = 2e-4
+    final_lr: float = 2e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +173,10 @@ class PhaseConfig:
     """Decay of the weight average that is evaluated and handed on; 0: the weights themselves."""
     latent_noise: float = 0.0
     """tau: sigma ~ U(0, tau) per sample of Gaussian noise on the latent (RAE: 0.8 while the decoder trains)."""
+    disc_start_steps: int = 0
+    """The discriminator learns from this step on."""
+    gan_start_steps: int = 0
+    """The tokenizer's loss has its adversarial term from this step on."""
     precision: Precision = "fp32"
     """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
 
@@ -162,6 +193,42 @@ class EvaluationConfig:
     effnet_size: int = 64
     inception_path: str = ""
     """torch-fidelity's Inception weights on disk; empty: its own download."""
+    quantise: Literal["round", "truncate"] = "round"
+    """How a reconstruction becomes 8-bit. RAE's published code truncates, which darkens by half a step on average."""
+    lpips: Literal["none", "vgg", "alex"] = "none"
+    """Network of the LPIPS metric (`drorae.losses.lpips`); its ImageNet weights are torchvision's."""
+    lpips_path: str = ""
+    """Those weights on disk; empty: torchvision's own file or download."""
+    reference: str = ""
+    """npz of statistics to measure a second distance to: drorae's own, or mu and sigma as ADM and others publish."""
+    bootstrap: int = 0
+    """Drawn replicates of each Frechet distance, for a second standard error beside the one that is always given."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """The diffusion probe on the trained tokenizer's latents (`drorae.probe`)."""
+
+    steps: int = 0
+    """Training steps; 0: no probe."""
+    width: int = 192
+    depth: int = 4
+    heads: int = 4
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises to `lr`; a cosine takes it down again in the others."""
+    clip_norm: float = 1.0
+    levels: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """Times t of x_t = (1 - t) x + t eps at which the held-out loss is measured; `probe_loss` is their mean."""
+    draws: int = 2
+    """Draws of the noise per held-out image and level."""
+    train_images: int = 4096
+    """At most so many training images; their latents are kept in memory."""
+    val_images: int = 1024
+    """At most so many held-out images."""
+    seed: int = 0
+    """Seeds model, order, times and noise. Apart from the trial's seed, so that all tokenizers get the same."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +240,12 @@ class TrialConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     phase1: PhaseConfig = PhaseConfig(epochs=8, latent_noise=0.0)
     phase2: PhaseConfig = PhaseConfig(epochs=3)
     phase3: PhaseConfig = PhaseConfig(epochs=0)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     seed: int = 0
     """Seeds the fusion's initialisation and the order of phases 2 and 3."""
 
@@ -200,6 +269,12 @@ class Runtime:
     """Refuse a feature cache that would make the cache folder larger than this (10^9 bytes)."""
     features: Literal["cache", "online"] = "cache"
     """cache: encode once for all trials; online: encode every batch of every epoch."""
+    micro_batch: int = 0
+    """Images sent through the networks at once; larger batches are gone through in pieces and their gradients added.
+    0: whole batches."""
+    activation_checkpointing: bool = False
+    """Compute the decoder's activations again in the backward pass instead of keeping them: about a third more time
+    for a fraction of the memory."""
     checkpoint_seconds: float = 30.0
     """A checkpoint is written when so many seconds have passed since the last."""
     log_steps: int = 10
@@ -242,7 +317,7 @@ def config_hash(tree: Any) -> str:
 def phase1_key(config: TrialConfig) -> dict[str, Any]:
     """What a phase-1 decoder depends on: everything but fusion, later phases, evaluation and the trial's seed."""
     tree = to_dict(config)
-    return {name: tree[name] for name in ("images", "encoder", "decoder", "objective", "phase1")}
+    return {name: tree[name] for name in ("images", "encoder", "decoder", "objective", "discriminator", "phase1")}
 
 
 def _convert(annotation: Any, value: Any, name: str) -> Any:
@@ -342,11 +417,19 @@ def _paper() -> TrialConfig:
         encoder=EncoderConfig(name="vit_base_patch14_reg4_dinov2", weights="hub", input_size=224),
         fusion=FusionConfig(),
         decoder=DECODERS["XL"],
-        objective=ObjectiveConfig(perceptual_size=224),
-        phase1=replace(recipe, latent_noise=0.8),
-        phase2=recipe,
+        # The paper gives lambda_p = 1 and no lambda_g: RAE's 0.75.
+        objective=ObjectiveConfig(perceptual="lpips_vgg", perceptual_weight=1.0, gan_weight=0.75),
+        # RAE's discriminator learns for two epochs before it is heard, a quarter of the warm-up of its GAN term.
+        phase1=replace(recipe, latent_noise=0.8, disc_start_steps=22500, gan_start_steps=30000),
+        phase2=replace(recipe, disc_start_steps=7500, gan_start_steps=10000),
         phase3=replace(recipe, epochs=20),
-        evaluation=EvaluationConfig(extractors=("inception", "dinov2", "effnet"), dinov2_size=224, effnet_size=224),
+        evaluation=EvaluationConfig(
+            extractors=("inception", "dinov2", "effnet"),
+            dinov2_size=224,
+            effnet_size=224,
+            quantise="truncate",
+            lpips="vgg",
+        ),  # fmt: skip
     )
 
 
@@ -354,7 +437,7 @@ PRESETS: Mapping[str, TrialConfig] = types.MappingProxyType(
     {
         "quickstart": TrialConfig(images=ImagesConfig(train_images=2000, val_images=800)),
         "smoke": TrialConfig(
-            images=ImagesConfig(train_images=192, val_images=96),
+            images=ImagesConfig(train_images=96, val_images=64),
             decoder=DECODERS["tiny"],
             phase1=PhaseConfig(epochs=2, batch_size=32, warmup_steps=2),
             phase2=PhaseConfig(epochs=2, batch_size=32, warmup_steps=2),

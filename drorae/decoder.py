@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from drorae.config import DecoderConfig
 from drorae.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+EPS = 1e-12
+"""Of all LayerNorms: ViT-MAE's, which RAE's decoder configurations keep."""
 
 
 def sincos_positions(grid: int, width: int) -> Tensor:
@@ -29,8 +36,12 @@ def sincos_positions(grid: int, width: int) -> Tensor:
 class Decoder(nn.Module):
     """A ViT that maps N = grid^2 latent tokens to an image of `size` pixels, as RAE's (arXiv 2510.11690).
 
-    Linear embedding, a trainable class token, fixed sine-cosine positions, pre-norm blocks, a final LayerNorm
-    and one linear layer to the pixels of a patch, which are de-normalised with the ImageNet mean and deviation.
+    Linear embedding, a trainable class token, fixed sine-cosine positions, pre-norm blocks (biased queries, keys
+    and values, exact GELU), a final LayerNorm and one linear layer to the pixels of a patch, which are
+    de-normalised with the ImageNet mean and deviation. `drorae.official` loads RAE's own weights into it.
+
+    Positions and output statistics are part of the state: released decoders bring theirs, which are then kept with
+    the weights.
 
     Args:
         config: width, depth, heads, MLP width.
@@ -59,28 +70,43 @@ class Decoder(nn.Module):
             )
         self.grid = grid
         self.patch = size // grid
+        self.checkpointing = False
+        """Compute the blocks' activations again in the backward pass instead of keeping them."""
+        self.heads = config.heads
+        self.mlp_dim = config.mlp_dim
         self.embed = nn.Linear(latent_width, config.width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
         positions = torch.cat([torch.zeros(1, config.width), sincos_positions(grid, config.width)])
-        self.register_buffer("positions", positions[None], persistent=False)
+        self.register_buffer("positions", positions[None])
+        norm: Any = partial(nn.LayerNorm, eps=EPS)
         self.blocks = nn.Sequential(
             *(
-                Block(config.width, config.heads, mlp_ratio=config.mlp_dim / config.width, qkv_bias=True)
+                Block(config.width, config.heads, config.mlp_dim / config.width, qkv_bias=True, norm_layer=norm)
                 for _ in range(config.depth)
             )
         )
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = norm(config.width)
         self.head = nn.Linear(config.width, self.patch**2 * 3)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.apply(_initialise)
         nn.init.normal_(self.class_token, std=0.02)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """latent [B, N, C] -> image float [B, 3, S, S]; nominally in [0, 1], not clamped."""
+    def forward(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
+        """latent [B, N, C] -> image float [B, 3, S, S]; nominally in [0, 1], not clamped.
+
+        `head_offset` is added to the weight of the last linear layer: zeros with respect to which a loss's gradient
+        is that weight's own, frozen or not (`drorae.losses.adversarial`).
+        """
         batch = latent.shape[0]
         tokens = torch.cat([self.class_token.expand(batch, -1, -1), self.embed(latent)], dim=1) + self.positions
-        patches = self.head(self.norm(self.blocks(tokens))[:, 1:]).float()
+        if self.checkpointing and torch.is_grad_enabled():
+            for block in self.blocks:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = self.blocks(tokens)
+        weight = self.head.weight if head_offset is None else self.head.weight + head_offset
+        patches = F.linear(self.norm(tokens)[:, 1:], weight, self.head.bias).float()
         side = self.grid * self.patch
         image = patches.view(batch, self.grid, self.grid, self.patch, self.patch, 3)
         image = image.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, side, side)

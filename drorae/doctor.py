@@ -51,6 +51,8 @@ STATE_BYTES = 20
 ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
 """Bytes kept for the backward pass per token, layer and unit of width of a transformer whose attention is fused
 (Korthikanti et al., arXiv 2205.05198, Eq. 2 without the attention scores); twice as much in fp32."""
+SMALL_BYTES = 1e9
+"""Any machine that runs torch has so much memory, on a GPU or beside it."""
 CPU_STEP_FLOPS = 2e13
 """A training step above this takes minutes on a CPU, so that a trial would take weeks."""
 
@@ -69,9 +71,18 @@ class EncoderShape(NamedTuple):
     patch: int
 
 
+KNOWN_SHAPES = {
+    "vit_small_patch14_dinov2": EncoderShape(12, 384, 14),
+    "vit_base_patch14_reg4_dinov2": EncoderShape(12, 768, 14),
+}
+"""The presets' encoders. Importing timm to ask it takes as long as a small trial."""
+
+
 @functools.cache
 def encoder_shape(name: str) -> EncoderShape | None:
     """Sizes of the encoder a config names, without its weights; None where timm knows no such ViT."""
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
     import timm
     import torch
     from timm.models.vision_transformer import VisionTransformer
@@ -136,36 +147,43 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
     Raises:
         UserError: images that are not there, a device that is not there, or too little memory or speed.
     """
-    import torch
-
     lacking: list[str] = []
     for name, path in (("images.path", config.images.path), ("images.val_path", config.images.val_path)):
         wanted = config.images.source != "photos" and (path or name == "images.path")
         if wanted and not (path and Path(path).expanduser().exists()):
             lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
-    has_cuda = torch.cuda.is_available()
-    if runtime.device.startswith("cuda") and not has_cuda:
-        lacking.append(f"a CUDA GPU for --device {runtime.device} (torch sees none; use --device cpu)")
-    on_gpu = has_cuda and runtime.device != "cpu"
     shape = encoder_shape(config.encoder.name)
-    if shape is not None:
-        needs = estimate(config, shape)
-        index = int(runtime.device.partition(":")[2] or 0)
-        if on_gpu and index >= torch.cuda.device_count():
-            raise UserError(f"--device {runtime.device}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
-        have = torch.cuda.get_device_properties(index).total_memory if on_gpu else memory_bytes()
-        kind = "GPU memory" if on_gpu else "memory"
-        if not on_gpu and needs.flops > CPU_STEP_FLOPS:
-            lacking.append(f"a CUDA GPU (a training step is about {needs.flops / 1e12:.0f} TFLOP)")
-            kind = "GPU memory"
-        if needs.bytes > have:
-            found = f", {have / 1e9:.0f} GB found" if on_gpu or kind == "memory" else ""
-            lacking.append(f"about {needs.bytes / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)")
+    needs = estimate(config, shape) if shape else Needs(0.0, 0.0)
+    if runtime.device.startswith("cuda") or needs.flops > CPU_STEP_FLOPS or needs.bytes > SMALL_BYTES:
+        lacking += _lacking_devices(needs, runtime)
     if lacking:
         raise UserError(
             f"this machine cannot run this config, which needs {'; '.join(lacking)}; "
             "--preset quickstart runs anywhere, --dry-run lists a sweep's trials"
         )
+
+
+def _lacking_devices(needs: Needs, runtime: Runtime) -> list[str]:
+    """What the machine's devices lack of `needs`. Apart, because asking for GPUs means importing torch."""
+    import torch
+
+    lacking: list[str] = []
+    has_cuda = torch.cuda.is_available()
+    if runtime.device.startswith("cuda") and not has_cuda:
+        lacking.append(f"a CUDA GPU for --device {runtime.device} (torch sees none; use --device cpu)")
+    on_gpu = has_cuda and runtime.device != "cpu"
+    index = int(runtime.device.partition(":")[2] or 0)
+    if on_gpu and index >= torch.cuda.device_count():
+        raise UserError(f"--device {runtime.device}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
+    have = torch.cuda.get_device_properties(index).total_memory if on_gpu else memory_bytes()
+    kind = "GPU memory" if on_gpu else "memory"
+    if not on_gpu and needs.flops > CPU_STEP_FLOPS:
+        lacking.append(f"a CUDA GPU (a training step is about {needs.flops / 1e12:.0f} TFLOP)")
+        kind = "GPU memory"
+    if needs.bytes > have:
+        found = f", {have / 1e9:.0f} GB found" if on_gpu or kind == "memory" else ""
+        lacking.append(f"about {needs.bytes / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)")
+    return lacking
 
 
 def _versions(packages: dict[str, str]) -> dict[str, str | None]:

@@ -74,7 +74,12 @@ def _nearest_sizes(size: int, patch: int) -> str:
     return f"{below} or {below + patch}" if below else str(patch)
 
 
-def _build(name: str, **arguments: Any) -> VisionTransformer:
+def build_vit(name: str, **arguments: Any) -> VisionTransformer:
+    """A timm vision transformer without its classifier.
+
+    Raises:
+        UserError: timm cannot build it, or it is another kind of network.
+    """
     try:
         vit = timm.create_model(name, num_classes=0, **arguments)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
@@ -117,13 +122,13 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
     if config.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return Encoder(_build(config.name, img_size=config.input_size), config)
+            return Encoder(build_vit(config.name, img_size=config.input_size), config)
     if config.weights == "hub":
-        state = _build(config.name, pretrained=True).state_dict()
+        state = build_vit(config.name, pretrained=True).state_dict()
     else:
         path = dinov2_offline_path(cache_dir) if config.weights == "offline" else Path(config.path)
         state = read_state(path)
-    vit = _build(config.name, img_size=config.input_size)
+    vit = build_vit(config.name, img_size=config.input_size)
     try:
         # Without antialiasing, as DINOv2 itself resamples its position table; timm's own default differs by 6%
         # in the tokens at 224 px.

@@ -109,6 +109,11 @@ def centre_crop(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
     return np.array(picture.crop((left, top, left + size, top + size)))
 
 
+def evaluation_crop(size: int) -> str:
+    """How `centre_crop` cuts, in words that statistics of its crops carry: equal words, equal cut."""
+    return f"ADM centre crop {size} px, version {_CROP_VERSION}"
+
+
 def load_images(config: ImagesConfig) -> Images:
     """Opens the images that `config` names.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from drorae import distributed
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
+from drorae.errors import UserError
 from drorae.features import Features, open_features
 from drorae.files import write_json
-from drorae.images import load_images
-from drorae.losses.objective import Objective
-from drorae.losses.perceptual import load_perceptual
+from drorae.images import evaluation_crop, load_images
+from drorae.losses.adversarial import make_adversary
+from drorae.losses.lpips import Lpips, load_lpips
+from drorae.losses.objective import Objective, load_objective
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
-from drorae.metrics.frechet import FeatureStatistics
+from drorae.metrics.frechet import Moments
+from drorae.metrics.references import Origin, extractor_of, read_reference, write_reference
+from drorae.metrics.samples import FeatureSample
+from drorae.official import Released, read_released
 from drorae.phases import PHASE1
 from drorae.tokenizer import Tokenizer, build_tokenizer
 from drorae.train import Report, train_phase
@@ -41,24 +48,53 @@ class Workshop:
     val: Features
     objective: Objective
     extractors: list[FeatureExtractor]
-    references: dict[str, FeatureStatistics]
+    references: dict[str, FeatureSample]
+    """Features of the validation images by metric."""
     decoder: dict[str, Tensor]
-    """State of the phase-1 decoder."""
+    """State of the phase-1 decoder: trained here, or released (`decoder.weights`)."""
     baseline: dict[str, float]
     """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
     fingerprints: dict[str, str]
+    lpips: Lpips | None = None
+    external: dict[str, Moments] = field(default_factory=dict)
+    """Statistics of `evaluation.reference` by metric."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What a reader of the results should know, for their provenance."""
 
     def tokenizer(self) -> Tokenizer:
         """A fresh fusion before the phase-1 decoder, on the device."""
         tokenizer = build_tokenizer(self.config, self.encoder)
         tokenizer.decoder.load_state_dict(self.decoder)
+        tokenizer.decoder.checkpointing = self.runtime.activation_checkpointing
         return tokenizer.to(self.device).requires_grad_(False).eval()
 
     def evaluate(self, tokenizer: Tokenizer, fused: bool = True) -> Evaluation:
         """Metrics of a tokenizer's reconstructions of the validation images; without fusion, of z_base's."""
         return evaluate(
-            _reconstructions(self.config, self.val, tokenizer, self.device, fused), self.extractors, self.references
+            _reconstructions(self.config, self.val, tokenizer, self.device, fused),
+            self.extractors,
+            self.references,
+            lpips=self.lpips,
+            external=self.external,
+            replicates=self.config.evaluation.bootstrap,
         )
+
+    def origin(self, extractor: FeatureExtractor) -> Origin:
+        """What the references' statistics were measured on."""
+        return Origin(
+            extractor.metric,
+            extractor.fingerprint,
+            self.fingerprints["images_val"],
+            evaluation_crop(self.config.images.size),
+            len(self.val),
+        )
+
+    def write_references(self, folder: str | Path) -> list[Path]:
+        """Writes the validation images' statistics as METRIC.npz, to measure others' images against."""
+        paths = [Path(folder) / f"{extractor.metric}.npz" for extractor in self.extractors]
+        for path, extractor in zip(paths, self.extractors, strict=True):
+            write_reference(path, self.references[extractor.metric].statistics, self.origin(extractor))
+        return paths
 
 
 def choose_device(runtime: Runtime) -> torch.device:
@@ -85,7 +121,7 @@ def _reconstructions(
         batch = val.batch(items, 0, depth)
         layers = batch.layers.to(device).float()
         latent = tokenizer.fuse(layers).latent if fused else tokenizer.base(layers)
-        yield to_uint8(tokenizer.decode(latent)), batch.pixels.to(device)
+        yield to_uint8(tokenizer.decode(latent), config.evaluation.quantise), batch.pixels.to(device)
 
 
 def _references(
@@ -95,35 +131,61 @@ def _references(
     fingerprint: str,
     cache: Path,
     device: torch.device,
-) -> dict[str, FeatureStatistics]:
-    """Statistics of the originals' features per metric, computed once per set of images and extractor."""
-    found: dict[str, FeatureStatistics] = {}
+) -> dict[str, FeatureSample]:
+    """The originals' features per metric, computed once per set of images and extractor."""
+    found: dict[str, FeatureSample] = {}
     for extractor in extractors:
         key = {"images": fingerprint, "extractor": extractor.fingerprint, "count": len(val)}
         path = cache / "references" / f"{config_hash(key)}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if path.is_file():
-                found[extractor.metric] = FeatureStatistics.load(path)
-                continue
-            statistics = FeatureStatistics(extractor.dim)
-            for items in _eval_batches(config, len(val)):
-                pixels = val.batch(items, 0, 1).pixels
-                statistics.update(extractor(pixels.to(device)))
-            statistics.save(path)
-            found[extractor.metric] = statistics
+            sample = FeatureSample.load(path)
+            if sample is None:
+                sample = FeatureSample(extractor.dim)
+                for items in _eval_batches(config, len(val)):
+                    pixels = val.batch(items, 0, 1).pixels
+                    sample.update(extractor(pixels.to(device)))
+                sample.save(path)
+            found[extractor.metric] = sample
     return found
 
 
+def _compare_with_file(workshop: Workshop) -> None:
+    """Sets up the second distance to `evaluation.reference`, and says what is doubtful about it."""
+    path = workshop.config.evaluation.reference
+    if not path:
+        return
+    reference = read_reference(path)
+    extractor = extractor_of(reference, workshop.extractors)
+    name = f"{extractor.metric}_reference"
+    doubts = "; ".join(reference.doubts(workshop.origin(extractor)))
+    workshop.external[extractor.metric] = reference.moments
+    workshop.fingerprints[name] = reference.sha256[:16]
+    workshop.notes[name] = f"{path}: {doubts or 'cropped like the reconstructions'}"
+    if doubts:
+        warnings.warn(
+            f"evaluation.reference {path}: {doubts}; read {extractor.metric}, measured against the originals as the "
+            f"reconstructions are cropped, rather than {name}",
+            stacklevel=3,
+        )
+
+
 def _decoder_folder(
-    config: TrialConfig, train_fingerprint: str, encoder: Encoder, perceptual_fingerprint: str, cache: Path
+    config: TrialConfig,
+    train_fingerprint: str,
+    encoder: Encoder,
+    perceptual_fingerprint: str,
+    released: Released | None,
+    cache: Path,
 ) -> Path:
-    """Address of a phase-1 decoder: a hash of everything it depends on."""
+    """Address of a phase-1 decoder: a hash of everything it depends on; of a released one, its contents."""
     tree = to_dict(config)
-    key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "phase1")}
+    key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "discriminator", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
     key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
+    if released is not None:
+        key["decoder"] = {**tree["decoder"], "weights": released.fingerprint}
     return cache / "decoders" / config_hash(key)
 
 
@@ -154,42 +216,60 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     cache = Path(runtime.cache_dir)
     images = load_images(config.images)
     encoder = load_encoder(config.encoder, cache).to(device)
-    perceptual = load_perceptual(config.objective)
-    if perceptual is not None:
-        perceptual = perceptual.to(device)
+    objective = load_objective(config.objective).to(device)
+    settings = config.evaluation
+    if settings.bootstrap < 0 or settings.bootstrap == 1:
+        raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
+    lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
+    if settings.reference:
+        read_reference(settings.reference)
     # The sizes are checked before anything is encoded.
     tokenizer = build_tokenizer(config, encoder).to(device)
-    train = open_features(images.train, encoder, config.encoder, config.images.views, perceptual, runtime, device, note)
+    tokenizer.decoder.checkpointing = runtime.activation_checkpointing
+    released = read_released(config.decoder.weights) if config.decoder.weights else None
+    decoder = released.state_for(tokenizer.decoder, encoder) if released is not None else None
+    train = open_features(
+        images.train, encoder, config.encoder, config.images.views, objective.cached, runtime, device, note
+    )
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
-    objective = Objective(config.objective, perceptual).to(device)
     extractors = [load_extractor(name, config.evaluation, cache, device) for name in config.evaluation.extractors]
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
-    perceptual_fingerprint = perceptual.fingerprint if perceptual is not None else "none"
-    folder = _decoder_folder(config, images.train.fingerprint, encoder, perceptual_fingerprint, cache)
+    folder = _decoder_folder(config, images.train.fingerprint, encoder, objective.fingerprint, released, cache)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
-    with FileLock(folder / ".lock"):
-        if not weights.is_file():
+    with distributed.locked(folder / ".lock"):
+        if decoder is None and distributed.agreed(not weights.is_file(), device):
             checkpoint = folder / "checkpoint.pt"
+            adversary = make_adversary(config, config.phase1, device, config.decoder.seed)
             trained = train_phase(
-                tokenizer, PHASE1, config.phase1, train, objective,
+                tokenizer, PHASE1, config.phase1, train, objective, adversary,
                 seed=config.decoder.seed, device=device, checkpoint=checkpoint, runtime=runtime, report=report,
             )  # fmt: skip
-            write_json(folder / "history.json", trained.rows)
-            save_state(weights, tokenizer.decoder.state_dict())
-            checkpoint.unlink(missing_ok=True)
+            if distributed.is_main():
+                write_json(folder / "history.json", trained.rows)
+                save_state(weights, tokenizer.decoder.state_dict())
+                checkpoint.unlink(missing_ok=True)
+            distributed.barrier()
+        if decoder is None:
+            decoder = read_state(weights)
         workshop = Workshop(
-            config, runtime, device, encoder, train, val, objective, extractors, references, read_state(weights), {},
+            config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
             {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
              "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
-             "perceptual": perceptual_fingerprint}
-            | {extractor.metric: extractor.fingerprint for extractor in extractors},
+             "perceptual": objective.fingerprint}
+            | ({"released_decoder": released.fingerprint} if released is not None else {})
+            | {extractor.metric: extractor.fingerprint for extractor in extractors}
+            | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
+            lpips,
         )  # fmt: skip
-        measured = folder / f"baseline-{config_hash({'val': images.val.fingerprint} | workshop.fingerprints)}.json"
-        if not measured.is_file():
+        _compare_with_file(workshop)
+        how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
+        measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
+        if distributed.is_main() and not measured.is_file():
             note("measuring the baseline", 0, 1)
             write_json(measured, workshop.evaluate(workshop.tokenizer(), fused=False).metrics)
+        distributed.barrier()
         workshop.baseline = json.loads(measured.read_text())
     _last = (key, workshop)
     return workshop

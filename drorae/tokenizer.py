@@ -36,9 +36,9 @@ class Tokenizer(nn.Module):
         """images [B, 3, H, W] in [0, 1] -> latent [B, N, C]."""
         return self.fusion(self.encoder(images).layers).latent
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """latent [B, N, C] -> images [B, 3, S, S], nominally in [0, 1]."""
-        return self.decoder(latent)
+    def decode(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
+        """latent [B, N, C] -> images [B, 3, S, S], nominally in [0, 1]; `head_offset` as in `Decoder.forward`."""
+        return self.decoder(latent, head_offset)
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1] -> their reconstruction [B, 3, S, S]."""

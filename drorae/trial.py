@@ -14,21 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
+from drorae import distributed
 from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, to_dict
 from drorae.errors import UserError
 from drorae.files import write_json
 from drorae.fusion.size import exact_params, paper_params
-from drorae.metrics.evaluate import Evaluation, to_uint8
+from drorae.inspection import inspect
+from drorae.losses.adversarial import make_adversary
 from drorae.phases import PHASE2, PHASE3
 from drorae.prepare import Workshop, open_workshop
+from drorae.probe import probe
 from drorae.tokenizer import Tokenizer
 from drorae.train import Diverged, Report, Row, Trained, train_phase
 from drorae.weights import read_state, save_state
 
-SAMPLES = 16
-"""Validation images kept as pictures."""
 UNCONVERGED_DROP = 0.05
 """A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
 
@@ -47,7 +47,7 @@ class TrialResult:
     fusion_params: int
     """Trainable scalars of the fusion module."""
     fusion_params_paper: int
-    """The paper's formula for the same sizes."""
+    """The paper's formula for experts and router of these sizes, whatever the variant has."""
     metrics: dict[str, float] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
     """The same metrics of the phase-1 decoder without fusion."""
@@ -113,6 +113,7 @@ def provenance(workshop: Workshop) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         **versions,
         **{f"fingerprint.{key}": value for key, value in workshop.fingerprints.items()},
+        **{f"note.{key}": value for key, value in workshop.notes.items()},
     }
 
 
@@ -144,7 +145,7 @@ def run_trial(
         report: called with rows of progress (`phase`, `step`, `loss`, ...); after a resume, with the earlier
             rows of the interrupted phase first.
         directory: the trial's own folder; gets config.json, result.json, history.jsonl, per_image.npz,
-            samples.npz and the trained weights.
+            the trained weights, and what `drorae.inspection` saves.
         runtime: device, threads, cache.
 
     Raises:
@@ -153,14 +154,15 @@ def run_trial(
     runtime = runtime or Runtime()
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"):
+    with distributed.locked(directory / ".lock"):
         begun = directory / "config.json"
         if begun.is_file() and config_hash(load_config(begun)) != config_hash(config):
             raise UserError(f"{directory}: holds a trial of another config; choose another folder, or delete this one")
         done = read_result(directory)
         if done is not None:
             return done
-        write_json(directory / "config.json", to_dict(config))
+        if distributed.is_main():
+            write_json(directory / "config.json", to_dict(config))
         workshop = open_workshop(config, runtime, report)
         tokenizer = workshop.tokenizer()
         rows: list[Row] = []
@@ -169,48 +171,67 @@ def run_trial(
             rows.append(row)
             report(row)
 
-        depth, width = tokenizer.fusion.num_layers, workshop.encoder.width
-        result = TrialResult(
-            config_hash=config_hash(config),
-            status="finished",
-            variant=config.fusion.variant,
-            expert_hidden_dim=config.fusion.expert_hidden_dim,
-            num_layers=depth,
-            seed=config.seed,
-            fusion_params=exact_params(tokenizer.fusion),
-            fusion_params_paper=paper_params(depth, width, config.fusion.expert_hidden_dim),
-            baseline=workshop.baseline,
-            provenance=provenance(workshop),
-        )
+        trained: list[Trained] | str
         try:
             trained = _train(workshop, tokenizer, directory, note)
         except Diverged as error:
-            result = replace(result, status="diverged", reason=str(error))
-        else:
-            started, cpu_started = time.perf_counter(), time.process_time()
-            evaluation = workshop.evaluate(tokenizer)
-            eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
-            seconds = sum(phase.seconds for phase in trained)
-            cpu = sum(phase.cpu_seconds for phase in trained)
-            drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
-            unconverged = drop > UNCONVERGED_DROP
-            result = replace(
-                result,
-                status="unconverged" if unconverged else "finished",
-                reason=f"training loss still fell by {drop:.1%} over the last fifth" if unconverged else "",
-                metrics=evaluation.metrics,
-                eval_images=int(evaluation.metrics["eval_images"]),
-                train_seconds=seconds,
-                eval_seconds=eval_seconds,
-                device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
-                loss_tail_drop=drop,
-            )
-            _keep(workshop, tokenizer, evaluation, directory)
-        (directory / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        write_json(directory / "result.json", result.to_dict())
-        for phase in (PHASE2, PHASE3):
-            (directory / f"{phase.name}.pt").unlink(missing_ok=True)
+            trained = str(error)
+        if distributed.is_main():
+            _record(workshop, tokenizer, trained, rows, directory)
+    result = read_result(directory)
+    if result is None:
+        raise UserError(f"{directory}: no result appeared here; a trial's processes must share its folder")
     return result
+
+
+def _record(
+    workshop: Workshop, tokenizer: Tokenizer, trained: list[Trained] | str, rows: list[Row], directory: Path
+) -> None:
+    """Measures a trained tokenizer and writes its result; of one that diverged, the reason."""
+    config = workshop.config
+    depth, width = tokenizer.fusion.num_layers, workshop.encoder.width
+    result = TrialResult(
+        config_hash=config_hash(config),
+        status="finished",
+        variant=config.fusion.variant,
+        expert_hidden_dim=config.fusion.expert_hidden_dim,
+        num_layers=depth,
+        seed=config.seed,
+        fusion_params=exact_params(tokenizer.fusion),
+        fusion_params_paper=paper_params(depth, width, config.fusion.expert_hidden_dim),
+        baseline=workshop.baseline,
+        provenance=provenance(workshop),
+    )
+    if isinstance(trained, str):
+        result = replace(result, status="diverged", reason=trained)
+    else:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        evaluation = workshop.evaluate(tokenizer)
+        metrics = dict(evaluation.metrics)
+        if config.probe.steps:
+            metrics |= probe(workshop, tokenizer, config.probe)
+        eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
+        seconds = sum(phase.seconds for phase in trained)
+        cpu = sum(phase.cpu_seconds for phase in trained)
+        drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
+        unconverged = drop > UNCONVERGED_DROP
+        result = replace(
+            result,
+            status="unconverged" if unconverged else "finished",
+            reason=f"training loss still fell by {drop:.1%} over the last fifth" if unconverged else "",
+            metrics=metrics,
+            eval_images=int(metrics["eval_images"]),
+            train_seconds=seconds,
+            eval_seconds=eval_seconds,
+            device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
+            loss_tail_drop=drop,
+        )
+        np.savez(directory / "per_image.npz", **dict[str, Any](evaluation.per_image))
+        inspect(workshop, tokenizer).save(directory)
+    (directory / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json(directory / "result.json", result.to_dict())
+    for phase in (PHASE2, PHASE3):
+        (directory / f"{phase.name}.pt").unlink(missing_ok=True)
 
 
 def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[Trained]:
@@ -225,41 +246,20 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
             for row in outcome.rows:
                 note(row)
         else:
+            settings = phase.settings(workshop.config)
+            adversary = make_adversary(workshop.config, settings, workshop.device, workshop.config.seed)
             outcome = train_phase(
-                tokenizer, phase, phase.settings(workshop.config), workshop.train, workshop.objective,
+                tokenizer, phase, settings, workshop.train, workshop.objective, adversary,
                 seed=workshop.config.seed, device=workshop.device, checkpoint=directory / f"{phase.name}.pt",
                 runtime=workshop.runtime, report=note,
             )  # fmt: skip
-            if outcome.steps:
+            if outcome.steps and distributed.is_main():
                 save_state(weights, phase.trained(tokenizer).state_dict())
                 write_json(log, asdict(outcome))
+            distributed.barrier()
         if outcome.steps:
             outcomes.append(outcome)
     return outcomes
-
-
-@torch.no_grad()
-def _keep(workshop: Workshop, tokenizer: Tokenizer, evaluation: Evaluation, directory: Path) -> None:
-    """Per-image metrics, and the first validation images with their reconstructions and routing weights."""
-    np.savez(directory / "per_image.npz", **dict[str, Any](evaluation.per_image))
-    items = np.arange(min(SAMPLES, len(workshop.val)))
-    batch = workshop.val.batch(items, 0, tokenizer.fusion.num_layers)
-    layers = batch.layers.to(workshop.device).float()
-    fusion = tokenizer.fuse(layers)
-    baseline = workshop.tokenizer()
-
-    def picture(latent: torch.Tensor, decoder: Tokenizer) -> np.ndarray:
-        return to_uint8(decoder.decode(latent)).permute(0, 2, 3, 1).cpu().numpy()
-
-    grid = workshop.encoder.grid
-    routing = fusion.weights.permute(0, 2, 1).reshape(len(items), -1, grid, grid)
-    np.savez(
-        directory / "samples.npz",
-        original=batch.pixels.permute(0, 2, 3, 1).numpy(),
-        phase1=picture(baseline.base(layers), baseline),
-        fused=picture(fusion.latent, tokenizer),
-        routing=routing.float().cpu().numpy(),
-    )
 
 
 def load_trained(
@@ -288,7 +288,11 @@ def load_trained(
 
 
 def reevaluate(
-    directory: str | Path, extractors: Sequence[str] = (), runtime: Runtime | None = None, **settings: Any
+    directory: str | Path,
+    extractors: Sequence[str] = (),
+    runtime: Runtime | None = None,
+    write_references: str | Path | None = None,
+    **settings: Any,
 ) -> dict[str, float]:
     """Metrics of a finished trial's weights, measured again; nothing is written to its directory.
 
@@ -296,6 +300,7 @@ def reevaluate(
         directory: the trial's folder.
         extractors: names of feature extractors; empty: those of the trial's config.
         runtime: device, threads, cache.
+        write_references: folder for the validation images' statistics (`Workshop.write_references`); None: none.
         settings: other fields of `EvaluationConfig` to change, such as `inception_path`.
 
     Raises:
@@ -307,4 +312,6 @@ def reevaluate(
     for name, value in settings.items():
         config = override(config, f"evaluation.{name}", value)
     workshop, tokenizer = load_trained(directory, runtime or Runtime(), config)
+    if write_references is not None:
+        workshop.write_references(write_references)
     return workshop.evaluate(tokenizer).metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -58,10 +58,10 @@ def state_fingerprint(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict", "teacher")) -> dict[str, torch.Tensor]:
     """Reads a state dict from a .safetensors file or a .pth file (`weights_only`: nothing is unpickled).
 
-    A checkpoint that holds its weights under `model`, `state_dict` or `teacher` is opened one level.
+    A checkpoint that holds its weights under one of the names `inside` is opened there, the first name first.
 
     Raises:
         UserError: no such file, or not a file of weights.
@@ -80,7 +80,7 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
         raise UserError(
             f"{path}: not readable as plain weights ({reason}); expected .safetensors or a .pth of tensors only"
         ) from None
-    for name in ("model", "state_dict", "teacher"):
+    for name in inside:
         if isinstance(tree, dict) and isinstance(tree.get(name), dict):
             tree = tree[name]
     if not isinstance(tree, dict) or not all(isinstance(value, torch.Tensor) for value in tree.values()):

@@ -1,35 +1,59 @@
-"""Pictures of one trial, from what it left in its folder: reconstructions, routing weights, loss."""
+"""Pictures of one trial, from what it left in its folder: reconstructions, loss, and the inside of its fusion."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def draw_pictures(directory: Path) -> list[Path]:
-    """Draws grid.png, routing.png and loss.png into a finished trial's folder; returns those drawn."""
+    """Draws what a finished trial's folder has the numbers for; returns the files drawn.
+
+    From samples.npz grid.png and routing.png, from inspection.npz spectrum.png, latents.png, logits.png and
+    energy.png (`drorae.inspection` says what they show), from history.jsonl loss.png.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     drawn = []
-    samples = directory / "samples.npz"
-    if samples.is_file():
-        with np.load(samples, allow_pickle=False) as arrays:
-            _grid(arrays["original"], arrays["phase1"], arrays["fused"], directory / "grid.png")
-            _routing(arrays["original"], arrays["routing"], directory / "routing.png")
-        drawn += [directory / "grid.png", directory / "routing.png"]
+
+    def target(name: str) -> Path:
+        drawn.append(directory / name)
+        return drawn[-1]
+
+    samples, inside = _arrays(directory / "samples.npz"), _arrays(directory / "inspection.npz")
+    if samples:
+        _grid(samples["original"], samples["phase1"], samples["fused"], target("grid.png"))
+        if "routing" in samples:
+            _maps(samples["original"], samples["routing"], "routing weight", target("routing.png"))
+        if inside:
+            _spectrum(samples["original"], inside, target("spectrum.png"))
+            _latents(samples["original"], inside, target("latents.png"))
+        if "logits" in inside:
+            _maps(samples["original"], inside["logits"], "router logit", target("logits.png"))
+    if "energy" in inside:
+        _energy(inside["energy"], inside["blocks"], target("energy.png"))
     history = directory / "history.jsonl"
     if history.is_file() and history.stat().st_size:
         rows = [json.loads(line) for line in history.read_text().splitlines()]
-        _loss([row for row in rows if "loss" in row], directory / "loss.png")
-        drawn.append(directory / "loss.png")
+        _loss([row for row in rows if "loss" in row], target("loss.png"))
     return drawn
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file; none where there is no file."""
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -39,40 +63,138 @@ def _save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def _mosaic(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
+    """Rows of pictures [N, H, W, ...] as one picture, `gap` pixels of NaN between them.
+
+    One picture in one set of axes: dozens of axes take matplotlib seconds.
+    """
+    count, height, width = rows[0].shape[:3]
+    shape = (len(rows) * (height + gap) - gap, count * (width + gap) - gap, *rows[0].shape[3:])
+    canvas = np.full(shape, np.nan)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            top, left = row * (height + gap), column * (width + gap)
+            canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def _centres(count: int, size: int, gap: int) -> list[float]:
+    """Where the middles of a mosaic's pictures lie."""
+    return [index * (size + gap) + (size - 1) / 2 for index in range(count)]
+
+
+def _frameless(axis: Axes) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
 def _grid(original: np.ndarray, phase1: np.ndarray, fused: np.ndarray, path: Path, count: int = 10) -> None:
     """Rows: originals, the phase-1 decoder's, the fused tokenizer's; [N, S, S, 3] uint8 each."""
     import matplotlib.pyplot as plt
 
-    count = min(count, len(original))
-    figure, axes = plt.subplots(3, count, figsize=(count * 1.1, 3.6), squeeze=False)
-    for row, (name, images) in enumerate((("original", original), ("phase 1", phase1), ("fused", fused))):
-        for column in range(count):
-            axes[row, column].imshow(images[column])
-            axes[row, column].set_xticks([])
-            axes[row, column].set_yticks([])
-        axes[row, 0].set_ylabel(name)
+    count, size = min(count, len(original)), original.shape[1]
+    gap = max(1, size // 16)
+    picture = _mosaic([images[:count] / 255 for images in (original, phase1, fused)], gap)
+    figure, axis = plt.subplots(figsize=(count * 1.1, 3.6))
+    axis.imshow(np.nan_to_num(picture, nan=1.0))
+    _frameless(axis)
+    axis.set_yticks(_centres(3, size, gap), ["original", "phase 1", "fused"], rotation=90, va="center")
+    axis.tick_params(length=0)
     _save(figure, path)
 
 
-def _routing(original: np.ndarray, routing: np.ndarray, path: Path, count: int = 4) -> None:
-    """Per image, each layer's routing weight [N, n, gh, gw] as a map, one colour scale about zero for all."""
+def _maps(original: np.ndarray, values: np.ndarray, label: str, path: Path, count: int = 4) -> None:
+    """Per image, each layer's value [N, n, gh, gw] as a map, one colour scale about zero for all."""
     import matplotlib.pyplot as plt
 
-    count, layers = min(count, len(original)), routing.shape[1]
-    limit = float(np.abs(routing[:count]).max()) or 1.0
-    figure, axes = plt.subplots(count, layers + 1, figsize=((layers + 1) * 0.9, count), squeeze=False)
-    image = None
-    for row in range(count):
-        axes[row, 0].imshow(original[row])
-        for layer in range(layers):
-            image = axes[row, layer + 1].imshow(routing[row, layer], cmap="RdBu_r", vmin=-limit, vmax=limit)
-            if row == 0:
-                axes[0, layer + 1].set_title(f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last", fontsize=8)
+    count, layers, grid = min(count, len(original)), values.shape[1], values.shape[2]
+    limit = float(np.abs(values[:count]).max()) or 1.0
+    ratios = {"width_ratios": [1, layers], "wspace": 0.02}
+    size = ((layers + 1) * 0.9 + 1, count * 0.9 + 0.3)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, gridspec_kw=ratios)
+    gap = max(1, original.shape[1] // 16)
+    left.imshow(np.nan_to_num(_mosaic(list(original[:count, None] / 255), gap), nan=1.0))
+    # Every cell of a map becomes a block, so that the gaps can be narrower than a cell.
+    block = max(1, 16 // grid)
+    maps = values[:count].repeat(block, axis=2).repeat(block, axis=3)
+    image = right.imshow(_mosaic(list(maps), 1), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    for axis in (left, right):
+        _frameless(axis)
+    names = [f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last" for layer in range(layers)]
+    right.set_xticks(_centres(layers, grid * block, 1), names, fontsize=8)
+    right.tick_params(length=0, labeltop=True, labelbottom=False)
+    figure.colorbar(image, ax=[left, right], shrink=0.8, label=label)
+    _save(figure, path)
+
+
+def _no_ticks(axes: np.ndarray) -> None:
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
+
+
+def _spectrum(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path, count: int = 4) -> None:
+    """Rows: images; columns: the image, its log-magnitude spectrum, both reconstructions' differences from it."""
+    import matplotlib.pyplot as plt
+
+    count = min(count, len(original))
+    differences = [("phase 1", inside["spectrum_phase1"]), ("fused", inside["spectrum_fused"])]
+    limit = max(float(np.abs(values[:count]).max()) for _, values in differences) or 1.0
+    figure, axes = plt.subplots(count, 4, figsize=(6.4, 1.7 * count), squeeze=False)
+    image = None
+    for row in range(count):
+        axes[row, 0].imshow(original[row])
+        axes[row, 1].imshow(inside["spectrum_original"][row], cmap="magma")
+        for column, (name, values) in enumerate(differences, start=2):
+            image = axes[row, column].imshow(values[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            axes[row, column].set_title(f"{name}: MAD {np.abs(values[row]).mean():.2f}", fontsize=8)
+    axes[0, 0].set_title("original", fontsize=8)
+    axes[0, 1].set_title("ln(1 + |FFT|)", fontsize=8)
+    _no_ticks(axes)
     if image is not None:
-        figure.colorbar(image, ax=axes, shrink=0.8, label="routing weight")
+        figure.colorbar(image, ax=axes, shrink=0.8, label="difference from the original")
+    _save(figure, path)
+
+
+def _latents(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path, count: int = 4) -> None:
+    """Rows: images; columns: the image, z_base and z_fuse on three axes as colours, their cosine and distance."""
+    import matplotlib.pyplot as plt
+
+    count = min(count, len(original))
+    farthest = float(inside["distance"][:count].max()) or 1.0
+    figure, axes = plt.subplots(count, 5, figsize=(7, 1.6 * count), squeeze=False)
+    titles = ("original", "z_base", "z_fuse", "cos(z_fuse, z_base)", "|z_fuse - z_base|")
+    for row in range(count):
+        cosine, distance = inside["cosine"][row], inside["distance"][row]
+        axes[row, 0].imshow(original[row])
+        axes[row, 1].imshow(inside["pca_base"][row])
+        axes[row, 2].imshow(inside["pca_fused"][row])
+        axes[row, 3].imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1)
+        axes[row, 4].imshow(distance, cmap="viridis", vmin=0, vmax=farthest)
+        for column, title in enumerate(titles if row == 0 else ("",) * 5):
+            axes[row, column].set_title(title, fontsize=8)
+        axes[row, 3].set_xlabel(f"{cosine.mean():.3f}", fontsize=8)
+        axes[row, 4].set_xlabel(f"{distance.mean():.3g}", fontsize=8)
+    _no_ticks(axes)
+    _save(figure, path)
+
+
+def _energy(energy: np.ndarray, blocks: np.ndarray, path: Path) -> None:
+    """Each block's share of the fused energy [N, n, gh, gw]: mean, and the 5th to 95th percentile of tokens."""
+    import matplotlib.pyplot as plt
+
+    tokens = energy.transpose(1, 0, 2, 3).reshape(len(blocks), -1)
+    mean = tokens.mean(1)
+    low, high = np.percentile(tokens, (5, 95), axis=1)
+    figure, axis = plt.subplots(figsize=(6, 3.5))
+    axis.bar(blocks, mean)
+    # A skewed share may have its mean outside its percentiles.
+    axis.errorbar(blocks, mean, [np.maximum(mean - low, 0), np.maximum(high - mean, 0)], fmt="none", ecolor="black")
+    axis.set_xticks(blocks)
+    axis.set_xlabel("encoder block")
+    axis.set_ylabel("share of the energy")
     _save(figure, path)
 
 

@@ -166,10 +166,14 @@ def run_sweep(
                 ray_session(resources.address) if missing else contextlib.nullcontext(),
             ):
                 session = _Session(configs, trials, varied_fields(list(configs.values())), progress)
-                progress.doing("opening MLflow")
-                tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
                 gpus = _check_resources(resources, runtime) if missing else 0.0
-                failed, rows = _prepare_all(session, missing, runtime, gpus, prepare, directory)
+                preparation = _Preparation(session, missing, runtime, gpus, prepare, directory)
+                preparation.start()
+                # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
+                progress.doing("opening MLflow")
+                _require_tune()
+                tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
+                failed, rows = preparation.finish()
                 address = tracker.open_parent(f"{len(configs)} trials")
                 _write_spec(directory, spec, sweep_id, configs)
                 for key in missing:
@@ -271,7 +275,6 @@ def ray_session(address: str) -> Iterator[None]:
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
     try:
         import ray
-        from ray import tune  # noqa: F401
     except ImportError:
         raise UserError("a sweep needs Ray; pip install 'ray[tune]'") from None
     if ray.is_initialized():
@@ -291,6 +294,13 @@ def ray_session(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_tune() -> None:
+    try:
+        from ray import tune  # noqa: F401
+    except ImportError:
+        raise UserError("a sweep needs Ray Tune; pip install 'ray[tune]'") from None
 
 
 def _check_resources(resources: Resources, runtime: Runtime) -> float:
@@ -325,54 +335,77 @@ def _preparation_key(config: TrialConfig) -> str:
     return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
 
 
-def _prepare_all(
-    session: _Session, missing: Sequence[str], runtime: Runtime, gpus: float, prepare: str, directory: Path
-) -> tuple[dict[str, str], list[dict[str, float | str]]]:
-    """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs.
+class _Preparation:
+    """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs."""
 
-    Returns the trials that cannot run with the reason, and the reported rows of the only preparation (none where
-    there were several).
+    def __init__(
+        self, session: _Session, missing: Sequence[str], runtime: Runtime, gpus: float, function: str, directory: Path
+    ) -> None:
+        self.session, self.runtime, self.function, self.directory = session, runtime, function, directory
+        self.gpus = min(1.0, gpus)
+        self.groups: dict[str, list[str]] = {}
+        for key in missing:
+            self.groups.setdefault(_preparation_key(session.configs[key]), []).append(key)
+        self._jobs: dict[str, Any] = {}
 
-    Raises:
-        UserError: no preparation succeeded, and each for a reason the user can mend.
-    """
-    if not missing:
-        return {}, []
-    import ray
+    def start(self) -> None:
+        """Sends all preparations to Ray, which runs them as nodes come free."""
+        if not self.groups:
+            return
+        import ray
 
-    groups: dict[str, list[str]] = {}
-    for key in missing:
-        groups.setdefault(_preparation_key(session.configs[key]), []).append(key)
-    cpus = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    full = _with_threads(runtime, cpus)
-    remote = ray.remote(_prepare).options(num_cpus=cpus, num_gpus=min(1.0, gpus) if gpus else 0, max_retries=2)
-    failed: dict[str, str] = {}
-    mendable = 0
-    rows: list[dict[str, float | str]] = []
-    for number, (group, keys) in enumerate(groups.items(), 1):
-        log = directory / f"prepare-{group}.jsonl"
-        title = "prepare" if len(groups) == 1 else f"prepare {number}/{len(groups)}"
-        started = time.monotonic()
-        job = remote.remote(canonical_json(session.configs[keys[0]]), asdict(full), str(log), prepare)
-        tail = _Tail(log, title, session.progress)
+        cpus = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        runtime = asdict(_with_threads(self.runtime, cpus))
+        remote = ray.remote(_prepare).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=2)
+        for group, keys in self.groups.items():
+            config = canonical_json(self.session.configs[keys[0]])
+            self._jobs[group] = remote.remote(config, runtime, str(self._log(group)), self.function)
+
+    def finish(self) -> tuple[dict[str, str], list[dict[str, float | str]]]:
+        """Waits for the preparations, showing how they get on.
+
+        Returns the trials that cannot run with the reason, and the reported rows of the only preparation (none
+        where there were several).
+
+        Raises:
+            UserError: no preparation succeeded, and each for a reason the user can mend.
+        """
+        failed: dict[str, str] = {}
+        mendable = 0
+        rows: list[dict[str, float | str]] = []
+        progress = self.session.progress
+        for number, (group, keys) in enumerate(self.groups.items(), 1):
+            title = "prepare" if len(self.groups) == 1 else f"prepare {number}/{len(self.groups)}"
+            started = time.monotonic()
+            tail = _Tail(self._log(group), title, progress)
+            problem = self._wait(group, tail)
+            rows = tail.show()
+            self._log(group).unlink(missing_ok=True)
+            if problem is None:
+                progress.line(f"{title}: ready in {duration(time.monotonic() - started)}")
+            else:
+                mendable += bool(problem["user"])
+                reason = problem["reason"] if problem["user"] else f"preparation failed: {problem['reason']}"
+                failed |= dict.fromkeys(keys, reason)
+                progress.line(f"{title}: {reason}")
+        if self.groups and mendable == len(self.groups):
+            raise UserError(next(iter(failed.values())))
+        return failed, rows if len(self.groups) == 1 else []
+
+    def _log(self, group: str) -> Path:
+        return self.directory / f"prepare-{group}.jsonl"
+
+    def _wait(self, group: str, tail: _Tail) -> dict[str, Any] | None:
+        """None, or what went wrong."""
+        import ray
+
+        job = self._jobs[group]
         while not ray.wait([job], timeout=0.5)[0]:
             tail.show()
         try:
-            problem = ray.get(job)
+            return ray.get(job)
         except Exception as error:
-            problem = {"reason": _last_line(error), "user": False}
-        rows = tail.show()
-        log.unlink(missing_ok=True)
-        if problem is None:
-            session.progress.line(f"{title}: ready in {duration(time.monotonic() - started)}")
-        else:
-            mendable += bool(problem["user"])
-            reason = problem["reason"] if problem["user"] else f"preparation failed: {problem['reason']}"
-            failed |= dict.fromkeys(keys, reason)
-            session.progress.line(f"{title}: {reason}")
-    if groups and mendable == len(groups):
-        raise UserError(next(iter(failed.values())))
-    return failed, rows if len(groups) == 1 else []
+            return {"reason": _last_line(error), "user": False}
 
 
 class _Tail:

@@ -163,6 +163,8 @@ def varied_fields(configs: Sequence[TrialConfig]) -> list[str]:
     return [name for name in flat[0] if any(other[name] != flat[0][name] for other in flat)]
 
 
+_PAPER_CAPACITIES = Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144))
+
 SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
     {
         "quickstart": SweepSpec(
@@ -171,11 +173,36 @@ SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
             (Axis("capacity", (8, 32, 64, 128, 256, 512)), Axis("seed", (0, 1))),
         ),
         "smoke": SweepSpec("smoke", PRESETS["smoke"], (Axis("capacity", (4, 16, 64, 256)),)),
-        # The two scaling axes of arXiv 2605.10780, Tables 8 and 9.
-        "paper": SweepSpec(
-            "paper", PRESETS["paper"], (Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144)),)
+        # The two scaling axes of arXiv 2605.10780, Tables 8 and 9, and the rows of its Table 3.
+        "capacity": SweepSpec("capacity", PRESETS["paper"], (_PAPER_CAPACITIES,)),
+        "layers": SweepSpec("layers", PRESETS["paper"], (Axis("layers", tuple(range(1, 13))),)),
+        "ablation": SweepSpec(
+            "ablation",
+            PRESETS["paper"],
+            listed=(
+                {"variant": "last", "fusion.incremental": False},
+                {"variant": "cross_attention", "fusion.incremental": False},
+                {"variant": "softmax", "fusion.incremental": False},
+                {"variant": "energy", "fusion.incremental": False},
+                {"variant": "softmax", "fusion.incremental": True},
+                {"variant": "energy", "fusion.incremental": True},
+            ),
         ),
-        "paper_layers": SweepSpec("paper_layers", PRESETS["paper"], (Axis("layers", tuple(range(1, 13))),)),
+        # Every published fusion in the form it was published in.
+        "variants": SweepSpec(
+            "variants",
+            PRESETS["paper"],
+            listed=(
+                {"variant": "last", "fusion.incremental": False},
+                {"variant": "mean", "fusion.incremental": False},
+                {"variant": "mean_dc", "fusion.incremental": False},
+                {"variant": "cross_attention", "fusion.incremental": False},
+                {"variant": "softmax", "fusion.incremental": True},
+                {"variant": "energy", "fusion.incremental": True},
+                {"variant": "hirae", "fusion.incremental": True},
+            ),
+        ),
+        "paper": SweepSpec("paper", PRESETS["paper"], (_PAPER_CAPACITIES,)),
     }
 )
 """Named sweeps."""

@@ -33,7 +33,9 @@ BACK_OFF_SECONDS = 60.0
 """After a store did not answer, the next attempt waits this long, doubled each time up to ten times as long."""
 PREFIX = "train/"
 """Before the names of step metrics, so that a final metric such as l1 is never mistaken for one."""
-ARTIFACTS = ("config.json", "result.json", "per_image.npz", "history.jsonl")
+INSPECTION = "inspection/"
+"""Before the names of the numbers in inspection.json."""
+ARTIFACTS = ("config.json", "result.json", "per_image.npz", "history.jsonl", "inspection.json", "inspection.npz")
 RUN_STATUS = {"pruned": "KILLED", "failed": "FAILED", "missing": "KILLED"}
 """MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
 
@@ -284,6 +286,7 @@ class TrialTracker:
             final["log10_params"] = math.log10(final["fusion_params"])
         if "train_seconds" in final:
             final["wall_seconds"] = final["train_seconds"] + final.get("eval_seconds", 0.0)
+        final |= {INSPECTION + name: value for name, value in read_inspection(self.directory).items()}
         known = run.data.metrics
         log_metrics(self._client, self._run_id, {name: value for name, value in final.items() if name not in known})
         tags = {"drorae.status": status, "drorae.reason": str(outcome.get("reason", ""))}
@@ -302,6 +305,12 @@ def read_history(directory: Path) -> list[dict[str, float | str]]:
     """The rows a trial reported, from its history.jsonl; none without the file."""
     path = directory / "history.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+
+
+def read_inspection(directory: Path) -> dict[str, float]:
+    """The numbers in a trial's inspection.json; none without the file."""
+    path = directory / "inspection.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _pictures(directory: Path, warn: Warn) -> list[Path]:

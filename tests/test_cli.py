@@ -16,7 +16,7 @@ import pytest
 
 from drorae.cli import COMMANDS, main
 from drorae.config import PRESETS, Runtime, config_hash, override, to_dict
-from drorae.doctor import TELEMETRY, check_machine, encoder_shape, estimate
+from drorae.doctor import KNOWN_SHAPES, TELEMETRY, check_machine, encoder_shape, estimate
 from drorae.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +86,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("sweep --config broken.json", "not readable as JSON"),
     ("eval nowhere", "no finished trial here"),
     ("eval . --extractors vgg", "choose from inception"),
+    ("inspect nowhere", "no finished trial here"),
+    ("probe nowhere", "no finished trial here"),
     ("fit", "missing from drorae fit"),
     ("fit missing.csv --y psnr", "no such file"),
     ("fit broken.json --y psnr", "ending in .csv or .parquet"),
@@ -228,6 +230,12 @@ def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
         check_machine(PRESETS[preset], Runtime(device="cpu"))
     with pytest.raises(UserError, match="CUDA"):
         check_machine(PRESETS["smoke"], Runtime(device="cuda"))
+
+
+@pytest.mark.parametrize("name", list(KNOWN_SHAPES))
+def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drorae.doctor.KNOWN_SHAPES", {})
+    assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
 
 
 def test_the_estimate_grows_with_what_it_is_about() -> None:

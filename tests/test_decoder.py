@@ -12,7 +12,7 @@ from drorae.checkpoint import WeightAverage
 from drorae.config import DECODERS, DecoderConfig, PhaseConfig
 from drorae.decoder import Decoder, sincos_positions
 from drorae.errors import UserError
-from drorae.train import epoch_order, learning_rate
+from drorae.schedule import epoch_order, learning_rate
 
 
 def test_patches_land_where_their_tokens_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from drorae.config import FusionConfig
 from drorae.errors import UserError
 from drorae.fusion.experts import Experts
+from drorae.fusion.residual import CAPS, bounded_residuals, depth_groups
 from drorae.fusion.size import exact_params, fusion_params, paper_params
 from drorae.fusion.variants import LayerFusion
 
@@ -75,7 +77,8 @@ def test_forward_is_the_papers_equations(norm: nn.LayerNorm, layers: torch.Tenso
 
 def test_beta_zero_is_the_rae_baseline_exactly(norm: nn.LayerNorm, layers: torch.Tensor) -> None:
     base = norm(layers[:, -1])
-    assert torch.equal(fusion(norm, beta=0.0)(layers).latent, base)
+    for variant in ("mean", "mean_dc", "cross_attention", "softmax", "energy"):
+        assert torch.equal(fusion(norm, variant=variant, beta=0.0)(layers).latent, base)
     assert torch.equal(fusion(norm, variant="last")(layers).latent, base)
 
 
@@ -108,13 +111,89 @@ def test_mean_has_nothing_to_train(norm: nn.LayerNorm, layers: torch.Tensor) -> 
     assert torch.allclose(module(layers).latent, norm(layers).mean(1))
 
 
-@pytest.mark.parametrize("variant", ["energy", "softmax"])
-@pytest.mark.parametrize("incremental", [True, False])
+def test_mean_dc_adds_the_last_layers_spatial_mean(norm: nn.LayerNorm, layers: torch.Tensor) -> None:
+    plain = fusion(norm, variant="mean", incremental=False)(layers).latent
+    latent = fusion(norm, variant="mean_dc", incremental=False)(layers).latent
+    added = norm(layers[:, -1]).mean(1, keepdim=True)
+    assert torch.allclose(latent, plain + added, atol=1e-6)
+
+
+@pytest.mark.parametrize("inner", [16, 128])
+def test_cross_attention_is_torchs_with_one_query_per_token(
+    norm: nn.LayerNorm, layers: torch.Tensor, inner: int
+) -> None:
+    module = fusion(norm, variant="cross_attention", incremental=False, expert_hidden_dim=inner)
+    attention = module.attention
+    assert attention is not None and attention.heads == max(inner // 64, 1)
+    out = module(layers)
+    for b in range(len(layers)):
+        tokens = norm(layers[b]).transpose(0, 1)
+        query = attention.query(tokens[:, -1:]).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        key = attention.key(tokens).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        value = attention.value(tokens).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)[:, 0]
+        assert torch.allclose(out.fused[b], norm(attention.out(attended)), atol=1e-5)
+    assert torch.allclose(out.weights.sum(-1), torch.ones(3, TOKENS), atol=1e-6)
+    assert exact_params(module) == 4 * WIDTH * inner + 3 * inner + WIDTH
+
+
+def test_hirae_is_its_equations(norm: nn.LayerNorm, layers: torch.Tensor) -> None:
+    """Eqs. 7-11 of arXiv 2609.37775 written out image by image; small caps bind, so outputs are scaled down."""
+    module = fusion(norm, variant="hirae").double().eval()
+    layers = layers.double()
+    out = module(layers)
+    assert module.experts is not None and module.router is not None and module.router.in_features == WIDTH
+    assert [depth_groups(n) for n in (1, 2, 24)] == [
+        [[], [], [0]],
+        [[], [0], [1]],
+        [list(range(8)), list(range(8, 16)), list(range(16, 24))],
+    ]
+    for b in range(len(layers)):
+        h = norm(layers[b])
+        last = h[-1]
+        a = last @ module.router.weight.T + module.router.bias
+        w = a / a.square().sum(-1, keepdim=True).clamp(min=1e-6).sqrt()
+        outputs = norm(module.experts(h))
+        total = torch.zeros_like(last)
+        for group, cap in zip(depth_groups(LAYERS), (0.025, 0.075, 0.15), strict=True):
+            residual = sum(w[:, k, None] * outputs[k] for k in group)
+            assert isinstance(residual, torch.Tensor)
+            total += residual * min(1.0, float(cap * last.norm() / residual.norm()))
+        assert torch.allclose(out.latent[b], norm(last + total), atol=1e-10)
+        assert total.norm() <= 0.25 * last.norm() + 1e-9
+
+
+def test_hiraes_caps_hold_for_every_image_with_and_without_dropout(norm: nn.LayerNorm) -> None:
+    generator = torch.Generator().manual_seed(3)
+    last = norm(torch.randn(4, TOKENS, WIDTH, generator=generator))
+    for scale in (1e-4, 1.0, 1e4):
+        weighted = scale * torch.randn(6, 4, TOKENS, WIDTH, generator=generator)
+        for training in (False, True):
+            deltas = bounded_residuals(weighted, last, 1e-6, training)
+            for delta, cap in zip(deltas, CAPS, strict=True):
+                assert (delta.flatten(1).norm(dim=1) <= cap * last.flatten(1).norm(dim=1) * (1 + 1e-6)).all()
+    small = bounded_residuals(1e-4 * torch.ones(3, 1, TOKENS, WIDTH), last[:1], 1e-6, False)
+    assert torch.allclose(small[0], torch.full_like(small[0], 1e-4)), "within its budget a residual is left alone"
+
+
+def test_hirae_drops_residuals_in_training_only(norm: nn.LayerNorm, layers: torch.Tensor) -> None:
+    module = fusion(norm, variant="hirae")
+    assert not torch.equal(module(layers).latent, module(layers).latent)
+    module.eval()
+    assert torch.equal(module(layers).latent, module(layers).latent)
+    with pytest.raises(UserError, match="incremental"):
+        fusion(norm, variant="hirae", incremental=False)
+
+
+@pytest.mark.parametrize(
+    ("variant", "incremental"),
+    [*itertools.product(["energy", "softmax", "cross_attention"], [True, False]), ("hirae", True)],
+)
 def test_gradients_against_finite_differences(norm: nn.LayerNorm, variant: str, incremental: bool) -> None:
     torch.manual_seed(0)
     small = nn.LayerNorm(6, eps=1e-6, elementwise_affine=False).double()
     config = FusionConfig(variant=variant, incremental=incremental, expert_hidden_dim=4, activation="gelu")
-    module = LayerFusion(config, 3, small).double()
+    module = LayerFusion(config, 3, small).double().eval()
     names = [name for name, _ in module.named_parameters()]
     values = tuple(parameter.detach().clone().requires_grad_() for parameter in module.parameters())
     layers = torch.randn(1, 3, 2, 6, dtype=torch.float64)

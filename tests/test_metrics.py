@@ -17,6 +17,7 @@ from drorae.metrics import image
 from drorae.metrics.evaluate import evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import FeatureStatistics, frechet_distance
+from drorae.metrics.samples import FeatureSample
 
 CONFIG = EvaluationConfig(dinov2_size=28, effnet_size=32)
 
@@ -41,7 +42,8 @@ def pairs(originals: Tensor, painted: Tensor, batch: int) -> Iterator[tuple[Tens
 class Thumbnail(FeatureExtractor):
     """A quick extractor: the image at 4 x 4 pixels."""
 
-    name, metric, dim, input_size, fingerprint = "thumbnail", "rfd_thumbnail", 48, 4, "thumbnail"
+    name, metric, kernel_metric = "thumbnail", "rfd_thumbnail", "kd_thumbnail"
+    dim, input_size, fingerprint = 48, 4, "thumbnail"
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1)
@@ -188,7 +190,9 @@ def test_evaluate_streams_what_whole_arrays_give() -> None:
     originals = crops(100)
     painted = noisy(originals, 15.0)
     found = evaluate(pairs(originals, painted, batch=32), [extractor])
-    assert set(found.metrics) == {"psnr", "ssim", "l1", "rfd_thumbnail", "eval_images"}
+    assert set(found.metrics) == {
+        "psnr", "ssim", "l1", "rfd_thumbnail", "rfd_thumbnail_se", "kd_thumbnail", "eval_images"
+    }  # fmt: skip
     assert found.metrics["eval_images"] == 100
     np.testing.assert_allclose(found.per_image["psnr"], image.psnr(painted, originals).numpy())
     np.testing.assert_allclose(found.per_image["ssim"], image.ssim(painted, originals).numpy(), rtol=1e-5)
@@ -200,8 +204,11 @@ def test_evaluate_streams_what_whole_arrays_give() -> None:
     statistics[1].update(extractor(originals))
     assert found.metrics["rfd_thumbnail"] == pytest.approx(frechet_distance(*statistics), rel=1e-9)
 
-    shared = evaluate(pairs(originals, painted, batch=32), [extractor], {"rfd_thumbnail": statistics[1]})
-    assert shared.metrics["rfd_thumbnail"] == pytest.approx(found.metrics["rfd_thumbnail"], rel=1e-9)
+    known = FeatureSample(48)
+    known.update(extractor(originals))
+    shared = evaluate(pairs(originals, painted, batch=32), [extractor], {"rfd_thumbnail": known})
+    for name in ("rfd_thumbnail", "rfd_thumbnail_se", "kd_thumbnail"):
+        assert shared.metrics[name] == pytest.approx(found.metrics[name], rel=1e-9)
     again = evaluate(pairs(originals, painted, batch=32), [extractor])
     assert again.metrics == found.metrics
 
@@ -215,7 +222,7 @@ def test_a_perfect_reconstruction() -> None:
 
 def test_worse_reconstructions_measure_worse(effnet: FeatureExtractor) -> None:
     originals = crops(24)
-    reference = FeatureStatistics(effnet.dim)
+    reference = FeatureSample(effnet.dim)
     reference.update(effnet(originals))
     good, bad = (
         evaluate(pairs(originals, noisy(originals, deviation), 24), [effnet], {effnet.metric: reference}).metrics

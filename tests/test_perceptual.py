@@ -11,6 +11,7 @@ from torch import Tensor
 from drorae import efficientnet
 from drorae.config import ObjectiveConfig
 from drorae.errors import UserError
+from drorae.losses.objective import load_objective
 from drorae.losses.perceptual import PerceptualNetwork, load_perceptual
 
 
@@ -61,7 +62,7 @@ def test_missing_or_other_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_none_loads_nothing() -> None:
-    assert load_perceptual(ObjectiveConfig(perceptual="none")) is None
+    assert load_objective(ObjectiveConfig(perceptual="none")).perceptual is None
 
 
 def test_distance_is_lpips_with_unit_weights(network: PerceptualNetwork) -> None:

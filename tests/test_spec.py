@@ -89,7 +89,10 @@ def test_presets_expand() -> None:
         "quickstart": 12,
         "smoke": 4,
         "paper": 8,
-        "paper_layers": 12,
+        "capacity": 8,
+        "layers": 12,
+        "ablation": 6,
+        "variants": 7,
     }
     sizes = [paper_params(12, 384, config.fusion.expert_hidden_dim) for config in expand(SWEEPS["quickstart"])]
     assert math.log10(max(sizes) / min(sizes)) > 1.5

@@ -71,18 +71,28 @@ def test_a_finished_trial_is_recorded_whole_and_only_once(sweep: SweepTracker, t
     tracker = TrialTracker(sweep.address, config, tmp_path)
     tracker.start()
     run_trial(config, tracker.report, directory=tmp_path, runtime=Runtime())
+    (tmp_path / "inspection.json").write_text('{"cos_fuse_base": -0.22}')
     assert tracker.finish() and TrialTracker(sweep.address, config, tmp_path).finish()
     run = only_run(sweep.client, sweep.address, config)
     assert run.info.status == "FINISHED" and run.data.tags["drorae.status"] == "finished"
     expected = {"psnr", "ssim", "l1", "rfd_dinov2", "rfd_effnet", "eval_images", "fusion_params"}
     expected |= {"fusion_params_paper", "train_seconds", "device_seconds", "wall_seconds", "baseline_psnr", "seed"}
     assert expected <= set(run.data.metrics)
+    assert run.data.metrics["inspection/cos_fuse_base"] == -0.22
     assert run.data.metrics["log10_params"] == pytest.approx(4.50515, abs=1e-5)
     assert run.data.tags["drorae.git_commit"] == "abc" and run.data.tags["drorae.fingerprint.encoder"] == "def"
     assert len(sweep.client.get_metric_history(run.info.run_id, "psnr")) == 1
     assert steps(sweep.client, run) == list(range(1, STEPS + 1))
     names = {item.path for item in sweep.client.list_artifacts(run.info.run_id)}
-    assert {"config.json", "result.json", "grid.png", "routing.png", "loss.png", "per_image.npz"} <= names
+    assert {
+        "config.json",
+        "result.json",
+        "grid.png",
+        "routing.png",
+        "loss.png",
+        "per_image.npz",
+        "inspection.json",
+    } <= names
 
 
 def test_a_store_that_is_away_costs_nothing_but_a_warning(

@@ -71,7 +71,7 @@ class ConfigOptions:
     """What to run: a preset or a saved config, and changes to it."""
 
     preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: quickstart)")] = None
-    """A named config: smoke, quickstart or paper; for a sweep also paper_layers."""
+    """A named config: smoke, quickstart or paper; for a sweep also capacity, layers, ablation or variants."""
     config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(instead of --preset)")] = None
     """The config.json that a run saved."""
     overrides: Annotated[Listed, arg(name="set", metavar="NAME=VALUE", help_behavior_hint="(repeatable)")] = field(
@@ -122,6 +122,20 @@ class ConfigOptions:
         if name not in PRESETS:
             raise UserError(f"--preset {name}: no such preset; choose one of {', '.join(PRESETS)}")
         return self.changed(PRESETS[name])
+
+
+def finished_trial(directory: Path) -> Path:
+    """The trial's folder that a RUN_DIR means: itself, or that of a sweep's only trial.
+
+    Raises:
+        UserError: no finished trial there.
+    """
+    trials = sorted(directory.glob("trials/*/result.json"))
+    if (directory / "result.json").is_file():
+        return directory
+    if len(trials) != 1:
+        raise UserError(f"{directory}: no finished trial here; expected a folder with result.json")
+    return trials[0].parent
 
 
 def say(text: str) -> None:

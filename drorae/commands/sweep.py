@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +24,7 @@ from drorae.commands.options import (
     results_console,
     say,
 )
-from drorae.config import TrialConfig, config_hash, load_config
+from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class Sweep(RuntimeOptions, ConfigOptions):
     )
     """Values to vary: capacity, layers, variant, lr, seed or a dotted config field. Replaces the preset's axis of
     that name, adds others; all combinations are run."""
+    base: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the sweep's own)")] = None
+    """Trial preset that the sweep varies: with --preset ablation --base quickstart, the paper's ablation at a size
+    for CPUs."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the preset's)")] = None
     """Name of the sweep, its folder and its MLflow experiment."""
     root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
@@ -129,6 +132,10 @@ class Sweep(RuntimeOptions, ConfigOptions):
             if name not in SWEEPS:
                 raise UserError(f"--preset {name}: no such sweep; choose one of {', '.join(SWEEPS)}")
             spec = SWEEPS[name]
+        if self.base is not None:
+            if self.base not in PRESETS:
+                raise UserError(f"--base {self.base}: no such trial preset; choose one of {', '.join(PRESETS)}")
+            spec = replace(spec, base=PRESETS[self.base])
         axes = {field_name(axis.name): axis for axis in spec.axes}
         given = [parse_axis(text) for text in flat(self.axes)]
         names = [field_name(axis.name) for axis in given]
@@ -165,17 +172,16 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
 
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
-    """The trials a sweep would run, with the paper formula's fusion parameters where the encoder's size is known."""
+    """The trials a sweep would run, with their fusion parameters where the encoder's size is known."""
     from drorae.doctor import encoder_shape
-    from drorae.fusion.size import paper_params
+    from drorae.fusion.size import fusion_params
 
     rows = []
     for config, point in zip(configs, _points(configs), strict=True):
         shape = encoder_shape(config.encoder.name)
         params = None
         if shape is not None:
-            layers = config.fusion.num_layers or shape.depth
-            params = paper_params(layers, shape.width, config.fusion.expert_hidden_dim)
+            params = fusion_params(config.fusion, shape.depth, shape.width)
         rows.append({"config_hash": config_hash(config), **point, "fusion_params": params})
     if as_json:
         print_json({"trials": rows})

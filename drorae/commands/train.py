@@ -8,11 +8,20 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from drorae.commands.options import ConfigOptions, Listed, RuntimeOptions, flat, print_json, results_console, say
+from drorae.commands.options import (
+    ConfigOptions,
+    Listed,
+    RuntimeOptions,
+    finished_trial,
+    flat,
+    print_json,
+    results_console,
+    say,
+)
 from drorae.config import Runtime, TrialConfig, config_hash
 from drorae.errors import UserError
 
@@ -109,7 +118,7 @@ def _print_result(directory: Path, result: TrialResult) -> None:
 class Eval(RuntimeOptions):
     """Measure a finished trial again from its weights, for instance with another feature extractor.
 
-    Example: drorae eval runs/quickstart/trials/HASH --extractors inception
+    Example: drorae eval runs/quickstart/trials/HASH --extractors inception --quantise truncate
     """
 
     run_dir: Positional[Annotated[Path, arg(metavar="RUN_DIR")]]
@@ -120,27 +129,42 @@ class Eval(RuntimeOptions):
     """Feature extractors of the Frechet distance: inception, dinov2, effnet."""
     inception_path: Annotated[str, arg(metavar="FILE")] = ""
     """Inception weights on disk; empty: torch-fidelity's download."""
+    quantise: Annotated[
+        Literal["round", "truncate"] | None, arg(metavar="HOW", help_behavior_hint="(default: the trial's own)")
+    ] = None
+    """How reconstructions become 8-bit: round, or truncate as RAE's published code does."""
+    lpips: Annotated[
+        Literal["none", "vgg", "alex"] | None, arg(metavar="NET", help_behavior_hint="(default: the trial's own)")
+    ] = None
+    """Network of the LPIPS metric: vgg, alex or none."""
+    lpips_path: Annotated[str, arg(metavar="FILE")] = ""
+    """Its ImageNet weights on disk; empty: torchvision's file or download."""
+    reference: Annotated[str, arg(metavar="FILE")] = ""
+    """npz of statistics (mu, sigma) to measure a second distance to, such as ADM's."""
+    bootstrap: Annotated[int | None, arg(metavar="B", help_behavior_hint="(default: the trial's own)")] = None
+    """Draw B bootstrap replicates of each Frechet distance for a second standard error."""
+    write_references: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
+    """Write the validation images' statistics to DIR/METRIC.npz, with how they were cropped."""
     as_json: Annotated[bool, arg(name="json")] = False
     """Print the metrics as one JSON object."""
 
     def run(self) -> int:
         """Prints the metrics; nothing is written to the trial's folder."""
-        directory = self.run_dir
-        trials = sorted(directory.glob("trials/*/result.json"))
-        if len(trials) == 1 and not (directory / "result.json").exists():
-            directory = trials[0].parent
         names = [name for text in flat(self.extractors) for name in text.split(",") if name]
         known = ("inception", "dinov2", "effnet")
         for name in names:
             if name not in known:
                 raise UserError(f"--extractors {name}: no such extractor; choose from {', '.join(known)}")
-        if not (directory / "result.json").is_file():
-            raise UserError(f"{self.run_dir}: no finished trial here; expected a folder with result.json")
+        directory = finished_trial(self.run_dir)
         runtime = self.runtime()
         from drorae.trial import reevaluate
 
-        settings = {"inception_path": self.inception_path} if self.inception_path else {}
-        metrics = reevaluate(directory, tuple(names), runtime, **settings)
+        settings = {
+            name: value
+            for name in ("inception_path", "quantise", "lpips", "lpips_path", "reference", "bootstrap")
+            if (value := getattr(self, name)) not in ("", None)
+        }
+        metrics = reevaluate(directory, tuple(names), runtime, self.write_references, **settings)
         if self.as_json:
             print_json(metrics)
             return 0

@@ -14,3 +14,8 @@ def energy(logits: Tensor, eps: float) -> Tensor:
 def softmax(logits: Tensor, eps: float) -> Tensor:
     """exp(w_k) / sum_j exp(w_j): positive, summing to 1 (the paper's Table 3 alternative; `eps` unused)."""
     return logits.softmax(-1)
+
+
+def unit(logits: Tensor, eps: float) -> Tensor:
+    """w_k / sqrt(max(sum_j w_j^2, eps)) over the last axis: unit length, any sign (HiRAE, arXiv 2609.37775, Eq. 8)."""
+    return logits / logits.square().sum(-1, keepdim=True).clamp(min=eps).sqrt()

@@ -10,8 +10,9 @@ from drorae.fusion.variants import LayerFusion
 
 
 def paper_params(num_layers: int, width: int, expert_hidden_dim: int) -> int:
-    """n(C h + h + h C + C) + C n^2 + n: experts and router with their biases, the paper's axis of capacity.
+    """n(C h + h + h C + C) + C n^2 + n of softmax and energy: experts and router with their biases.
 
+    The paper's axis of capacity.
     arXiv 2605.10780, Appendix C, prints the second bias as h, which a Linear(h, C) does not have. The printed
     sizes of its tables are met to within 0.14 M (0.21 M with the bias as printed); no formula rounds to all.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from drorae.config import FusionConfig
 from drorae.errors import UserError
 from drorae.fusion import routing
+from drorae.fusion.attention import DepthAttention
 from drorae.fusion.experts import Experts
+from drorae.fusion.residual import bounded_residuals
 
 Routing = Callable[[Tensor, float], Tensor]
 
@@ -24,19 +26,45 @@ class Variant:
     formula: str
     source: str
     routing: Routing | None = None
-    """How router logits become weights; None: no experts and no router, nothing to train."""
+    """How router logits become weights; None: no experts and no router."""
+    router_reads: Literal["layers", "last"] = "layers"
+    """layers: R reads all fused layers, Linear(n C, n); last: the deepest alone, Linear(C, n)."""
+    attends: bool = False
+    """Cross-attention in place of experts and router."""
+    adds_spatial_mean: bool = False
+    bounded: bool = False
+    """z_fuse is already a bounded correction of z_base, and so the latent; `incremental` does not apply."""
+    activation: Literal["none", "gelu"] = "none"
+    """The experts' activation where the config says `auto`."""
 
 
 VARIANTS: dict[str, Variant] = {
     "last": Variant("z = LN(z(L))", "RAE, arXiv 2510.11690"),
     "mean": Variant("z_fuse = mean_k LN(z(k))", "RAEv2, arXiv 2605.18324"),
-    "softmax": Variant(
-        "z_fuse = LN(sum_k softmax(w)_k h_k)", "arXiv 2605.10780, Table 3", routing=routing.softmax
+    "mean_dc": Variant(
+        "z_fuse = mean_k LN(z(k)) + mean over tokens of LN(z(L))",
+        "RAEv2's form for DINOv3, arXiv 2605.18324",
+        adds_spatial_mean=True,
     ),
+    "cross_attention": Variant(
+        "z_fuse = LN(attention(query LN(z(L)), keys and values LN(z(k))))",
+        "arXiv 2605.10780, Table 3, which gives no formula (see drorae.fusion.attention)",
+        attends=True,
+    ),
+    "softmax": Variant("z_fuse = LN(sum_k softmax(w)_k h_k)", "arXiv 2605.10780, Table 3", routing=routing.softmax),
     "energy": Variant(
         "z_fuse = LN(sum_k w_k h_k / sqrt(sum_k w_k^2 + eps))", "arXiv 2605.10780, Eq. 4", routing=routing.energy
     ),
-}  # fmt: skip
+    "hirae": Variant(
+        "z = LN(LN(z(L)) + sum_g Delta_g), |Delta_g| <= c_g |LN(z(L))| per image",
+        "HiRAE, arXiv 2609.37775, Eqs. 7-11",
+        routing=routing.unit,
+        router_reads="last",
+        bounded=True,
+        activation="gelu",
+    ),
+}
+"""The published fusions, simplest first."""
 
 
 class FusionOutput(NamedTuple):
@@ -53,8 +81,8 @@ class FusionOutput(NamedTuple):
 class LayerFusion(nn.Module):
     """Fuses the deepest n encoder layers into one latent (arXiv 2605.10780, Sec. 3.2).
 
-    h_k = LN(e_k(LN(z(k)))), w = R [z(1); ...; z(n)], z_fuse as the variant says and, if incremental,
-    z_final = LN(z_base + beta (z_fuse - z_base)) (Eq. 5).
+    h_k = LN(e_k(LN(z(k)))), w = R [z(1); ...; z(n)], z_fuse as the variant's row in VARIANTS says and, if
+    incremental, z_final = LN(z_base + beta (z_fuse - z_base)) (Eq. 5).
 
     At beta = 0 the paper calls the module the RAE baseline; LN(LN(z)) differs from LN(z) in the last bits, so
     z_base itself is returned there.
@@ -65,7 +93,8 @@ class LayerFusion(nn.Module):
         norm: LN, the encoder's final LayerNorm; frozen and shared, not copied into this module's state.
 
     Raises:
-        UserError: more layers asked for than the encoder has, or a non-positive width.
+        UserError: more layers asked for than the encoder has, a non-positive width, or a variant without the
+            form asked for.
     """
 
     def __init__(self, config: FusionConfig, num_layers: int, norm: nn.LayerNorm) -> None:
@@ -77,14 +106,28 @@ class LayerFusion(nn.Module):
             )
         if config.expert_hidden_dim < 1:
             raise UserError(f"fusion.expert_hidden_dim: {config.expert_hidden_dim} is no width; use 1 or more")
+        variant = VARIANTS[config.variant]
+        if variant.bounded and not config.incremental:
+            raise UserError(
+                f"fusion.incremental: {config.variant} is a bounded correction of the last layer by itself and has no "
+                "form without; leave fusion.incremental true"
+            )
         self.config = config
         self.num_layers = config.num_layers or num_layers
-        self.variant = VARIANTS[config.variant]
+        self.variant = variant
         self._norm = (norm,)
         width = norm.normalized_shape[0]
-        trains = self.variant.routing is not None
-        self.experts = Experts(config, self.num_layers, width) if trains else None
-        self.router = nn.Linear(self.num_layers * width, self.num_layers) if trains else None
+        self.experts: Experts | None = None
+        self.router: nn.Linear | None = None
+        self.attention: DepthAttention | None = None
+        if variant.routing is not None:
+            if config.activation == "auto":
+                config = replace(config, activation=variant.activation)
+            self.experts = Experts(config, self.num_layers, width)
+            read = self.num_layers * width if variant.router_reads == "layers" else width
+            self.router = nn.Linear(read, self.num_layers)
+        elif variant.attends:
+            self.attention = DepthAttention(width, config.expert_hidden_dim)
 
     @property
     def norm(self) -> nn.LayerNorm:
@@ -103,22 +146,38 @@ class LayerFusion(nn.Module):
         # Layers lead from here on: [n, B * N, C], one batched product per step.
         raw = layers.transpose(0, 1).reshape(n, batch * tokens, width)
         normalised = self.norm(raw)
-        if self.experts is None or self.router is None or self.variant.routing is None:
-            fused = normalised.mean(0)
-            weights = base.new_full((batch * tokens, n), 1 / n)
+        if self.experts is not None and self.router is not None:
+            fused, weights = self._route(raw, normalised, base)
+        elif self.attention is not None:
+            attended, weights = self.attention(normalised)
+            fused = self.norm(attended)
         else:
-            read = raw if self.config.router_input == "raw" else normalised
-            # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
-            matrices = self.router.weight.view(n, n, width).permute(1, 2, 0)
-            logits = torch.bmm(read, matrices).sum(0) + self.router.bias
-            weights = self.variant.routing(logits, self.config.eps)
-            outputs = self.norm(self.experts(normalised))
-            # Elementwise rather than as a product: a third of the time of the strided bmm einsum would choose.
-            fused = self.norm((outputs * weights.T.unsqueeze(-1)).sum(0))
+            fused, weights = normalised.mean(0), base.new_full((batch * tokens, n), 1 / n)
         fused = fused.view(batch, tokens, width)
+        if self.variant.adds_spatial_mean:
+            fused = fused + base.mean(1, keepdim=True)
         weights = weights.view(batch, tokens, n)
-        if not self.config.incremental:
+        if self.variant.bounded or not self.config.incremental:
             return FusionOutput(fused, fused, weights)
         if self.config.beta == 0:
             return FusionOutput(base, fused, weights)
         return FusionOutput(self.norm(base + self.config.beta * (fused - base)), fused, weights)
+
+    def _route(self, raw: Tensor, normalised: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """raw and normalised [n, T, C], base [B, N, C] -> z_fuse [T, C] and weights [T, n]."""
+        assert self.experts is not None and self.router is not None and self.variant.routing is not None
+        n, _, width = raw.shape
+        read = raw if self.config.router_input == "raw" else normalised
+        if self.variant.router_reads == "last":
+            logits = self.router(read[-1])
+        else:
+            # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
+            matrices = self.router.weight.view(n, n, width).permute(1, 2, 0)
+            logits = torch.bmm(read, matrices).sum(0) + self.router.bias
+        weights = self.variant.routing(logits, self.config.eps)
+        # Elementwise rather than as a product: a third of the time of the strided bmm einsum would choose.
+        weighted = self.norm(self.experts(normalised)) * weights.T.unsqueeze(-1)
+        if self.variant.bounded:
+            deltas = bounded_residuals(weighted.view(n, *base.shape), base, self.config.eps, self.training)
+            return self.norm(base + torch.stack(deltas).sum(0)).flatten(0, 1), weights
+        return self.norm(weighted.sum(0)), weights

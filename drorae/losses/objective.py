@@ -1,4 +1,4 @@
-"""The training objective: L1 + perceptual."""
+"""The training objective without its adversarial term: L1 + perceptual."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
 from drorae.features import as_images
-from drorae.losses.perceptual import PerceptualNetwork
+from drorae.losses.lpips import Lpips, load_lpips
+from drorae.losses.perceptual import PerceptualNetwork, load_perceptual
 
 
 class Objective(nn.Module):
-    """L = L1 + perceptual_weight * perceptual (arXiv 2605.10780, Eq. 6 without its adversarial term)."""
+    """L = L1 + perceptual_weight * perceptual (arXiv 2605.10780, Eq. 6; `Adversary` adds the third term)."""
 
-    def __init__(self, config: ObjectiveConfig, perceptual: PerceptualNetwork | None) -> None:
+    def __init__(self, config: ObjectiveConfig, perceptual: PerceptualNetwork | Lpips | None) -> None:
         super().__init__()
         self.weight = config.perceptual_weight
         self.perceptual = perceptual
+
+    @property
+    def fingerprint(self) -> str:
+        """The perceptual network and its weights; `none` without one."""
+        return "none" if self.perceptual is None else self.perceptual.fingerprint
+
+    @property
+    def cached(self) -> PerceptualNetwork | None:
+        """The network whose targets are worth caching; LPIPS's at 256 px are 40 times the image."""
+        return self.perceptual if isinstance(self.perceptual, PerceptualNetwork) else None
 
     def forward(self, painted: Tensor, pixels: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
         """Scalars `loss`, `l1` and, with a perceptual network, `perceptual`.
@@ -23,12 +34,26 @@ class Objective(nn.Module):
         Args:
             painted: float [B, 3, S, S], nominally in [0, 1].
             pixels: uint8 [B, 3, S, S], what should have been painted.
-            targets: [B, D] the network's packed features of `pixels`; None: computed here.
+            targets: [B, D] the cached network's packed features of `pixels`; None: computed here.
         """
         wanted = as_images(pixels)
         l1 = (painted - wanted).abs().mean()
         if self.perceptual is None:
             return {"loss": l1, "l1": l1}
-        goal = self.perceptual.features(wanted) if targets is None else self.perceptual.unpack(targets)
-        perceptual = self.perceptual.distance(self.perceptual.features(painted), goal)
+        if isinstance(self.perceptual, Lpips):
+            perceptual = self.perceptual(painted, wanted).mean()
+        else:
+            goal = self.perceptual.features(wanted) if targets is None else self.perceptual.unpack(targets)
+            perceptual = self.perceptual.distance(self.perceptual.features(painted), goal)
         return {"loss": l1 + self.weight * perceptual, "l1": l1, "perceptual": perceptual}
+
+
+def load_objective(config: ObjectiveConfig) -> Objective:
+    """The objective a config describes.
+
+    Raises:
+        UserError: the perceptual network's weights cannot be had, with how to get them.
+    """
+    if config.perceptual == "lpips_vgg":
+        return Objective(config, load_lpips("vgg", config.lpips_path, "objective.lpips_path"))
+    return Objective(config, load_perceptual(config) if config.perceptual == "effnet" else None)

@@ -60,6 +60,6 @@ class PerceptualNetwork(nn.Module):
         return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
-def load_perceptual(config: ObjectiveConfig) -> PerceptualNetwork | None:
-    """The perceptual network a config names, or None for "none"."""
-    return None if config.perceptual == "none" else PerceptualNetwork(load_effnet(), config.perceptual_size)
+def load_perceptual(config: ObjectiveConfig) -> PerceptualNetwork:
+    """The effnet network at a config's size."""
+    return PerceptualNetwork(load_effnet(), config.perceptual_size)

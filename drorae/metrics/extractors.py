@@ -27,6 +27,7 @@ class FeatureExtractor(nn.Module):
     Attributes:
         name: what the config calls it.
         metric: name of the Frechet distance in its features.
+        kernel_metric: name of the kernel distance in its features.
         dim: width of the features.
         input_size: side in pixels it works at; it resizes by itself.
         fingerprint: network, weights and input size.
@@ -34,6 +35,7 @@ class FeatureExtractor(nn.Module):
 
     name: str
     metric: str
+    kernel_metric: str
     dim: int
     input_size: int
     fingerprint: str
@@ -46,7 +48,7 @@ class FeatureExtractor(nn.Module):
 class Dinov2Extractor(FeatureExtractor):
     """Mean over the patch tokens of the offline ViT-S/14's final-norm output (384 features)."""
 
-    name, metric = "dinov2", "rfd_dinov2"
+    name, metric, kernel_metric = "dinov2", "rfd_dinov2", "kd_dinov2"
 
     def __init__(self, config: EvaluationConfig, cache_dir: str | Path) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class Dinov2Extractor(FeatureExtractor):
 class EffnetExtractor(FeatureExtractor):
     """Pooled penultimate features of ImageNet's EfficientNet-Lite0 (1280)."""
 
-    name, metric, dim = "effnet", "rfd_effnet", 1280
+    name, metric, kernel_metric, dim = "effnet", "rfd_effnet", "kd_effnet", 1280
 
     def __init__(self, config: EvaluationConfig) -> None:
         super().__init__()
@@ -83,7 +85,8 @@ class EffnetExtractor(FeatureExtractor):
 class InceptionExtractor(FeatureExtractor):
     """torch-fidelity's Inception of the FID paper, 2048 features of its last pooling."""
 
-    name, metric, dim, input_size = "inception", "rfid_inception", 2048, 299
+    name, metric, kernel_metric = "inception", "rfid_inception", "kid_inception"
+    dim, input_size = 2048, 299
 
     def __init__(self, config: EvaluationConfig) -> None:
         super().__init__()

@@ -1,13 +1,36 @@
-"""The Frechet distance between two sets of features, streamed in float64."""
+"""The Frechet distance between two sets of features, streamed in float64, and its sampling error."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+ROWS = 4096
+"""Images whose features are read at once where all of them are gone through again."""
+
+
+class Gaussian(Protocol):
+    """What a Frechet distance needs of a set of features."""
+
+    @property
+    def mean(self) -> Tensor:
+        """float64 [dim]."""
+
+    @property
+    def cov(self) -> Tensor:
+        """float64 [dim, dim]."""
+
+
+class Moments(NamedTuple):
+    """Mean and covariance that somebody else has computed."""
+
+    mean: Tensor
+    cov: Tensor
 
 
 class FeatureStatistics:
@@ -80,7 +103,7 @@ class FeatureStatistics:
         return statistics
 
 
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
 
     The last trace is the sum of the singular values of R_a^T R_b, with S = R R^T from the symmetric
@@ -91,22 +114,131 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Raises:
         ValueError: features of different widths, or fewer than two of them.
     """
-    if a.dim != b.dim:
-        raise ValueError(f"features of different widths: {a.dim} and {b.dim}")
+    _same_width(a, b)
     cov_a, cov_b = a.cov, b.cov
-
-    def root(cov: Tensor) -> Tensor:
-        try:
-            values, vectors = torch.linalg.eigh(cov)
-        except torch.linalg.LinAlgError:
-            # LAPACK's divide and conquer can fail on hundreds of equal (zero) eigenvalues; of a positive matrix the
-            # singular value decomposition is the same thing.
-            vectors, values, _ = torch.linalg.svd(cov)
-            values, vectors = values.flip(0), vectors.flip(1)
-        # What lies below is rounding of zeros, and a matrix full of it makes the SVD many times slower.
-        kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-        return vectors[:, kept] * values[kept].sqrt()
-
-    cross = torch.linalg.svdvals(root(cov_a).T @ root(cov_b)).sum()
+    cross = torch.linalg.svdvals(_root(cov_a).T @ _root(cov_b)).sum()
     distance = (a.mean - b.mean).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
     return max(float(distance), 0.0)
+
+
+def _same_width(a: Gaussian, b: Gaussian) -> None:
+    if len(a.mean) != len(b.mean):
+        raise ValueError(f"features of different widths: {len(a.mean)} and {len(b.mean)}")
+
+
+def _eigen(cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues above rounding error [r], ascending, and their vectors [dim, r]."""
+    try:
+        values, vectors = torch.linalg.eigh(cov)
+    except torch.linalg.LinAlgError:
+        # LAPACK's divide and conquer can fail on hundreds of equal (zero) eigenvalues; of a positive matrix the
+        # singular value decomposition is the same thing.
+        vectors, values, _ = torch.linalg.svd(cov)
+        values, vectors = values.flip(0), vectors.flip(1)
+    # What lies below is rounding of zeros, and a matrix full of it makes the SVD many times slower.
+    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    return values[kept], vectors[:, kept]
+
+
+def _root(cov: Tensor) -> Tensor:
+    values, vectors = _eigen(cov)
+    return vectors * values.sqrt()
+
+
+class Influence(NamedTuple):
+    """A Frechet distance and what each image does to it."""
+
+    distance: float
+    """As `frechet_distance` has it."""
+    images: np.ndarray
+    """float64 [n]: n times the derivative with respect to the weight of an image (and its counterpart). Sums to 0."""
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the distance as an estimate from n images drawn at random."""
+        n = len(self.images)
+        return float(np.sqrt(np.square(self.images).sum() / (n * (n - 1))))
+
+
+def frechet_influence(
+    a: FeatureStatistics, features_a: np.ndarray, b: Gaussian, features_b: np.ndarray | None = None
+) -> Influence:
+    """The distance between a and b together with every image's influence on it.
+
+    The bootstrap over images to first order (the infinitesimal jackknife; Efron 1982, "The Jackknife, the Bootstrap
+    and Other Resampling Plans", ch. 6): with weights w of the images, a replicate of which is F(w) for multinomial w,
+    F is linear in w up to second order, and the variance of its linear part over all possible resamples is known
+    without drawing one. Image i of both sets is one draw, as a reconstruction belongs to its original. With
+    S_a^(1/2) etc. as R, R_a^T R_b = X s Y^T, centred features u and n images, the derivative of tr (S_a S_b)^(1/2)
+    by w_i is n / (2 (n - 1)) |s^(1/2) X^T R_a^+ u_i|^2 and the like for b.
+
+    It is used in place of drawn replicates not for its speed alone. A resample holds 63% of the images, so with
+    few images per feature each replicate is a distance of another, smaller rank, and the replicates' spread comes
+    out too large: for 200 images of 400 equally important features it is 2.3 times the spread over independent
+    sets of images, this one 1.16 times (simulated, tests/test_frechet.py repeats it).
+
+    Args:
+        a, features_a: the statistics of the reconstructions' features, and the features [n, dim] themselves.
+        b, features_b: the originals' in the same order; without features they count as known exactly.
+
+    Raises:
+        ValueError: features of different widths or numbers, or fewer than two of them.
+    """
+    _same_width(a, b)
+    n = a.n
+    if len(features_a) != n or (features_b is not None and len(features_b) != n):
+        raise ValueError(f"expected the features of {n} images")
+    values_a, vectors_a = _eigen(a.cov)
+    values_b, vectors_b = _eigen(b.cov)
+    left, singular, right = torch.linalg.svd(
+        (vectors_a * values_a.sqrt()).T @ (vectors_b * values_b.sqrt()), full_matrices=False
+    )
+    shift, cross = a.mean - b.mean, singular.sum()
+    traces = a.cov.trace() + b.cov.trace()
+    scale = n / (n - 1)
+    influence = np.zeros(n)
+    sides = [(features_a, a.mean, vectors_a / values_a.sqrt() @ left, 1.0)]
+    if features_b is not None:
+        sides.append((features_b, b.mean, vectors_b / values_b.sqrt() @ right.T, -1.0))
+    for features, mean, whitened, sign in sides:
+        map_ = whitened * singular.sqrt()
+        for start in range(0, n, ROWS):
+            rows = torch.from_numpy(np.asarray(features[start : start + ROWS], np.float64)) - mean
+            value = 2 * sign * (rows @ shift) + scale * (rows.square().sum(1) - (rows @ map_).square().sum(1))
+            influence[start : start + ROWS] += value.numpy()
+    distance = max(float(shift.square().sum() + traces - 2 * cross), 0.0)
+    return Influence(distance, influence - influence.mean())
+
+
+def frechet_replicates(features_a: np.ndarray, features_b: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Distances between resampled sets: the bootstrap over pairs of images, drawn.
+
+    Each replicate works in the smaller of sample and feature space: with fewer distinct images than features the
+    singular values are those of the images' cross Gram matrix, sqrt(w) (A - m_a) (B - m_b)^T sqrt(w) / (n - 1).
+
+    Args:
+        features_a, features_b: [n, dim], rows of one image at the same place.
+        counts: int [B, n], how often each image is drawn; every row sums to n.
+
+    Returns:
+        float64 [B].
+    """
+    n, dim = features_a.shape
+    a, b = (torch.from_numpy(np.asarray(features, np.float64)) for features in (features_a, features_b))
+    found = []
+    for row in counts:
+        drawn = torch.from_numpy(np.flatnonzero(row))
+        weights = torch.from_numpy(row)[drawn].double()
+        sets = []
+        for features in (a[drawn], b[drawn]):
+            mean = weights @ features / n
+            sets.append((mean, (features - mean) * weights.sqrt()[:, None]))
+        (mean_a, rows_a), (mean_b, rows_b) = sets
+        if len(drawn) <= dim:
+            cross = torch.linalg.svdvals(rows_a @ rows_b.T).sum() / (n - 1)
+            traces = (rows_a.square().sum() + rows_b.square().sum()) / (n - 1)
+            found.append(max(float((mean_a - mean_b).square().sum() + traces - 2 * cross), 0.0))
+        else:
+            moments = [Moments(mean, rows.T @ rows / (n - 1)) for mean, rows in sets]
+            found.append(frechet_distance(*moments))
+    return np.array(found)

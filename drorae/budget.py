@@ -1,0 +1,257 @@
+"""What a trial will take, before it is started: parameters, arithmetic, memory and GPU hours.
+
+The arithmetic is counted by torch on networks without storage (the meta device), so that the paper's setting can be
+counted on any machine in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torch
+import torchvision
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
+from drorae.decoder import Decoder
+from drorae.efficientnet import NAME as EFFNET
+from drorae.encoder import build_vit
+from drorae.fusion.size import exact_params
+from drorae.fusion.variants import LayerFusion
+from drorae.losses.discriminator import DinoDiscriminator
+from drorae.losses.lpips import STAGES as LPIPS_STAGES
+from drorae.losses.perceptual import STAGES as EFFNET_STAGES
+
+BLOCK_BYTES = {"bf16": 34, "fp32": 68}
+"""Bytes a transformer block keeps for the backward pass per token and unit of width, its MLP four times as wide and
+its attention fused (Korthikanti et al., arXiv 2205.05198, Eq. 2 without attention scores); twice as many in fp32."""
+ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
+SUSTAINED_FLOPS = 3e14
+"""Assumed of one GPU in bf16 where nothing else is said: about 30% of an H100's peak of 989 TFLOP/s without sparsity
+(NVIDIA's data sheet). An assumption, to be replaced by a measured one."""
+
+
+@dataclass(frozen=True)
+class PhaseBudget:
+    """One phase."""
+
+    name: str
+    steps: int
+    images: int
+    """Images gone through in all epochs."""
+    flops_per_image: dict[str, float]
+    """By part: encoder, fusion, decoder, perceptual, gan. A multiplication with its addition counts as 2."""
+    weight_bytes: float
+    """fp32 weights of every network in memory."""
+    optimiser_bytes: float
+    """Gradients, AdamW's two moments and the weight average of what is trained, fp32."""
+    activation_bytes: float
+    """Kept for the backward pass by fusion and decoder."""
+
+    @property
+    def flops(self) -> float:
+        """Of the whole phase."""
+        return self.images * sum(self.flops_per_image.values())
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A whole trial, evaluation left out."""
+
+    params: dict[str, int]
+    """By network. All but fusion, decoder and discriminator heads are frozen in every phase."""
+    phases: list[PhaseBudget]
+
+    def hours(self, flops_per_second: float) -> float:
+        """Hours on one device that sustains so many floating-point operations per second."""
+        return sum(phase.flops for phase in self.phases) / flops_per_second / 3600
+
+    @property
+    def memory_bytes(self) -> float:
+        """Of the phase that needs most."""
+        return max(phase.weight_bytes + phase.optimiser_bytes + phase.activation_bytes for phase in self.phases)
+
+
+def _count(work: Callable[[], object]) -> float:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def _pixels(size: int, gradient: bool = False) -> Tensor:
+    return torch.zeros(1, 3, size, size, device="meta", requires_grad=gradient)
+
+
+def _perceptual(config: ObjectiveConfig) -> nn.Module | None:
+    """The network of the perceptual term as far as it is run."""
+    if config.perceptual == "none":
+        return None
+    with torch.device("meta"):
+        if config.perceptual == "lpips_vgg":
+            network: nn.Module = torchvision.models.vgg16().features[: LPIPS_STAGES["vgg"][-1]]
+        else:
+            effnet = timm.create_model(EFFNET)
+            blocks = list(effnet.blocks)[: EFFNET_STAGES[-1] + 1]
+            network = nn.Sequential(effnet.conv_stem, effnet.bn1, *blocks)
+    return network.eval().requires_grad_(False)
+
+
+def _discriminator(config: DiscriminatorConfig) -> DinoDiscriminator:
+    with torch.device("meta"):
+        vit = build_vit(config.name, img_size=config.input_size).eval().requires_grad_(False)
+        # Evaluation mode: the power iterations of the spectral norms are no arithmetic to speak of.
+        return DinoDiscriminator(vit, config.input_size).eval()
+
+
+def train_images(config: TrialConfig) -> int:
+    """Training crops an epoch goes through.
+
+    Raises:
+        UserError: the images cannot be read.
+    """
+    from drorae.images import load_images
+
+    return len(load_images(config.images).train) * max(config.images.views, 1)
+
+
+def budget(config: TrialConfig, runtime: Runtime, images: int) -> Budget:
+    """What a trial takes with `images` training crops an epoch.
+
+    Raises:
+        UserError: sizes that do not fit, or networks timm does not know.
+    """
+    with torch.device("meta"):
+        vit = build_vit(config.encoder.name, img_size=config.encoder.input_size).requires_grad_(False)
+        grid = vit.patch_embed.grid_size[0]
+        fusion = LayerFusion(config.fusion, len(vit.blocks), nn.LayerNorm(vit.embed_dim, elementwise_affine=False))
+        decoder = Decoder(config.decoder, vit.embed_dim, grid, config.images.size)
+    perceptual = _perceptual(config.objective)
+    gan = config.objective.gan_weight > 0
+    discriminator = _discriminator(config.discriminator) if gan else None
+    params = {
+        "encoder": exact_params(vit),
+        "fusion": exact_params(fusion),
+        "decoder": exact_params(decoder),
+        "perceptual": exact_params(perceptual) if perceptual is not None else 0,
+        "discriminator heads": exact_params(discriminator) if discriminator is not None else 0,
+        "discriminator transformer": exact_params(discriminator.vit) if discriminator is not None else 0,
+    }
+    parts = _Parts(config, runtime, vit, fusion, decoder, perceptual, discriminator)
+    phases = [
+        _phase(config, runtime, parts, params, name, settings, images)
+        for name, settings in (("phase1", config.phase1), ("phase2", config.phase2), ("phase3", config.phase3))
+        if settings.epochs and not (name == "phase1" and config.decoder.weights)
+    ]
+    return Budget(params, phases)
+
+
+class _Parts:
+    """Arithmetic of one image through each network."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        runtime: Runtime,
+        vit: VisionTransformer,
+        fusion: LayerFusion,
+        decoder: Decoder,
+        perceptual: nn.Module | None,
+        discriminator: DinoDiscriminator | None,
+    ) -> None:
+        depth, tokens, width = len(vit.blocks), decoder.grid**2, vit.embed_dim
+        self.tokens, self.width, self.layers = tokens, width, fusion.num_layers
+        self.encoder = 0.0
+        online = runtime.features == "online" or config.images.views == 0
+        if online:
+            with torch.no_grad():
+                self.encoder = _count(lambda: vit.forward_features(_pixels(config.encoder.input_size)))
+        layers = torch.zeros(1, depth, tokens, width, device="meta")
+        with torch.no_grad():
+            self.fusion_forward = _count(lambda: fusion(layers))
+        self.fusion = (
+            _count(lambda: fusion(layers).latent.sum().backward()) if exact_params(fusion) else self.fusion_forward
+        )
+        frozen = torch.zeros(1, tokens, width, device="meta")
+        latent = frozen.clone().requires_grad_()
+        with torch.no_grad():
+            forward = _count(lambda: decoder(frozen))
+        again = forward if runtime.activation_checkpointing else 0.0
+        self.decoder_weights = _count(lambda: decoder(frozen).sum().backward()) + again
+        decoder.requires_grad_(False)
+        self.decoder_latent = _count(lambda: decoder(latent).sum().backward()) + again
+        head = 2.0 * tokens * decoder.head.in_features * decoder.head.out_features
+        self.perceptual = 0.0
+        back = 0.0
+        if perceptual is not None:
+            network = perceptual
+            lpips = config.objective.perceptual == "lpips_vgg"
+            size = config.images.size if lpips else config.objective.perceptual_size
+            with torch.no_grad():
+                once = _count(lambda: network(_pixels(size)))
+            image = _pixels(size, True)
+            both = _count(lambda: network(image).sum().backward())
+            back = both - once
+            # The original's features as well, unless they are cached.
+            self.perceptual = both + (once if lpips or online else 0.0)
+        self.gan = 0.0
+        if discriminator is not None:
+            critic = discriminator
+            image = _pixels(config.discriminator.input_size, True)
+            plain = _pixels(config.discriminator.input_size)
+            learns = _count(lambda: critic(plain).sum().backward())
+            critic.requires_grad_(False)
+            with torch.no_grad():
+                once = _count(lambda: critic(plain))
+            both = _count(lambda: critic(image).sum().backward())
+            # The tokenizer's term; for the adaptive weight once more back through critic and perceptual network to
+            # the decoder's last weight; and the heads' step on a reconstruction and an original.
+            self.gan = both + (both - once) + back + 2 * head + 2 * learns
+
+
+def _phase(
+    config: TrialConfig,
+    runtime: Runtime,
+    parts: _Parts,
+    params: dict[str, int],
+    name: str,
+    settings: PhaseConfig,
+    images: int,
+) -> PhaseBudget:
+    batch = min(settings.batch_size, images)
+    steps = settings.epochs * (images // batch)
+    fused = name != "phase1"
+    flops = {
+        "encoder": parts.encoder,
+        "fusion": 0.0 if not fused else parts.fusion if name == "phase2" else parts.fusion_forward,
+        "decoder": parts.decoder_latent if name == "phase2" else parts.decoder_weights,
+        "perceptual": parts.perceptual,
+        "gan": parts.gan * max(steps - settings.gan_start_steps, 0) / max(steps, 1),
+    }
+    trained = params["fusion" if name == "phase2" else "decoder"]
+    at_once = min(runtime.micro_batch or batch, batch)
+    decoder = config.decoder
+    rows = at_once * (parts.tokens + 1)
+    # The MLP's share of the 34 bytes is 16 where it is four times as wide (GELU's input and the second product's).
+    wide = BLOCK_BYTES[settings.precision] * (18 + 4 * decoder.mlp_dim / decoder.width) / 34
+    block = rows * decoder.width * wide
+    kept = decoder.depth * block
+    if runtime.activation_checkpointing:
+        kept = decoder.depth * rows * decoder.width * ELEMENT_BYTES[settings.precision] + block
+    if name == "phase2":
+        # Per layer and token: normalised input, hidden before and after its norm, output before and after its own.
+        numbers = 3 * parts.width + 2 * config.fusion.expert_hidden_dim
+        kept += at_once * parts.tokens * parts.layers * numbers * ELEMENT_BYTES[settings.precision]
+    return PhaseBudget(
+        name,
+        steps,
+        steps * batch,
+        flops,
+        weight_bytes=4.0 * sum(params.values()),
+        optimiser_bytes=trained * (12.0 + (4.0 if settings.ema_decay else 0.0)) + 12.0 * params["discriminator heads"],
+        activation_bytes=kept,
+    )

@@ -1,0 +1,129 @@
+"""The adversarial term: hinge losses, the adaptive weight, and the discriminator's own training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from drorae import distributed
+from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, TrialConfig
+from drorae.losses.augment import augment
+from drorae.losses.discriminator import load_discriminator
+from drorae.schedule import learning_rate
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """(mean relu(1 - real) + mean relu(1 + fake)) / 2, of the discriminator's logits (VQGAN, arXiv 2012.09841)."""
+    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, offset: Tensor, largest: float) -> Tensor:
+    """|grad of the reconstruction loss| / (|grad of the adversarial loss| + 1e-6), at most `largest`.
+
+    VQGAN, arXiv 2012.09841, Eq. 7, with RAE's constants. The gradients are those of the decoder's last linear
+    weight, taken with respect to `offset`, zeros that the decoder adds to that weight: so they exist where the
+    weight itself is frozen (phase 2), and nothing can update it. Over several processes, the mean gradients.
+    """
+    norms = []
+    for loss in (reconstruction, adversarial):
+        (gradient,) = torch.autograd.grad(loss, offset, retain_graph=True)
+        norms.append(distributed.mean(gradient).norm())
+    return (norms[0] / (norms[1] + 1e-6)).clamp(0, largest).detach()
+
+
+class Adversary:
+    """The discriminator of one phase, and when it has a say.
+
+    A phase starts with fresh heads. They learn from step `disc_start_steps` on, and the tokenizer hears them from
+    `gan_start_steps` on.
+
+    Raises:
+        UserError: the discriminator's weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        objective: ObjectiveConfig,
+        settings: PhaseConfig,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.config, self.objective, self.settings = config, objective, settings
+        self.network = load_discriminator(config, device, seed)
+        # Each process sees a part of the batch; wrapped, all heads take the mean of their gradients and stay equal.
+        self._learner: Any = self.network
+        if distributed.world_size() > 1:
+            ids = [device] if device.type == "cuda" else None
+            self._learner = DistributedDataParallel(self.network, device_ids=ids)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+
+    def speaks(self, step: int) -> bool:
+        """Whether the tokenizer's loss has an adversarial term at a step (counted from 0)."""
+        return step >= self.settings.gan_start_steps
+
+    def term(self, painted: Tensor, reconstruction: Tensor, offset: Tensor) -> dict[str, Tensor]:
+        """Scalars `gan`, the adversarial loss -mean logit, `gan_weight`, its whole weight, and their product
+        `gan_term`, which is to be added to the loss.
+
+        Args:
+            painted: [B, 3, S, S], nominally in [0, 1], with a graph.
+            reconstruction: the rest of the loss.
+            offset: see `adaptive_weight`.
+        """
+        self.network.eval().requires_grad_(False)
+        gan = -self.network(augment(2 * painted - 1)).mean()
+        weight = self.objective.gan_weight * adaptive_weight(
+            reconstruction, gan, offset, self.objective.max_adaptive_weight
+        )
+        return {"gan": gan, "gan_weight": weight, "gan_term": weight * gan}
+
+    def learn(self, step: int, total: int, painted: Sequence[Tensor], wanted: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Step `step` of `total` of the heads, on reconstructions and originals (in pieces, [0, 1]): `disc_loss`.
+
+        The reconstructions are those the tokenizer was just trained on; RAE paints them again afterwards, at the
+        price of a forward pass.
+        """
+        start = self.settings.disc_start_steps
+        if step < start:
+            return {}
+        schedule = replace(self.settings, lr=self.config.lr, final_lr=self.config.final_lr)
+        rate = learning_rate(schedule, step - start, max(total - start, 1))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.network.train().requires_grad_(True)
+        self.optimiser.zero_grad(set_to_none=True)
+        count = sum(len(part) for part in wanted)
+        losses = []
+        for fake, real in zip(painted, wanted, strict=True):
+            pair = torch.cat([augment(2 * real - 1), augment(2 * fake.detach().clamp(0, 1) - 1)])
+            logits = self._learner(pair)
+            loss = hinge_loss(logits[: len(real)], logits[len(real) :]) * (len(real) / count)
+            loss.backward()
+            losses.append(loss.detach())
+        self.optimiser.step()
+        return {"disc_loss": torch.stack(losses).sum()}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"heads": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.network.load_state_dict(state["heads"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def make_adversary(config: TrialConfig, settings: PhaseConfig, device: torch.device, seed: int) -> Adversary | None:
+    """The adversary of one phase of a trial; None where its objective has no adversarial term."""
+    if config.objective.gan_weight == 0:
+        return None
+    return Adversary(config.discriminator, config.objective, settings, device, seed)

@@ -1,0 +1,127 @@
+"""The DINO discriminator: trained heads on the features of a frozen vision transformer."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from drorae.config import DiscriminatorConfig
+from drorae.errors import UserError, one_line
+from drorae.weights import read_state
+
+KERNEL = 9
+"""Width over tokens of the heads' middle convolution (RAE's published configuration)."""
+NORM_EPS = 1e-6
+RESIDUAL_SCALE = 2**-0.5
+"""Of a sum of two branches, so that its variance is theirs (StyleGAN-T, arXiv 2301.09515)."""
+REMEDY = "set discriminator.weights=file and discriminator.path, or objective.gan_weight=0 for none"
+
+
+class _Residual(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.inner(x)) * RESIDUAL_SCALE
+
+
+def _block(width: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular")
+    # Over the tokens of one image, as RAE's local batch norm with its virtual batch of one.
+    norm = nn.InstanceNorm1d(width, eps=NORM_EPS, affine=True)
+    return nn.Sequential(spectral_norm(convolution), norm, nn.LeakyReLU(0.2))
+
+
+def _head(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        _block(width, 1), _Residual(_block(width, KERNEL)), spectral_norm(nn.Conv1d(width, 1, kernel_size=1))
+    )
+
+
+class DinoDiscriminator(nn.Module):
+    """Five heads of 1-D convolutions over the tokens of a frozen DINO (StyleGAN-T, arXiv 2301.09515; RAE's code).
+
+    The heads read the last block and the blocks at a quarter, a half, three quarters and the whole of the depth.
+    Only the heads are parameters of this module; the transformer is shared and not saved with it.
+
+    Args:
+        vit: the frozen transformer.
+        input_size: side in pixels images are resized to (bilinear) before it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vit: VisionTransformer, input_size: int) -> None:
+        super().__init__()
+        self._vit = (vit,)
+        depth = len(vit.blocks)
+        self.depths = [depth - 1, *(max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4))]
+        self.input_size = input_size
+        self.heads = nn.ModuleList(_head(vit.embed_dim) for _ in self.depths)
+        # DINO's preprocessing: ImageNet's mean and deviation.
+        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The frozen transformer, in a tuple so that it is neither saved nor trained with the heads."""
+        return self._vit[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in [-1, 1] -> logits [B, 5 N], high for what looks real."""
+        size = (self.input_size,) * 2
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        normalised = ((images + 1) / 2 - self.mean) / self.std
+        wanted = sorted(set(self.depths))
+        tokens: Any = self.vit.forward_intermediates(
+            normalised, indices=wanted, output_fmt="NLC", norm=False, intermediates_only=True
+        )
+        found = dict(zip(wanted, tokens, strict=True))
+        parts = [head(found[at].transpose(1, 2)) for head, at in zip(self.heads, self.depths, strict=True)]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+@lru_cache(maxsize=1)
+def _load_vit(config: DiscriminatorConfig, device: torch.device) -> VisionTransformer:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            vit = timm.create_model(
+                config.name, pretrained=config.weights == "hub", num_classes=0, img_size=config.input_size
+            )
+    except Exception as error:
+        reason = one_line(error)[:160]
+        raise UserError(f"discriminator: {config.name} ({config.weights}) did not load ({reason}); {REMEDY}") from None
+    if not isinstance(vit, VisionTransformer):
+        raise UserError(f"discriminator.name: {config.name} is a {type(vit).__name__}; expected a timm ViT")
+    if config.weights == "file":
+        try:
+            state = checkpoint_filter_fn(read_state(Path(config.path)), vit)
+            vit.load_state_dict({name: value for name, value in state.items() if not name.startswith("head.")})
+        except (RuntimeError, KeyError, AttributeError) as error:
+            reason = one_line(error)[:160]
+            raise UserError(f"discriminator.path: {config.path} does not fit {config.name} ({reason})") from None
+    return vit.to(device).eval().requires_grad_(False)
+
+
+def load_discriminator(config: DiscriminatorConfig, device: torch.device, seed: int) -> DinoDiscriminator:
+    """A discriminator with freshly initialised heads (`seed`) on the frozen transformer a config names.
+
+    Raises:
+        UserError: the transformer's weights cannot be had, with how to get them.
+    """
+    vit = _load_vit(config, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DinoDiscriminator(vit, config.input_size).to(device)

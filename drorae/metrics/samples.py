@@ -1,0 +1,63 @@
+"""The features of a set of images, in order: streamed through memory, kept on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from drorae.metrics.frechet import FeatureStatistics
+
+
+class FeatureSample:
+    """Statistics in memory, and the features themselves as float32 rows of a file.
+
+    The kernel distance and the sampling error go through the features again. The file takes 4 n dim bytes (0.4 GB
+    for 50,000 images of Inception's 2048 features) and memory stays the same for any number of images. It lies in
+    the folder for temporary files, `TMPDIR`, and vanishes with the object.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.statistics = FeatureStatistics(dim)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the object lives)
+        self._saved: np.ndarray | None = None
+
+    def update(self, features: Tensor) -> None:
+        """Takes in features [B, dim], any device and type; they are rounded to float32.
+
+        Raises:
+            ValueError: another shape, or a value that is not finite.
+        """
+        rows = features.detach().float().cpu()
+        self.statistics.update(rows)
+        self._file.write(np.ascontiguousarray(rows.numpy()).data)
+
+    @property
+    def features(self) -> np.ndarray:
+        """float32 [n, dim], a read-only memory map."""
+        if self._saved is not None:
+            return self._saved
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r", shape=(self.statistics.n, self.statistics.dim))
+
+    def save(self, path: Path) -> None:
+        """Writes the statistics to `path` (.npz) and the features beside it (.npy), each atomically."""
+        temporary = path.with_name(f".{os.getpid()}.{path.stem}.npy")
+        np.save(temporary, self.features)
+        os.replace(temporary, path.with_suffix(".npy"))
+        self.statistics.save(path)
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureSample | None:
+        """Reads what `save` wrote, the features as a memory map; None where one of the files is missing."""
+        rows = path.with_suffix(".npy")
+        if not (path.is_file() and rows.is_file()):
+            return None
+        statistics = FeatureStatistics.load(path)
+        sample = cls(statistics.dim)
+        sample.statistics = statistics
+        sample._saved = np.load(rows, mmap_mode="r", allow_pickle=False)
+        return sample

@@ -1,0 +1,83 @@
+"""Two processes on one trial: the same losses and weights as one, and a discriminator that stays one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_config, tiny_images
+
+from drorae.config import ObjectiveConfig, Runtime, TrialConfig
+from drorae.weights import read_state
+
+
+def trials(config: TrialConfig) -> dict[str, TrialConfig]:
+    """A plain trial, and one with an adversary from its second step on."""
+    phase2 = dataclasses.replace(config.phase2, disc_start_steps=0, gan_start_steps=1)
+    objective = ObjectiveConfig(perceptual="none", gan_weight=0.75)
+    return {"plain": config, "gan": dataclasses.replace(config, phase2=phase2, objective=objective)}
+
+
+def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
+    """One process of `world` on both trials."""
+    import torch.distributed as dist
+
+    from drorae.losses import adversarial
+    from drorae.trial import run_trial
+
+    # Augmentation is drawn by each process for its own images, which is the one thing one process cannot repeat.
+    adversarial.augment = lambda images: images
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    runtime = Runtime(device="cpu", threads=1, cache_dir=str(folder / "cache"), log_steps=1)
+    learn = adversarial.Adversary.learn
+    kept = {}
+
+    def watched(self: adversarial.Adversary, *arguments: Any) -> dict[str, torch.Tensor]:
+        kept["heads"] = self.network.state_dict()
+        return learn(self, *arguments)
+
+    adversarial.Adversary.learn = watched  # type: ignore[method-assign]
+    for name, trial in trials(config).items():
+        run_trial(trial, directory=folder / name, runtime=runtime)
+    torch.save(kept["heads"], folder / f"heads{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    config = tiny_config(tiny_images(tmp_path / "images.npz"))
+    context = multiprocessing.get_context("spawn")
+    running = []
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        for rank in range(world):
+            running.append(context.Process(target=work, args=(rank, world, folder, config)))
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(240)
+        assert process.exitcode == 0
+    for name in ("plain", "gan"):
+        rows = [
+            [json.loads(line) for line in (tmp_path / world / name / "history.jsonl").read_text().splitlines()]
+            for world in ("1", "2")
+        ]
+        curves = [[row["loss"] for row in found if "loss" in row] for found in rows]
+        assert len(curves[0]) == 4
+        assert curves[1] == pytest.approx(curves[0], rel=1e-5), name
+        one, two = (read_state(tmp_path / world / name / "fusion.safetensors") for world in ("1", "2"))
+        assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
+    weights = [[row["gan_weight"] for row in found if "gan_weight" in row] for found in rows]
+    assert len(weights[0]) == 3 and weights[1] == pytest.approx(weights[0], rel=1e-3)
+    heads = [torch.load(tmp_path / name, weights_only=True) for name in ("1/heads0.pt", "2/heads0.pt", "2/heads1.pt")]
+    for key, value in heads[1].items():
+        assert torch.equal(value, heads[2][key]), "the two processes' heads are the same"
+        assert torch.allclose(value, heads[0][key], atol=1e-4), "and those of one process"
