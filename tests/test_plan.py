@@ -107,7 +107,8 @@ def test_plan_of_a_sweep_measures_its_cost_and_keeps_its_settings(capsys: pytest
     assert main(given) == 0
     tree = json.loads(capsys.readouterr().out)
     assert tree["cost"]["fixed"] > 0 and tree["designs"][0]["cost"] <= 600
-    assert tree["sweep"]["base"] == json.loads((RESULTS / "quickstart" / "sweep.json").read_text())["spec"]["base"]
+    ran = json.loads((RESULTS / "quickstart" / "sweep.json").read_text())["spec"]
+    assert SweepSpec.from_dict(tree["sweep"]).base == SweepSpec.from_dict(ran).base
 
 
 @pytest.mark.parametrize(
