@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,30 @@ EXTRAPOLATE_SHARE = 0.25
 """The same for a linear law, as a share of the range of x."""
 
 INK, LINE = "#222222", "#0072B2"
+_LAW_STYLES: list[Any] = ["-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
 # Okabe and Ito's colours, told apart by the colour-blind; markers tell them apart in grey.
 _SEED_STYLES = (
     ("o", "#E69F00"), ("s", "#009E73"), ("^", "#CC79A7"), ("D", "#56B4E9"),
     ("v", "#D55E00"), ("P", "#F0E442"), ("X", "#999999"), ("*", "#000000"),
 )  # fmt: skip
+
+RASTER_POINTS = 2000
+"""Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
+
+Curve = tuple[tuple[float, ...], tuple[float, ...]]
+"""x and y of a drawn line."""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What a law's figure shows beside the preferred law."""
+
+    curves: tuple[tuple[str, Curve], ...] = ()
+    """Other laws by name."""
+    envelope: tuple[Curve, Curve] | None = None
+    horizon: float | None = None
+    """Largest trusted x; None: the default."""
+
 
 _NAMES = {
     "psnr": "PSNR (dB)",
@@ -56,6 +76,8 @@ def display_name(name: str) -> str:
 
 def number(value: float) -> str:
     """A number for labels: 4 digits after the point at ordinary sizes, else 4 significant ones, true minus sign."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "\N{MINUS SIGN}∞"
     text = f"{value:.4f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -76,11 +98,17 @@ def horizon(fit: LawFit) -> float:
     return high + EXTRAPOLATE_SHARE * (high - low)
 
 
-def law_figure(fits: Sequence[LawFit], eval_images: Sequence[int | None] = ()) -> Figure:
-    """One panel per fit: runs marked by seed, line, confidence and prediction band, dashed beyond the data."""
-    figure, panels = _grid(len(fits), 4.6)
+def law_figure(
+    fits: Sequence[LawFit], eval_images: Sequence[int | None] = (), overlays: Sequence[Overlay] = ()
+) -> Figure:
+    """One panel per fit: runs marked by seed, line, confidence and prediction band, hatched beyond the data.
+
+    Everything is told apart by marker, line style or hatching as well as by colour.
+    """
+    figure, panels = _grid(len(fits), 4.8)
     for i, (fit, axes) in enumerate(zip(fits, panels, strict=True)):
-        _draw_law(axes, fit, eval_images[i] if i < len(eval_images) else None)
+        overlay = overlays[i] if i < len(overlays) else Overlay()
+        _draw_law(axes, fit, eval_images[i] if i < len(eval_images) else None, overlay)
     return figure
 
 
@@ -91,7 +119,7 @@ def residual_figure(fits: Sequence[LawFit]) -> Figure:
         axes.axhspan(-fit.residual_sd, fit.residual_sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
         axes.axhline(0, color=INK, lw=1)
         _scatter(axes, fit, [point.residual for point in fit.points])
-        _x_axis(axes, fit)
+        _x_axis(axes, fit, horizon(fit))
         axes.set_ylabel(f"residual, {display_name(fit.y_name).split(' (')[0]}")
         axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
@@ -102,6 +130,9 @@ def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
     import matplotlib
 
     paths = {}
+    # Laid out once for all files.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     with matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
         for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
@@ -143,15 +174,17 @@ def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:count])
 
 
-def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None) -> None:
+def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None, overlay: Overlay) -> None:
     low, high = fit.x_range
-    end = horizon(fit)
+    end = max(horizon(fit) if overlay.horizon is None else overlay.horizon, high)
     space = np.geomspace if fit.law == "log-linear" else np.linspace
     inside, beyond = space(low, high, 200), space(high, end, 80)
     at, after = fit.predict(inside), fit.predict(beyond)
     band = "95% prediction interval" + (", new configuration's mean" if fit.replicated else "")
     axes.fill_between(inside, at.prediction_low, at.prediction_high, color=LINE, alpha=0.13, lw=0, label=band)
-    axes.fill_between(inside, at.mean_ci_low, at.mean_ci_high, color=LINE, alpha=0.25, lw=0, label="95% CI of the line")
+    for edge in (at.prediction_low, at.prediction_high):
+        axes.plot(inside, edge, color=LINE, lw=0.7, ls=(0, (6, 3)))
+    axes.fill_between(inside, at.mean_ci_low, at.mean_ci_high, color=LINE, alpha=0.3, lw=0, label="95% CI of the line")
     axes.fill_between(
         beyond, after.prediction_low, after.prediction_high, facecolor="none", edgecolor=LINE, alpha=0.35, lw=0,
         hatch="////", label="beyond the data",
@@ -160,16 +193,25 @@ def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None) -> None:
     label = f"{equation(fit)}\nslope 95% CI {number(low_ci)} … {number(high_ci)}; R² = {fit.r2:.3f}"
     axes.plot(inside, at.mean, color=LINE, lw=2, label=label)
     axes.plot(beyond, after.mean, color=LINE, lw=1.6, ls=(0, (4, 3)))
+    for (name, (x, y)), style in zip(overlay.curves, _LAW_STYLES * len(overlay.curves), strict=False):
+        axes.plot(x, y, color=INK, lw=1, ls=style, label=name)
+    for i, (x, y) in enumerate(overlay.envelope or ()):
+        axes.plot(x, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws in question")
     axes.axvline(high, color="#888888", lw=0.8, ls=":")
+    axes.axvline(end, color="#888888", lw=0.8)
+    free = (0.98, "top") if fit.slope > 0 else (0.02, "bottom")
+    axes.annotate(
+        "trusted horizon", (end, free[0]), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va=free[1],
+        textcoords="offset points", rotation=90, fontsize=7, color="#555555",
+    )  # fmt: skip
     _scatter(axes, fit, [point.y for point in fit.points])
-    _x_axis(axes, fit)
+    _x_axis(axes, fit, end)
     measured = f"\nN = {eval_images:,} images" if eval_images else ""
     axes.set_ylabel(display_name(fit.y_name) + measured)
     bottom, top = axes.get_ylim()
     # Room for the legend on the side the line leaves free.
-    axes.set_ylim(
-        bottom - (0.34 * (top - bottom) if fit.slope > 0 else 0), top + (0.34 * (top - bottom) if fit.slope <= 0 else 0)
-    )
+    room = (0.34 + 0.05 * (len(overlay.curves) + (overlay.envelope is not None))) * (top - bottom)
+    axes.set_ylim(bottom - (room if fit.slope > 0 else 0), top + (room if fit.slope <= 0 else 0))
     axes.legend(
         facecolor="white",
         edgecolor="white",
@@ -181,26 +223,33 @@ def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None) -> None:
 
 def _scatter(axes: Axes, fit: LawFit, values: Sequence[float]) -> None:
     seeds = sorted({point.seed for point in fit.points}, key=lambda seed: (len(seed), seed))
-    for i, seed in enumerate(seeds):
-        chosen = [k for k, point in enumerate(fit.points) if point.seed == seed]
-        marker, colour = _SEED_STYLES[i % len(_SEED_STYLES)] if len(seeds) > 1 else ("o", INK)
+    many = len(fit.points) > RASTER_POINTS
+    x, y, of = np.array([point.x for point in fit.points]), np.array(values), [point.seed for point in fit.points]
+    marks: list[tuple[np.ndarray, str, str, str]] = []
+    if len(seeds) > len(_SEED_STYLES):
+        marks.append((np.full(len(x), True), "o", "#999999", f"runs of {len(seeds)} seeds"))
+    else:
+        for i, seed in enumerate(seeds):
+            marker, colour = _SEED_STYLES[i] if len(seeds) > 1 else ("o", INK)
+            marks.append((np.array([item == seed for item in of]), marker, colour, f"seed {seed}" if seed else "runs"))
+    for chosen, marker, colour, label in marks:
         axes.scatter(
-            [fit.points[k].x for k in chosen], [values[k] for k in chosen], marker=marker, s=42, color=colour,
-            edgecolors=INK, linewidths=0.7, zorder=3, label=f"seed {seed}" if seed else "runs",
+            x[chosen], y[chosen], marker=marker, s=12 if many else 42, color=colour, edgecolors=INK,
+            linewidths=0.3 if many else 0.7, zorder=3, label=label, rasterized=many,
         )  # fmt: skip
 
 
-def _x_axis(axes: Axes, fit: LawFit) -> None:
+def _x_axis(axes: Axes, fit: LawFit, end: float) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if fit.law == "log-linear":
         axes.set_xscale("log")
-        decades = math.log10(horizon(fit) / fit.x_range[0])
+        decades = math.log10(end / fit.x_range[0])
         subs = (1.0,) if decades > 3.5 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        margin = 10 ** (0.03 * decades)
-        axes.set_xlim(fit.x_range[0] / margin, horizon(fit) * margin)
+        margin = 10 ** (0.035 * decades)
+        axes.set_xlim(fit.x_range[0] / margin, end * margin)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.set_xlabel(display_name(fit.x_name))
 

@@ -1,4 +1,4 @@
-"""Laws of one metric against one size, fitted by ordinary least squares with exact-t intervals."""
+"""The line through a metric against one size or its logarithm, by least squares with exact-t intervals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.runs import Selection
+from analysis.uncertainty import Sample, precision
 from drorae.errors import UserError
 
 Law = Literal["log-linear", "linear"]
@@ -17,8 +18,6 @@ Unit = Literal["configuration", "row"]
 
 LEAST_CONFIGURATIONS = 4
 """Parameters of a line + 2: below it the residual says next to nothing."""
-
-_CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
 
 
 class Prediction(NamedTuple):
@@ -50,10 +49,11 @@ class Point:
 class LawFit:
     """y = intercept + slope * u with u = log10(x) (log-linear) or x (linear); all intervals 95%, exact t.
 
-    Where a configuration was run with several seeds the fit goes through the configurations' means, each of
-    equal weight, so that n_configurations, not n, sets the degrees of freedom. Slope, intercept, r2 and
-    residual_sd are then those of the means, and the prediction interval is that of a new configuration's mean
-    over as many seeds; a single new run scatters more, by `seed_sd`.
+    Where a configuration was run with several seeds the fit goes through the configurations' means, so that
+    n_configurations, not n, sets the degrees of freedom. The means weigh the same, or, where configurations have
+    different numbers of seeds or standard errors of their own, by `analysis.uncertainty.precision`. Slope, intercept,
+    r2 and residual_sd are then those of the means, and the prediction interval is that of a new configuration's mean
+    over as many seeds; a single new run scatters more, by `seed_sd` (`analysis.uncertainty.run_interval`).
     """
 
     law: Law
@@ -83,11 +83,25 @@ class LawFit:
     """Pooled standard deviation of runs that differ only in seed; None without such runs."""
     u_mean: float
     u_sum_of_squares: float
+    weights: tuple[float, ...] = ()
+    """Relative precisions of `means`, mean 1."""
+    runs_at_unit_weight: float = 1.0
+    common_sd: float = 0.0
+    """Standard error that all values share through their evaluation images; 0 where the table does not say."""
 
     @property
     def replicated(self) -> bool:
         """Whether fitted points are means of several runs."""
         return any(count > 1 for _, _, count in self.means)
+
+    @property
+    def sample(self) -> Sample:
+        """What was fitted, for other laws to be fitted to."""
+        x, y, runs = (np.array(column, dtype=float) for column in zip(*self.means, strict=True))
+        return Sample(
+            x[:, None], y, runs, np.array(self.weights), self.seed_sd or 0.0, self.n - len(x),
+            self.runs_at_unit_weight, self.common_sd, self.x_name, self.y_name,
+        )  # fmt: skip
 
     def predict(self, x: np.ndarray | float) -> Prediction:
         """The law at `x`, its 95% confidence interval and the 95% interval for a new point (see the class).
@@ -115,17 +129,22 @@ def transform(x: np.ndarray, law: Law) -> np.ndarray:
     return np.log10(x) if law == "log-linear" else x
 
 
-def fit_law(selection: Selection, law: Law = "log-linear", unit: Unit = "configuration") -> LawFit:
-    """Fits y on log10(x) or x by ordinary least squares (statsmodels).
+def fit_law(
+    selection: Selection, law: Law = "log-linear", unit: Unit = "configuration", image_correlation: float = 1.0
+) -> LawFit:
+    """Fits y on log10(x) or x by least squares (statsmodels).
 
     unit="configuration": runs that agree in x, variant, expert_hidden_dim, num_layers and every dotted config
     column, and so differ in seed alone, are averaged first. A table without seeds is taken row by row, unless
     its repeated x values show that it hides replicates. unit="row": every row is a point of its own.
+    A column named like the metric with _se, such as rfd_dinov2_se, is taken for its sampling error. The share of
+    that variance in `image_correlation` (1 where all runs are measured on the same images) is common to all values
+    and says nothing about their order; the rest weighs them.
 
     Raises:
         UserError: fewer than 4 configurations, one x only, y the same everywhere, or hidden replicates.
     """
-    from statsmodels.regression.linear_model import OLS
+    from statsmodels.regression.linear_model import WLS
 
     if law not in ("log-linear", "linear"):
         raise UserError(f"law {law}: no such law; laws: log-linear, linear")
@@ -148,10 +167,15 @@ def fit_law(selection: Selection, law: Law = "log-linear", unit: Unit = "configu
     if np.ptp(y) == 0:
         raise UserError(f"{what}: {selection.y_name} is {y[0]:g} in every configuration; there is nothing to fit")
     u = transform(x, law)
-    result = OLS(y, np.column_stack([np.ones_like(u), u])).fit()
+    design = np.column_stack([np.ones_like(u), u])
+    seed_sd = _seed_sd(selection.y, groups)
+    errors = _sampling_errors(selection, groups, count)
+    weights, runs_at_unit = precision(design, y, runs.astype(float), seed_sd or 0.0, errors, image_correlation)
+    result = WLS(y, design, weights=weights).fit()
+    u_mean = float(np.average(u, weights=weights))
     intervals = result.conf_int(alpha=0.05)
     fitted = result.params[0] + result.params[1] * transform(selection.x, law)
-    seeds = _seeds(selection)
+    seeds = selection.seeds
     points = tuple(
         Point(
             selection.labels[i], float(selection.x[i]), float(selection.y[i]), seeds[i], int(groups[i]),
@@ -178,17 +202,24 @@ def fit_law(selection: Selection, law: Law = "log-linear", unit: Unit = "configu
         x_range=(float(x.min()), float(x.max())),
         points=points,
         means=tuple((float(a), float(b), int(c)) for a, b, c in zip(x, y, runs, strict=True)),
-        seed_sd=_seed_sd(selection.y, groups),
-        u_mean=float(u.mean()),
-        u_sum_of_squares=float(np.sum((u - u.mean()) ** 2)),
+        seed_sd=seed_sd,
+        u_mean=u_mean,
+        u_sum_of_squares=float(np.sum(weights * (u - u_mean) ** 2)),
+        weights=tuple(float(value) for value in weights),
+        runs_at_unit_weight=runs_at_unit,
+        common_sd=0.0 if errors is None else float(np.sqrt(image_correlation * np.mean(errors**2))),
     )
 
 
-def _seeds(selection: Selection) -> list[str]:
-    if "seed" not in selection.used.columns:
-        return [""] * len(selection.used)
-    column = selection.used["seed"]
-    return ["" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column]
+def _sampling_errors(selection: Selection, groups: np.ndarray, count: int) -> np.ndarray | None:
+    """Root mean square standard error of each configuration's runs, from the metric's _se column."""
+    column = f"{selection.y_name}_se"
+    if column not in selection.used.columns:
+        return None
+    errors = pd.to_numeric(selection.used[column], errors="coerce").to_numpy(dtype=float)
+    if not (np.all(np.isfinite(errors)) and np.all(errors >= 0)):
+        raise UserError(f"{column}: a standard error is missing or negative; expected one for every used row")
+    return np.sqrt(np.array([np.mean(errors[groups == k] ** 2) for k in range(count)]))
 
 
 def _configurations(selection: Selection, unit: Unit) -> np.ndarray:
@@ -196,20 +227,13 @@ def _configurations(selection: Selection, unit: Unit) -> np.ndarray:
     n, distinct = len(selection.x), len(np.unique(selection.x))
     if unit == "row":
         return np.arange(n)
-    if not any(_seeds(selection)):
-        if n > distinct and 2 * distinct <= n:
-            raise UserError(
-                f"{selection.y_name} on {selection.x_name}: {n} rows take only {distinct} values of "
-                f"{selection.x_column} and no seed column says whether they are repeats, which are not sizes; "
-                "add a seed column, or take every row as a configuration with unit row"
-            )
-        return np.arange(n)
-    used = selection.used
-    columns = [name for name in _CONFIGURATION_COLUMNS if name in used.columns]
-    columns += [name for name in used.columns if "." in str(name) and name not in columns]
-    keys = pd.DataFrame({name: used[name].astype(str).to_numpy() for name in columns})
-    keys["x"] = selection.x
-    return keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
+    if not any(selection.seeds) and n > distinct and 2 * distinct <= n:
+        raise UserError(
+            f"{selection.y_name} on {selection.x_name}: {n} rows take only {distinct} values of "
+            f"{selection.x_column} and no seed column says whether they are repeats, which are not sizes; "
+            "add a seed column, or take every row as a configuration with unit row"
+        )
+    return selection.configurations
 
 
 def _seed_sd(y: np.ndarray, groups: np.ndarray) -> float | None:

@@ -1,9 +1,10 @@
-"""Writes fits back to MLflow, one analysis run per metric, beside the trials they were fitted to."""
+"""Writes fits and predictions back to MLflow, one run each, beside the trials they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.evidence import warnings
 from analysis.laws import LawFit
@@ -86,4 +87,42 @@ def write_fits(
     except MlflowException as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{tracking_uri}: MLflow did not take the fit ({reason})") from None
+    return ids
+
+
+def write_predictions(records: Sequence[Mapping[str, Any]], tracking_uri: str, experiment: str) -> list[str]:
+    """Records predictions (`analysis.predict.register`) as runs tagged drorae.kind=prediction; returns the run ids.
+
+    Tags: x, y, at and data_sha256, the hash of the data it was made from, each under drorae. Metrics: prediction_low,
+    prediction_high. Artifact: prediction.json, the record. A prediction is never written over.
+
+    Raises:
+        UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
+    """
+    check_store(tracking_uri)
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError:
+        raise UserError("writing to MLflow needs mlflow; pip install mlflow, or register to a file") from None
+    ids = []
+    try:
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise UserError(
+                f"{experiment}: no such experiment in {tracking_uri}; expected the one that holds the trials"
+            )
+        for record in records:
+            tags = {f"drorae.{name}": str(record[name]) for name in ("x", "y", "at", "data_sha256")}
+            name = f"prediction {record['y']} at {record['x']} = {record['at']:g}"
+            run = client.create_run(found.experiment_id, tags={"drorae.kind": "prediction", **tags}, run_name=name)
+            client.log_metric(run.info.run_id, "prediction_low", record["envelope"][0])
+            client.log_metric(run.info.run_id, "prediction_high", record["envelope"][1])
+            client.log_dict(run.info.run_id, dict(record), "prediction.json")
+            client.set_terminated(run.info.run_id, "FINISHED")
+            ids.append(run.info.run_id)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{tracking_uri}: MLflow did not take the prediction ({reason})") from None
     return ids

@@ -16,10 +16,13 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
+from drorae.commands.compare import Compare
 from drorae.commands.doctor import Doctor
 from drorae.commands.export import Export
 from drorae.commands.fit import Fit, Report
 from drorae.commands.inspect import Inspect
+from drorae.commands.plan import Plan
+from drorae.commands.predict import Predict
 from drorae.commands.probe import Probe
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
@@ -40,6 +43,9 @@ COMMANDS = {
     "export": Export,
     "sweep": Sweep,
     "fit": Fit,
+    "predict": Predict,
+    "plan": Plan,
+    "compare": Compare,
     "report": Report,
     "ui": Ui,
     "doctor": Doctor,

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from PIL import Image
 
+from analysis.figures import Overlay, law_figure
 from analysis.fit import FitOutcome, fit_table
-from analysis.report import headline
+from analysis.report import BackTest, Findings, LawRow, Predicted, checklist, headline, write_report
+from analysis.runs import prepare
+from analysis.verdicts import Verdict
 from drorae.errors import UserError
 
 
@@ -104,6 +110,103 @@ def test_page_stands_alone_and_escapes(outcome: FitOutcome) -> None:
     drawing = base64.b64decode(sources[0].partition(",")[2]).decode()
     assert "<svg" in drawing and not re.search(r'(href|src)="(?!#)', drawing)
     assert "&lt;script&gt;" in html and "loss is NaN &amp; &lt;gone&gt;" in html and "&lt;b&gt;energy" in html
+
+
+FINDINGS = Findings(
+    laws=(
+        LawRow("log-linear", "a + b log10(x)", (("a", 15.0, 14.8, 15.2), ("b", 1.0, 0.9, 1.1)), 0.99, -20.0, 0.0),
+        LawRow("power-offset", "E + A x^-b", (("E", -354.0, -math.inf, 20.0),), 0.99, -18.5, 1.5, ("E",),
+               ((1e5, 1e6, 1e7), (15.0, 16.0, 17.0))),
+    ),
+    verdicts=(
+        Verdict("PSNR rises with size", "supported", "p < 0.001"),
+        Verdict("no saturation | at all", "undecided", "a run at 1e9 <would> decide"),
+    ),
+    back_tests=(
+        BackTest("the 2 largest sizes from the 3 smallest", (
+            Predicted("log-linear", 512 * 9000, 17.7, 17.0, 18.4, 17.6),
+            Predicted("log-linear", 2048 * 9000, 18, 17, 18.5, 19),
+        )),
+    ),
+    predictions=(Predicted("log-linear", 2e7, 18.4, 17.9, 18.9), Predicted("power-offset", 1e9, 19, 15, math.inf)),
+    horizon=3e7,
+    envelope=(((1e5, 1e7), (14.0, 16.0)), ((1e5, 1e7), (16.0, 18.0))),
+)  # fmt: skip
+
+
+def test_findings_reach_page_and_markdown(outcome: FitOutcome, tmp_path: Path) -> None:
+    paths = write_report(outcome.fits[:1], outcome.selections[:1], tmp_path, "law", findings=[FINDINGS])
+    html, markdown = paths["html"].read_text(), paths["markdown"].read_text()
+    for said in (
+        "✓ supported",
+        "? undecided",
+        "E + A x^-b",
+        "at its bound",
+        "1 of 2 inside",
+        "beyond the trusted horizon",
+    ):
+        assert said in html and said in markdown
+    assert "a run at 1e9 &lt;would> decide" in markdown and "no saturation \\| at all" in markdown
+    assert "within 4 AICc stand also power-offset" in html, "the checklist says which other forms are as good"
+
+
+def test_markdown_is_the_page_s_twin(outcome: FitOutcome) -> None:
+    """The same headings, the same tables cell by cell, and pictures that lie where it says."""
+    html, markdown = outcome.paths["html"].read_text(), outcome.paths["markdown"].read_text()
+    assert re.findall(r"^## (.*)", markdown, re.M) == [unescape(item) for item in re.findall("<h2>(.*?)</h2>", html)]
+    rows = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("| --")]
+    assert len(rows) == html.count("<tr>")
+    cells = {re.sub(r"\\(.)", r"\1", unescape(cell.strip())) for row in rows for cell in re.split(r"(?<!\\)\|", row)}
+    assert {unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", html)} <= cells
+    pictures = re.findall(r"!\[.*?\]\(<(.*?)>\)", markdown)
+    assert len(pictures) == 3
+    assert all((outcome.paths["markdown"].parent / picture).is_file() for picture in pictures)
+
+
+def test_the_checklist_answers_a_reviewer(outcome: FitOutcome) -> None:
+    frame = sweep()
+    frame["phase2.lr"], frame["phase2.epochs"] = [1e-3] * 6 + [1e-4] * 4, 3
+    frame = prepare(frame, ["eval_images=1500"])
+    fit = fit_table(frame, "params", ["psnr"])
+    answers = dict(checklist(fit.fits[0], fit.selections[0]))
+    assert len(answers) == 9
+    assert "9 runs, 5 fitted points; eval_images=1500 (10 of 10 rows)" in answers["Which points"]
+    assert answers["What was left out"] == "1 rows: 1 status diverged"
+    assert "5 over 2.41 decades: 72 K" in answers["Which sizes"] and "1 to 2 runs" in answers["How many seeds"]
+    assert "1,500 evaluation images" in answers["Which metric, measured on what"]
+    assert "phase2.lr varies (0.001, 0.0001)" in answers["Which hyper-parameters"]
+    assert "phase2.epochs = 3" in answers["Which hyper-parameters"]
+
+
+def test_runs_lead_to_mlflow_and_nowhere_worse(tmp_path: Path) -> None:
+    frame = sweep().assign(run_url="http://127.0.0.1:5000/#/experiments/1/runs/ab")
+    frame.loc[0, "run_url"] = "javascript:alert(1)"
+    paths = fit_table(frame, "params", ["psnr"], out=tmp_path).paths
+    html, markdown = paths["html"].read_text(), paths["markdown"].read_text()
+    assert html.count('<a href="http://127.0.0.1:5000/#/experiments/1/runs/ab">run</a>') == 8
+    assert markdown.count("[run](<http://127.0.0.1:5000/#/experiments/1/runs/ab>)") == 8
+    assert "javascript" not in html + markdown
+
+
+def test_figures_read_in_grey() -> None:
+    """Seeds differ by marker, lines by style, and the bands by their grey as well as by their hue."""
+    frame = pd.concat([sweep().assign(seed=k) for k in range(4)], ignore_index=True).drop(columns="config_hash")
+    fit = fit_table(frame, "params", ["psnr"]).fits[0]
+    axes = law_figure(
+        [fit], overlays=[Overlay(((("power-offset", FINDINGS.laws[1].curve or ((), ()))),), FINDINGS.envelope)]
+    ).axes[0]
+    points = [item for item in axes.collections if isinstance(item, PathCollection)]
+    assert len({item.get_paths()[0].vertices.tobytes() for item in points}) == len(points) == 4
+    lines = [line for line in axes.get_lines() if line.get_label() and not str(line.get_label()).startswith("_")]
+    assert len({str(line.get_linestyle()) + str(line._unscaled_dash_pattern) for line in lines}) == len(lines) == 3
+    wide, narrow = axes.collections[:2]
+    white = np.ones(3)
+    greys = []
+    for band in (wide, narrow):
+        red, green, blue, alpha = band.get_facecolor()[0]
+        white = alpha * np.array([red, green, blue]) + (1 - alpha) * white
+        greys.append(white @ [0.2126, 0.7152, 0.0722])
+    assert 1 - greys[0] > 0.05 and greys[0] - greys[1] > 0.1
 
 
 def test_figures_are_written_and_repeatable(outcome: FitOutcome, tmp_path: Path) -> None:

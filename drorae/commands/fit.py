@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MLFLOW = "mlflow:"
+MLFLOW_RUN = "mlflow-run:"
 
 
 @dataclass(kw_only=True)
@@ -25,7 +26,7 @@ class SourceOptions:
     """Where runs are read from."""
 
     source: Positional[Annotated[str, arg(metavar="SOURCE")]]
-    """A .csv or .parquet table, a sweep's folder, or mlflow:EXPERIMENT."""
+    """A .csv or .parquet table, a sweep's folder, mlflow:EXPERIMENT, or mlflow-run:ID of a sweep's parent run."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder for the report."""
     tracking_uri: Annotated[
@@ -34,6 +35,20 @@ class SourceOptions:
     """MLflow store of mlflow:EXPERIMENT."""
     root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
     """Folder of all sweeps."""
+    filter: Annotated[str, arg(metavar="TEXT")] = ""
+    """MLflow's own filter on the runs of an MLflow source, such as "metrics.psnr > 20"."""
+    where: Annotated[Listed, arg(metavar="COLUMN=VALUE", help_behavior_hint="(default: all rows)")] = field(
+        default_factory=list
+    )
+    """Rows to keep; several values: COLUMN=VALUE,VALUE; several conditions: all must hold."""
+    roles: Annotated[Listed, arg(metavar="ROLE=COLUMN", help_behavior_hint="(default: a sweep's names)")] = field(
+        default_factory=list
+    )
+    """What a foreign table's columns are: id, seed, n (evaluation images), status, variant, reason."""
+    units: Annotated[Listed, arg(metavar="COLUMN=UNIT", help_behavior_hint="(default: plain numbers)")] = field(
+        default_factory=list
+    )
+    """Units that columns stand in: K, M, G or %."""
 
     @property
     def experiment(self) -> str | None:
@@ -50,16 +65,39 @@ class SourceOptions:
         Raises:
             UserError: nothing readable there.
         """
-        from analysis.runs import read_mlflow, read_table
+        from analysis.runs import prepare, read_mlflow, read_table
 
         if self.experiment is not None:
-            return read_mlflow(self.uri(), self.experiment)
-        path = Path(self.source)
-        if path.is_dir():
-            path = path / "trials.csv"
-            if not path.is_file():
-                raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
-        return read_table(path)
+            frame = read_mlflow(self.uri(), self.experiment, filter_string=self.filter)
+        elif self.source.startswith(MLFLOW_RUN):
+            frame = read_mlflow(self.uri(), parent_run=self.source.removeprefix(MLFLOW_RUN), filter_string=self.filter)
+        elif self.filter:
+            raise UserError(f"--filter: {self.source} is no MLflow source; narrow a table with --where COLUMN=VALUE")
+        else:
+            path = Path(self.source)
+            if path.is_dir():
+                path = path / "trials.csv"
+                if not path.is_file():
+                    raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
+            frame = read_table(path)
+        return prepare(frame, flat(self.where), pairs("--roles", self.roles), pairs("--units", self.units))
+
+
+def pairs(option: str, given: list[list[str]]) -> dict[str, str]:
+    """An option's NAME=VALUE arguments.
+
+    Raises:
+        UserError: not NAME=VALUE, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for text in flat(given):
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UserError(f"{option} {text}: expected NAME=VALUE; see --help")
+        if name in found:
+            raise UserError(f"{option} {name}: given twice; give it once")
+        found[name] = value
+    return found
 
 
 @dataclass(kw_only=True)

@@ -48,7 +48,7 @@ def fit_trials(
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
     """
-    from analysis.fit import fit_table
+    from analysis.fit import analyse, report_analyses
 
     axis = choose_axis(frame)
     if axis is None:
@@ -58,14 +58,13 @@ def fit_trials(
     for name in METRICS:
         if name in frame.columns and frame[name].notna().any():
             try:
-                fit_table(frame, axis.x, [name], axis.law)
-                usable.append(name)
+                usable.append(analyse(frame, axis.x, name, axis.law))
             except UserError as error:
                 reason = str(error)
                 say(f"note: no law of {name}: {error}")
     if not usable:
         raise UserError(f"no law: {reason}")
-    return fit_table(frame, axis.x, usable, axis.law, out=out, title=title, images=images, command=command)
+    return report_analyses(usable, out, title, images, command)
 
 
 def trial_pictures(directory: Path, frame: pd.DataFrame) -> dict[str, Path]:

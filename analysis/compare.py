@@ -1,0 +1,516 @@
+"""Which design scales better: slopes and levels of several groups of runs on one axis, by analysis of covariance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.checks import check_design
+from analysis.runs import Selection, find_column, select
+from analysis.verdicts import Verdict, Word
+from drorae.errors import UserError
+
+SCHEMA = 1
+"""Version of `Comparison.as_json`; it changes when a key is renamed or dropped."""
+
+LOWER_IS_BETTER = ("rfid", "rfd", "gfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd")
+HIGHER_IS_BETTER = ("psnr", "ssim", "is", "accuracy", "acc")
+"""First words of the metrics whose better direction is known."""
+
+SPREAD_RATIO = 3.0
+"""Ratio of two designs' residual standard deviations from which pooling them is called into question."""
+
+Better = Literal["lower", "higher"]
+Law = Literal["log-linear", "linear"]
+Errors = Literal["pooled", "separate"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One design's own line; intervals 95%."""
+
+    design: str
+    n: int
+    """Runs."""
+    n_configurations: int
+    x_range: tuple[float, float]
+    slope: float
+    """Change of y per decade of x (log-linear) or per unit of x (linear)."""
+    slope_ci95: tuple[float, float]
+    intercept: float
+    """At log10(x) = 0 or x = 0, far outside the data; `level` is where the data are."""
+    level: float
+    """Value of the line at the comparison's `level_at`."""
+    level_ci95: tuple[float, float]
+    residual_sd: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One quantity of design `a` minus that of design `b`."""
+
+    what: Literal["slope", "level"]
+    a: str
+    b: str
+    difference: float
+    ci95: tuple[float, float]
+    """Of this difference alone."""
+    simultaneous95: tuple[float, float]
+    """Bonferroni: all differences of this kind at once lie inside theirs with 95%."""
+    t: float
+    dof: float
+    p_value: float
+    p_holm: float
+    """Holm's step-down adjustment over all pairs, slopes and levels apart."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Slopes and levels of several designs, every pair of them, and a verdict for each claim one could make."""
+
+    x_name: str
+    y_name: str
+    by: str
+    law: Law
+    better: Better
+    errors: Errors
+    paired: bool
+    level_at: float
+    """x in the middle (on the law's axis) of the sizes that all designs share."""
+    parallel_p: float
+    """F test that all slopes are equal."""
+    lines: tuple[Line, ...]
+    differences: tuple[Difference, ...]
+    verdicts: tuple[Verdict, ...]
+    warnings: tuple[tuple[str, str], ...]
+    """(code, message)."""
+    excluded: tuple[tuple[str, str], ...]
+    """(row, reason)."""
+    eval_images: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON-able object.
+
+        Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
+        of `Line`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
+        warnings (code, message), excluded (row, reason), eval_images.
+        """
+        return {
+            "schema": SCHEMA,
+            "x": self.x_name,
+            "y": self.y_name,
+            "by": self.by,
+            "law": self.law,
+            "better": self.better,
+            "errors": self.errors,
+            "paired": self.paired,
+            "level_at": self.level_at,
+            "parallel_p": self.parallel_p,
+            "designs": [asdict(item) for item in self.lines],
+            "differences": [asdict(item) for item in self.differences],
+            "verdicts": [item._asdict() for item in self.verdicts],
+            "warnings": [{"code": code, "message": message} for code, message in self.warnings],
+            "excluded": [{"row": row, "reason": reason} for row, reason in self.excluded],
+            "eval_images": self.eval_images,
+        }
+
+    def text(self) -> str:
+        """Plain lines for a terminal."""
+        per = "per decade" if self.law == "log-linear" else "per unit"
+        lines = [f"{self.y_name} on {self.x_name} by {self.by} ({self.better} is better)"]
+        for item in self.lines:
+            low, high = item.slope_ci95
+            lines.append(
+                f"  {item.design}: slope {item.slope:.4g} {per}, 95% CI {low:.4g} .. {high:.4g}; "
+                f"{item.level:.4g} at {self.x_name} {self.level_at:.4g}; "
+                f"{item.n_configurations} configurations, {item.n} runs"
+            )
+        lines.append(f"all slopes equal: p = {self.parallel_p:.3g}")
+        for pair in self.differences:
+            lines.append(
+                f"  {pair.what} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
+                f"{pair.ci95[1]:.4g}, p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
+            )
+        for verdict in self.verdicts:
+            lines.append(f"{verdict.verdict.upper()}: {verdict.claim}; {verdict.reason}")
+            if verdict.would_decide:
+                lines.append(f"  would decide it: {verdict.would_decide}")
+        lines += [f"  left out: {row}: {reason}" for row, reason in self.excluded]
+        lines += [f"  note: {message} [{code}]" for code, message in self.warnings]
+        return "\n".join(lines)
+
+
+def compare_designs(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str = "variant",
+    law: Law = "log-linear",
+    better: Better | None = None,
+    errors: Errors = "pooled",
+    paired: bool = False,
+    reference: str | None = None,
+    include: Iterable[str] = (),
+) -> Comparison:
+    """Compares how `y` scales with `x` in the designs that column `by` tells apart.
+
+    Each design gets its own line through the means of its configurations (runs that differ in seed alone are one
+    configuration, as everywhere in this package), so that seeds narrow nothing but the means.
+
+    errors="pooled": one residual variance for all designs, ordinary least squares of y on design x log10(x), with
+    exact t on C - 2 V degrees of freedom for C configurations and V designs. "separate": each design its own
+    variance; differences by Welch's t with Satterthwaite's degrees of freedom.
+
+    paired=True: designs run at the same sizes are compared size by size, by an effect of every size beside the
+    designs' own, on C - S - 2 (V - 1) degrees of freedom for S sizes. What all designs share at one size
+    (evaluation images, a law that is no straight line) then drops out of every difference. Slopes and levels of
+    single designs stay those of the unpaired fit.
+
+    reference: compare this design with each other one, instead of every pair. Adjustment for several pairs: Holm
+    (1979) for p-values, slopes and levels apart; Bonferroni for the simultaneous intervals.
+
+    Raises:
+        UserError: what `select` and `check_design` refuse, for the design it happens in; fewer than two designs; a
+            metric of unknown direction without `better`; designs without a size range in common; paired designs
+            that were not run at the same sizes.
+
+    >>> import pandas as pd
+    >>> sizes = [1e6, 1e7, 1e8, 1e9]
+    >>> wiggle = [0.001, -0.001, -0.001, 0.001]
+    >>> rows = [("mean", s, 9 - i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
+    >>> rows += [("energy", s, 9 - 2 * i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
+    >>> found = compare_designs(pd.DataFrame(rows, columns=["variant", "params", "rfid"]), "params", "rfid")
+    >>> round(found.differences[0].difference, 6), found.verdicts[0].claim, found.verdicts[0].verdict
+    (1.0, 'mean scales better than energy', 'not supported')
+    """
+    direction = better or _direction(y)
+    column = find_column(frame, by)
+    chosen = select(frame, x, y, include, log=law == "log-linear")
+    names = [str(name) for name in dict.fromkeys(chosen.used[column].dropna().astype(str))]
+    _check_names(names, by, len(chosen.x), reference)
+    cells = []
+    for name in names:
+        part = _part(chosen, (chosen.used[column].astype(str) == name).to_numpy())
+        try:
+            check_design(part)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        cells.append(_means(part, law))
+    low, high = max(cell.u.min() for cell in cells), min(cell.u.max() for cell in cells)
+    if low >= high:
+        raise UserError(
+            f"{y} on {x} by {by}: the designs share no range of {x}, so that a bend of one law would look like a "
+            "difference of slopes; run them at the same sizes"
+        )
+    middle = (low + high) / 2
+    lines = _lines(names, cells, middle, errors)
+    pairs = [(i, j) for i, j in itertools.combinations(range(len(names)), 2)]
+    if reference is not None:
+        k = names.index(reference)
+        pairs = [(i, k) for i in range(len(names)) if i != k]
+    estimates = _paired(cells, middle, by, x) if paired else _unpaired(cells, middle, errors)
+    differences = _differences(names, pairs, estimates)
+    notes = _warnings(names, cells, lines, errors, law)
+    return Comparison(
+        x, y, by, law, direction, errors, paired, float(10**middle if law == "log-linear" else middle),
+        estimates.parallel_p, lines, differences,
+        tuple(itertools.chain.from_iterable(_verdicts(item, direction, cells, names) for item in differences)),
+        notes, chosen.excluded, chosen.eval_images,
+    )  # fmt: skip
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values (Holm 1979, Scand. J. Statist. 6, 65), in the order given.
+
+    Written out because statsmodels' multipletests collects garbage at every call: a fifth of a second each.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Configuration means of one design."""
+
+    x: np.ndarray
+    u: np.ndarray
+    y: np.ndarray
+    runs: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Coefficients of all designs (slopes, then levels) with the covariance that differences are tested with."""
+
+    slopes: np.ndarray
+    levels: np.ndarray
+    slope_covariance: np.ndarray
+    level_covariance: np.ndarray
+    dof: float
+    """Infinite where `parts` has each design's own."""
+    parts: tuple[int, ...]
+    """Residual degrees of freedom of every design, for Satterthwaite's; empty where the variance is pooled."""
+    parallel_p: float
+
+
+def _direction(y: str) -> Better:
+    word = y.lower().replace("-", "_").split("_")[0]
+    if word in LOWER_IS_BETTER:
+        return "lower"
+    if word in HIGHER_IS_BETTER:
+        return "higher"
+    raise UserError(f"{y}: not known whether lower or higher is better; say so with better lower or better higher")
+
+
+def _check_names(names: Sequence[str], by: str, rows: int, reference: str | None) -> None:
+    if len(names) < 2:
+        raise UserError(
+            f"by {by}: {f'only {names[0]}' if names else 'no value'} in {rows} usable rows; "
+            "expected at least two designs to compare"
+        )
+    if reference is not None and reference not in names:
+        raise UserError(f"reference {reference}: no such design; {by} is one of {', '.join(names)}")
+
+
+def _part(chosen: Selection, mask: np.ndarray) -> Selection:
+    return Selection(
+        chosen.used[mask], (), chosen.x_name, chosen.x_column, chosen.y_name, chosen.x[mask], chosen.y[mask],
+        tuple(np.array(chosen.labels, dtype=object)[mask]), chosen.eval_images, chosen.included,
+    )  # fmt: skip
+
+
+def _means(part: Selection, law: Law) -> _Cell:
+    groups = part.configurations
+    count = int(groups.max()) + 1
+    x = np.array([part.x[groups == k][0] for k in range(count)])
+    y = np.array([part.y[groups == k].mean() for k in range(count)])
+    return _Cell(x, np.log10(x) if law == "log-linear" else x, y, np.bincount(groups))
+
+
+def _lines(names: Sequence[str], cells: Sequence[_Cell], middle: float, errors: Errors) -> tuple[Line, ...]:
+    """Each design's line about `middle`, with intervals from the pooled or its own variance."""
+    fits = [_line(cell, middle) for cell in cells]
+    pooled = sum(fit.rss for fit in fits) / sum(fit.dof for fit in fits)
+    lines = []
+    for name, cell, fit in zip(names, cells, fits, strict=True):
+        own = fit.rss / fit.dof
+        variance, dof = (own, fit.dof) if errors == "separate" else (pooled, sum(item.dof for item in fits))
+        half = float(stats.t.ppf(0.975, dof)) * np.sqrt(variance * np.diag(fit.inverse))
+        level, slope = fit.coefficients
+        lines.append(
+            Line(
+                name, int(cell.runs.sum()), len(cell.u), (float(cell.x.min()), float(cell.x.max())),
+                slope, (slope - half[1], slope + half[1]), level - slope * middle,
+                level, (level - half[0], level + half[0]), math.sqrt(own),
+            )
+        )  # fmt: skip
+    return tuple(_plain(line) for line in lines)
+
+
+def _plain(line: Line) -> Line:
+    """The same with Python's floats, which JSON knows."""
+    values = {
+        name: tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+        for name, value in vars(line).items()
+        if name not in ("design", "n", "n_configurations")
+    }
+    return Line(line.design, line.n, line.n_configurations, **values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _LineFit:
+    coefficients: np.ndarray
+    """Level at the middle, slope."""
+    inverse: np.ndarray
+    """(X'X)^-1, shape (2, 2)."""
+    rss: float
+    dof: int
+
+
+def _line(cell: _Cell, middle: float) -> _LineFit:
+    design = np.column_stack([np.ones_like(cell.u), cell.u - middle])
+    inverse = np.linalg.inv(design.T @ design)
+    coefficients = inverse @ design.T @ cell.y
+    residual = cell.y - design @ coefficients
+    return _LineFit(coefficients, inverse, float(residual @ residual), len(cell.u) - 2)
+
+
+def _unpaired(cells: Sequence[_Cell], middle: float, errors: Errors) -> _Estimates:
+    fits = [_line(cell, middle) for cell in cells]
+    dof, rss = sum(fit.dof for fit in fits), sum(fit.rss for fit in fits)
+    own = np.array([fit.rss / fit.dof for fit in fits])
+    variances = own if errors == "separate" else np.full(len(fits), rss / dof)
+    slopes = np.array([fit.coefficients[1] for fit in fits])
+    # F test of one common slope: the rise of the residual sum of squares when the slopes are made equal.
+    weights = np.array([np.sum((cell.u - cell.u.mean()) ** 2) for cell in cells])
+    common = float(weights @ slopes / weights.sum())
+    ratio = float(weights @ (slopes - common) ** 2) / (len(fits) - 1) / (rss / dof) if rss > 0 else math.inf
+    return _Estimates(
+        slopes,
+        np.array([fit.coefficients[0] for fit in fits]),
+        np.diag([float(v * fit.inverse[1, 1]) for v, fit in zip(variances, fits, strict=True)]),
+        np.diag([float(v * fit.inverse[0, 0]) for v, fit in zip(variances, fits, strict=True)]),
+        float(dof),
+        tuple(fit.dof for fit in fits) if errors == "separate" else (),
+        float(stats.f.sf(ratio, len(fits) - 1, dof)),
+    )
+
+
+def _paired(cells: Sequence[_Cell], middle: float, by: str, x: str) -> _Estimates:
+    """Least squares with an effect of every size: only differences from the first design are estimated."""
+    sizes = np.unique(np.concatenate([cell.x for cell in cells]))
+    for cell in cells:
+        if len(cell.x) != len(sizes) or not np.array_equal(np.sort(cell.x), sizes):
+            raise UserError(
+                f"paired by {by}: the designs were not each run once at the same {len(sizes)} values of {x}; "
+                "expected the same sizes in every design; compare them unpaired"
+            )
+    count = len(cells)
+    rows, values = [], []
+    for k, cell in enumerate(cells):
+        for i in range(len(cell.x)):
+            row = np.zeros(len(sizes) + 2 * (count - 1))
+            row[np.searchsorted(sizes, cell.x[i])] = 1
+            if k:
+                row[len(sizes) + k - 1] = 1
+                row[len(sizes) + count - 1 + k - 1] = cell.u[i] - middle
+            rows.append(row)
+            values.append(cell.y[i])
+    design, y = np.array(rows), np.array(values)
+    inverse = np.linalg.inv(design.T @ design)
+    coefficients = inverse @ design.T @ y
+    residual = y - design @ coefficients
+    dof = len(y) - design.shape[1]
+    variance = float(residual @ residual) / dof
+    at = len(sizes)
+
+    def block(start: int) -> tuple[np.ndarray, np.ndarray]:
+        covariance = np.zeros((count, count))
+        covariance[1:, 1:] = variance * inverse[start : start + count - 1, start : start + count - 1]
+        return np.concatenate([[0.0], coefficients[start : start + count - 1]]), covariance
+
+    levels, level_covariance = block(at)
+    slopes, slope_covariance = block(at + count - 1)
+    ratio = float(slopes[1:] @ np.linalg.solve(slope_covariance[1:, 1:], slopes[1:])) / (count - 1)
+    parallel = float(stats.f.sf(ratio, count - 1, dof))
+    return _Estimates(slopes, levels, slope_covariance, level_covariance, float(dof), (), parallel)
+
+
+def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates) -> tuple[Difference, ...]:
+    differences: list[Difference] = []
+    for what, values, covariance in (
+        ("slope", found.slopes, found.slope_covariance),
+        ("level", found.levels, found.level_covariance),
+    ):
+        rows = []
+        for i, j in pairs:
+            variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
+            dof = found.dof
+            if found.parts:
+                # Satterthwaite (1946): the degrees of freedom of a sum of two variance estimates.
+                dof = variance**2 / sum(covariance[k, k] ** 2 / found.parts[k] for k in (i, j)) if variance else dof
+            error, delta = math.sqrt(variance), float(values[i] - values[j])
+            t = delta / error if error else math.copysign(math.inf, delta)
+            rows.append((i, j, delta, error, t, float(dof), float(2 * stats.t.sf(abs(t), dof))))
+        adjusted = holm([row[-1] for row in rows])
+        for (i, j, delta, error, t, dof, p), p_holm in zip(rows, adjusted, strict=True):
+            one, all_of_them = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, len(pairs)))
+            differences.append(
+                Difference(
+                    "slope" if what == "slope" else "level", names[i], names[j], delta, (delta - one, delta + one),
+                    (delta - all_of_them, delta + all_of_them), float(t), dof, p, float(p_holm),
+                )
+            )  # fmt: skip
+    return tuple(differences)
+
+
+def _verdicts(item: Difference, better: Better, cells: Sequence[_Cell], names: Sequence[str]) -> list[Verdict]:
+    """The claim that a is better than b and its converse: scales better, or is better at the middle size."""
+    sign = -1 if better == "lower" else 1
+    low, high = item.simultaneous95
+    basis = (
+        f"difference of {item.what}s {item.difference:.4g}, 95% CI {item.ci95[0]:.4g} .. {item.ci95[1]:.4g}, "
+        f"p = {item.p_holm:.2g} after Holm"
+    )
+    says = "scales better than" if item.what == "slope" else "is better in the middle of the shared sizes than"
+    claims = []
+    for one, other, gain in ((item.a, item.b, sign), (item.b, item.a, -sign)):
+        word: Word = "undecided"
+        reason, decides = basis, ""
+        if item.p_holm < 0.05:
+            word = "supported" if gain * item.difference > 0 else "not supported"
+        else:
+            reason += ", includes zero"
+            size = abs(item.difference)
+            have = sum(len(cells[names.index(name)].u) for name in (item.a, item.b))
+            factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
+            decides = (
+                f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
+                "difference really that large"
+                if factor <= 50
+                else "no affordable number of runs: the difference seen is too small"
+            )
+        claims.append(Verdict(f"{one} {says} {other}", word, reason, decides))
+    return claims
+
+
+def _warnings(
+    names: Sequence[str], cells: Sequence[_Cell], lines: Sequence[Line], errors: Errors, law: Law
+) -> tuple[tuple[str, str], ...]:
+    found = []
+    spreads = [line.residual_sd for line in lines]
+    if errors == "pooled" and min(spreads) > 0 and max(spreads) / min(spreads) > SPREAD_RATIO:
+        most, least = lines[int(np.argmax(spreads))], lines[int(np.argmin(spreads))]
+        found.append(
+            (
+                "unequal-variance",
+                f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
+                f"{least.design}; errors separate gives each its own variance",
+            )
+        )
+    low, high = max(cell.u.min() for cell in cells), min(cell.u.max() for cell in cells)
+    whole = max(cell.u.max() for cell in cells) - min(cell.u.min() for cell in cells)
+    if (high - low) / whole < 0.8:
+        found.append(
+            (
+                "different-ranges",
+                f"the designs share {(high - low) / whole:.0%} of the range of sizes; where the law bends, slopes over "
+                "different sizes differ without any difference between designs",
+            )
+        )
+    for name, cell in zip(names, cells, strict=True):
+        bend = _bend(cell)
+        if bend is not None and bend < 0.05:
+            found.append(("curvature", f"{name}: its points bend (quadratic term p = {bend:.2g}); a slope sums it up"))
+        if len(set(cell.runs)) > 1:
+            found.append(
+                (
+                    "unequal-seeds",
+                    f"{name}: configurations have {cell.runs.min()} to {cell.runs.max()} runs but weigh the same",
+                )
+            )
+    return tuple(found)
+
+
+def _bend(cell: _Cell) -> float | None:
+    """p-value of a quadratic term; None with too few configurations for one."""
+    u = cell.u - cell.u.mean()
+    design = np.column_stack([np.ones_like(u), u, u**2])
+    dof = len(u) - 3
+    if dof < 2 or np.linalg.matrix_rank(design) < 3:
+        return None
+    inverse = np.linalg.inv(design.T @ design)
+    coefficients = inverse @ design.T @ cell.y
+    residual = cell.y - design @ coefficients
+    error = math.sqrt(float(residual @ residual) / dof * inverse[2, 2])
+    return float(2 * stats.t.sf(abs(coefficients[2]) / error, dof)) if error else None

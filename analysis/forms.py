@@ -1,0 +1,227 @@
+"""Functional forms of a law, each with its basis functions and their derivatives.
+
+Every form is linear in its coefficients c once its curved parameters t are fixed,
+
+    y = sum_j c_j phi_j(x; t),
+
+so that a fit searches over t alone and gets c by least squares (variable projection: Golub and Pereyra 1973). That
+turns Chinchilla's five parameters into a search over two, and its condition number from 1e11 into about ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drorae.errors import UserError
+
+BREAK_WIDTH = 0.3
+"""Width of a break in ln x: the f of Caballero et al. (2022), fixed, since a handful of sizes cannot estimate it."""
+
+LEAST_EXPONENT, LARGEST_EXPONENT = 0.003, 5.0
+"""Bounds of an exponent beside an offset. At the lower one a power is as good as a logarithm."""
+
+Basis = Callable[[np.ndarray, np.ndarray], tuple[list[np.ndarray], list[list[np.ndarray]]]]
+"""(x of shape (n, axes), t of shape (..., curved)) -> phi_j and d phi_j / d t_m, each of shape (..., n)."""
+
+Box = Callable[[np.ndarray], list[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One functional form.
+
+    Curved parameters are searched for on the scale where they are free of sign and size: the natural logarithm for
+    those in `logged`, themselves otherwise. Elsewhere "parameters" are the natural ones: coefficients, then curved.
+    """
+
+    name: str
+    formula: str
+    axes: int
+    coefficients: tuple[str, ...]
+    curved: tuple[str, ...]
+    logged: tuple[bool, ...]
+    levels: tuple[int, ...]
+    """Least number of different values on each axis."""
+    terms: Basis
+    box: Box
+    """Bounds of the curved parameters on the scale of the search, for sizes x."""
+    bends: bool
+    """Whether the form can level off as x grows."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of all parameters."""
+        return self.coefficients + self.curved
+
+    @property
+    def least_points(self) -> int:
+        """Configurations below which a fit says next to nothing: parameters + 2."""
+        return len(self.parameters) + 2
+
+    def basis(self, x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """phi of shape (..., n, k) and d phi / d t of shape (..., n, k, m) for x (n, axes) and t (..., m)."""
+        phi, slopes = self.terms(x, t)
+        shape = (*t.shape[:-1], len(x))
+        columns = np.stack([np.broadcast_to(item, shape) for item in phi], axis=-1)
+        if not self.curved:
+            return columns, np.zeros((*columns.shape, 0))
+        return columns, np.stack(
+            [np.stack([np.broadcast_to(item, shape) for item in row], axis=-1) for row in slopes], axis=-2
+        )
+
+    def search(self, parameters: np.ndarray) -> np.ndarray:
+        """Curved parameters on the scale of the search."""
+        curved = np.asarray(parameters, dtype=float)[len(self.coefficients) :]
+        return np.array([np.log(value) if log else value for value, log in zip(curved, self.logged, strict=True)])
+
+    def natural(self, t: np.ndarray) -> np.ndarray:
+        """The inverse of `search`: natural curved parameters of t (..., m)."""
+        return np.where(np.array(self.logged, dtype=bool), np.exp(np.where(self.logged, t, 0)), t)
+
+    def value(self, x: np.ndarray, parameters: Sequence[float] | np.ndarray) -> np.ndarray:
+        """y of shape (n,) for x of shape (n,) or (n, axes) and natural parameters."""
+        x, parameters = sizes(x), np.asarray(parameters, dtype=float)
+        return self.basis(x, self.search(parameters))[0] @ parameters[: len(self.coefficients)]
+
+    def gradient(self, x: np.ndarray, parameters: Sequence[float] | np.ndarray) -> np.ndarray:
+        """dy/d(natural parameters), of shape (n, parameters)."""
+        x, parameters = sizes(x), np.asarray(parameters, dtype=float)
+        k = len(self.coefficients)
+        phi, slopes = self.basis(x, self.search(parameters))
+        # d/d(natural) = d/d(ln) / natural for those searched in their logarithm.
+        factor = np.where(self.logged, 1 / np.where(self.logged, parameters[k:], 1), 1) if self.curved else np.ones(0)
+        return np.concatenate([phi, np.einsum("nkm,k->nm", slopes, parameters[:k]) * factor], axis=1)
+
+
+def sizes(x: np.ndarray | Sequence[float]) -> np.ndarray:
+    """x as (n, axes)."""
+    array = np.atleast_1d(np.asarray(x, dtype=float))
+    return array[:, None] if array.ndim == 1 else array
+
+
+def _ones(x: np.ndarray) -> np.ndarray:
+    return np.ones(len(x))
+
+
+def _log_linear(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    return [_ones(x), np.log10(x[:, 0])], []
+
+
+def _linear(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    return [_ones(x), x[:, 0]], []
+
+
+def _log_quadratic(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    u = np.log10(x[:, 0])
+    return [_ones(x), u, u**2], []
+
+
+def _power(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    z = np.log(x[:, 0])
+    term = np.exp(-t[..., 0, None] * z)
+    return [term], [[-z * term]]
+
+
+def _decay(z: np.ndarray, log_exponent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """exp(z)^-b and its derivative by ln b."""
+    exponent = np.exp(log_exponent)[..., None]
+    term = np.exp(-exponent * z)
+    return term, -exponent * z * term
+
+
+def _power_offset(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    term, slope = _decay(np.log(x[:, 0]), t[..., 0])
+    return [_ones(x), term], [[0 * term], [slope]]
+
+
+def _shifted_power(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    shift, exponent = np.exp(t[..., 0, None]), t[..., 1, None]
+    z = np.log(x[:, 0] + shift)
+    term = np.exp(-exponent * z)
+    return [term], [[-exponent * shift / (x[:, 0] + shift) * term, -z * term]]
+
+
+def _broken_power(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    z = np.log(x[:, 0])
+    away = (z - t[..., 2, None]) / BREAK_WIDTH
+    ramp = BREAK_WIDTH * np.logaddexp(0, away)
+    term = np.exp(-t[..., 0, None] * z - t[..., 1, None] * ramp)
+    return [term], [[-z * term, -ramp * term, t[..., 1, None] / (1 + np.exp(-away)) * term]]
+
+
+def _plane(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    return [_ones(x), np.log10(x[:, 0]), x[:, 1]], []
+
+
+def _interaction(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    u = np.log10(x[:, 0])
+    return [_ones(x), u, x[:, 1], u * x[:, 1]], []
+
+
+def _two_powers(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    first, first_slope = _decay(np.log(x[:, 0]), t[..., 0])
+    second, second_slope = _decay(np.log(x[:, 1]), t[..., 1])
+    none = 0 * first
+    return [_ones(x), first, second], [[none, none], [first_slope, none], [none, second_slope]]
+
+
+_SIGNED = (-10.0, 10.0)
+_BESIDE_OFFSET = (float(np.log(LEAST_EXPONENT)), float(np.log(LARGEST_EXPONENT)))
+
+
+def _no_box(x: np.ndarray) -> list[tuple[float, float]]:
+    return []
+
+
+def _shift_box(x: np.ndarray) -> list[tuple[float, float]]:
+    z = np.log(x[:, 0])
+    return [(float(z.min()) - 5, float(z.max()) + 2), _SIGNED]
+
+
+def _break_box(x: np.ndarray) -> list[tuple[float, float]]:
+    z = np.log(x[:, 0])
+    return [(-5.0, 5.0), (-5.0, 5.0), (float(z.min()), float(z.max()))]
+
+
+_TWO_POWERS = ("E", "A", "B"), ("alpha", "beta"), (True, True), (3, 3)
+
+FORMS: dict[str, Form] = {
+    form.name: form
+    for form in (
+        Form("log-linear", "y = intercept + slope log10(x)", 1, ("intercept", "slope"), (), (), (2,),
+             _log_linear, _no_box, False),
+        Form("linear", "y = intercept + slope x", 1, ("intercept", "slope"), (), (), (2,), _linear, _no_box, False),
+        Form("power", "y = A x^-b", 1, ("A",), ("b",), (False,), (3,), _power, lambda x: [_SIGNED], False),
+        Form("power-offset", "y = E + A x^-b", 1, ("E", "A"), ("b",), (True,), (3,),
+             _power_offset, lambda x: [_BESIDE_OFFSET], True),
+        Form("log-quadratic", "y = a + b log10(x) + c log10(x)^2", 1, ("a", "b", "c"), (), (), (3,),
+             _log_quadratic, _no_box, True),
+        Form("shifted-power", "y = A (x + s)^-b", 1, ("A",), ("s", "b"), (True, False), (4,),
+             _shifted_power, _shift_box, False),
+        Form("broken-power", f"y = A x^-b (1 + (x/d)^(1/f))^(-c f), f = {BREAK_WIDTH}", 1, ("A",), ("b", "c", "d"),
+             (False, False, True), (6,), _broken_power, _break_box, True),
+        Form("plane", "y = a + b log10(P) + c L", 2, ("a", "b", "c"), (), (), (2, 2), _plane, _no_box, False),
+        Form("interaction", "y = a + b log10(P) + c L + d L log10(P)", 2, ("a", "b", "c", "d"), (), (), (2, 2),
+             _interaction, _no_box, False),
+        Form("two-powers", "y = E + A P^-alpha + B L^-beta", 2, *_TWO_POWERS,
+             _two_powers, lambda x: [_BESIDE_OFFSET, _BESIDE_OFFSET], True),
+        Form("chinchilla", "y = E + A N^-alpha + B D^-beta", 2, *_TWO_POWERS,
+             _two_powers, lambda x: [_BESIDE_OFFSET, _BESIDE_OFFSET], True),
+    )
+}  # fmt: skip
+"""The forms by name. Shifted and broken powers: Alabdulmohsin et al. (2022), Caballero et al. (2022); two powers with
+an offset: Hoffmann et al. (2022), equation 2, which fits capacity and layers as well as parameters and tokens."""
+
+
+def find_form(name: str) -> Form:
+    """The form called `name`.
+
+    Raises:
+        UserError: no such form.
+    """
+    if name not in FORMS:
+        raise UserError(f"law {name}: no such law; laws: {', '.join(FORMS)}")
+    return FORMS[name]

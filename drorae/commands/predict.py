@@ -1,0 +1,181 @@
+"""`drorae predict`: what the laws say of sizes nobody has run, and how registered predictions did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from drorae.commands.fit import SourceOptions
+from drorae.commands.options import Listed, flat, print_json, say
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.fit import Analysis
+    from analysis.predict import Forecast, Reach, Score
+
+
+@dataclass(kw_only=True)
+class Predict(SourceOptions):
+    """Predict the metric at a size, or the size for a metric: an interval per plausible law and their envelope.
+
+    Example: drorae predict results/paper/capacity.csv --y rfid --at 2e8 --target 0.40
+    """
+
+    x: Annotated[str, arg(metavar="COLUMN")] = "params"
+    """Size: params, capacity, layers or a column."""
+    y: Annotated[str, arg(metavar="COLUMN", help_behavior_hint="(required)")] = ""
+    """Metric, such as rfd_dinov2."""
+    law: Literal["log-linear", "linear"] = "log-linear"
+    """The line that the other laws are compared with: in log10(x) or x."""
+    at: Annotated[Listed, arg(metavar="SIZE", help_behavior_hint="(repeatable)")] = field(default_factory=list)
+    """Sizes to predict the metric at, such as 2e8."""
+    target: Annotated[Listed, arg(metavar="VALUE", help_behavior_hint="(repeatable)")] = field(default_factory=list)
+    """Values of the metric to find the size for."""
+    seeds: Annotated[int, arg(metavar="N")] = 1
+    """Predict the mean of so many runs."""
+    extrapolate: bool = False
+    """Numbers beyond the trusted horizon too, marked as such."""
+    register: bool = False
+    """Keep the predictions for later scoring: in MLflow for an MLflow source, else as JSON in --out."""
+    score: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Score a registered prediction against the runs of that size in SOURCE."""
+    as_json: Annotated[bool, arg(name="json")] = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Prints the predictions; refuses sizes beyond the horizon unless --extrapolate."""
+        sizes, targets = _numbers("--at", flat(self.at)), _numbers("--target", flat(self.target))
+        if not self.y and self.score is None:
+            raise UserError("--y: expected a metric, such as --y rfd_dinov2")
+        if self.score is not None:
+            return self._score(self.score)
+        if not sizes and not targets:
+            raise UserError("nothing to predict: expected --at SIZE or --target VALUE")
+        if self.register and not sizes:
+            raise UserError("--register: expected sizes to predict, --at SIZE")
+        if self.register and self.experiment is None and self.out is None:
+            raise UserError(f"--register: the runs come from {self.source}; expected --out DIR to write to")
+        from analysis.fit import VERSION, analyse, finite, forecast_tree, reach_tree
+
+        found = analyse(self.read(), self.x, self.y, self.law)
+        made = [found.predict(size, self.extrapolate, self.seeds) for size in sizes]
+        reached = [found.target(value, self.extrapolate) for value in targets]
+        records = self._register(found, made) if self.register else []
+        if self.as_json:
+            tree = {
+                "version": VERSION,
+                "x": found.fit.x_name,
+                "y": found.fit.y_name,
+                "n": found.fit.n,
+                "n_configurations": found.fit.n_configurations,
+                "horizon": {"low": found.horizon.low, "high": found.horizon.high, "rule": found.horizon.rule},
+                "predictions": [forecast_tree(item) for item in made],
+                "targets": [reach_tree(item) for item in reached],
+                "registered": records,
+                "verdicts": [item._asdict() for item in found.verdicts],
+                "warnings": [item._asdict() for item in found.warnings],
+                "excluded": [{"row": row, "reason": reason} for row, reason in found.selection.excluded],
+            }
+            print_json(finite(tree))
+        else:
+            print("\n".join([*(_told(found, item) for item in made), *(_reached(found, item) for item in reached)]))
+        for record in records:
+            say(f"registered: {record}")
+        return 0
+
+    def _register(self, found: Analysis, made: list[Forecast]) -> list[str]:
+        """Writes the predictions and returns where each is: a run id or a file."""
+        from analysis.predict import register
+
+        records = [register(found.comparison, item) for item in made]
+        if self.experiment is not None:
+            from analysis.tracking import write_predictions
+
+            return write_predictions(records, self.uri(), self.experiment)
+        assert self.out is not None
+        written = []
+        for record in records:
+            path = self.out / f"prediction-{record['y']}-{record['at']:g}-{record['data_sha256'][:8]}.json"
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(record, indent=2) + "\n")
+            except OSError as error:
+                raise UserError(f"{path}: {error.strerror or error}; expected a folder to write to") from None
+            written.append(str(path))
+        return written
+
+    def _score(self, path: Path) -> int:
+        from analysis.predict import observed, score
+        from analysis.runs import select
+
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not readable as JSON ({error}); expected what --register wrote") from None
+        if not isinstance(record, dict) or not {"x", "y", "at"} <= set(record):
+            raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
+        chosen = select(self.read(), str(record["x"]), str(record["y"]))
+        result = score(record, observed(record, chosen.x, chosen.y))
+        if self.as_json:
+            print_json(_score_tree(record, result))
+        else:
+            print("\n".join([result.text, *(f"  {law}: off by {off:+.4g}, {'inside' if inside else 'outside'}"
+                                            for law, off, inside in result.laws)]))  # fmt: skip
+        return 0
+
+
+def _numbers(option: str, words: list[str]) -> list[float]:
+    found = []
+    for word in words:
+        try:
+            found.append(float(word))
+        except ValueError:
+            raise UserError(f"{option} {word}: expected a number, such as 2e8") from None
+    return found
+
+
+def _told(found: Analysis, made: Forecast) -> str:
+    fit = found.fit
+    head = f"{fit.y_name} at {fit.x_name} = {made.x:.4g}"
+    if made.decades_beyond:
+        head += f", {made.decades_beyond:.2f} decades beyond the data"
+    if not made.trusted:
+        head += " [EXTRAPOLATED beyond the trusted horizon]"
+    what = "a new run" if made.seeds == 1 else f"the mean of {made.seeds:g} new runs"
+    lines = [
+        head,
+        f"  95% envelope of {what}: {made.of_run.low:.4g} .. {made.of_run.high:.4g}; "
+        f"of the law: {made.of_law.low:.4g} .. {made.of_law.high:.4g}",
+    ]
+    if made.on_new_images is not None:
+        lines.append(f"  on new evaluation images: {made.on_new_images.low:.4g} .. {made.on_new_images.high:.4g}")
+    for item in made.laws:
+        lines.append(f"  {item.law}: {item.value:.4g}, {what} {item.of_run.low:.4g} .. {item.of_run.high:.4g}")
+    return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
+
+
+def _reached(found: Analysis, item: Reach) -> str:
+    fit = found.fit
+    lines = [f"{fit.x_name} for {fit.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
+    for law, sizes, trusted in item.laws:
+        estimate = "" if sizes.estimate is None else f"{sizes.estimate:.4g}; "
+        beyond = "" if trusted or sizes.note else " [EXTRAPOLATED beyond the trusted horizon]"
+        lines.append(f"  {law}: {estimate}{sizes.text}{beyond if sizes.pieces else ''}")
+    return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
+
+
+def _score_tree(record: dict[str, Any], result: Score) -> dict[str, Any]:
+    return {
+        "x": record["x"],
+        "y": record["y"],
+        "at": record["at"],
+        "value": result.value,
+        "prediction95": record["envelope"],
+        "inside": result.inside,
+        "interval_score": result.interval_score,
+        "laws": [{"law": law, "error": off, "inside": inside} for law, off, inside in result.laws],
+    }
