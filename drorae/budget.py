@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import timm
 import torch
 import torchvision
+from huggingface_hub import try_to_load_from_cache
 from timm.models.efficientnet import EfficientNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -20,10 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
 from drorae.decoder import Decoder
+from drorae.doctor import INCEPTION_FILE
 from drorae.efficientnet import NAME as EFFNET
 from drorae.encoder import build_vit
 from drorae.fusion.size import exact_params
 from drorae.fusion.variants import LayerFusion
+from drorae.images import load_images
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.lpips import STAGES as LPIPS_STAGES
 from drorae.losses.perceptual import STAGES as EFFNET_STAGES
@@ -110,15 +114,64 @@ def _discriminator(config: DiscriminatorConfig) -> DinoDiscriminator:
         return DinoDiscriminator(vit, config.input_size).eval()
 
 
-def train_images(config: TrialConfig) -> int:
-    """Training crops an epoch goes through.
+IMAGENET_IMAGES = 1_281_167
+"""Of ImageNet-1K's training set."""
+
+
+def train_images(config: TrialConfig) -> tuple[int, bool]:
+    """Training crops of an epoch, and whether they were counted; of images that are not there, ImageNet's number.
 
     Raises:
-        UserError: the images cannot be read.
+        UserError: the images are there and cannot be used.
     """
-    from drorae.images import load_images
+    source = config.images
+    if source.source != "photos" and not Path(source.path).expanduser().exists():
+        return min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False
+    return len(load_images(source).train) * max(source.views, 1), True
 
-    return len(load_images(config.images).train) * max(config.images.views, 1)
+
+@dataclass(frozen=True)
+class NeededWeights:
+    """A file of pretrained weights that a trial reads."""
+
+    what: str
+    where: str
+    here: bool
+    """On this machine already."""
+
+
+def needed_weights(config: TrialConfig) -> list[NeededWeights]:
+    """The weights a trial reads that come with no package: files it names, and downloads."""
+    found = []
+    for what, part in (("encoder", config.encoder), ("discriminator", config.discriminator)):
+        if what == "discriminator" and config.objective.gan_weight == 0:
+            continue
+        if part.weights == "file":
+            found.append(_file(what, part.path))
+        elif part.weights == "hub":
+            settings = timm.get_pretrained_cfg(part.name)
+            repository = settings.hf_hub_id if settings else None
+            here = bool(repository) and any(
+                isinstance(try_to_load_from_cache(f"{repository}", name), str)
+                for name in ("model.safetensors", "pytorch_model.bin")
+            )
+            found.append(NeededWeights(what, f"hub {repository or part.name}", here))
+    vgg = torchvision.models.VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    if config.objective.perceptual == "lpips_vgg":
+        found.append(_file("LPIPS", config.objective.lpips_path or _downloaded(vgg)))
+    if "inception" in config.evaluation.extractors:
+        found.append(_file("Inception", config.evaluation.inception_path or _downloaded(INCEPTION_FILE)))
+    if config.decoder.weights:
+        found.append(_file("decoder", config.decoder.weights))
+    return found
+
+
+def _downloaded(name: str) -> str:
+    return str(Path(torch.hub.get_dir()) / "checkpoints" / name)
+
+
+def _file(what: str, path: str) -> NeededWeights:
+    return NeededWeights(what, path, Path(path).expanduser().exists())
 
 
 def budget(config: TrialConfig, runtime: Runtime, images: int) -> Budget:

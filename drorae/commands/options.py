@@ -44,6 +44,10 @@ class RuntimeOptions:
     """Folder for features, phase-1 decoders and converted weights."""
     cache_limit_gb: Annotated[float, arg(metavar="GB")] = 20.0
     """Refuse to let the cache grow beyond this."""
+    micro_batch: Annotated[int, arg(metavar="N")] = 0
+    """Images sent through the networks at once, larger batches in pieces (gradient accumulation); 0: all."""
+    activation_checkpointing: bool = False
+    """Compute the decoder's activations twice instead of keeping them."""
 
     def runtime(self) -> Runtime:
         """The `Runtime` these options describe.
@@ -55,6 +59,8 @@ class RuntimeOptions:
             raise UserError(f"--device {self.device}: not a device; expected auto, cpu, cuda or cuda:N")
         if self.threads < 0:
             raise UserError(f"--threads {self.threads}: expected 0 (choose for me) or more")
+        if self.micro_batch < 0:
+            raise UserError(f"--micro-batch {self.micro_batch}: expected 0 (whole batches) or more")
         if not self.cache_limit_gb > 0:
             raise UserError(f"--cache-limit-gb {self.cache_limit_gb}: expected a number above 0")
         return Runtime(
@@ -63,6 +69,8 @@ class RuntimeOptions:
             features=self.features,
             cache_dir=str(Path(self.cache_dir or default_cache_dir()).expanduser().resolve()),
             cache_limit_gb=self.cache_limit_gb,
+            micro_batch=self.micro_batch,
+            activation_checkpointing=self.activation_checkpointing,
         )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,6 +45,10 @@ class Train(RuntimeOptions, ConfigOptions):
     """Folder of the run. The MLflow store lies beside it."""
     no_track: bool = False
     """Run without MLflow and Ray; DIR is then the trial's own folder."""
+    dry_run: bool = False
+    """Print what the trial would take and whether it can run here; train nothing."""
+    gpu_tflops: Annotated[float, arg(metavar="N")] = 300.0
+    """For --dry-run: TFLOP/s that one GPU is assumed to sustain (30% of an H100's bf16 peak)."""
     as_json: Annotated[bool, arg(name="json")] = False
     """Print the result as one JSON object."""
 
@@ -56,7 +60,13 @@ class Train(RuntimeOptions, ConfigOptions):
         if self.seed is not None:
             config = replace(config, seed=self.seed)
         runtime = self.runtime()
+        if self.dry_run:
+            if not self.gpu_tflops > 0:
+                raise UserError(f"--gpu-tflops {self.gpu_tflops}: expected a number above 0")
+            _print_budget(config, runtime, self.gpu_tflops * 1e12, self.as_json)
         check_machine(config, runtime)
+        if self.dry_run:
+            return 0
         out = (self.out or Path("runs") / f"train-{config_hash(config)}").resolve()
         run = _untracked if self.no_track else _tracked
         directory, result, reason = run(config, runtime, out)
@@ -68,6 +78,58 @@ class Train(RuntimeOptions, ConfigOptions):
         else:
             _print_result(directory, result)
         return 1 if result.status == "diverged" else 0
+
+
+def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float, as_json: bool) -> None:
+    from drorae.budget import budget, needed_weights, train_images
+
+    images, counted = train_images(config)
+    found = budget(config, runtime, images)
+    weights = needed_weights(config)
+    if as_json:
+        phases = [asdict(phase) | {"flops": phase.flops} for phase in found.phases]
+        print_json(
+            {
+                "params": found.params,
+                "images_per_epoch": images,
+                "images_counted": counted,
+                "phases": phases,
+                "memory_bytes": found.memory_bytes,
+                "gpu_hours": found.hours(flops_per_second),
+                "assumed_flops_per_second": flops_per_second,
+                "weights": [asdict(item) for item in weights],
+            }
+        )
+        return
+    from rich.table import Table
+
+    console = results_console()
+    table = Table("network", "parameters")
+    for name, number in found.params.items():
+        if number:
+            table.add_row(name, f"{number:,}")
+    console.print(table)
+    parts = list(found.phases[0].flops_per_image) if found.phases else []
+    table = Table("phase", "steps", *(f"{part} GFLOP/image" for part in parts), "optimiser GB", "activations GB", "h")
+    for phase in found.phases:
+        table.add_row(
+            phase.name,
+            f"{phase.steps:,}",
+            *(f"{value / 1e9:.4g}" for value in phase.flops_per_image.values()),
+            f"{phase.optimiser_bytes / 1e9:.3g}",
+            f"{phase.activation_bytes / 1e9:.3g}",
+            f"{phase.flops / flops_per_second / 3600:.3g}",
+        )
+    console.print(table)
+    how = "" if counted else " (ImageNet's number: the images are not here)"
+    console.print(
+        f"{images:,} training images{how}; memory {found.memory_bytes / 1e9:.3g} GB; "
+        f"{found.hours(flops_per_second):.4g} GPU hours at {flops_per_second / 1e12:g} TFLOP/s, which is an assumption",
+        soft_wrap=True,
+    )
+    for item in weights:
+        state = "here" if item.here else "not here: will be downloaded, or give its path"
+        console.print(f"{item.what} weights: {item.where} ({state})", soft_wrap=True)
 
 
 def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
