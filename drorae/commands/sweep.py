@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,6 +96,9 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 check_machine(config, runtime)
         from sweeps.run import Asha, Resources, run_sweep
 
+        if not self.no_fit:
+            threading.Thread(target=_import_analysis, daemon=True).start()
+
         # Progress is no result: stdout is kept for the table and the law.
         with contextlib.redirect_stdout(sys.stderr):
             outcome = run_sweep(
@@ -148,6 +153,12 @@ class Sweep(RuntimeOptions, ConfigOptions):
             if dotted in axes or dotted in listed:
                 raise UserError(f"--set {dotted}: the sweep varies it; give its values with --axis instead")
         return SweepSpec(self.name or spec.name, self.changed(spec.base), tuple(axes.values()), spec.listed)
+
+
+def _import_analysis() -> None:
+    """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
+    for name in ("analysis.fit", "analysis.report", "statsmodels.regression.linear_model", "matplotlib.pyplot"):
+        importlib.import_module(name)
 
 
 def _read_config(path: Path) -> SweepSpec:
