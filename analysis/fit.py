@@ -74,6 +74,13 @@ class Analysis:
         """See `analysis.predict.reach`."""
         return reach(self.comparison, value, extrapolate)
 
+    def remarks(self) -> dict[str, Any]:
+        """The warnings and the excluded runs, as every printed object has them."""
+        return {
+            "warnings": [item._asdict() for item in self.warnings],
+            "excluded": [{"row": row, "reason": reason} for row, reason in self.selection.excluded],
+        }
+
     def tree(self) -> dict[str, Any]:
         """What goes beyond the line, as plain values; None stands for an end that the data leave open.
 
@@ -128,8 +135,7 @@ class Analysis:
             ],
             "predictions": [forecast_tree(self.predict(far))] if far > 0 else [],
             "verdicts": [item._asdict() for item in self.verdicts],
-            "warnings": [item._asdict() for item in self.warnings],
-            "excluded": [{"row": row, "reason": reason} for row, reason in self.selection.excluded],
+            **self.remarks(),
         }  # fmt: skip
         return finite(tree)
 

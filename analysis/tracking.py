@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.evidence import warnings
 from analysis.laws import LawFit
 from analysis.runs import Selection, check_store
 from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@contextlib.contextmanager
+def _experiment(tracking_uri: str, experiment: str, what: str, otherwise: str) -> Iterator[tuple[MlflowClient, str]]:
+    """A client and the id of an experiment that is there; what MLflow refuses within becomes a UserError."""
+    check_store(tracking_uri)
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError:
+        raise UserError(f"writing to MLflow needs mlflow; pip install mlflow, or {otherwise}") from None
+    try:
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise UserError(
+                f"{experiment}: no such experiment in {tracking_uri}; expected the one that holds the trials"
+            )
+        yield client, found.experiment_id
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{tracking_uri}: MLflow did not take the {what} ({reason})") from None
 
 
 def write_fits(
@@ -29,22 +55,11 @@ def write_fits(
     Raises:
         UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
     """
-    check_store(tracking_uri)
-    try:
-        from mlflow.entities import Metric, RunTag, ViewType
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-        from mlflow.utils.time import get_current_time_millis
-    except ImportError:
-        raise UserError("writing to MLflow needs mlflow; pip install mlflow, or leave the fit as files") from None
     ids = []
-    try:
-        client = MlflowClient(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            raise UserError(
-                f"{experiment}: no such experiment in {tracking_uri}; expected the one that holds the trials"
-            )
+    with _experiment(tracking_uri, experiment, "fit", "leave the fit as files") as (client, experiment_id):
+        from mlflow.entities import Metric, RunTag, ViewType
+        from mlflow.utils.time import get_current_time_millis
+
         for fit, selection in zip(fits, selections, strict=True):
             identity = {
                 "drorae.kind": "analysis",
@@ -58,14 +73,14 @@ def write_fits(
             conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
             earlier = [
                 run
-                for run in client.search_runs([found.experiment_id], conditions, ViewType.ACTIVE_ONLY)
+                for run in client.search_runs([experiment_id], conditions, ViewType.ACTIVE_ONLY)
                 if parent_run is not None or "mlflow.parentRunId" not in run.data.tags
             ]
             if earlier:
                 run_id = earlier[0].info.run_id
             else:
                 name = f"fit {fit.y_name} on {fit.x_name}"
-                run_id = client.create_run(found.experiment_id, tags=identity, run_name=name).info.run_id
+                run_id = client.create_run(experiment_id, tags=identity, run_name=name).info.run_id
             codes = ", ".join(item.code for item in warnings(fit, selection))
             now = get_current_time_millis()
             values = {
@@ -84,9 +99,6 @@ def write_fits(
                 client.log_artifact(run_id, str(path))
             client.set_terminated(run_id, "FINISHED")
             ids.append(run_id)
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{tracking_uri}: MLflow did not take the fit ({reason})") from None
     return ids
 
 
@@ -99,30 +111,15 @@ def write_predictions(records: Sequence[Mapping[str, Any]], tracking_uri: str, e
     Raises:
         UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
     """
-    check_store(tracking_uri)
-    try:
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-    except ImportError:
-        raise UserError("writing to MLflow needs mlflow; pip install mlflow, or register to a file") from None
     ids = []
-    try:
-        client = MlflowClient(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            raise UserError(
-                f"{experiment}: no such experiment in {tracking_uri}; expected the one that holds the trials"
-            )
+    with _experiment(tracking_uri, experiment, "prediction", "register to a file") as (client, experiment_id):
         for record in records:
             tags = {f"drorae.{name}": str(record[name]) for name in ("x", "y", "at", "data_sha256")}
             name = f"prediction {record['y']} at {record['x']} = {record['at']:g}"
-            run = client.create_run(found.experiment_id, tags={"drorae.kind": "prediction", **tags}, run_name=name)
+            run = client.create_run(experiment_id, tags={"drorae.kind": "prediction", **tags}, run_name=name)
             client.log_metric(run.info.run_id, "prediction_low", record["envelope"][0])
             client.log_metric(run.info.run_id, "prediction_high", record["envelope"][1])
             client.log_dict(run.info.run_id, dict(record), "prediction.json")
             client.set_terminated(run.info.run_id, "FINISHED")
             ids.append(run.info.run_id)
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{tracking_uri}: MLflow did not take the prediction ({reason})") from None
     return ids

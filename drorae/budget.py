@@ -20,9 +20,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
+from drorae.config import DiscriminatorConfig, ObjectiveConfig, Runtime, TrialConfig
 from drorae.decoder import Decoder
-from drorae.doctor import INCEPTION_FILE
+from drorae.doctor import ACTIVATION_BYTES, INCEPTION_FILE, LPIPS_FILE, downloaded
 from drorae.efficientnet import NAME as EFFNET
 from drorae.encoder import build_vit
 from drorae.fusion.size import exact_params
@@ -31,14 +31,9 @@ from drorae.images import load_images
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.lpips import STAGES as LPIPS_STAGES
 from drorae.losses.perceptual import STAGES as EFFNET_STAGES
+from drorae.phases import PHASE1, PHASE2, PHASE3, Phase
 
-BLOCK_BYTES = {"bf16": 34, "fp32": 68}
-"""Bytes a transformer block keeps for the backward pass per token and unit of width, its MLP four times as wide and
-its attention fused (Korthikanti et al., arXiv 2205.05198, Eq. 2 without attention scores); twice as many in fp32."""
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
-SUSTAINED_FLOPS = 3e14
-"""Assumed of one GPU in bf16 where nothing else is said: about 30% of an H100's peak of 989 TFLOP/s without sparsity
-(NVIDIA's data sheet). An assumption, to be replaced by a measured one."""
 
 
 @dataclass(frozen=True)
@@ -156,18 +151,13 @@ def needed_weights(config: TrialConfig) -> list[NeededWeights]:
                 for name in ("model.safetensors", "pytorch_model.bin")
             )
             found.append(NeededWeights(what, f"hub {repository or part.name}", here))
-    vgg = torchvision.models.VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
     if config.objective.perceptual == "lpips_vgg":
-        found.append(_file("LPIPS", config.objective.lpips_path or _downloaded(vgg)))
+        found.append(_file("LPIPS", config.objective.lpips_path or str(downloaded(LPIPS_FILE))))
     if "inception" in config.evaluation.extractors:
-        found.append(_file("Inception", config.evaluation.inception_path or _downloaded(INCEPTION_FILE)))
+        found.append(_file("Inception", config.evaluation.inception_path or str(downloaded(INCEPTION_FILE))))
     if config.decoder.weights:
         found.append(_file("decoder", config.decoder.weights))
     return found
-
-
-def _downloaded(name: str) -> str:
-    return str(Path(torch.hub.get_dir()) / "checkpoints" / name)
 
 
 def _file(what: str, path: str) -> NeededWeights:
@@ -198,9 +188,9 @@ def budget(config: TrialConfig, runtime: Runtime, images: int) -> Budget:
     }
     parts = _Parts(config, runtime, vit, fusion, decoder, perceptual, discriminator)
     phases = [
-        _phase(config, runtime, parts, params, name, settings, images)
-        for name, settings in (("phase1", config.phase1), ("phase2", config.phase2), ("phase3", config.phase3))
-        if settings.epochs and not (name == "phase1" and config.decoder.weights)
+        _phase(config, runtime, parts, params, phase, images)
+        for phase in (PHASE1, PHASE2, PHASE3)
+        if phase.settings(config).epochs and not (phase is PHASE1 and config.decoder.weights)
     ]
     return Budget(params, phases)
 
@@ -269,40 +259,37 @@ class _Parts:
 
 
 def _phase(
-    config: TrialConfig,
-    runtime: Runtime,
-    parts: _Parts,
-    params: dict[str, int],
-    name: str,
-    settings: PhaseConfig,
-    images: int,
+    config: TrialConfig, runtime: Runtime, parts: _Parts, params: dict[str, int], phase: Phase, images: int
 ) -> PhaseBudget:
+    settings = phase.settings(config)
+    fusing = phase.trains == "fusion"
     batch = min(settings.batch_size, images)
     steps = settings.epochs * (images // batch)
-    fused = name != "phase1"
+    fusion = parts.fusion if fusing else parts.fusion_forward
     flops = {
         "encoder": parts.encoder,
-        "fusion": 0.0 if not fused else parts.fusion if name == "phase2" else parts.fusion_forward,
-        "decoder": parts.decoder_latent if name == "phase2" else parts.decoder_weights,
+        "fusion": fusion if phase.latent == "fused" else 0.0,
+        "decoder": parts.decoder_latent if fusing else parts.decoder_weights,
         "perceptual": parts.perceptual,
         "gan": parts.gan * max(steps - settings.gan_start_steps, 0) / max(steps, 1),
     }
-    trained = params["fusion" if name == "phase2" else "decoder"]
+    trained = params[phase.trains]
     at_once = min(runtime.micro_batch or batch, batch)
     decoder = config.decoder
     rows = at_once * (parts.tokens + 1)
-    # The MLP's share of the 34 bytes is 16 where it is four times as wide (GELU's input and the second product's).
-    wide = BLOCK_BYTES[settings.precision] * (18 + 4 * decoder.mlp_dim / decoder.width) / 34
+    # ACTIVATION_BYTES are of an MLP four times as wide, whose share of the 34 is 16 (GELU's input and the second
+    # product's).
+    wide = ACTIVATION_BYTES[settings.precision] * (18 + 4 * decoder.mlp_dim / decoder.width) / 34
     block = rows * decoder.width * wide
     kept = decoder.depth * block
     if runtime.activation_checkpointing:
         kept = decoder.depth * rows * decoder.width * ELEMENT_BYTES[settings.precision] + block
-    if name == "phase2":
+    if fusing:
         # Per layer and token: normalised input, hidden before and after its norm, output before and after its own.
         numbers = 3 * parts.width + 2 * config.fusion.expert_hidden_dim
         kept += at_once * parts.tokens * parts.layers * numbers * ELEMENT_BYTES[settings.precision]
     return PhaseBudget(
-        name,
+        phase.name,
         steps,
         steps * batch,
         flops,

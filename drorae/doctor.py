@@ -198,6 +198,12 @@ def _versions(packages: dict[str, str]) -> dict[str, str | None]:
     return found
 
 
+def downloaded(name: str) -> Path:
+    """Where torch's hub keeps a file it has downloaded, as torch.hub.get_dir says, but without importing torch."""
+    hub = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
+    return hub.expanduser() / "hub" / "checkpoints" / name
+
+
 def _devices() -> dict[str, Any]:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices: dict[str, Any] = {"cpus": cpus, "memory_gb": round(memory_bytes() / 1e9, 1), "cuda": []}
@@ -247,8 +253,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
     weights["encoder weights, converted"] = str(converted[0]) if converted else None
     if not converted and importlib.util.find_spec("onnx") is None:
         lack("onnx, to convert the encoder weights", True, f"{pip} onnx")
-    hub = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
-    inception = hub.expanduser() / "hub" / "checkpoints" / INCEPTION_FILE
+    inception = downloaded(INCEPTION_FILE)
     weights["inception weights"] = str(inception) if inception.is_file() else None
     if optional["torch-fidelity"] is None:
         lack("torch-fidelity, for rfid_inception", False, f"{pip} torch-fidelity")
@@ -258,7 +263,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
             False,
             f"torch-fidelity downloads them on first use; offline, put {INCEPTION_FILE} of its releases at {inception}",
         )
-    vgg = inception.with_name(LPIPS_FILE)
+    vgg = downloaded(LPIPS_FILE)
     weights["VGG16 weights"] = str(vgg) if vgg.is_file() else None
     if weights["VGG16 weights"] is None:
         lack("VGG16 weights, for LPIPS", False, f"torchvision downloads them on first use; offline, put them at {vgg}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from drorae.files import write_json
 from drorae.metrics.evaluate import to_uint8
@@ -71,29 +71,9 @@ class Inspection:
 def observe(tokenizer: Tokenizer, layers: Tensor) -> Observation:
     """Runs the fusion on layers [B, n or more, N, C] and keeps what passes inside it."""
     fusion = tokenizer.fusion
-    layers = layers[:, -fusion.num_layers :]
-    batch, n, tokens, width = layers.shape
-    seen: dict[str, Tensor] = {}
-    parts = {name: module for name, module in fusion.named_children() if name in ("experts", "router")}
-    hooks = [
-        part.register_forward_hook(lambda _module, _inputs, output, name=name: seen.__setitem__(name, output))
-        for name, part in parts.items()
-    ]
-    try:
-        output = tokenizer.fuse(layers)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    outputs = fusion.norm(layers)
-    if "experts" in seen:
-        outputs = fusion.norm(seen["experts"].reshape(n, batch, tokens, width)).transpose(0, 1)
-    router = parts.get("router")
-    logits = seen["router"].reshape(batch, tokens, n) if "router" in seen else None
-    if logits is None and isinstance(router, nn.Linear) and router.in_features == n * width:
-        # The fusion multiplies by the router's weight layer by layer, without calling it.
-        read = layers if fusion.config.router_input == "raw" else fusion.norm(layers)
-        logits = router(read.transpose(1, 2).reshape(batch, tokens, n * width))
-    return Observation(tokenizer.base(layers), output.fused, output.latent, output.weights, outputs, logits)
+    made = tokenizer.fuse(layers)
+    outputs = fusion.norm(layers[:, -fusion.num_layers :]) if made.outputs is None else made.outputs
+    return Observation(tokenizer.base(layers), made.fused, made.latent, made.weights, outputs, made.logits)
 
 
 def log_spectrum(images: Tensor) -> Tensor:

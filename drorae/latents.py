@@ -69,7 +69,7 @@ def latent_statistics(
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for start in range(0, len(chosen), batch_size):
         layers = features.batch(chosen[start : start + batch_size], 0, tokenizer.fusion.num_layers).layers
-        latent = as_map(tokenizer.fuse(layers.to(device).float()).latent).double().cpu()
+        latent = as_map(tokenizer.latent(layers.to(device).float())).double().cpu()
         batch = len(latent)
         batch_mean = latent.mean(0)
         shift = batch_mean - mean

@@ -120,8 +120,8 @@ def _reconstructions(
     for items in _eval_batches(config, len(val)):
         batch = val.batch(items, 0, depth)
         layers = batch.layers.to(device).float()
-        latent = tokenizer.fuse(layers).latent if fused else tokenizer.base(layers)
-        yield to_uint8(tokenizer.decode(latent), config.evaluation.quantise), batch.pixels.to(device)
+        painted = tokenizer.decode(tokenizer.latent(layers, fused))
+        yield to_uint8(painted, config.evaluation.quantise), batch.pixels.to(device)
 
 
 def _references(

@@ -113,7 +113,7 @@ class PretrainedTokenizer(
     def _fused(self, images: Tensor) -> Tensor:
         # Features are rounded in training, so here too.
         layers = self.tokenizer.encoder(images).layers.to(self._feature_dtype).float()
-        return self.tokenizer.fuse(layers).latent
+        return self.tokenizer.latent(layers)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         parts: dict[str, nn.Module] = {"fusion": self.tokenizer.fusion, "decoder": self.tokenizer.decoder}

@@ -48,8 +48,8 @@ from drorae.config import ProbeConfig
 from drorae.decoder import sincos_positions
 from drorae.errors import UserError
 from drorae.features import Features
+from drorae.schedule import epoch_order
 from drorae.tokenizer import Tokenizer
-from drorae.train import epoch_order
 
 if TYPE_CHECKING:
     from drorae.prepare import Workshop
@@ -213,7 +213,7 @@ def latents(
     for start in range(0, min(count, len(features)), batch_size):
         items = np.arange(start, min(start + batch_size, count, len(features)))
         layers = features.batch(items, 0, depth).layers.to(device).float()
-        parts.append((tokenizer.fuse(layers).latent if fused else tokenizer.base(layers)).float().cpu())
+        parts.append(tokenizer.latent(layers, fused).float().cpu())
     return torch.cat(parts)
 
 

@@ -32,9 +32,13 @@ class Tokenizer(nn.Module):
         """layers [B, n, N, C], raw -> the fused latent."""
         return self.fusion(layers)
 
+    def latent(self, layers: Tensor, fused: bool = True) -> Tensor:
+        """layers [B, n, N, C], raw -> what the decoder reads [B, N, C]: the fusion's latent, or z_base."""
+        return self.fuse(layers).latent if fused else self.base(layers)
+
     def encode(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1] -> latent [B, N, C]."""
-        return self.fusion(self.encoder(images).layers).latent
+        return self.latent(self.encoder(images).layers)
 
     def decode(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
         """latent [B, N, C] -> images [B, 3, S, S], nominally in [0, 1]; `head_offset` as in `Decoder.forward`."""

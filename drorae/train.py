@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from drorae import distributed
 from drorae.checkpoint import WeightAverage, load_checkpoint, save_checkpoint
@@ -58,7 +56,7 @@ class Painter(nn.Module):
 
     def forward(self, layers: Tensor, noise: Tensor | None, head_offset: Tensor | None) -> Tensor:
         """layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S]."""
-        latent = self.tokenizer.fuse(layers).latent if self.fused else self.tokenizer.base(layers)
+        latent = self.tokenizer.latent(layers, self.fused)
         return self.tokenizer.decode(latent if noise is None else latent + noise, head_offset)
 
 
@@ -90,26 +88,6 @@ def train_phase(
         Diverged: the loss became infinite or not a number.
         UserError: the checkpoint does not fit, there are no images for one batch, or the batch cannot be shared out.
     """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        return _train_phase(
-            tokenizer, phase, settings, features, objective, adversary, seed, device, checkpoint, runtime, report
-        )
-
-
-def _train_phase(
-    tokenizer: Tokenizer,
-    phase: Phase,
-    settings: PhaseConfig,
-    features: Features,
-    objective: Objective,
-    adversary: Adversary | None,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path,
-    runtime: Runtime,
-    report: Report,
-) -> Trained:
     module = freeze_all_but(tokenizer, phase)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     trained = Trained()
@@ -133,10 +111,7 @@ def _train_phase(
     )
     average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
     noises = torch.Generator(device)
-    painter: Any = Painter(tokenizer, phase)
-    if processes > 1:
-        ids = [device] if device.type == "cuda" else None
-        painter = DistributedDataParallel(painter, device_ids=ids)
+    painter = distributed.shared(Painter(tokenizer, phase), device)
     saved = load_checkpoint(checkpoint)
     if saved is not None:
         try:
@@ -162,102 +137,105 @@ def _train_phase(
     depth = tokenizer.fusion.num_layers if phase.latent == "fused" else 1
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     order, ordered = np.empty(0, np.int64), -1
-    for step in range(trained.steps, total):
-        epoch, position = divmod(step, steps_per_epoch)
-        if epoch != ordered:
-            # Once an epoch: a permutation of a million images takes as long as a step.
-            order, ordered = epoch_order(seed, phase.number, epoch, len(features)), epoch
-        items = order[position * batch_size : (position + 1) * batch_size]
-        mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
-        rate = learning_rate(settings, step, total)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(step_seed(seed, phase.number, step, distributed.rank()))
-        noise = None
-        if settings.latent_noise:
-            # Drawn for the whole batch, so that sharing it out changes nothing.
-            noises.manual_seed(step_seed(seed, phase.number, step))
-            sigma = torch.rand(batch_size, 1, 1, generator=noises, device=device) * settings.latent_noise
-            shape = (batch_size, tokenizer.encoder.grid**2, tokenizer.encoder.width)
-            noise = (sigma * torch.randn(shape, generator=noises, device=device))[mine]
-        speaks = adversary is not None and adversary.speaks(step)
-        offset = torch.zeros_like(tokenizer.decoder.head.weight, requires_grad=True) if speaks else None
-        optimiser.zero_grad(set_to_none=True)
-        pieces: list[dict[str, Tensor]] = []
-        images: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, share, piece):
-            chosen = items[mine][start : start + piece]
-            weight = len(chosen) / share
-            batch = features.batch(chosen, epoch, depth)
-            pixels, layers = batch.pixels.to(device), batch.layers.to(device).float()
-            targets = None if batch.targets is None else batch.targets.to(device)
-            # Gradients are exchanged once a step, with the last piece.
-            last = start + piece >= share
-            with contextlib.nullcontext() if processes == 1 or last else painter.no_sync():
-                with autocast:
-                    painted = painter(layers, None if noise is None else noise[start : start + piece], offset)
-                losses = objective(painted, pixels, targets)
-                whole = losses["loss"]
-                if adversary is not None and offset is not None:
+    # Every step seeds torch's generator by its number.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for step in range(trained.steps, total):
+            epoch, position = divmod(step, steps_per_epoch)
+            if epoch != ordered:
+                # Once an epoch: a permutation of a million images takes as long as a step.
+                order, ordered = epoch_order(seed, phase.number, epoch, len(features)), epoch
+            items = order[position * batch_size : (position + 1) * batch_size]
+            mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+            rate = learning_rate(settings, step, total)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(step_seed(seed, phase.number, step, distributed.rank()))
+            noise = None
+            if settings.latent_noise:
+                # Drawn for the whole batch, so that sharing it out changes nothing.
+                noises.manual_seed(step_seed(seed, phase.number, step))
+                sigma = torch.rand(batch_size, 1, 1, generator=noises, device=device) * settings.latent_noise
+                shape = (batch_size, tokenizer.encoder.grid**2, tokenizer.encoder.width)
+                noise = (sigma * torch.randn(shape, generator=noises, device=device))[mine]
+            speaks = adversary is not None and adversary.speaks(step)
+            offset = torch.zeros_like(tokenizer.decoder.head.weight, requires_grad=True) if speaks else None
+            optimiser.zero_grad(set_to_none=True)
+            pieces: list[dict[str, Tensor]] = []
+            images: list[tuple[Tensor, Tensor]] = []
+            for start in range(0, share, piece):
+                chosen = items[mine][start : start + piece]
+                weight = len(chosen) / share
+                batch = features.batch(chosen, epoch, depth)
+                pixels, layers = batch.pixels.to(device), batch.layers.to(device).float()
+                targets = None if batch.targets is None else batch.targets.to(device)
+                # Gradients are exchanged once a step, with the last piece.
+                last = start + piece >= share
+                with contextlib.nullcontext() if processes == 1 or last else painter.no_sync():
                     with autocast:
-                        losses |= adversary.term(painted, whole, offset)
-                    whole = whole + losses.pop("gan_term")
-                (whole * weight).backward()
-            pieces.append({name: value.detach() * weight for name, value in losses.items()})
+                        painted = painter(layers, None if noise is None else noise[start : start + piece], offset)
+                    losses = objective(painted, pixels, targets)
+                    whole = losses["loss"]
+                    if adversary is not None and offset is not None:
+                        with autocast:
+                            losses |= adversary.term(painted, whole, offset)
+                        whole = whole + losses.pop("gan_term")
+                    (whole * weight).backward()
+                pieces.append({name: value.detach() * weight for name, value in losses.items()})
+                if adversary is not None:
+                    images.append((painted.detach().float(), as_images(pixels)))
+            if settings.clip_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            optimiser.step()
+            if average is not None:
+                average.update(module)
+            seen = {name: torch.stack([values[name] for values in pieces]).sum() for name in pieces[0]}
             if adversary is not None:
-                images.append((painted.detach().float(), as_images(pixels)))
-        if settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimiser.step()
-        if average is not None:
-            average.update(module)
-        seen = {name: torch.stack([values[name] for values in pieces]).sum() for name in pieces[0]}
-        if adversary is not None:
-            with autocast:
-                seen |= adversary.learn(step, total, [pair[0] for pair in images], [pair[1] for pair in images])
-        window.append(seen)
-        trained.steps = step + 1
-        now = time.perf_counter()
-        # Checkpoints fall on reported steps only, so that an interrupted run reports the same rows.
-        if trained.steps % runtime.log_steps == 0 or trained.steps == total:
-            # The adversary's terms may begin within a window.
-            names = dict.fromkeys(name for row in window for name in row)
-            values = {
-                name: distributed.mean(torch.stack([row[name] for row in window if name in row])).tolist()
-                for name in names
-            }
-            trained.losses.extend(values["loss"])
-            for name, series in values.items():
-                if not math.isfinite(sum(series)):
-                    raise Diverged(f"{phase.name}: {name} {series[-1]} at step {trained.steps}; lower {phase.name}.lr")
-            row: Row = {"phase": phase.name, "step": float(trained.steps), "epoch": trained.steps / steps_per_epoch}
-            row |= {name: float(np.mean(series)) for name, series in values.items()}
-            row |= {"lr": rate, "images_per_second": len(window) * batch_size / max(now - window_started, 1e-9)}
-            row |= {"total_steps": float(total)}
-            trained.rows.append(row)
-            trained.seconds = seconds + now - started
-            trained.cpu_seconds = cpu_seconds + time.process_time() - cpu_started
-            if not distributed.is_main():
-                window = []
-                continue
-            if now - last_saved > runtime.checkpoint_seconds and trained.steps < total:
-                save_checkpoint(
-                    checkpoint,
-                    {
-                        "module": module.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "average": average.average if average is not None else {},
-                        "adversary": adversary.state() if adversary is not None else {},
-                        "step": trained.steps,
-                        "seconds": trained.seconds,
-                        "cpu_seconds": trained.cpu_seconds,
-                        "losses": trained.losses,
-                        "rows": trained.rows,
-                    },
-                )
-                last_saved = now
-            report(row)
-            window, window_started = [], now
+                with autocast:
+                    seen |= adversary.learn(step, total, [pair[0] for pair in images], [pair[1] for pair in images])
+            window.append(seen)
+            trained.steps = step + 1
+            now = time.perf_counter()
+            # Checkpoints fall on reported steps only, so that an interrupted run reports the same rows.
+            if trained.steps % runtime.log_steps == 0 or trained.steps == total:
+                # The adversary's terms may begin within a window.
+                names = dict.fromkeys(name for row in window for name in row)
+                values = {
+                    name: distributed.mean(torch.stack([row[name] for row in window if name in row])).tolist()
+                    for name in names
+                }
+                trained.losses.extend(values["loss"])
+                for name, series in values.items():
+                    if not math.isfinite(sum(series)):
+                        where = f"{phase.name}: {name} {series[-1]} at step {trained.steps}"
+                        raise Diverged(f"{where}; lower {phase.name}.lr")
+                row: Row = {"phase": phase.name, "step": float(trained.steps), "epoch": trained.steps / steps_per_epoch}
+                row |= {name: float(np.mean(series)) for name, series in values.items()}
+                row |= {"lr": rate, "images_per_second": len(window) * batch_size / max(now - window_started, 1e-9)}
+                row |= {"total_steps": float(total)}
+                trained.rows.append(row)
+                trained.seconds = seconds + now - started
+                trained.cpu_seconds = cpu_seconds + time.process_time() - cpu_started
+                if not distributed.is_main():
+                    window = []
+                    continue
+                if now - last_saved > runtime.checkpoint_seconds and trained.steps < total:
+                    save_checkpoint(
+                        checkpoint,
+                        {
+                            "module": module.state_dict(),
+                            "optimiser": optimiser.state_dict(),
+                            "average": average.average if average is not None else {},
+                            "adversary": adversary.state() if adversary is not None else {},
+                            "step": trained.steps,
+                            "seconds": trained.seconds,
+                            "cpu_seconds": trained.cpu_seconds,
+                            "losses": trained.losses,
+                            "rows": trained.rows,
+                        },
+                    )
+                    last_saved = now
+                report(row)
+                window, window_started = [], now
     if average is not None:
         average.copy_to(module)
     tokenizer.requires_grad_(False).eval()

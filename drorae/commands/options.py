@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -149,6 +149,19 @@ def finished_trial(directory: Path) -> Path:
 def say(text: str) -> None:
     """A note for people, on stderr, where it cannot mix with results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def print_metrics(metrics: Mapping[str, float], title: str, as_json: bool) -> None:
+    """Metrics as a table, or as one JSON object, on stdout."""
+    if as_json:
+        print_json(metrics)
+        return
+    from rich.table import Table
+
+    table = Table("metric", "value", title=title)
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.6g}")
+    results_console().print(table)
 
 
 def print_json(tree: Any) -> None:

@@ -103,8 +103,7 @@ class Plan(SourceOptions, ConfigOptions):
                 "designs": [_design_tree(item) for item in made.judged],
                 "even": _design_tree(made.even),
                 "sweep": None if spec is None else spec.to_dict(),
-                "warnings": [item._asdict() for item in found.warnings],
-                "excluded": [{"row": row, "reason": reason} for row, reason in found.selection.excluded],
+                **found.remarks(),
             }
             print_json(finite(tree))
         else:

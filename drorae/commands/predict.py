@@ -77,8 +77,7 @@ class Predict(SourceOptions):
                 "targets": [reach_tree(item) for item in reached],
                 "registered": records,
                 "verdicts": [item._asdict() for item in found.verdicts],
-                "warnings": [item._asdict() for item in found.warnings],
-                "excluded": [{"row": row, "reason": reason} for row, reason in found.selection.excluded],
+                **found.remarks(),
             }
             print_json(finite(tree))
         else:

@@ -13,8 +13,7 @@ from drorae.commands.options import (
     RuntimeOptions,
     finished_trial,
     flat,
-    print_json,
-    results_console,
+    print_metrics,
     say,
 )
 from drorae.config import load_config, override
@@ -61,13 +60,5 @@ class Probe(RuntimeOptions):
 
         workshop, tokenizer = load_trained(directory, runtime, config)
         numbers = probe(workshop, tokenizer, config.probe, show)
-        if self.as_json:
-            print_json(numbers)
-            return 0
-        from rich.table import Table
-
-        table = Table("metric", "value", title=str(directory))
-        for name, number in numbers.items():
-            table.add_row(name, f"{number:.6g}")
-        results_console().print(table)
+        print_metrics(numbers, str(directory), self.as_json)
         return 0

@@ -19,6 +19,7 @@ from drorae.commands.options import (
     finished_trial,
     flat,
     print_json,
+    print_metrics,
     results_console,
     say,
 )
@@ -227,13 +228,5 @@ class Eval(RuntimeOptions):
             if (value := getattr(self, name)) not in ("", None)
         }
         metrics = reevaluate(directory, tuple(names), runtime, self.write_references, **settings)
-        if self.as_json:
-            print_json(metrics)
-            return 0
-        from rich.table import Table
-
-        table = Table("metric", "value", title=str(directory))
-        for metric, value in metrics.items():
-            table.add_row(metric, f"{value:.6g}")
-        results_console().print(table)
+        print_metrics(metrics, str(directory), self.as_json)
         return 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from drorae.config import FusionConfig
 
-ACTIVATIONS = {"auto": None, "none": None, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS = {"none": None, "gelu": F.gelu, "silu": F.silu}
 
 
 class Experts(nn.Module):

@@ -76,6 +76,10 @@ class FusionOutput(NamedTuple):
     """[B, N, C]: z_fuse of Eq. 4."""
     weights: Tensor
     """[B, N, n]: each layer's share, shallowest first."""
+    outputs: Tensor | None = None
+    """[B, n, N, C]: h_k, the experts' outputs after LN; None without experts."""
+    logits: Tensor | None = None
+    """[B, N, n]: w of Eq. 3, before any normalisation; None without a router."""
 
 
 class LayerFusion(nn.Module):
@@ -146,8 +150,12 @@ class LayerFusion(nn.Module):
         # Layers lead from here on: [n, B * N, C], one batched product per step.
         raw = layers.transpose(0, 1).reshape(n, batch * tokens, width)
         normalised = self.norm(raw)
-        if self.experts is not None and self.router is not None:
-            fused, weights = self._route(raw, normalised, base)
+        outputs, logits = None, None
+        if self.experts is not None and self.router is not None and self.variant.routing is not None:
+            logits = self._logits(raw if self.config.router_input == "raw" else normalised, self.router)
+            weights = self.variant.routing(logits, self.config.eps)
+            outputs = self.norm(self.experts(normalised))
+            fused = self._aggregate(outputs, weights, base)
         elif self.attention is not None:
             attended, weights = self.attention(normalised)
             fused = self.norm(attended)
@@ -156,28 +164,34 @@ class LayerFusion(nn.Module):
         fused = fused.view(batch, tokens, width)
         if self.variant.adds_spatial_mean:
             fused = fused + base.mean(1, keepdim=True)
-        weights = weights.view(batch, tokens, n)
         if self.variant.bounded or not self.config.incremental:
-            return FusionOutput(fused, fused, weights)
-        if self.config.beta == 0:
-            return FusionOutput(base, fused, weights)
-        return FusionOutput(self.norm(base + self.config.beta * (fused - base)), fused, weights)
-
-    def _route(self, raw: Tensor, normalised: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-        """raw and normalised [n, T, C], base [B, N, C] -> z_fuse [T, C] and weights [T, n]."""
-        assert self.experts is not None and self.router is not None and self.variant.routing is not None
-        n, _, width = raw.shape
-        read = raw if self.config.router_input == "raw" else normalised
-        if self.variant.router_reads == "last":
-            logits = self.router(read[-1])
+            latent = fused
+        elif self.config.beta == 0:
+            latent = base
         else:
-            # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
-            matrices = self.router.weight.view(n, n, width).permute(1, 2, 0)
-            logits = torch.bmm(read, matrices).sum(0) + self.router.bias
-        weights = self.variant.routing(logits, self.config.eps)
+            latent = self.norm(base + self.config.beta * (fused - base))
+        return FusionOutput(
+            latent,
+            fused,
+            weights.view(batch, tokens, n),
+            None if outputs is None else outputs.view(n, batch, tokens, width).transpose(0, 1),
+            None if logits is None else logits.view(batch, tokens, n),
+        )
+
+    def _logits(self, read: Tensor, router: nn.Linear) -> Tensor:
+        """What the router reads [n, T, C] -> its logits [T, n]."""
+        if self.variant.router_reads == "last":
+            return router(read[-1])
+        n, _, width = read.shape
+        # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
+        matrices = router.weight.view(n, n, width).permute(1, 2, 0)
+        return torch.bmm(read, matrices).sum(0) + router.bias
+
+    def _aggregate(self, outputs: Tensor, weights: Tensor, base: Tensor) -> Tensor:
+        """h_k [n, T, C], weights [T, n], base [B, N, C] -> z_fuse [T, C]."""
         # Elementwise rather than as a product: a third of the time of the strided bmm einsum would choose.
-        weighted = self.norm(self.experts(normalised)) * weights.T.unsqueeze(-1)
-        if self.variant.bounded:
-            deltas = bounded_residuals(weighted.view(n, *base.shape), base, self.config.eps, self.training)
-            return self.norm(base + torch.stack(deltas).sum(0)).flatten(0, 1), weights
-        return self.norm(weighted.sum(0)), weights
+        weighted = outputs * weights.T.unsqueeze(-1)
+        if not self.variant.bounded:
+            return self.norm(weighted.sum(0))
+        deltas = bounded_residuals(weighted.view(-1, *base.shape), base, self.config.eps, self.training)
+        return self.norm(base + torch.stack(deltas).sum(0)).flatten(0, 1)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from drorae import distributed
 from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, TrialConfig
@@ -58,10 +57,7 @@ class Adversary:
         self.config, self.objective, self.settings = config, objective, settings
         self.network = load_discriminator(config, device, seed)
         # Each process sees a part of the batch; wrapped, all heads take the mean of their gradients and stay equal.
-        self._learner: Any = self.network
-        if distributed.world_size() > 1:
-            ids = [device] if device.type == "cuda" else None
-            self._learner = DistributedDataParallel(self.network, device_ids=ids)
+        self._learner = distributed.shared(self.network, device)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from drorae.config import DiscriminatorConfig
+from drorae.decoder import IMAGENET_MEAN, IMAGENET_STD
 from drorae.errors import UserError, one_line
 from drorae.weights import read_state
 
@@ -68,9 +69,8 @@ class DinoDiscriminator(nn.Module):
         self.depths = [depth - 1, *(max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4))]
         self.input_size = input_size
         self.heads = nn.ModuleList(_head(vit.embed_dim) for _ in self.depths)
-        # DINO's preprocessing: ImageNet's mean and deviation.
-        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     @property
     def vit(self) -> VisionTransformer:
