@@ -285,5 +285,6 @@ def export_trial(
             folder, map_location=str(workshop.device), encoder_path=workshop.config.encoder.path
         )
         again = workshop.evaluate(loaded.tokenizer).metrics
-        metrics = {name: (value, again[name]) for name, value in result.metrics.items()}
+        # What is measured beside the evaluation, such as the probe, has no counterpart here.
+        metrics = {name: (result.metrics[name], value) for name, value in again.items()}
     return Exported(model.latent_shape, statistics.images, folder_bytes(folder), metrics)
