@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 
 def draw_pictures(directory: Path) -> list[Path]:
@@ -77,6 +78,15 @@ def _mosaic(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
     return canvas
 
 
+def _enlarged(pictures: np.ndarray, axis: int) -> np.ndarray:
+    """Pictures whose height and width are at `axis` and behind it, the small with cells of several pixels.
+
+    Then the gaps of a mosaic can be narrower than a cell.
+    """
+    block = max(1, 16 // pictures.shape[axis])
+    return pictures.repeat(block, axis=axis).repeat(block, axis=axis + 1)
+
+
 def _centres(count: int, size: int, gap: int) -> list[float]:
     """Where the middles of a mosaic's pictures lie."""
     return [index * (size + gap) + (size - 1) / 2 for index in range(count)]
@@ -108,30 +118,37 @@ def _maps(original: np.ndarray, values: np.ndarray, label: str, path: Path, coun
     """Per image, each layer's value [N, n, gh, gw] as a map, one colour scale about zero for all."""
     import matplotlib.pyplot as plt
 
-    count, layers, grid = min(count, len(original)), values.shape[1], values.shape[2]
+    count, layers = min(count, len(original)), values.shape[1]
     limit = float(np.abs(values[:count]).max()) or 1.0
     ratios = {"width_ratios": [1, layers], "wspace": 0.02}
     size = ((layers + 1) * 0.9 + 1, count * 0.9 + 0.3)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, gridspec_kw=ratios)
     gap = max(1, original.shape[1] // 16)
     left.imshow(np.nan_to_num(_mosaic(list(original[:count, None] / 255), gap), nan=1.0))
-    # Every cell of a map becomes a block, so that the gaps can be narrower than a cell.
-    block = max(1, 16 // grid)
-    maps = values[:count].repeat(block, axis=2).repeat(block, axis=3)
+    maps = _enlarged(values[:count], 2)
     image = right.imshow(_mosaic(list(maps), 1), cmap="RdBu_r", vmin=-limit, vmax=limit)
     for axis in (left, right):
         _frameless(axis)
     names = [f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last" for layer in range(layers)]
-    right.set_xticks(_centres(layers, grid * block, 1), names, fontsize=8)
+    right.set_xticks(_centres(layers, maps.shape[2], 1), names, fontsize=8)
     right.tick_params(length=0, labeltop=True, labelbottom=False)
     figure.colorbar(image, ax=[left, right], shrink=0.8, label=label)
     _save(figure, path)
 
 
-def _no_ticks(axes: np.ndarray) -> None:
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
+def _column(axis: Axes, pictures: np.ndarray, title: str, notes: Sequence[str] = (), **options: Any) -> AxesImage:
+    """Pictures [N, H, W] or [N, H, W, 3] in [0, 1] one below the other, each with a note beside it."""
+    pictures = _enlarged(pictures, 1)
+    size = pictures.shape[1]
+    gap = max(1, size // 16)
+    column = _mosaic(list(pictures[:, None]), gap)
+    image = axis.imshow(np.nan_to_num(column, nan=1.0) if column.ndim == 3 else column, **options)
+    _frameless(axis)
+    axis.set_title(title, fontsize=8)
+    if notes:
+        axis.set_yticks(_centres(len(pictures), size, gap), notes, rotation=90, va="center", fontsize=8)
+        axis.tick_params(length=0)
+    return image
 
 
 def _spectrum(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path, count: int = 4) -> None:
@@ -139,21 +156,15 @@ def _spectrum(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path
     import matplotlib.pyplot as plt
 
     count = min(count, len(original))
-    differences = [("phase 1", inside["spectrum_phase1"]), ("fused", inside["spectrum_fused"])]
-    limit = max(float(np.abs(values[:count]).max()) for _, values in differences) or 1.0
-    figure, axes = plt.subplots(count, 4, figsize=(6.4, 1.7 * count), squeeze=False)
-    image = None
-    for row in range(count):
-        axes[row, 0].imshow(original[row])
-        axes[row, 1].imshow(inside["spectrum_original"][row], cmap="magma")
-        for column, (name, values) in enumerate(differences, start=2):
-            image = axes[row, column].imshow(values[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axes[row, column].set_title(f"{name}: MAD {np.abs(values[row]).mean():.2f}", fontsize=8)
-    axes[0, 0].set_title("original", fontsize=8)
-    axes[0, 1].set_title("ln(1 + |FFT|)", fontsize=8)
-    _no_ticks(axes)
-    if image is not None:
-        figure.colorbar(image, ax=axes, shrink=0.8, label="difference from the original")
+    differences = [("phase 1", inside["spectrum_phase1"][:count]), ("fused", inside["spectrum_fused"][:count])]
+    limit = max(float(np.abs(values).max()) for _, values in differences) or 1.0
+    figure, axes = plt.subplots(1, 4, figsize=(6.8, 1.7 * count))
+    _column(axes[0], original[:count] / 255, "original")
+    _column(axes[1], inside["spectrum_original"][:count], "ln(1 + |FFT|)", cmap="magma")
+    for axis, (name, values) in zip(axes[2:], differences, strict=True):
+        notes = [f"MAD {np.abs(value).mean():.2f}" for value in values]
+        image = _column(axis, values, name, notes, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="difference from the original")
     _save(figure, path)
 
 
@@ -162,21 +173,16 @@ def _latents(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path,
     import matplotlib.pyplot as plt
 
     count = min(count, len(original))
-    farthest = float(inside["distance"][:count].max()) or 1.0
-    figure, axes = plt.subplots(count, 5, figsize=(7, 1.6 * count), squeeze=False)
-    titles = ("original", "z_base", "z_fuse", "cos(z_fuse, z_base)", "|z_fuse - z_base|")
-    for row in range(count):
-        cosine, distance = inside["cosine"][row], inside["distance"][row]
-        axes[row, 0].imshow(original[row])
-        axes[row, 1].imshow(inside["pca_base"][row])
-        axes[row, 2].imshow(inside["pca_fused"][row])
-        axes[row, 3].imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1)
-        axes[row, 4].imshow(distance, cmap="viridis", vmin=0, vmax=farthest)
-        for column, title in enumerate(titles if row == 0 else ("",) * 5):
-            axes[row, column].set_title(title, fontsize=8)
-        axes[row, 3].set_xlabel(f"{cosine.mean():.3f}", fontsize=8)
-        axes[row, 4].set_xlabel(f"{distance.mean():.3g}", fontsize=8)
-    _no_ticks(axes)
+    cosine, distance = inside["cosine"][:count], inside["distance"][:count]
+    figure, axes = plt.subplots(1, 5, figsize=(7.6, 1.6 * count))
+    _column(axes[0], original[:count] / 255, "original")
+    _column(axes[1], inside["pca_base"][:count], "z_base")
+    _column(axes[2], inside["pca_fused"][:count], "z_fuse")
+    notes = [f"{value.mean():.3f}" for value in cosine]
+    _column(axes[3], cosine, "cos(z_fuse, z_base)", notes, cmap="RdBu_r", vmin=-1, vmax=1)
+    notes = [f"{value.mean():.3g}" for value in distance]
+    farthest = float(distance.max()) or 1.0
+    _column(axes[4], distance, "|z_fuse - z_base|", notes, cmap="viridis", vmin=0, vmax=farthest)
     _save(figure, path)
 
 
