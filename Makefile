@@ -9,7 +9,7 @@ STAMP := $(VENV)/.made
 
 help:
 	@echo "make quickstart  photographs to a fitted scaling law (about ten minutes on 2 cores)"
-	@echo "make smoke       the same at toy size, under a minute on 2 cores"
+	@echo "make smoke       the same at toy size, about a minute on 2 cores"
 	@echo "make test        the tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make ui          the MLflow UI on runs/"
