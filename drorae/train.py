@@ -81,8 +81,8 @@ def train_phase(
     in a step is seeded by its number. On resuming, the rows already reported are reported again first. Incomplete
     last batches are left out.
 
-    Where torch.distributed is set up, each process takes an equal part of every batch and the main one reports and
-    saves; the losses are those of the whole batch.
+    Where torch.distributed is set up, each process takes an equal part of every batch, all report the same losses,
+    those of the whole batch, and the main one saves.
 
     Raises:
         Diverged: the loss became infinite or not a number.
@@ -125,9 +125,8 @@ def train_phase(
             reason = one_line(error)[:160]
             raise UserError(f"{checkpoint}: does not fit this config ({reason}); delete it to start over") from None
         trained = Trained(saved["step"], saved["seconds"], saved["cpu_seconds"], saved["losses"], saved["rows"])
-        if distributed.is_main():
-            for earlier in trained.rows:
-                report(earlier)
+        for earlier in trained.rows:
+            report(earlier)
     seconds, cpu_seconds = trained.seconds, trained.cpu_seconds
     started, cpu_started = time.perf_counter(), time.process_time()
     last_saved = started
@@ -215,10 +214,8 @@ def train_phase(
                 trained.rows.append(row)
                 trained.seconds = seconds + now - started
                 trained.cpu_seconds = cpu_seconds + time.process_time() - cpu_started
-                if not distributed.is_main():
-                    window = []
-                    continue
-                if now - last_saved > runtime.checkpoint_seconds and trained.steps < total:
+                due = now - last_saved > runtime.checkpoint_seconds and trained.steps < total
+                if due and distributed.is_main():
                     save_checkpoint(
                         checkpoint,
                         {

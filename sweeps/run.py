@@ -1,4 +1,4 @@
-"""Runs a sweep's trials on Ray Tune. The only file that imports Ray.
+"""Runs a sweep's trials on Ray Tune: the driver. What its workers do stands in workers.py.
 
 What is done is read from the trials' folders, not from Ray: the same command run again does what is missing and
 nothing else, whatever became of the process that ran it before.
@@ -7,50 +7,37 @@ nothing else, whatever became of the process that ran it before.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import logging
 import os
 import shutil
 import time
-import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, load_config, phase1_key, to_dict
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.errors import UserError, one_line
 from drorae.files import write_json
+from sweeps import workers
 from sweeps.progress import SweepProgress, duration
+from sweeps.resources import Resources, Share, check_shares
 from sweeps.spec import SweepSpec, expand, read_field, short_name, varied_fields
 from sweeps.table import read_outcome, write_table
-from sweeps.tracking import RunAddress, SweepTracker, TrialTracker
+from sweeps.tracking import SweepTracker
+from sweeps.workers import Work
 
 RUN_TRIAL = "drorae.trial:run_trial"
 PREPARE = "drorae.trial:prepare"
 DONE = ("finished", "unconverged", "diverged", "pruned")
 """Statuses that a rerun leaves alone."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a trial gets, and how many run at once."""
-
-    cpus: float = 1.0
-    gpus: float | None = None
-    """GPUs per trial, a fraction shares one; None: 1 where Ray sees GPUs, else 0."""
-    max_concurrent: int = 0
-    """At most so many trials at once; 0: as many as fit."""
-    reuse_workers: bool | None = None
-    """One process runs trial after trial, which saves starting it and importing torch; None: only without GPUs."""
-    address: str = ""
-    """A Ray cluster to join, for example `auto`; empty: a local one for this sweep. The nodes need the project
-    installed and the sweep's and cache's folders at the same paths."""
+WAITING_BYTES = 2**28
+"""Memory of the process around a trial of several, which waits for them."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +61,6 @@ class SweepOutcome:
     """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
     parent_run_id: str
     tracking_uri: str
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a worker needs to know of the sweep: paths and scalars only."""
-
-    trials: str
-    runtime: dict[str, Any]
-    address: RunAddress
-    run_trial: str
-    report_epochs: bool
 
 
 @dataclass
@@ -166,8 +142,8 @@ def run_sweep(
                 ray_session(resources.address) if missing else contextlib.nullcontext(),
             ):
                 session = _Session(configs, trials, varied_fields(list(configs.values())), progress)
-                gpus = _check_resources(resources, runtime) if missing else 0.0
-                preparation = _Preparation(session, missing, runtime, gpus, prepare, directory)
+                shares = _shares(configs, missing, resources, runtime)
+                preparation = _Preparation(session, missing, runtime, shares, prepare, directory)
                 preparation.start()
                 # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
                 progress.doing("opening MLflow")
@@ -191,9 +167,8 @@ def run_sweep(
                     if len(configs) > len(missing):
                         progress.line(f"{len(configs) - len(missing)} of {len(configs)} trials are done already")
                     if runnable:
-                        threads = asdict(_with_threads(runtime, resources.cpus))
-                        work = _Work(str(trials), threads, address, run_trial, asha is not None)
-                        _tune(session, runnable, work, resources, gpus, max_failures, asha, directory / "ray")
+                        work = Work(str(trials), runtime, address, run_trial, asha is not None)
+                        _tune(session, runnable, work, resources, shares, max_failures, asha, directory / "ray")
                 finally:
                     tracker.settle(everything, trials, progress.line)
                     counts = write_table(directory / "trials.csv", everything, trials)
@@ -248,8 +223,24 @@ def _absolute(runtime: Runtime) -> Runtime:
     return replace(runtime, cache_dir=str(Path(runtime.cache_dir).expanduser().resolve()))
 
 
-def _with_threads(runtime: Runtime, cpus: float) -> Runtime:
-    return replace(runtime, threads=runtime.threads or max(1, int(cpus)))
+def _shares(
+    configs: Mapping[str, TrialConfig], keys: Sequence[str], resources: Resources, runtime: Runtime
+) -> dict[str, Share]:
+    """What each of the trials gets, once the cluster is known to have it.
+
+    Raises:
+        UserError: it has not, or the numbers make no sense.
+    """
+    if not keys:
+        return {}
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
+    shares = {key: resources.share(configs[key], gpus_seen) for key in keys}
+    if not resources.autoscaling:
+        check_shares(list(shares.values()), nodes, runtime.device)
+    return shares
 
 
 @contextlib.contextmanager
@@ -303,33 +294,6 @@ def _require_tune() -> None:
         raise UserError("a sweep needs Ray Tune; pip install 'ray[tune]'") from None
 
 
-def _check_resources(resources: Resources, runtime: Runtime) -> float:
-    """GPUs per trial, once the machine is known to have what a trial asks for.
-
-    Raises:
-        UserError: it has not, or the numbers make no sense.
-    """
-    import ray
-
-    seen = ray.cluster_resources()
-    cpus, gpus = seen.get("CPU", 0.0), seen.get("GPU", 0.0)
-    wanted = resources.gpus
-    if wanted is None:
-        wanted = 1.0 if gpus >= 1 and runtime.device in ("auto", "cuda") else 0.0
-    if resources.cpus <= 0 or wanted < 0:
-        raise UserError(f"resources: expected cpus above 0 and gpus of 0 or more, got {resources.cpus} and {wanted}")
-    if wanted > 1 and wanted != int(wanted):
-        raise UserError(f"resources: {wanted} GPUs per trial; expected a fraction of one, or a whole number")
-    if resources.cpus > cpus or wanted > gpus:
-        raise UserError(
-            f"resources: a trial asks for {resources.cpus:g} CPUs and {wanted:g} GPUs, Ray sees {cpus:g} and {gpus:g}; "
-            "ask for less"
-        )
-    if runtime.device.startswith("cuda") and wanted == 0:
-        raise UserError("resources: device cuda with 0 GPUs per trial; give trials a GPU (a fraction will do)")
-    return wanted
-
-
 def _preparation_key(config: TrialConfig) -> str:
     """Trials with equal keys share everything that `prepare` makes: phase 1 and the reference statistics."""
     return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
@@ -339,10 +303,16 @@ class _Preparation:
     """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs."""
 
     def __init__(
-        self, session: _Session, missing: Sequence[str], runtime: Runtime, gpus: float, function: str, directory: Path
+        self,
+        session: _Session,
+        missing: Sequence[str],
+        runtime: Runtime,
+        shares: Mapping[str, Share],
+        function: str,
+        directory: Path,
     ) -> None:
         self.session, self.runtime, self.function, self.directory = session, runtime, function, directory
-        self.gpus = min(1.0, gpus)
+        self.shares = shares
         self.groups: dict[str, list[str]] = {}
         for key in missing:
             self.groups.setdefault(_preparation_key(session.configs[key]), []).append(key)
@@ -354,12 +324,21 @@ class _Preparation:
             return
         import ray
 
-        cpus = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        runtime = asdict(_with_threads(self.runtime, cpus))
-        remote = ray.remote(_prepare).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=2)
         for group, keys in self.groups.items():
+            share = self._whole_node(min(1.0, max(self.shares[key].gpus for key in keys)))
+            remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
             config = canonical_json(self.session.configs[keys[0]])
+            runtime = workers.threads(self.runtime, share)
             self._jobs[group] = remote.remote(config, runtime, str(self._log(group)), self.function)
+
+    def _whole_node(self, gpus: float) -> Share:
+        """All CPUs of the largest node that has the GPUs; where nodes start on demand, what a trial gets."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fitting = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= gpus]
+        one = max(share.one()["CPU"] for share in self.shares.values())
+        return Share(max([one, *fitting]), gpus)
 
     def finish(self) -> tuple[dict[str, str], list[dict[str, float | str]]]:
         """Waits for the preparations, showing how they get on.
@@ -450,83 +429,6 @@ class _Tail:
             self.progress.line(text)
 
 
-def _load(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def _prepare(config_json: str, runtime: dict[str, Any], log: str, function: str) -> dict[str, Any] | None:
-    """In a worker: one preparation, its rows written to `log`. None, or what the user has to mend."""
-    from drorae.config import from_dict
-
-    with open(log, "w") as file:
-
-        def report(row: dict[str, float | str]) -> None:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-
-        try:
-            _load(function)(from_dict(TrialConfig, json.loads(config_json)), Runtime(**runtime), report)
-        except UserError as error:
-            return {"reason": one_line(error), "user": True}
-    return None
-
-
-def _run_one(work: _Work, key: str) -> None:
-    """In a worker: one trial, recorded. A UserError is left as failure.json, any other is raised for a retry."""
-    directory = Path(work.trials) / key
-    config = load_config(directory / "config.json")
-    error_file = directory / "error.txt"
-    error_file.unlink(missing_ok=True)
-    warnings = directory / "warnings.txt"
-
-    def warn(line: str) -> None:
-        with warnings.open("a") as file:
-            file.write(line + "\n")
-
-    tracker = TrialTracker(work.address, config, directory, warn)
-    tracker.start()
-    epochs = _EpochReports() if work.report_epochs else None
-
-    def report(row: dict[str, float | str]) -> None:
-        tracker.report(row)
-        if epochs is not None and epochs.due(row):
-            tracker.flush()
-            epochs.send()
-
-    try:
-        _load(work.run_trial)(config, report, directory=directory, runtime=Runtime(**work.runtime))
-    except UserError as error:
-        write_json(directory / "failure.json", {"reason": one_line(error)})
-    except Exception:
-        error_file.write_text(traceback.format_exc())
-        tracker.flush()
-        raise
-    tracker.finish()
-
-
-class _EpochReports:
-    """Tells Tune the mean training loss of each completed epoch of phase 2."""
-
-    def __init__(self) -> None:
-        self._epoch = 0
-        self._losses: list[float] = []
-
-    def due(self, row: Mapping[str, float | str]) -> bool:
-        """Takes a row; True when it completed an epoch."""
-        if row.get("phase") != "phase2" or "loss" not in row or "epoch" not in row:
-            return False
-        self._losses.append(float(row["loss"]))
-        return int(float(row["epoch"])) > self._epoch
-
-    def send(self) -> None:
-        from ray import tune
-
-        self._epoch += 1
-        tune.report({"epoch": self._epoch, "loss": sum(self._losses) / len(self._losses)})
-        self._losses = []
-
-
 def _last_line(error: BaseException) -> str:
     """What an exception that came through Ray says, as one line."""
     if type(error).__name__ in ("ActorDiedError", "WorkerCrashedError", "OutOfMemoryError", "ActorUnavailableError"):
@@ -547,9 +449,9 @@ def _reason(directory: Path) -> str:
 def _tune(
     session: _Session,
     keys: Sequence[str],
-    work: _Work,
+    work: Work,
     resources: Resources,
-    gpus: float,
+    shares: Mapping[str, Share],
     max_failures: int,
     asha: Asha | None,
     storage: Path,
@@ -561,9 +463,17 @@ def _tune(
     shutil.rmtree(storage, ignore_errors=True)
 
     def trainable(point: dict[str, Any]) -> None:
-        _run_one(work, point["config_hash"])
+        workers.run_one(work, point["config_hash"], shares[point["config_hash"]])
 
-    reuse = gpus == 0 if resources.reuse_workers is None else resources.reuse_workers
+    def request(point: dict[str, Any]) -> tune.PlacementGroupFactory:
+        share = shares[point["config_hash"]]
+        # Ray Train asks for the processes itself; around them is one that only waits, and Tune wants a request for it.
+        return tune.PlacementGroupFactory([share.one() if share.processes == 1 else {"memory": WAITING_BYTES}])
+
+    together = any(shares[key].processes > 1 for key in keys)
+    reuse = not together and all(share.gpus == 0 for share in shares.values())
+    if resources.reuse_workers is not None:
+        reuse = resources.reuse_workers
     scheduler = FIFOScheduler()
     if asha is not None:
         scheduler = ASHAScheduler(
@@ -571,12 +481,12 @@ def _tune(
             max_t=10**6,
         )  # fmt: skip
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": gpus}),
+        tune.with_resources(trainable, request),
         param_space={"config_hash": tune.grid_search(list(keys))},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
             reuse_actors=reuse,
-            max_concurrent_trials=resources.max_concurrent or None,
+            max_concurrent_trials=resources.max_concurrent or (_fitting(list(shares.values())) if together else None),
             trial_name_creator=lambda trial: trial.config["config_hash"],
             trial_dirname_creator=lambda trial: trial.config["config_hash"],
         ),
@@ -595,6 +505,18 @@ def _tune(
     finally:
         # Trials keep what matters in their own folders.
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _fitting(shares: Sequence[Share]) -> int:
+    """How many trials the cluster has room for if all are of the smallest kind.
+
+    Tune cannot count trials whose processes Ray Train asks for: it would start them all, to wait in processes.
+    """
+    import ray
+
+    seen = ray.cluster_resources()
+    smallest = min(share.cpus for share in shares)
+    return max(1, int(seen.get("CPU", 0.0) / smallest + 1e-6))
 
 
 def _watcher(session: _Session) -> Any:

@@ -20,7 +20,8 @@ from mlflow.tracking import MlflowClient
 
 from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
-from sweeps.run import Asha, Resources, SweepOutcome, ray_session, run_sweep, status
+from sweeps.resources import Resources
+from sweeps.run import Asha, SweepOutcome, ray_session, run_sweep, status
 from sweeps.spec import Axis, SweepSpec, expand
 
 HERE = Path(__file__).resolve().parent

@@ -61,7 +61,13 @@ class Sweep(RuntimeOptions, ConfigOptions):
     gpus_per_trial: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 1 where there are any)")] = (
         None
     )
-    """GPUs of one trial; a fraction shares one."""
+    """GPUs of one trial; a fraction shares one, several train it together (DDP through Ray Train)."""
+    processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each GPU)")] = None
+    """Processes that train one trial together, on CPUs too; its CPUs are shared out among them."""
+    resources: Annotated[Listed, arg(metavar="NAME=V,V:WHAT=N", help_behavior_hint="(repeatable)")] = field(
+        default_factory=list
+    )
+    """Other cpus, gpus or processes for some trials, such as capacity=2048,4096:gpus=4,cpus=16."""
     max_concurrent: Annotated[int, arg(metavar="N")] = 0
     """At most so many trials at once; 0: as many as fit."""
     max_failures: Annotated[int, arg(metavar="N")] = 3
@@ -70,6 +76,8 @@ class Sweep(RuntimeOptions, ConfigOptions):
     """Stop bad trials early (ASHA). Pruned trials are recorded and never fitted."""
     address: Annotated[str, arg(metavar="ADDRESS")] = ""
     """A Ray cluster to join; empty: a local one for this sweep."""
+    autoscaling: bool = False
+    """The cluster starts nodes on demand: do not refuse trials that the nodes there are have no room for."""
     no_fit: bool = False
     """Stop after the trials."""
     dry_run: bool = False
@@ -94,7 +102,8 @@ class Sweep(RuntimeOptions, ConfigOptions):
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.run import Asha, Resources, run_sweep
+        from sweeps.resources import Resources, parse_rule
+        from sweeps.run import Asha, run_sweep
 
         if not self.no_fit:
             threading.Thread(target=_import_analysis, daemon=True).start()
@@ -108,8 +117,11 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 resources=Resources(
                     cpus=self.cpus_per_trial,
                     gpus=self.gpus_per_trial,
+                    processes=self.processes,
+                    rules=tuple(parse_rule(text) for text in flat(self.resources)),
                     max_concurrent=self.max_concurrent,
                     address=self.address,
+                    autoscaling=self.autoscaling,
                 ),
                 max_failures=self.max_failures,
                 asha=Asha() if self.asha else None,
