@@ -9,25 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
-from drorae.errors import UserError, one_line
+from drorae.config import Runtime, TrialConfig, config_hash, to_dict
+from drorae.errors import UserError
 from drorae.files import write_json
 from sweeps import workers
+from sweeps.cluster import ray_session, require_tune
+from sweeps.preparation import Preparation
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Resources, Share, check_shares
-from sweeps.spec import SweepSpec, expand, read_field, short_name, varied_fields
+from sweeps.search import Studies
+from sweeps.spec import SweepSpec, expand, field_name, read_field, short_name, varied_fields
 from sweeps.table import read_outcome, write_table
 from sweeps.tracking import SweepTracker
 from sweeps.workers import Work
@@ -61,22 +63,6 @@ class SweepOutcome:
     """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
     parent_run_id: str
     tracking_uri: str
-
-
-@dataclass
-class _Session:
-    """What the driver knows while trials run."""
-
-    configs: dict[str, TrialConfig]
-    trials: Path
-    varied: list[str]
-    progress: SweepProgress
-    started: dict[str, float] = field(default_factory=dict)
-
-    def label(self, key: str) -> str:
-        """`capacity=8 seed=0`."""
-        names = self.varied or ["fusion.expert_hidden_dim"]
-        return " ".join(f"{short_name(name)}={read_field(self.configs[key], name)}" for name in names)
 
 
 def run_sweep(
@@ -114,7 +100,7 @@ def run_sweep(
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
     """
-    configs = {config_hash(config): config for config in expand(spec)}
+    basis = {config_hash(config): config for config in expand(spec)}
     runtime = _absolute(runtime or Runtime())
     resources = resources or Resources()
     if max_failures < 0:
@@ -127,51 +113,67 @@ def run_sweep(
         raise UserError(f"{directory}: cannot be created ({error.strerror}); choose another folder") from None
     lock = FileLock(directory / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
             f"{directory}: another drorae sweep is running here; wait for it, or give this one another --name"
         ) from None
-    with lock:
+    with held:
         try:
-            sweep_id = _check_spec(directory, configs)
+            sweep_id = _check_spec(directory, spec, basis)
             trials = directory / "trials"
-            missing = [key for key in configs if read_outcome(trials / key)["status"] not in DONE]
+            studies = None if spec.search is None else Studies(directory / "studies.db", spec, trials)
+            configs = basis if studies is None else studies.configs
+            if studies is None:
+                missing = [key for key in configs if read_outcome(trials / key)["status"] not in DONE]
+            else:
+                missing = [] if studies.finished else list(basis)
+            total = len(configs) if studies is None else studies.total
             with (
-                SweepProgress(len(configs), quiet) as progress,
+                SweepProgress(total, quiet) as progress,
                 ray_session(resources.address) if missing else contextlib.nullcontext(),
             ):
-                session = _Session(configs, trials, varied_fields(list(configs.values())), progress)
-                shares = _shares(configs, missing, resources, runtime)
-                preparation = _Preparation(session, missing, runtime, shares, prepare, directory)
+                varied = varied_fields(list(basis.values()))
+                varied += [field_name(item.name) for item in spec.search.ranges] if spec.search else []
+                session = _Session(configs, trials, list(dict.fromkeys(varied)), progress)
+                share_of = _sharing(basis, missing, resources, runtime)
+                groups = {key: basis[key] for key in missing}
+                preparation = Preparation(groups, progress, runtime, share_of, prepare, directory)
                 preparation.start()
                 # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
                 progress.doing("opening MLflow")
-                _require_tune()
+                require_tune()
                 tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
                 failed, rows = preparation.finish()
-                address = tracker.open_parent(f"{len(configs)} trials")
+                address = tracker.open_parent(f"{total} trials")
                 _write_spec(directory, spec, sweep_id, configs)
-                for key in missing:
-                    write_json(trials / key / "config.json", to_dict(configs[key]))
-                    (trials / key / "failure.json").unlink(missing_ok=True)
-                for key, reason in failed.items():
-                    write_json(trials / key / "failure.json", {"reason": reason})
-                runnable = [key for key in missing if key not in failed]
-                everything = list(configs.values())
+                runnable: list[str] = []
+                if studies is None:
+                    for key in missing:
+                        _begin(trials / key, configs[key])
+                    for key, reason in failed.items():
+                        write_json(trials / key / "failure.json", {"reason": reason})
+                    runnable = [key for key in missing if key not in failed]
                 counts: dict[str, int] = {}
                 try:
                     tracker.log_preparation(rows)
-                    tracker.settle(everything, trials, progress.line, frozenset(runnable))
-                    progress.begin_trials(len(configs) - len(runnable))
-                    if len(configs) > len(missing):
-                        progress.line(f"{len(configs) - len(missing)} of {len(configs)} trials are done already")
-                    if runnable:
-                        work = Work(str(trials), runtime, address, run_trial, asha is not None)
-                        _tune(session, runnable, work, resources, shares, max_failures, asha, directory / "ray")
+                    tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
+                    known = sum(read_outcome(trials / key)["status"] in DONE for key in configs)
+                    progress.begin_trials(total - len(runnable) if studies is None else known)
+                    if known:
+                        progress.line(f"{known} of {total} trials are done already")
+                    if runnable or (studies is not None and missing):
+                        reports = asha is not None or (spec.search is not None and spec.search.pruner != "none")
+                        work = Work(str(trials), runtime, address, run_trial, reports)
+                        plan = _Plan(runnable, studies, share_of, resources, max_failures, asha)
+                        _tune(session, plan, work, directory / "ray")
                 finally:
+                    everything = list(configs.values())
+                    roles = {} if studies is None else studies.roles()
                     tracker.settle(everything, trials, progress.line)
-                    counts = write_table(directory / "trials.csv", everything, trials)
+                    tracker.tag_tuning(roles, progress.line)
+                    counts = write_table(directory / "trials.csv", everything, trials, roles)
+                    _write_spec(directory, spec, sweep_id, configs)
                     tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
         except UserError:
             # A mistake in the very first call leaves no folder behind.
@@ -201,18 +203,34 @@ def _read_spec(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as JSON ({error}); delete the folder or choose another --name") from None
 
 
-def _check_spec(directory: Path, configs: Mapping[str, TrialConfig]) -> str:
+def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig]) -> str:
     """The sweep's id: that of the folder if its trials are all among these, a new one in an empty folder."""
     if not (directory / "sweep.json").exists():
         return uuid.uuid4().hex
     known = _read_spec(directory)
-    lost = set(known["trials"]) - set(configs)
+    before = set(known["trials"])
+    search = None
+    if known["spec"].get("search"):
+        earlier = SweepSpec.from_dict(known["spec"])
+        before, search = {config_hash(config) for config in expand(earlier)}, earlier.search
+    lost = before - set(configs)
+    remedy = "give this one another --name, or delete the folder"
     if lost:
         raise UserError(
-            f"{directory}: holds another sweep ({len(lost)} of its {len(known['trials'])} trials are not in this one); "
-            "give this one another --name, or delete the folder"
+            f"{directory}: holds another sweep ({len(lost)} of its {len(before)} trials are not in this one); {remedy}"
         )
+    # More trials of the same search go on with its studies.
+    if search != (None if spec.search is None or search is None else replace(spec.search, trials=search.trials)):
+        raise UserError(f"{directory}: holds a sweep with another search, or with none; {remedy}")
+    if search is None and spec.search is not None:
+        raise UserError(f"{directory}: holds a sweep without a search; {remedy}")
     return known["id"]
+
+
+def _begin(directory: Path, config: TrialConfig) -> None:
+    """Readies a trial's folder for another attempt."""
+    write_json(directory / "config.json", to_dict(config))
+    (directory / "failure.json").unlink(missing_ok=True)
 
 
 def _write_spec(directory: Path, spec: SweepSpec, sweep_id: str, configs: Mapping[str, TrialConfig]) -> None:
@@ -223,218 +241,24 @@ def _absolute(runtime: Runtime) -> Runtime:
     return replace(runtime, cache_dir=str(Path(runtime.cache_dir).expanduser().resolve()))
 
 
-def _shares(
+def _sharing(
     configs: Mapping[str, TrialConfig], keys: Sequence[str], resources: Resources, runtime: Runtime
-) -> dict[str, Share]:
-    """What each of the trials gets, once the cluster is known to have it.
+) -> Callable[[TrialConfig], Share]:
+    """What a trial gets, once the cluster is known to have it for those of `keys`.
 
     Raises:
         UserError: it has not, or the numbers make no sense.
     """
-    if not keys:
-        return {}
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
-    shares = {key: resources.share(configs[key], gpus_seen) for key in keys}
-    if not resources.autoscaling:
-        check_shares(list(shares.values()), nodes, runtime.device)
-    return shares
-
-
-@contextlib.contextmanager
-def ray_session(address: str) -> Iterator[None]:
-    """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep."""
-    settings = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        # Tune's own result files and TensorBoard logs: nobody reads them here.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    # Workers import the project from where it is, installed or not.
-    source = str(Path(__file__).resolve().parent.parent)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if source not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
-    try:
-        import ray
-    except ImportError:
-        raise UserError("a sweep needs Ray; pip install 'ray[tune]'") from None
-    if ray.is_initialized():
-        yield
-        return
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    try:
-        if address:
-            environment = {name: os.environ[name] for name in (*settings, "PYTHONPATH")}
-            ray.init(address=address, runtime_env={"env_vars": environment}, **common)
-        else:
-            ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"at {address} " if address else ""
-        raise UserError(f"Ray {where}did not start ({one_line(error)[:200]})") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _require_tune() -> None:
-    try:
-        from ray import tune  # noqa: F401
-    except ImportError:
-        raise UserError("a sweep needs Ray Tune; pip install 'ray[tune]'") from None
-
-
-def _preparation_key(config: TrialConfig) -> str:
-    """Trials with equal keys share everything that `prepare` makes: phase 1 and the reference statistics."""
-    return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
-
-
-class _Preparation:
-    """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs."""
-
-    def __init__(
-        self,
-        session: _Session,
-        missing: Sequence[str],
-        runtime: Runtime,
-        shares: Mapping[str, Share],
-        function: str,
-        directory: Path,
-    ) -> None:
-        self.session, self.runtime, self.function, self.directory = session, runtime, function, directory
-        self.shares = shares
-        self.groups: dict[str, list[str]] = {}
-        for key in missing:
-            self.groups.setdefault(_preparation_key(session.configs[key]), []).append(key)
-        self._jobs: dict[str, Any] = {}
-
-    def start(self) -> None:
-        """Sends all preparations to Ray, which runs them as nodes come free."""
-        if not self.groups:
-            return
-        import ray
-
-        for group, keys in self.groups.items():
-            share = self._whole_node(min(1.0, max(self.shares[key].gpus for key in keys)))
-            remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
-            config = canonical_json(self.session.configs[keys[0]])
-            runtime = workers.threads(self.runtime, share)
-            self._jobs[group] = remote.remote(config, runtime, str(self._log(group)), self.function)
-
-    def _whole_node(self, gpus: float) -> Share:
-        """All CPUs of the largest node that has the GPUs; where nodes start on demand, what a trial gets."""
+    nodes: list[dict[str, float]] = []
+    if keys:
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        fitting = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= gpus]
-        one = max(share.one()["CPU"] for share in self.shares.values())
-        return Share(max([one, *fitting]), gpus)
-
-    def finish(self) -> tuple[dict[str, str], list[dict[str, float | str]]]:
-        """Waits for the preparations, showing how they get on.
-
-        Returns the trials that cannot run with the reason, and the reported rows of the only preparation (none
-        where there were several).
-
-        Raises:
-            UserError: no preparation succeeded, and each for a reason the user can mend.
-        """
-        failed: dict[str, str] = {}
-        mendable = 0
-        rows: list[dict[str, float | str]] = []
-        progress = self.session.progress
-        for number, (group, keys) in enumerate(self.groups.items(), 1):
-            title = "prepare" if len(self.groups) == 1 else f"prepare {number}/{len(self.groups)}"
-            started = time.monotonic()
-            tail = _Tail(self._log(group), title, progress)
-            problem = self._wait(group, tail)
-            rows = tail.show()
-            self._log(group).unlink(missing_ok=True)
-            if problem is None:
-                progress.line(f"{title}: ready in {duration(time.monotonic() - started)}")
-            else:
-                mendable += bool(problem["user"])
-                reason = problem["reason"] if problem["user"] else f"preparation failed: {problem['reason']}"
-                failed |= dict.fromkeys(keys, reason)
-                progress.line(f"{title}: {reason}")
-        if self.groups and mendable == len(self.groups):
-            raise UserError(next(iter(failed.values())))
-        return failed, rows if len(self.groups) == 1 else []
-
-    def _log(self, group: str) -> Path:
-        return self.directory / f"prepare-{group}.jsonl"
-
-    def _wait(self, group: str, tail: _Tail) -> dict[str, Any] | None:
-        """None, or what went wrong."""
-        import ray
-
-        job = self._jobs[group]
-        while not ray.wait([job], timeout=0.5)[0]:
-            tail.show()
-        try:
-            return ray.get(job)
-        except Exception as error:
-            return {"reason": _last_line(error), "user": False}
-
-
-class _Tail:
-    """Follows the rows that a preparation writes to a file, and prints some of them."""
-
-    def __init__(self, path: Path, title: str, progress: SweepProgress) -> None:
-        self.path, self.title, self.progress = path, title, progress
-        self.rows: list[dict[str, float | str]] = []
-        self._position = 0
-        self._said = ""
-        self._next = 0.0
-
-    def show(self) -> list[dict[str, float | str]]:
-        if not self.path.is_file():
-            return self.rows
-        before = len(self.rows)
-        with self.path.open() as file:
-            file.seek(self._position)
-            # Text mode cannot tell after iteration, so lines are read one by one.
-            while (line := file.readline()).endswith("\n"):
-                self.rows.append(json.loads(line))
-                self._position = file.tell()
-        if len(self.rows) > before:
-            self._say(self.rows[-1])
-        return self.rows
-
-    def _say(self, row: Mapping[str, float | str]) -> None:
-        if "loss" in row:
-            what = str(row.get("phase", ""))
-            where = f"step {float(row['step']):.0f}" + (
-                f" of {float(row['total_steps']):.0f}" if "total_steps" in row else ""
-            )
-            text = f"{self.title}: {what}, {where}, loss {float(row['loss']):.4f}"
-        else:
-            what = str(row.get("note", ""))
-            text = f"{self.title}: {what}"
-            if float(row.get("total", 0)) > 1:
-                text += f", {float(row['done']):.0f} of {float(row['total']):.0f}"
-        self.progress.doing(text)
-        if what != self._said or time.monotonic() > self._next:
-            self._said, self._next = what, time.monotonic() + 15
-            self.progress.line(text)
-
-
-def _last_line(error: BaseException) -> str:
-    """What an exception that came through Ray says, as one line."""
-    if type(error).__name__ in ("ActorDiedError", "WorkerCrashedError", "OutOfMemoryError", "ActorUnavailableError"):
-        return "the worker process died (killed, or out of memory)"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
+    shares = [resources.share(configs[key], gpus_seen) for key in keys]
+    if not resources.autoscaling:
+        check_shares(shares, nodes, runtime.device)
+    return lambda config: resources.share(config, gpus_seen)
 
 
 def _reason(directory: Path) -> str:
@@ -446,54 +270,95 @@ def _reason(directory: Path) -> str:
     return lines[-1][:300] if lines else "unknown error"
 
 
-def _tune(
-    session: _Session,
-    keys: Sequence[str],
-    work: Work,
-    resources: Resources,
-    shares: Mapping[str, Share],
-    max_failures: int,
-    asha: Asha | None,
-    storage: Path,
-) -> None:
+@dataclass
+class _Session:
+    """What the driver knows while trials run."""
+
+    configs: dict[str, TrialConfig]
+    trials: Path
+    varied: list[str]
+    progress: SweepProgress
+    started: dict[str, float] = field(default_factory=dict)
+
+    def label(self, key: str) -> str:
+        """`capacity=8 seed=0`."""
+        names = self.varied or ["fusion.expert_hidden_dim"]
+        return " ".join(f"{short_name(name)}={read_field(self.configs[key], name)}" for name in names)
+
+    def begin(self, key: str, total: int) -> None:
+        """Readies the folder of a trial that a search asks for; `total`: trials that the search will have run."""
+        self.progress.total = total
+        _begin(self.trials / key, self.configs[key])
+
+    def conclude(self, key: str, died: bool) -> None:
+        """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
+        directory = self.trials / key
+        if read_outcome(directory)["status"] != "missing":
+            return
+        if died:
+            write_json(directory / "failure.json", {"reason": _reason(directory)})
+        else:
+            reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
+            write_json(directory / "pruned.json", {"reason": reason})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be run, and how."""
+
+    keys: Sequence[str]
+    """Config hashes, in order; none where `studies` asks."""
+    studies: Studies | None
+    share_of: Callable[[TrialConfig], Share]
+    resources: Resources
+    max_failures: int
+    asha: Asha | None
+
+
+def _tune(session: _Session, plan: _Plan, work: Work, storage: Path) -> None:
     """Runs the trials; what became of each is then in its folder."""
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     shutil.rmtree(storage, ignore_errors=True)
 
-    def trainable(point: dict[str, Any]) -> None:
-        workers.run_one(work, point["config_hash"], shares[point["config_hash"]])
+    def point(key: str) -> dict[str, Any]:
+        return {"config_hash": key, "share": asdict(plan.share_of(session.configs[key]))}
 
-    def request(point: dict[str, Any]) -> tune.PlacementGroupFactory:
-        share = shares[point["config_hash"]]
+    def trainable(given: dict[str, Any]) -> None:
+        workers.run_one(work, given["trial"]["config_hash"], Share(**given["trial"]["share"]))
+
+    def request(given: dict[str, Any]) -> tune.PlacementGroupFactory:
+        share = Share(**given["trial"]["share"])
         # Ray Train asks for the processes itself; around them is one that only waits, and Tune wants a request for it.
         return tune.PlacementGroupFactory([share.one() if share.processes == 1 else {"memory": WAITING_BYTES}])
 
-    together = any(shares[key].processes > 1 for key in keys)
-    reuse = not together and all(share.gpus == 0 for share in shares.values())
+    resources = plan.resources
+    shares = [plan.share_of(config) for config in session.configs.values()] or [plan.share_of(TrialConfig())]
+    together = any(share.processes > 1 for share in shares)
+    reuse = not together and all(share.gpus == 0 for share in shares)
     if resources.reuse_workers is not None:
         reuse = resources.reuse_workers
-    scheduler = FIFOScheduler()
-    if asha is not None:
-        scheduler = ASHAScheduler(
-            "epoch", metric="loss", mode="min", grace_period=asha.grace_epochs, reduction_factor=asha.reduction,
-            max_t=10**6,
-        )  # fmt: skip
+    at_once = resources.max_concurrent or (_fitting(shares) if together else None)
+    trials: dict[str, Any] = {"param_space": {"trial": tune.grid_search([point(key) for key in plan.keys])}}
+    search: dict[str, Any] = {}
+    if plan.studies is not None:
+        trials = {}
+        search = {"search_alg": _asking(plan.studies, session.begin, session.conclude, point), "num_samples": -1}
     tuner = tune.Tuner(
         tune.with_resources(trainable, request),
-        param_space={"config_hash": tune.grid_search(list(keys))},
+        **trials,
         tune_config=tune.TuneConfig(
-            scheduler=scheduler,
+            scheduler=_scheduler(plan),
             reuse_actors=reuse,
-            max_concurrent_trials=resources.max_concurrent or (_fitting(list(shares.values())) if together else None),
-            trial_name_creator=lambda trial: trial.config["config_hash"],
-            trial_dirname_creator=lambda trial: trial.config["config_hash"],
+            max_concurrent_trials=at_once,
+            trial_name_creator=_key,
+            trial_dirname_creator=_key,
+            **search,
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=max_failures),
+            failure_config=tune.FailureConfig(max_failures=plan.max_failures),
             callbacks=[_watcher(session)],
             verbose=0,
         ),
@@ -505,6 +370,68 @@ def _tune(
     finally:
         # Trials keep what matters in their own folders.
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _key(trial: Any) -> str:
+    """The config hash of a Tune trial."""
+    return trial.config["trial"]["config_hash"]
+
+
+def _scheduler(plan: _Plan) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if plan.asha is not None:
+        return ASHAScheduler(
+            "epoch", metric="loss", mode="min", grace_period=plan.asha.grace_epochs,
+            reduction_factor=plan.asha.reduction, max_t=10**6,
+        )  # fmt: skip
+    if plan.studies is None or plan.studies.search.pruner == "none":
+        return FIFOScheduler()
+    studies = plan.studies
+
+    class Pruning(FIFOScheduler):
+        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            hopeless = "loss" in result and studies.prunes(_key(trial), int(result["epoch"]), float(result["loss"]))
+            return FIFOScheduler.STOP if hopeless else FIFOScheduler.CONTINUE
+
+    return Pruning()
+
+
+def _asking(
+    studies: Studies,
+    begin: Callable[[str, int], None],
+    conclude: Callable[[str, bool], None],
+    point: Callable[[str], dict[str, Any]],
+) -> Any:
+    """The studies as a search algorithm of Tune's; `point` makes a trial's parameters of its config hash."""
+    from ray.tune.search import Searcher
+
+    class Asking(Searcher):
+        def __init__(self) -> None:
+            super().__init__()
+            self.keys: dict[str, str] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            key = studies.ask()
+            if key is None:
+                return Searcher.FINISHED if studies.finished else None
+            begin(key, studies.total)
+            self.keys[trial_id] = key
+            return {"trial": point(key)}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            if trial_id in self.keys:
+                key = self.keys.pop(trial_id)
+                conclude(key, error)
+                studies.tell(key)
+
+        def save(self, checkpoint_path: str) -> None:
+            """The studies are in their file."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """The studies are in their file."""
+
+    return Asking()
 
 
 def _fitting(shares: Sequence[Share]) -> int:
@@ -525,13 +452,8 @@ def _watcher(session: _Session) -> Any:
     from ray.tune.progress_reporter import TrialProgressCallback
 
     def ended(key: str, died: bool) -> None:
+        session.conclude(key, died)
         directory = session.trials / key
-        outcome = read_outcome(directory)
-        if outcome["status"] == "missing" and died:
-            write_json(directory / "failure.json", {"reason": _reason(directory)})
-        elif outcome["status"] == "missing":
-            reason = "pruned by ASHA; delete this trial's pruned.json and sweep without it to run it to its end"
-            write_json(directory / "pruned.json", {"reason": reason})
         outcome = read_outcome(directory)
         if outcome["status"] in ("failed", "pruned", "diverged"):
             said = f"{outcome['status']}: {outcome.get('reason', '')}"
@@ -553,16 +475,16 @@ def _watcher(session: _Session) -> Any:
             pass
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            session.started[trial.config["config_hash"]] = time.monotonic()
+            session.started[_key(trial)] = time.monotonic()
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            key = trial.config["config_hash"]
+            key = _key(trial)
             session.progress.line(f"{session.label(key)}: tried again ({_reason(session.trials / key)})")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ended(trial.config["config_hash"], died=False)
+            ended(_key(trial), died=False)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ended(trial.config["config_hash"], died=True)
+            ended(_key(trial), died=True)
 
     return Watcher()

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from drorae.config import PRESETS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
 from drorae.errors import UserError
@@ -38,6 +38,35 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Range:
+    """A config field (alias or dotted name) and where a search may put it: between two ends, or one of some values."""
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    values: tuple[Any, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether a search may propose this value."""
+        return value in self.values if self.values else self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Search:
+    """What Optuna looks for in each configuration of a sweep; seeds of a configuration share a search."""
+
+    ranges: tuple[Range, ...]
+    objectives: tuple[str, ...] = ("rfd_dinov2",)
+    """Metrics, or fusion_params, train_seconds, device_seconds; several: their Pareto set."""
+    trials: int = 8
+    """Trials per configuration, the base config's own values first."""
+    sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    """Ends hopeless trials early by the mean training loss of their epochs."""
+
+
+@dataclass(frozen=True)
 class SweepSpec:
     """A named sweep: every combination of the axes' values, crossed with the listed points, over `base`."""
 
@@ -46,11 +75,15 @@ class SweepSpec:
     axes: tuple[Axis, ...] = ()
     listed: tuple[dict[str, Any], ...] = ()
     """Explicit points: each sets some fields; empty means one point that sets none."""
+    search: Search | None = None
+    """Varied by Optuna within every combination."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         axes = [dataclasses.asdict(axis) for axis in self.axes]
         tree = {"name": self.name, "base": to_dict(self.base), "axes": axes, "listed": list(self.listed)}
+        if self.search is not None:
+            tree["search"] = dataclasses.asdict(self.search)
         return json.loads(json.dumps(tree))
 
     @staticmethod
@@ -63,7 +96,12 @@ class SweepSpec:
         try:
             axes = tuple(Axis(str(axis["name"]), tuple(axis["values"])) for axis in tree["axes"])
             listed = tuple(dict(point) for point in tree["listed"])
-            return SweepSpec(str(tree["name"]), from_dict(TrialConfig, tree["base"]), axes, listed)
+            search = None
+            if tree.get("search"):
+                known = dict(tree["search"])
+                ranges = tuple(Range(**item | {"values": tuple(item["values"])}) for item in known.pop("ranges"))
+                search = Search(ranges, tuple(known.pop("objectives")), **known)
+            return SweepSpec(str(tree["name"]), from_dict(TrialConfig, tree["base"]), axes, listed, search)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"not a sweep ({error!r}); expected the sweep.json that a sweep wrote") from None
 
@@ -127,6 +165,33 @@ def parse_axis(text: str) -> Axis:
     if not all(words):
         raise UserError(f"{text!r}: an empty value; expected {name}=value{separator}value")
     return Axis(name, tuple(read_field(_set_field(TrialConfig(), name, word), dotted) for word in words))
+
+
+def parse_range(text: str, base: TrialConfig) -> Range:
+    """Reads `lr`, `lr=1e-4..1e-2` or `variant=softmax,energy`.
+
+    A name alone stands for ten times less to ten times more than the base config has. Both ends above 0 and a factor
+    of 10 or more between them make the scale logarithmic.
+
+    Raises:
+        UserError: an unknown field, or ends that are no range of it.
+    """
+    name, equals, listed = text.partition("=")
+    name = name.strip()
+    dotted = field_name(name)
+    own = read_field(base, dotted)
+    number = isinstance(own, int | float) and not isinstance(own, bool)
+    if equals and ".." not in listed:
+        return Range(name, values=parse_axis(text).values)
+    if not number or (not equals and own <= 0):
+        raise UserError(f"{text!r}: cannot be searched like this; expected {name}=VALUE,VALUE or {name}=LOW..HIGH")
+    if equals:
+        low, high = (read_field(_set_field(base, name, end.strip()), dotted) for end in listed.split("..", 1))
+    else:
+        low, high = (max(1, round(own / 10)), own * 10) if isinstance(own, int) else (own / 10, own * 10)
+    if not low < high:
+        raise UserError(f"{text!r}: not a range; expected the smaller end first, such as lr=1e-4..1e-2")
+    return Range(name, low, high, log=low > 0 and high / low >= 10)
 
 
 def expand(spec: SweepSpec) -> list[TrialConfig]:

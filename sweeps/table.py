@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,21 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
     return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}
 
 
-def write_table(path: Path, configs: Sequence[TrialConfig], trials: Path) -> dict[str, int]:
+def write_table(
+    path: Path, configs: Sequence[TrialConfig], trials: Path, tuning: Mapping[str, str] | None = None
+) -> dict[str, int]:
     """Writes trials.csv atomically and returns how many trials have each status.
 
     Args:
         path: the CSV file.
         configs: the sweep's trials, in row order.
         trials: the folder that holds one folder per trial, named by config hash.
+        tuning: what each trial of a search is to the law, by config hash: the column of that name.
     """
     varied = varied_fields(configs)
     rows = [trial_row(config, trials / config_hash(config), varied) for config in configs]
+    for row in rows if tuning else ():
+        row["tuning"] = (tuning or {}).get(row["config_hash"], "")
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *extra], restval="", lineterminator="\n")

@@ -476,6 +476,18 @@ class SweepTracker:
             if run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
+    def tag_tuning(self, roles: Mapping[str, str], warn: Warn) -> None:
+        """Tags the trials of a search with what they are to the law; never raises for the store."""
+        if not roles:
+            return
+        try:
+            for key, runs in self._children().items():
+                for run in runs:
+                    if key in roles and run.data.tags.get("drorae.tuning") != roles[key]:
+                        self.client.set_tag(run.info.run_id, "drorae.tuning", roles[key])
+        except Exception as error:
+            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); the search is tagged at the next start")
+
     def _children(self) -> dict[str, list[Run]]:
         """Child runs by config hash, oldest first."""
         filters = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}' and tags.`drorae.kind` = 'trial'"

@@ -20,8 +20,9 @@ from mlflow.tracking import MlflowClient
 
 from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
+from sweeps.cluster import ray_session
 from sweeps.resources import Resources
-from sweeps.run import Asha, SweepOutcome, ray_session, run_sweep, status
+from sweeps.run import Asha, SweepOutcome, run_sweep, status
 from sweeps.spec import Axis, SweepSpec, expand
 
 HERE = Path(__file__).resolve().parent
