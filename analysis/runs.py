@@ -389,6 +389,8 @@ def _trial_row(run: _Run) -> dict[str, object]:
     row["config_hash"] = run.tags.get("drorae.config_hash")
     row["reason"] = run.tags.get("drorae.reason")
     row["run_id"] = run.run_id
+    if "drorae.tuning" in run.tags:
+        row["tuning"] = run.tags["drorae.tuning"]
     return row
 
 
@@ -426,9 +428,9 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
     """The rows that a fit of `y` on `x` may use, and why each other one may not.
 
     Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
-    not finite; x not positive where `log`; no number of evaluation images where other rows have one; a
-    config_hash or run_id that an earlier used row has; a row that states its seed and is the copy of an earlier
-    one. A table without a status column counts as finished.
+    not finite; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
+    evaluation images where other rows have one; a config_hash or run_id that an earlier used row has; a row that
+    states its seed and is the copy of an earlier one. A table without a status column counts as finished.
 
     Raises:
         UserError: no such column or status, x and y the same column, a column without numbers, nothing left, or
@@ -449,6 +451,8 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
     some_counted = counts is not None and bool(np.isfinite(counts).any())
     statuses, notes = _texts(frame, "status"), _texts(frame, "reason")
     hashes, run_ids = _texts(frame, "config_hash"), _texts(frame, "run_id")
+    roles = _texts(frame, "tuning")
+    tuned = any("best" in role for role in roles)
     copies = _copies(frame)
     seen: dict[str, str] = {}
     kept: list[int] = []
@@ -464,6 +468,8 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
         reason = ""
         if status not in allowed:
             reason = f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else "")
+        elif tuned and "best" not in roles[i]:
+            reason = "tried while tuning; another run of this size was better"
         elif not np.isfinite(x_values[i]):
             reason = f"{x_column} is {_bad_cell(frame[x_column].iloc[i])}"
         elif not np.isfinite(y_values[i]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,35 @@ def fit_trials(
     if not usable:
         raise UserError(f"no law: {reason}")
     return report_analyses(usable, out, title, images, command)
+
+
+def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> dict[str, Path]:
+    """What a search found, printed and written to the sweep's folder; the figures by caption.
+
+    One objective: the law of the best against the law at fixed values (tuning.json). Several: their Pareto set
+    (pareto.csv, pareto.png).
+    """
+    from analysis.pareto import pareto_figure, pareto_set
+    from analysis.tuning import compare_tuned
+    from drorae.files import write_json
+
+    try:
+        if len(objectives) > 1:
+            best = pareto_set(frame, objectives)
+            best.to_csv(directory / "pareto.csv", index=False)
+            say(
+                f"Pareto set of {', '.join(objectives)}: {len(best)} of {len(frame)} trials, {directory / 'pareto.csv'}"
+            )
+            caption = f"Pareto set of {', '.join(objectives)}: {len(best)} of {len(frame)} trials"
+            return {caption: pareto_figure(frame, objectives, directory)}
+        axis = choose_axis(frame)
+        if axis is not None:
+            tuned = compare_tuned(frame, axis.x, objectives[0], axis.law)
+            write_json(directory / "tuning.json", tuned.tree())
+            say(tuned.text())
+    except UserError as error:
+        say(f"note: {error}")
+    return {}
 
 
 def trial_pictures(directory: Path, frame: pd.DataFrame) -> dict[str, Path]:

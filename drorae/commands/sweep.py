@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -32,7 +32,7 @@ from drorae.errors import UserError
 if TYPE_CHECKING:
     from analysis.fit import FitOutcome
     from sweeps.run import SweepOutcome
-    from sweeps.spec import SweepSpec
+    from sweeps.spec import Search, SweepSpec
 
 
 @dataclass(kw_only=True)
@@ -56,6 +56,21 @@ class Sweep(RuntimeOptions, ConfigOptions):
     """Name of the sweep, its folder and its MLflow experiment."""
     root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
     """Folder of all sweeps; holds the default MLflow store."""
+    tune: Annotated[Listed, arg(metavar="NAME[=LOW..HIGH]", help_behavior_hint="(repeatable)")] = field(
+        default_factory=list
+    )
+    """Fields that Optuna searches in every combination of the axes, seeds apart: --tune lr finds a learning rate for
+    each capacity. A name alone: ten times less to ten times more; NAME=V,V: these values."""
+    objectives: Annotated[
+        Listed, arg(name="objective", metavar="METRIC", help_behavior_hint="(default: the first distance, or psnr)")
+    ] = field(default_factory=list)
+    """What --tune looks for; several, such as rfd_dinov2 fusion_params: their Pareto set."""
+    tune_trials: Annotated[int, arg(metavar="N")] = 8
+    """Trials of each search; the same command with more goes on."""
+    sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
+    """Optuna's sampler."""
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    """Optuna's pruner, on the mean training loss of an epoch. Pruned trials are recorded and never fitted."""
     cpus_per_trial: Annotated[float, arg(metavar="N")] = 1.0
     """CPUs of one trial."""
     gpus_per_trial: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 1 where there are any)")] = (
@@ -96,6 +111,9 @@ class Sweep(RuntimeOptions, ConfigOptions):
             raise UserError(f"--max-concurrent {self.max_concurrent}: expected 0 (as many as fit) or more")
         if self.dry_run:
             _print_plan(configs, self.as_json)
+            if spec.search is not None:
+                fields = ", ".join(item.name for item in spec.search.ranges)
+                say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
             return 0
         if not self.address:
             from drorae.doctor import check_machine
@@ -126,7 +144,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 max_failures=self.max_failures,
                 asha=Asha() if self.asha else None,
             )
-        law = None if self.no_fit else _fit(spec.name, outcome)
+        law = None if self.no_fit else _fit(spec, outcome)
         if self.as_json:
             print_json(_tree(outcome, law))
         else:
@@ -164,7 +182,37 @@ class Sweep(RuntimeOptions, ConfigOptions):
         for dotted, _ in self.pairs():
             if dotted in axes or dotted in listed:
                 raise UserError(f"--set {dotted}: the sweep varies it; give its values with --axis instead")
-        return SweepSpec(self.name or spec.name, self.changed(spec.base), tuple(axes.values()), spec.listed)
+        base = self.changed(spec.base)
+        search = self._search(base) if self.tune else spec.search
+        if self.objectives and search is None:
+            raise UserError("--objective: nothing is searched; name a field with --tune")
+        searched = {field_name(item.name) for item in search.ranges} if search else set()
+        both = [axis.name for axis, dotted in zip(given, names, strict=True) if dotted in searched]
+        if both or searched & listed:
+            raise UserError(
+                f"--tune {(both or sorted(searched & listed))[0]}: the sweep varies it; drop one of the two"
+            )
+        left = tuple(axis for dotted, axis in axes.items() if dotted not in searched)
+        return SweepSpec(self.name or spec.name, base, left, spec.listed, search)
+
+    def _search(self, base: TrialConfig) -> Search:
+        from sweeps.spec import Search, field_name, parse_range
+
+        ranges = tuple(parse_range(text, base) for text in flat(self.tune))
+        names = [field_name(item.name) for item in ranges]
+        for item, dotted in zip(ranges, names, strict=True):
+            if names.count(dotted) > 1:
+                raise UserError(f"--tune {item.name}: given twice; give one range")
+        if self.tune_trials < 2:
+            raise UserError(f"--tune-trials {self.tune_trials}: expected 2 or more")
+        extractors = base.evaluation.extractors
+        default = [f"rfd_{extractors[0]}" if extractors[0] != "inception" else "rfid_inception"] if extractors else []
+        objectives = flat(self.objectives) or default or ["psnr"]
+        if self.pruner != "none" and len(objectives) > 1:
+            raise UserError("--pruner: Optuna prunes searches of one objective only; drop it")
+        if self.pruner != "none" and self.asha:
+            raise UserError("--pruner and --asha both end trials early; drop one of the two")
+        return Search(ranges, tuple(dict.fromkeys(objectives)), self.tune_trials, self.sampler, self.pruner)
 
 
 def _import_analysis() -> None:
@@ -217,20 +265,22 @@ def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
     results_console().print(table)
 
 
-def _fit(name: str, outcome: SweepOutcome) -> FitOutcome | None:
+def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
     from analysis.runs import read_table
     from analysis.tracking import write_fits
-    from drorae.commands.law import fit_trials, trial_pictures
+    from drorae.commands.law import fit_trials, searched_pictures, trial_pictures
 
+    name = spec.name
     try:
         frame = read_table(outcome.trials_csv)
+        found = {} if spec.search is None else searched_pictures(frame, spec.search.objectives, outcome.directory)
         law = fit_trials(
             frame,
             outcome.directory / "law",
             f"{name}: {len(frame)} trials",
             f"drorae report {outcome.directory.name}",
-            trial_pictures(outcome.directory, frame),
+            found | trial_pictures(outcome.directory, frame),
         )
     except UserError as error:
         say(f"note: {error}")

@@ -1,0 +1,73 @@
+"""The trade-off of several objectives: the runs that no other run beats in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import HIGHER_IS_BETTER
+from analysis.figures import INK, LINE, display_name, save
+from analysis.runs import X_ALIASES, find_column
+from drorae.errors import UserError
+
+
+def upwards(name: str) -> bool:
+    """Whether more of it is better; of sizes, seconds and distances less is."""
+    return any(part in HIGHER_IS_BETTER for part in name.lower().split("_"))
+
+
+def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
+    """The finished runs that are not dominated, in order of the first objective.
+
+    A run is dominated by one that is as good in every objective and better in one. Rows without a number in one of
+    the objectives are left out.
+
+    >>> frame = pd.DataFrame({"params": [1, 2, 3, 4], "rfid": [9.0, 5.0, 6.0, 4.0]})
+    >>> list(pareto_set(frame, ["params", "rfid"]).index)
+    [0, 1, 3]
+
+    Raises:
+        UserError: fewer than two objectives, no such column, or no finished run with numbers.
+    """
+    if len(objectives) < 2:
+        raise UserError("a Pareto set needs two objectives or more, such as fusion_params rfd_dinov2")
+    columns = [find_column(frame, name, X_ALIASES.get(name, ())) for name in objectives]
+    numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
+    usable = np.isfinite(numbers.to_numpy(dtype=float)).all(axis=1)
+    if "status" in frame.columns:
+        usable &= (frame["status"] == "finished").to_numpy()
+    if not usable.any():
+        raise UserError(f"{', '.join(objectives)}: no finished run has all of them")
+    costs = numbers[usable].to_numpy(dtype=float) * np.array([-1.0 if upwards(name) else 1.0 for name in objectives])
+    beaten = [bool(((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any()) for row in costs]
+    found = frame[usable][~np.array(beaten)]
+    return found.sort_values(columns[0], kind="stable")
+
+
+def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> Path:
+    """Draws all finished runs and the Pareto set in the plane of the first two objectives; returns pareto.png."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    x, y = (find_column(frame, name, X_ALIASES.get(name, ())) for name in objectives[:2])
+    best = pareto_set(frame, objectives)
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e6e6e6", lw=0.6)
+    every = frame[frame["status"] == "finished"] if "status" in frame.columns else frame
+    axes.scatter(every[x], every[y], s=24, facecolor="white", edgecolor=INK, label="finished runs", zorder=2)
+    steps = best.sort_values(x)
+    axes.plot(steps[x], steps[y], drawstyle="steps-post", color=LINE, lw=1.2, zorder=1)
+    axes.scatter(steps[x], steps[y], s=36, color=LINE, label="not beaten in all objectives", zorder=3)
+    values = pd.to_numeric(every[x], errors="coerce")
+    if values.min() > 0 and values.max() / values.min() > 10:
+        axes.set_xscale("log")
+    axes.set_xlabel(display_name(x))
+    axes.set_ylabel(display_name(y))
+    axes.legend(frameon=False)
+    return save(figure, directory, "pareto")["png"]
