@@ -24,6 +24,7 @@ from drorae.commands.inspect import Inspect
 from drorae.commands.plan import Plan
 from drorae.commands.predict import Predict
 from drorae.commands.probe import Probe
+from drorae.commands.status import Resume, Status
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
@@ -42,6 +43,8 @@ COMMANDS = {
     "probe": Probe,
     "export": Export,
     "sweep": Sweep,
+    "status": Status,
+    "resume": Resume,
     "fit": Fit,
     "predict": Predict,
     "plan": Plan,

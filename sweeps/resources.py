@@ -64,6 +64,15 @@ class Resources:
     autoscaling: bool = False
     """The cluster starts nodes on demand: what trials ask for is not compared with the nodes there are."""
 
+    @staticmethod
+    def from_dict(tree: Mapping[str, Any]) -> Resources:
+        """The inverse of `dataclasses.asdict`."""
+        rules = tuple(
+            Rule(**{**rule, "axis": Axis(rule["axis"]["name"], tuple(rule["axis"]["values"]))})
+            for rule in tree["rules"]
+        )
+        return Resources(**{**tree, "rules": rules})
+
     def share(self, config: TrialConfig, gpus_seen: bool) -> Share:
         """What this trial gets; `gpus_seen`: whether it can have a GPU that nobody asked for.
 

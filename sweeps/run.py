@@ -7,20 +7,19 @@ nothing else, whatever became of the process that ran it before.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import time
 import uuid
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from drorae.config import Runtime, TrialConfig, config_hash, to_dict
+from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError
 from drorae.files import write_json
 from sweeps import workers
@@ -30,6 +29,7 @@ from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Resources, Share, check_shares
 from sweeps.search import Studies
 from sweeps.spec import SweepSpec, expand, field_name, read_field, short_name, varied_fields
+from sweeps.state import Cost, read_cost, read_spec
 from sweeps.table import read_outcome, write_table
 from sweeps.tracking import SweepTracker
 from sweeps.workers import Work
@@ -74,6 +74,7 @@ def run_sweep(
     max_failures: int = 3,
     asha: Asha | None = None,
     tracking_uri: str | None = None,
+    budget_hours: float = 0.0,
     quiet: bool = False,
     run_trial: str = RUN_TRIAL,
     prepare: str = PREPARE,
@@ -92,6 +93,8 @@ def run_sweep(
         max_failures: retries per trial.
         asha: early stopping; None: every trial runs to its end.
         tracking_uri: MLflow store; None: MLFLOW_TRACKING_URI, else `<root>/mlflow.db`.
+        budget_hours: no trial is started once the sweep has cost so many GPU hours (CPU hours where trials have no
+            GPU), all attempts of all calls counted; 0: no limit.
         quiet: print nothing.
         run_trial: `module:function` to call instead of drorae's, for tests and other tokenizers.
         prepare: the same for what trials share; called with (config, runtime, report).
@@ -105,6 +108,17 @@ def run_sweep(
     resources = resources or Resources()
     if max_failures < 0:
         raise UserError(f"max_failures: expected 0 or more, got {max_failures}")
+    if budget_hours < 0:
+        raise UserError(f"budget_hours: expected 0 (no limit) or more, got {budget_hours:g}")
+    settings = {
+        "runtime": to_dict(runtime),
+        "resources": asdict(resources),
+        "max_failures": max_failures,
+        "asha": None if asha is None else asdict(asha),
+        "budget_hours": budget_hours,
+        "run_trial": run_trial,
+        "prepare": prepare,
+    }
     directory = Path(root).resolve() / spec.name
     existed = directory.exists()
     try:
@@ -146,7 +160,7 @@ def run_sweep(
                 tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
                 failed, rows = preparation.finish()
                 address = tracker.open_parent(f"{total} trials")
-                _write_spec(directory, spec, sweep_id, configs)
+                _write_spec(directory, spec, sweep_id, configs, settings)
                 runnable: list[str] = []
                 if studies is None:
                     for key in missing:
@@ -165,7 +179,8 @@ def run_sweep(
                     if runnable or (studies is not None and missing):
                         reports = asha is not None or (spec.search is not None and spec.search.pruner != "none")
                         work = Work(str(trials), runtime, address, run_trial, reports)
-                        plan = _Plan(runnable, studies, share_of, resources, max_failures, asha)
+                        asker = Listed(runnable) if studies is None else studies
+                        plan = _Plan(asker, share_of, resources, max_failures, asha, budget_hours)
                         _tune(session, plan, work, directory / "ray")
                 finally:
                     everything = list(configs.values())
@@ -173,7 +188,7 @@ def run_sweep(
                     tracker.settle(everything, trials, progress.line)
                     tracker.tag_tuning(roles, progress.line)
                     counts = write_table(directory / "trials.csv", everything, trials, roles)
-                    _write_spec(directory, spec, sweep_id, configs)
+                    _write_spec(directory, spec, sweep_id, configs, settings)
                     tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
         except UserError:
             # A mistake in the very first call leaves no folder behind.
@@ -183,31 +198,11 @@ def run_sweep(
         return SweepOutcome(directory, directory / "trials.csv", counts, tracker.parent_run_id, tracker.uri)
 
 
-def status(name: str, root: Path = Path("runs")) -> dict[str, int]:
-    """How many trials of a sweep have each status, from its folder alone.
-
-    Raises:
-        UserError: no such sweep.
-    """
-    directory = Path(root) / name
-    return dict(Counter(read_outcome(directory / "trials" / key)["status"] for key in _read_spec(directory)["trials"]))
-
-
-def _read_spec(directory: Path) -> dict[str, Any]:
-    path = directory / "sweep.json"
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{directory}: no sweep here; expected the sweep.json that a sweep writes") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); delete the folder or choose another --name") from None
-
-
 def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig]) -> str:
     """The sweep's id: that of the folder if its trials are all among these, a new one in an empty folder."""
     if not (directory / "sweep.json").exists():
         return uuid.uuid4().hex
-    known = _read_spec(directory)
+    known = read_spec(directory)
     before = set(known["trials"])
     search = None
     if known["spec"].get("search"):
@@ -233,8 +228,27 @@ def _begin(directory: Path, config: TrialConfig) -> None:
     (directory / "failure.json").unlink(missing_ok=True)
 
 
-def _write_spec(directory: Path, spec: SweepSpec, sweep_id: str, configs: Mapping[str, TrialConfig]) -> None:
-    write_json(directory / "sweep.json", {"id": sweep_id, "spec": spec.to_dict(), "trials": list(configs)})
+def _write_spec(
+    directory: Path, spec: SweepSpec, sweep_id: str, configs: Mapping[str, TrialConfig], settings: Mapping[str, Any]
+) -> None:
+    tree = {"id": sweep_id, "spec": spec.to_dict(), "settings": settings, "trials": list(configs)}
+    write_json(directory / "sweep.json", tree)
+
+
+def resume_sweep(directory: Path, *, tracking_uri: str | None = None, quiet: bool = False) -> SweepOutcome:
+    """Finishes a sweep from its folder, with the settings that it was started with; arguments as for `run_sweep`.
+
+    Raises:
+        UserError: no sweep there, and what `run_sweep` refuses.
+    """
+    tree = read_spec(directory)
+    spec = SweepSpec.from_dict(tree["spec"])
+    settings = dict(tree.get("settings", {}))
+    if settings:
+        settings["runtime"] = from_dict(Runtime, settings["runtime"])
+        settings["resources"] = Resources.from_dict(settings["resources"])
+        settings["asha"] = Asha(**settings["asha"]) if settings["asha"] else None
+    return run_sweep(spec, root=directory.parent, tracking_uri=tracking_uri, quiet=quiet, **settings)
 
 
 def _absolute(runtime: Runtime) -> Runtime:
@@ -286,9 +300,16 @@ class _Session:
         return " ".join(f"{short_name(name)}={read_field(self.configs[key], name)}" for name in names)
 
     def begin(self, key: str, total: int) -> None:
-        """Readies the folder of a trial that a search asks for; `total`: trials that the search will have run."""
-        self.progress.total = total
+        """Readies the folder of the next trial; `total`: trials that will have been run, as far as is known."""
+        self.progress.total = max(total, self.progress.total)
         _begin(self.trials / key, self.configs[key])
+
+    def over_budget(self, hours: float) -> bool:
+        """Whether the sweep has cost so many GPU hours, or CPU hours where no trial had a GPU; 0 is no limit."""
+        if not hours:
+            return False
+        cost = sum((read_cost(self.trials / key) for key in self.configs), Cost())
+        return (cost.gpu_hours or cost.cpu_hours) >= hours
 
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
@@ -302,17 +323,60 @@ class _Session:
             write_json(directory / "pruned.json", {"reason": reason})
 
 
+class Asker(Protocol):
+    """What is run next: a list, or Optuna's studies."""
+
+    @property
+    def total(self) -> int:
+        """Trials that will have been run, as far as is known."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to ask for and nothing runs."""
+
+    def ask(self) -> str | None:
+        """The config hash of the next trial; None while there is none, or for good."""
+
+    def tell(self, key: str) -> None:
+        """A trial has ended."""
+
+
+class Listed:
+    """The trials of a sweep without a search, in order."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.total = len(keys)
+        self._left = deque(keys)
+        self._running: set[str] = set()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all have ended."""
+        return not self._left and not self._running
+
+    def ask(self) -> str | None:
+        """The next one."""
+        if not self._left:
+            return None
+        key = self._left.popleft()
+        self._running.add(key)
+        return key
+
+    def tell(self, key: str) -> None:
+        """One has ended."""
+        self._running.discard(key)
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What is to be run, and how."""
 
-    keys: Sequence[str]
-    """Config hashes, in order; none where `studies` asks."""
-    studies: Studies | None
+    asker: Asker
     share_of: Callable[[TrialConfig], Share]
     resources: Resources
     max_failures: int
     asha: Asha | None
+    budget_hours: float
 
 
 def _tune(session: _Session, plan: _Plan, work: Work, storage: Path) -> None:
@@ -339,21 +403,17 @@ def _tune(session: _Session, plan: _Plan, work: Work, storage: Path) -> None:
     if resources.reuse_workers is not None:
         reuse = resources.reuse_workers
     at_once = resources.max_concurrent or (_fitting(shares) if together else None)
-    trials: dict[str, Any] = {"param_space": {"trial": tune.grid_search([point(key) for key in plan.keys])}}
-    search: dict[str, Any] = {}
-    if plan.studies is not None:
-        trials = {}
-        search = {"search_alg": _asking(plan.studies, session.begin, session.conclude, point), "num_samples": -1}
     tuner = tune.Tuner(
         tune.with_resources(trainable, request),
-        **trials,
         tune_config=tune.TuneConfig(
             scheduler=_scheduler(plan),
             reuse_actors=reuse,
             max_concurrent_trials=at_once,
             trial_name_creator=_key,
             trial_dirname_creator=_key,
-            **search,
+            # Trials are asked for one by one: the driver's memory does not grow with a list of them.
+            search_alg=_asking(session, plan, point),
+            num_samples=-1,
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -385,9 +445,9 @@ def _scheduler(plan: _Plan) -> Any:
             "epoch", metric="loss", mode="min", grace_period=plan.asha.grace_epochs,
             reduction_factor=plan.asha.reduction, max_t=10**6,
         )  # fmt: skip
-    if plan.studies is None or plan.studies.search.pruner == "none":
+    if not isinstance(plan.asker, Studies) or plan.asker.search.pruner == "none":
         return FIFOScheduler()
-    studies = plan.studies
+    studies: Studies = plan.asker
 
     class Pruning(FIFOScheduler):
         def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -397,39 +457,40 @@ def _scheduler(plan: _Plan) -> Any:
     return Pruning()
 
 
-def _asking(
-    studies: Studies,
-    begin: Callable[[str, int], None],
-    conclude: Callable[[str, bool], None],
-    point: Callable[[str], dict[str, Any]],
-) -> Any:
-    """The studies as a search algorithm of Tune's; `point` makes a trial's parameters of its config hash."""
+def _asking(session: _Session, plan: _Plan, point: Callable[[str], dict[str, Any]]) -> Any:
+    """A search algorithm of Tune's that asks `plan` what to run; `point` makes a trial's parameters of its hash."""
     from ray.tune.search import Searcher
+
+    asker = plan.asker
 
     class Asking(Searcher):
         def __init__(self) -> None:
             super().__init__()
             self.keys: dict[str, str] = {}
+            self.spent = False
 
         def suggest(self, trial_id: str) -> Any:
-            key = studies.ask()
+            if not self.spent and session.over_budget(plan.budget_hours):
+                self.spent = True
+                session.progress.line(f"the budget of {plan.budget_hours:g} hours is spent: no more trials are started")
+            key = None if self.spent else asker.ask()
             if key is None:
-                return Searcher.FINISHED if studies.finished else None
-            begin(key, studies.total)
+                return Searcher.FINISHED if asker.finished or (self.spent and not self.keys) else None
+            session.begin(key, asker.total)
             self.keys[trial_id] = key
             return {"trial": point(key)}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             if trial_id in self.keys:
                 key = self.keys.pop(trial_id)
-                conclude(key, error)
-                studies.tell(key)
+                session.conclude(key, error)
+                asker.tell(key)
 
         def save(self, checkpoint_path: str) -> None:
-            """The studies are in their file."""
+            """What is done stands in the trials' folders, what a search asked for in its file."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """The studies are in their file."""
+            """See `save`."""
 
     return Asking()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import UserError, one_line
 from drorae.files import write_json
 from sweeps.resources import Share
+from sweeps.state import Sitting
 from sweeps.tracking import RunAddress, TrialTracker
 
 
@@ -57,7 +59,8 @@ def run_one(work: Work, key: str, share: Share) -> None:
         return
     from ray import tune
 
-    _attempt(work, key, threads(work.runtime, share), tune.report)
+    with Sitting(directory, share) as sitting:
+        _attempt(work, key, threads(work.runtime, share), tune.report, sitting)
 
 
 def threads(runtime: Runtime, share: Share) -> Runtime:
@@ -89,7 +92,9 @@ def _run_together(work: Work, key: str, share: Share) -> None:
         if share.gpus:
             runtime = replace(runtime, device=str(get_device()))
         main = ray.train.get_context().get_world_rank() == 0
-        if not _attempt(work, key, runtime, ray.train.report, main):
+        with Sitting(directory, share) if main else contextlib.nullcontext() as sitting:
+            fine = _attempt(work, key, runtime, ray.train.report, sitting)
+        if not fine:
             # The others may wait for this one.
             raise UserError("this trial failed")
 
@@ -117,8 +122,12 @@ def _run_together(work: Work, key: str, share: Share) -> None:
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def _attempt(work: Work, key: str, runtime: Runtime, send: Callable[[dict[str, Any]], None], main: bool = True) -> bool:
-    """One process's part in a trial, which the main one tracks; False after a UserError, left as failure.json.
+def _attempt(
+    work: Work, key: str, runtime: Runtime, send: Callable[[dict[str, Any]], None], sitting: Sitting | None
+) -> bool:
+    """One process's part in a trial; False after a UserError, left as failure.json.
+
+    The main process tracks the trial and has a `sitting`.
 
     Any other exception is raised, and stands in error.txt.
     """
@@ -130,13 +139,14 @@ def _attempt(work: Work, key: str, runtime: Runtime, send: Callable[[dict[str, A
         with warnings.open("a") as file:
             file.write(line + "\n")
 
-    tracker = TrialTracker(work.address, config, directory, warn) if main else None
+    tracker = TrialTracker(work.address, config, directory, warn) if sitting is not None else None
     if tracker is not None:
         tracker.start()
     epochs = _Epochs() if work.report_epochs else None
 
     def report(row: dict[str, float | str]) -> None:
-        if tracker is not None:
+        if tracker is not None and sitting is not None:
+            sitting.report(row)
             tracker.report(row)
         if epochs is not None and epochs.completes(row):
             if tracker is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,8 +24,9 @@ from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
 from sweeps.cluster import ray_session
 from sweeps.resources import Resources
-from sweeps.run import Asha, SweepOutcome, run_sweep, status
+from sweeps.run import Asha, SweepOutcome, resume_sweep, run_sweep
 from sweeps.spec import Axis, SweepSpec, expand
+from sweeps.state import sweep_state
 
 HERE = Path(__file__).resolve().parent
 
@@ -97,7 +100,7 @@ def test_a_rerun_redoes_nothing_and_another_sweep_is_refused(undisturbed: SweepO
     assert attempts(again) == dict.fromkeys(attempts(undisturbed), 1) and len(runs(again)) == 5
     assert again.trials_csv.read_text() == before
     assert len((root / "prepared.log").read_text().splitlines()) == 1
-    assert status("sweep", root) == {"finished": 4}
+    assert sweep_state(again.directory).counts == {"finished": 4}
     smaller = replace(SLOW, axes=(SLOW.axes[0],))
     with pytest.raises(UserError, match="another sweep"):
         sweep(smaller, root)
@@ -181,10 +184,47 @@ def test_what_a_user_gets_wrong_is_one_line_and_leaves_nothing(tmp_path: Path) -
             sweep(wrong, tmp_path, **settings)
         assert "\n" not in str(raised.value) and not (tmp_path / "wrong").exists()
     with pytest.raises(UserError, match="no sweep here"):
-        status("wrong", tmp_path)
+        sweep_state(tmp_path / "wrong")
 
 
 def test_two_drivers_on_one_sweep_are_refused(tmp_path: Path) -> None:
     (tmp_path / "twice").mkdir()
     with FileLock(tmp_path / "twice" / ".lock"), pytest.raises(UserError, match="another drorae sweep is running"):
         sweep(make("twice"), tmp_path)
+
+
+def test_a_budget_stops_new_trials_and_resume_goes_on_with_the_settings(tmp_path: Path) -> None:
+    spec = make("dear", "sleep=0.3", (4, 8, 16, 32))
+    first = sweep(spec, tmp_path, budget_hours=1 / 3600, resources=Resources(max_concurrent=1), max_failures=1)
+    assert first.counts["finished"] >= 1 and first.counts["missing"] >= 1
+    state = sweep_state(first.directory)
+    assert state.counts == first.counts and not state.driven and not state.running
+    assert state.cost.cpu_hours >= 1 / 3600 and state.cost.gpu_hours == 0
+    before = attempts(first)
+    # As the user would who changed nothing but the budget.
+    tree = json.loads((first.directory / "sweep.json").read_text())
+    assert tree["settings"]["resources"]["max_concurrent"] == 1 and tree["settings"]["max_failures"] == 1
+    (first.directory / "sweep.json").write_text(json.dumps(tree | {"settings": tree["settings"] | {"budget_hours": 0}}))
+    again = resume_sweep(first.directory, tracking_uri=first.tracking_uri, quiet=True)
+    assert again.counts == {"finished": 4} and again.parent_run_id == first.parent_run_id
+    assert attempts(again) == before | {key: 1 for key in attempts(again) if key not in before}
+
+
+def test_the_state_of_a_sweep_at_work(tmp_path: Path) -> None:
+    spec = make("busy", "sleep=1.5", (4, 8, 16))
+    done = []
+    worker = threading.Thread(target=lambda: done.append(sweep(spec, tmp_path, quiet=True)))
+    worker.start()
+    seen = None
+    deadline = time.monotonic() + 60
+    while worker.is_alive() and time.monotonic() < deadline:
+        if (tmp_path / "busy" / "sweep.json").exists():
+            seen = sweep_state(tmp_path / "busy")
+            if seen.running:
+                break
+        time.sleep(0.1)
+    worker.join()
+    assert seen is not None and seen.driven and seen.running and sum(seen.counts.values()) == 3
+    assert {item.label for item in seen.running} <= {"capacity=4", "capacity=8", "capacity=16"}
+    after = sweep_state(tmp_path / "busy")
+    assert after.counts == {"finished": 3} and not after.driven and after.seconds_left == 0

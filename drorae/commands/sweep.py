@@ -87,6 +87,9 @@ class Sweep(RuntimeOptions, ConfigOptions):
     """At most so many trials at once; 0: as many as fit."""
     max_failures: Annotated[int, arg(metavar="N")] = 3
     """Retries of one trial, each from its last checkpoint."""
+    budget_hours: Annotated[float, arg(metavar="HOURS")] = 0.0
+    """Start no more trials once the sweep has cost so many GPU hours (CPU hours where no trial has a GPU); 0: no
+    limit. What runs then is finished; the same command with a larger budget goes on."""
     asha: bool = False
     """Stop bad trials early (ASHA). Pruned trials are recorded and never fitted."""
     address: Annotated[str, arg(metavar="ADDRESS")] = ""
@@ -124,7 +127,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
         from sweeps.run import Asha, run_sweep
 
         if not self.no_fit:
-            threading.Thread(target=_import_analysis, daemon=True).start()
+            threading.Thread(target=import_analysis, daemon=True).start()
 
         # Progress is no result: stdout is kept for the table and the law.
         with contextlib.redirect_stdout(sys.stderr):
@@ -143,13 +146,9 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 ),
                 max_failures=self.max_failures,
                 asha=Asha() if self.asha else None,
+                budget_hours=self.budget_hours,
             )
-        law = None if self.no_fit else _fit(spec, outcome)
-        if self.as_json:
-            print_json(_tree(outcome, law))
-        else:
-            _print_outcome(outcome, law, configs, self.root)
-        return 1 if outcome.counts.get("failed") or outcome.counts.get("missing") else 0
+        return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
 
     def spec(self) -> SweepSpec:
         """The sweep these options describe.
@@ -215,7 +214,17 @@ class Sweep(RuntimeOptions, ConfigOptions):
         return Search(ranges, tuple(dict.fromkeys(objectives)), self.tune_trials, self.sampler, self.pruner)
 
 
-def _import_analysis() -> None:
+def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, as_json: bool) -> int:
+    """Fits a sweep's law, prints what came of it, and returns the exit status: 1 where a trial failed or is missing."""
+    law = None if no_fit else _fit(spec, outcome)
+    if as_json:
+        print_json(_tree(outcome, law))
+    else:
+        _print_outcome(outcome, law, root)
+    return 1 if outcome.counts.get("failed") or outcome.counts.get("missing") else 0
+
+
+def import_analysis() -> None:
     """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
     for name in ("analysis.fit", "analysis.report", "statsmodels.regression.linear_model", "matplotlib.pyplot"):
         importlib.import_module(name)
@@ -304,11 +313,14 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
     }
 
 
-def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, configs: Sequence[TrialConfig], root: Path) -> None:
+def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> None:
     from rich.table import Table
 
     console = results_console()
-    points = dict(zip((config_hash(config) for config in configs), _points(configs), strict=True))
+    paths = sorted((outcome.directory / "trials").glob("*/config.json"))
+    points = dict(
+        zip((path.parent.name for path in paths), _points([load_config(path) for path in paths]), strict=True)
+    )
     known = ("fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "rfid_inception", "train_seconds", "status")
     with outcome.trials_csv.open() as file:
         rows = list(csv.DictReader(file))

@@ -1,0 +1,100 @@
+"""`drorae status` and `drorae resume`: a sweep that somebody started, from wherever its folder can be seen."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from drorae.commands.options import print_json, program, results_console
+
+if TYPE_CHECKING:
+    from sweeps.state import SweepState
+
+
+@dataclass(kw_only=True)
+class Status:
+    """Show what a sweep is doing: trials done, running, failed and missing, the time left, the cost so far.
+
+    Example: drorae status quickstart
+    """
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """Name of the sweep."""
+    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    """Folder of all sweeps."""
+    as_json: Annotated[bool, arg(name="json")] = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Prints the state; changes nothing."""
+        from sweeps.state import sweep_state
+
+        state = sweep_state(self.root / self.name)
+        if self.as_json:
+            print_json(state.tree())
+        else:
+            self._print(state)
+        return 0
+
+    def _print(self, state: SweepState) -> None:
+        from rich.table import Table
+
+        from sweeps.progress import duration
+
+        counts = ", ".join(f"{number} {status}" for status, number in sorted(state.counts.items()))
+        lines = [f"{state.name}: {state.total} trials: {counts}"]
+        cost = f"{state.cost.gpu_hours:.2f} GPU hours, " if state.cost.gpu_hours else ""
+        lines.append(f"cost so far: {cost}{state.cost.cpu_hours:.2f} CPU hours")
+        if state.seconds_left:
+            lines.append(f"about {duration(state.seconds_left)} left")
+        print("\n".join(lines))
+        if state.running:
+            table = Table("running", "phase", "step")
+            for item in state.running:
+                table.add_row(item.label, item.phase, f"{item.step} of {item.total_steps}" if item.total_steps else "")
+            results_console().print(table)
+        for label, reason in state.failed:
+            print(f"failed: {label}: {reason}")
+        unfinished = state.counts.get("missing", 0) + state.counts.get("failed", 0)
+        if state.driven:
+            print("a driver is at work on it")
+        elif unfinished or state.running:
+            print(f"no driver is at work on it: {program()} resume {state.name} --root {self.root}")
+
+
+@dataclass(kw_only=True)
+class Resume:
+    """Finish a sweep with the settings that it was started with, whatever became of the process that ran it.
+
+    Example: drorae resume quickstart
+    """
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """Name of the sweep."""
+    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    """Folder of all sweeps."""
+    no_fit: bool = False
+    """Stop after the trials."""
+    as_json: Annotated[bool, arg(name="json")] = False
+    """Print the outcome as one JSON object."""
+
+    def run(self) -> int:
+        """Runs what is missing; 0, or 1 where a trial failed."""
+        from drorae.commands.sweep import conclude, import_analysis
+        from sweeps.run import resume_sweep
+        from sweeps.spec import SweepSpec
+        from sweeps.state import read_spec
+
+        directory = self.root / self.name
+        spec = SweepSpec.from_dict(read_spec(directory)["spec"])
+        if not self.no_fit:
+            threading.Thread(target=import_analysis, daemon=True).start()
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = resume_sweep(directory)
+        return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
