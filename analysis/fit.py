@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -309,7 +310,7 @@ def _summary(analysis: Analysis) -> str:
     ]
     if selection.eval_images:
         lines[-1] += f"; {selection.eval_images} evaluation images"
-    lines += [f"  left out: {row}: {reason}" for row, reason in selection.excluded]
+    lines += [f"  left out: {line}" for line in _left_out(selection.excluded)]
     lines += [f"  note: {item.message} [{item.code}]" for item in analysis.warnings]
     compared = [f"{item.name} {analysis.comparison.delta(item):.1f}" for item in analysis.comparison.fits]
     lines.append(f"  laws by AICc behind the best: {', '.join(compared)}")
@@ -318,3 +319,16 @@ def _summary(analysis: Analysis) -> str:
         if verdict.would_decide:
             lines.append(f"    would decide it: {verdict.would_decide}")
     return "\n".join(lines)
+
+
+def _left_out(excluded: Sequence[tuple[str, str]]) -> list[str]:
+    """A line per run, or per reason where more than three runs share it."""
+    reasons = Counter(reason for _, reason in excluded)
+    lines = []
+    for row, reason in excluded:
+        if reasons[reason] <= 3:
+            lines.append(f"{row}: {reason}")
+        elif reasons.pop(reason):
+            reasons[reason] = 0
+            lines.append(f"{sum(other == reason for _, other in excluded)} rows: {reason}")
+    return lines
