@@ -130,8 +130,10 @@ def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
     import matplotlib
 
     paths = {}
-    # Laid out once for all files.
-    figure.draw_without_rendering()
+    # Laid out once for all files, and not drawn for it.
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
     figure.set_layout_engine("none")
     with matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
         for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):

@@ -324,11 +324,5 @@ def _summary(analysis: Analysis) -> str:
 def _left_out(excluded: Sequence[tuple[str, str]]) -> list[str]:
     """A line per run, or per reason where more than three runs share it."""
     reasons = Counter(reason for _, reason in excluded)
-    lines = []
-    for row, reason in excluded:
-        if reasons[reason] <= 3:
-            lines.append(f"{row}: {reason}")
-        elif reasons.pop(reason):
-            reasons[reason] = 0
-            lines.append(f"{sum(other == reason for _, other in excluded)} rows: {reason}")
-    return lines
+    lines = [f"{row}: {reason}" for row, reason in excluded if reasons[reason] <= 3]
+    return lines + [f"{count} rows: {reason}" for reason, count in reasons.items() if count > 3]

@@ -344,7 +344,22 @@ def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> 
                 )
             }
             chosen = f"where run_uuid in (select run_uuid from runs where {of_runs})"
-            for key, name, value in store.execute(f"select run_uuid, key, value from params {chosen}", arguments):
+            # Most of a config is the same in every run, and then said once.
+            same: dict[str, str] = {}
+            different: list[str] = []
+            for name, low, high, count in store.execute(
+                f"select key, min(value), max(value), count(*) from params {chosen} group by key", arguments
+            ):
+                if low == high and count == len(runs):
+                    same[name] = low
+                else:
+                    different.append(name)
+            for run in runs.values():
+                run.params.update(same)
+            marks = ",".join("?" * len(different))
+            for key, name, value in store.execute(
+                f"select run_uuid, key, value from params {chosen} and key in ({marks})", [*arguments, *different]
+            ):
                 runs[key].params[name] = value
             for key, name, value in store.execute(f"select run_uuid, key, value from tags {chosen}", arguments):
                 runs[key].tags[name] = value
