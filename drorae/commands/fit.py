@@ -109,6 +109,8 @@ class Fit(SourceOptions):
 
     x: Annotated[str, arg(metavar="COLUMN")] = "params"
     """Size: params, capacity, layers or a column."""
+    second: Annotated[str | None, arg(name="and", metavar="COLUMN", help_behavior_hint="(default: one axis)")] = None
+    """A second axis, such as layers: laws of both together, and what each adds beyond the other."""
     y: Annotated[Listed, arg(metavar="COLUMN", help_behavior_hint="(required)")] = field(default_factory=list)
     """Metrics to fit, such as rfd_dinov2 psnr."""
     law: Literal["log-linear", "linear"] = "log-linear"
@@ -131,9 +133,11 @@ class Fit(SourceOptions):
             raise UserError("--y: expected at least one metric, such as --y rfd_dinov2 psnr")
         if self.track and self.experiment is None:
             raise UserError(f"--track: the runs come from {self.source}; expected a source such as mlflow:EXPERIMENT")
+        command = "drorae " + shlex.join(sys.argv[1:])
+        if self.second is not None:
+            return self._both_axes(names, self.second, command)
         from analysis.fit import fit_table
 
-        command = "drorae " + shlex.join(sys.argv[1:])
         outcome = fit_table(
             self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
         )
@@ -148,6 +152,25 @@ class Fit(SourceOptions):
             print(outcome.text)
         if outcome.paths:
             say(f"report: {outcome.paths['html']}")
+        return 0
+
+    def _both_axes(self, names: list[str], second: str, command: str) -> int:
+        """Laws of two axes; with --out a page for each metric."""
+        from analysis.axes import analyse_axes
+
+        if self.track or self.law != "log-linear" or self.unit != "configuration":
+            raise UserError("--and: laws of two axes go without --track, --law and --unit; drop them")
+        frame = self.read()
+        found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
+        if self.as_json:
+            first, *others = (item.tree() for item in found)
+            print_json(first | {"also": others} if others else first)
+        else:
+            print("\n".join(item.text() for item in found))
+        for item in found:
+            if self.out is not None:
+                paths = item.write(self.out if len(found) == 1 else self.out / item.y_name, command)
+                say(f"report: {paths['html']}")
         return 0
 
 
