@@ -17,19 +17,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
-
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError
 from drorae.files import write_json
 from sweeps import workers
 from sweeps.cluster import ray_session, require_tune
+from sweeps.lease import Lease, is_live
 from sweeps.preparation import Preparation
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Resources, Share, check_shares
 from sweeps.search import Studies
 from sweeps.spec import SweepSpec, expand, field_name, read_field, short_name, varied_fields
-from sweeps.state import Cost, read_cost, read_spec
+from sweeps.state import DRIVER_LEASE, Cost, read_cost, read_spec
 from sweeps.table import read_outcome, write_table
 from sweeps.tracking import SweepTracker
 from sweeps.workers import Work
@@ -125,13 +124,13 @@ def run_sweep(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory}: cannot be created ({error.strerror}); choose another folder") from None
-    lock = FileLock(directory / ".lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
+    held = Lease(directory / DRIVER_LEASE)
+    if not quiet and not is_live(directory / DRIVER_LEASE) and (directory / DRIVER_LEASE).exists():
+        print(f"{spec.name}: its last driver left no word; waiting to see whether it lives", flush=True)
+    if not held.acquire(wait=False):
         raise UserError(
             f"{directory}: another drorae sweep is running here; wait for it, or give this one another --name"
-        ) from None
+        )
     with held:
         try:
             sweep_id = _check_spec(directory, spec, basis)

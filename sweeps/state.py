@@ -15,16 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from drorae.config import load_config
 from drorae.errors import UserError
 from drorae.files import write_json
+from sweeps.lease import Lease, is_live
 from sweeps.resources import Share
 from sweeps.spec import read_field, short_name, varied_fields
 from sweeps.table import read_outcome
 
 PROGRESS = "progress.json"
+DRIVER_LEASE = "driver.lease"
+"""Held by the process that runs the sweep."""
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """A trial whose progress is older is not being worked on any more."""
@@ -67,8 +68,8 @@ class Sitting:
     A worker that is killed has its last beat counted, and no more.
     """
 
-    def __init__(self, directory: Path, share: Share) -> None:
-        self.directory, self.share = directory, share
+    def __init__(self, directory: Path, share: Share, lease: Lease | None = None) -> None:
+        self.directory, self.share, self.lease = directory, share, lease
         self._before = read_cost(directory)
         self._row: dict[str, Any] = {}
         self._started = time.monotonic()
@@ -88,7 +89,13 @@ class Sitting:
         self._write(running=False)
 
     def report(self, row: Mapping[str, float | str]) -> None:
-        """Takes a reported row, which the next beat passes on."""
+        """Takes a reported row, which the next beat passes on.
+
+        Raises:
+            RuntimeError: this process was suspended for so long that another has taken the trial over.
+        """
+        if self.lease is not None and self.lease.lost:
+            raise RuntimeError("another process has taken this trial over")
         self._row = {name: row[name] for name in ("phase", "step", "total_steps") if name in row}
 
     def _beat(self) -> None:
@@ -212,14 +219,5 @@ def sweep_state(directory: Path) -> SweepState:
     elif not counts["missing"] and not running:
         left = 0.0
     return SweepState(
-        directory.name, dict(counts), tuple(running), tuple(failed), _driven(directory), cost, left
+        directory.name, dict(counts), tuple(running), tuple(failed), is_live(directory / DRIVER_LEASE), cost, left
     )  # fmt: skip
-
-
-def _driven(directory: Path) -> bool:
-    lock = FileLock(directory / ".lock")
-    try:
-        with lock.acquire(timeout=0):
-            return False
-    except Timeout:
-        return True

@@ -16,6 +16,7 @@ from typing import Any
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import UserError, one_line
 from drorae.files import write_json
+from sweeps.lease import Lease
 from sweeps.resources import Share
 from sweeps.state import Sitting
 from sweeps.tracking import RunAddress, TrialTracker
@@ -54,13 +55,16 @@ def run_one(work: Work, key: str, share: Share) -> None:
     """One trial, recorded, inside a Tune trial. A UserError is left as failure.json, any other raised for a retry."""
     directory = Path(work.trials) / key
     (directory / "error.txt").unlink(missing_ok=True)
-    if share.processes > 1:
-        _run_together(work, key, share)
-        return
-    from ray import tune
+    # A driver that was cut off may have left a worker that does not know: it is waited for, or outlived.
+    with Lease(directory / "worker.lease") as lease:
+        lease.acquire()
+        if share.processes > 1:
+            _run_together(work, key, share)
+            return
+        from ray import tune
 
-    with Sitting(directory, share) as sitting:
-        _attempt(work, key, threads(work.runtime, share), tune.report, sitting)
+        with Sitting(directory, share, lease) as sitting:
+            _attempt(work, key, threads(work.runtime, share), tune.report, sitting)
 
 
 def threads(runtime: Runtime, share: Share) -> Runtime:

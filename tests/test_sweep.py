@@ -16,13 +16,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
 from sweeps.cluster import ray_session
+from sweeps.lease import Lease
 from sweeps.resources import Resources
 from sweeps.run import Asha, SweepOutcome, resume_sweep, run_sweep
 from sweeps.spec import Axis, SweepSpec, expand
@@ -189,7 +189,9 @@ def test_what_a_user_gets_wrong_is_one_line_and_leaves_nothing(tmp_path: Path) -
 
 def test_two_drivers_on_one_sweep_are_refused(tmp_path: Path) -> None:
     (tmp_path / "twice").mkdir()
-    with FileLock(tmp_path / "twice" / ".lock"), pytest.raises(UserError, match="another drorae sweep is running"):
+    other = Lease(tmp_path / "twice" / "driver.lease")
+    assert other.acquire()
+    with other, pytest.raises(UserError, match="another drorae sweep is running"):
         sweep(make("twice"), tmp_path)
 
 
