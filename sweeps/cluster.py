@@ -14,7 +14,14 @@ from drorae.errors import UserError, one_line
 
 @contextlib.contextmanager
 def ray_session(address: str) -> Iterator[None]:
-    """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep."""
+    """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep.
+
+    Ray's own RAY_ADDRESS, which `ray job submit` sets, is an address like one that is given.
+
+    Raises:
+        UserError: Ray is not installed, does not start, or nothing answers at the address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS", "")
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -43,8 +50,11 @@ def ray_session(address: str) -> Iterator[None]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address:
-            environment = {name: os.environ[name] for name in (*settings, "PYTHONPATH")}
-            ray.init(address=address, runtime_env={"env_vars": environment}, **common)
+            environment = {name: os.environ[name] for name in settings}
+            packages = [str(Path(source) / name) for name in ("drorae", "sweeps")]
+            # The code is sent along: nodes need its dependencies, not this version of it. No credentials: workers find
+            # those in their own nodes' environment.
+            ray.init(address=address, runtime_env={"env_vars": environment, "py_modules": packages}, **common)
         else:
             ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
