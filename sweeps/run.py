@@ -29,7 +29,7 @@ from sweeps.resources import Resources, Share, check_shares
 from sweeps.search import Studies
 from sweeps.spec import SweepSpec, expand, field_name, read_field, short_name, varied_fields
 from sweeps.state import DRIVER_LEASE, Cost, read_cost, read_spec
-from sweeps.table import read_outcome, write_table
+from sweeps.table import measured, read_outcome, write_table
 from sweeps.tracking import SweepTracker
 from sweeps.workers import Work
 
@@ -62,6 +62,8 @@ class SweepOutcome:
     """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
     parent_run_id: str
     tracking_uri: str
+    charts: str = ""
+    """Address below the MLflow UI's of every metric's chart against capacity."""
 
 
 def run_sweep(
@@ -168,6 +170,7 @@ def run_sweep(
                         write_json(trials / key / "failure.json", {"reason": reason})
                     runnable = [key for key in missing if key not in failed]
                 counts: dict[str, int] = {}
+                charts = ""
                 try:
                     tracker.log_preparation(rows)
                     tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
@@ -188,13 +191,14 @@ def run_sweep(
                     tracker.tag_tuning(roles, progress.line)
                     counts = write_table(directory / "trials.csv", everything, trials, roles)
                     _write_spec(directory, spec, sweep_id, configs, settings)
+                    charts = tracker.share_view(measured(directory / "trials.csv"), progress.line)
                     tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
         except UserError:
             # A mistake in the very first call leaves no folder behind.
             if not existed and not (directory / "sweep.json").exists():
                 shutil.rmtree(directory, ignore_errors=True)
             raise
-        return SweepOutcome(directory, directory / "trials.csv", counts, tracker.parent_run_id, tracker.uri)
+        return SweepOutcome(directory, directory / "trials.csv", counts, tracker.parent_run_id, tracker.uri, charts)
 
 
 def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig]) -> str:

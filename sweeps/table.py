@@ -14,6 +14,7 @@ from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError
 from drorae.files import write_atomic
 from sweeps.spec import read_field, varied_fields
+from sweeps.view import METRICS
 
 COLUMNS = (
     "config_hash", "variant", "incremental", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
@@ -88,3 +89,10 @@ def write_table(
     writer.writerows(rows)
     write_atomic(path, text.getvalue().encode())
     return dict(Counter(str(row["status"]) for row in rows))
+
+
+def measured(path: Path) -> list[str]:
+    """The metrics that a trials.csv has values of and that are worth a chart, in the order of `sweeps.view.METRICS`."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [name for name in METRICS if any(row.get(name) for row in rows)]

@@ -22,6 +22,7 @@ from drorae.errors import UserError, one_line
 from drorae.files import write_atomic
 from sweeps.pictures import draw_pictures
 from sweeps.table import read_outcome, trial_row
+from sweeps.view import TAG, shared_view, view_address
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -487,6 +488,20 @@ class SweepTracker:
                         self.client.set_tag(run.info.run_id, "drorae.tuning", roles[key])
         except Exception as error:
             warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); the search is tagged at the next start")
+
+    def share_view(self, metrics: Sequence[str], warn: Warn) -> str:
+        """Sets up the experiment's charts in the UI and returns their address below the UI's; empty where the store
+        does not take them."""
+        key, content = shared_view(metrics)
+        address = view_address(self.experiment_id, key)
+        try:
+            note = f"[Every metric against capacity]({address})"
+            for name, value in ((f"{TAG}{key}", content), ("mlflow.note.content", note)):
+                self.client.set_experiment_tag(self.experiment_id, name, value)
+        except Exception as error:
+            warn(f"MLflow at {self.uri} does not take the view of the charts ({_one_line(error)})")
+            return ""
+        return address
 
     def _children(self) -> dict[str, list[Run]]:
         """Child runs by config hash, oldest first."""

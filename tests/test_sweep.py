@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +92,13 @@ def test_a_sweep_leaves_a_table_and_a_run_per_trial(undisturbed: SweepOutcome) -
     assert parent.info.run_id == undisturbed.parent_run_id
     assert {run.data.tags.get("mlflow.parentRunId") for run in found} == {None, undisturbed.parent_run_id}
     assert not (undisturbed.directory / "ray").exists()
+    # The UI reads its charts from this tag of the experiment.
+    experiment = MlflowClient(undisturbed.tracking_uri).get_experiment_by_name("sweep")
+    assert experiment is not None and undisturbed.charts in experiment.tags["mlflow.note.content"]
+    key = undisturbed.charts.split("viewStateShareKey=")[1].split("&")[0]
+    state = json.loads(zlib.decompress(base64.b64decode(experiment.tags[f"mlflow.sharedViewState.{key}"][8:])))
+    charted = [chart["yaxis"]["key"] for chart in state["compareRunCharts"]]
+    assert charted == ["rfd_dinov2", "rfd_effnet", "psnr", "ssim"]
 
 
 def test_a_rerun_redoes_nothing_and_another_sweep_is_refused(undisturbed: SweepOutcome) -> None:

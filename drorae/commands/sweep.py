@@ -307,6 +307,7 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
         "trials_csv": str(outcome.trials_csv),
         "tracking_uri": outcome.tracking_uri,
         "parent_run_id": outcome.parent_run_id,
+        "charts": outcome.charts,
         "counts": outcome.counts,
         "fits": list(law.jsons) if law else [],
         "paths": {name: str(path) for name, path in law.paths.items()} if law else {},
@@ -315,6 +316,8 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
 
 def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> None:
     from rich.table import Table
+
+    from analysis.runs import LOCAL_UI
 
     console = results_console()
     paths = sorted((outcome.directory / "trials").glob("*/config.json"))
@@ -340,6 +343,9 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
         lines = [law.text, "", *lines, f"plot:   {law.paths['png']}", f"report: {law.paths['html']}"]
     local = outcome.tracking_uri.startswith("sqlite:") and not os.environ.get("MLFLOW_TRACKING_URI")
     lines.append(f"MLflow: {program()} ui --root {root}" if local else f"MLflow: {outcome.tracking_uri}")
+    if outcome.charts:
+        ui = outcome.tracking_uri.rstrip("/") if outcome.tracking_uri.startswith("http") else LOCAL_UI
+        lines.append(f"charts: {ui}/{outcome.charts}")
     print("\n".join(lines))
 
 
