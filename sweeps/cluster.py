@@ -66,6 +66,13 @@ def ray_session(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def node_addresses() -> list[str]:
+    """Where the session's nodes are."""
+    import ray
+
+    return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+
+
 def require_tune() -> None:
     try:
         from ray import tune  # noqa: F401

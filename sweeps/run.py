@@ -21,7 +21,7 @@ from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError
 from drorae.files import write_json
 from sweeps import workers
-from sweeps.cluster import ray_session, require_tune
+from sweeps.cluster import node_addresses, ray_session, require_tune
 from sweeps.lease import Lease, is_live
 from sweeps.preparation import Preparation
 from sweeps.progress import SweepProgress, duration
@@ -30,7 +30,7 @@ from sweeps.search import Studies
 from sweeps.spec import SweepSpec, expand, field_name, read_field, short_name, varied_fields
 from sweeps.state import DRIVER_LEASE, Cost, read_cost, read_spec
 from sweeps.table import measured, read_outcome, write_table
-from sweeps.tracking import SweepTracker
+from sweeps.tracking import SweepTracker, check_nodes
 from sweeps.workers import Work
 
 RUN_TRIAL = "drorae.trial:run_trial"
@@ -159,6 +159,7 @@ def run_sweep(
                 progress.doing("opening MLflow")
                 require_tune()
                 tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
+                check_nodes(tracker.uri, node_addresses() if missing else ())
                 failed, rows = preparation.finish()
                 address = tracker.open_parent(f"{total} trials")
                 _write_spec(directory, spec, sweep_id, configs, settings)

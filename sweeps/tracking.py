@@ -6,6 +6,7 @@ never fails a trial: what a store does not take is kept in the trial's `spool.js
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from drorae.config import TrialConfig, config_hash, default_tracking_uri, flatten
 from drorae.errors import UserError, one_line
@@ -32,6 +34,8 @@ FLUSH_SECONDS = 5.0
 """Metrics are sent together, at most this often."""
 BACK_OFF_SECONDS = 60.0
 """After a store did not answer, the next attempt waits this long, doubled each time up to ten times as long."""
+SPOOL_ROWS = 20_000
+"""Rows that wait for a store that is away, some 5 MB; beyond, every second one is dropped."""
 PREFIX = "train/"
 """Before the names of step metrics, so that a final metric such as l1 is never mistaken for one."""
 INSPECTION = "inspection/"
@@ -66,14 +70,36 @@ def resolve_uri(uri: str | None, root: Path) -> str:
     """The tracking URI to use: the given one, else MLFLOW_TRACKING_URI, else `mlflow.db` in the sweeps' root.
 
     Paths become absolute, because a trial runs in another working directory.
+
+    Raises:
+        UserError: the URI holds a password, which logs, errors and workers' arguments would show.
     """
     chosen = uri or default_tracking_uri(root)
+    if urlsplit(chosen).password:
+        raise UserError(
+            f"MLflow at {urlsplit(chosen).hostname}: the address holds a password, which logs would show; put it into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the driver and every node"
+        )
     prefix = "sqlite:///"
     if chosen.startswith(prefix):
         path = Path(chosen.removeprefix(prefix)).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         return f"{prefix}{path}"
     return chosen
+
+
+def check_nodes(uri: str, addresses: Iterable[str]) -> None:
+    """Refuses an SQLite store for workers on several machines: its locks hold on one only, and its file is elsewhere.
+
+    Raises:
+        UserError: it is one, and there are several addresses of nodes.
+    """
+    machines = sorted(set(addresses))
+    if uri.startswith("sqlite:") and len(machines) > 1:
+        raise UserError(
+            f"MLflow at {uri}: an SQLite file cannot be written from {len(machines)} machines ({', '.join(machines)}); "
+            "start `mlflow server` and name it in MLFLOW_TRACKING_URI"
+        )
 
 
 def _one_line(error: BaseException) -> str:
@@ -117,6 +143,7 @@ class TrialTracker:
         self._next_flush = time.monotonic() + FLUSH_SECONDS
         self._back_off = 0.0
         self._warned = False
+        self._said: set[str] = set()
         self._load_spool()
 
     def report(self, row: Mapping[str, float | str]) -> None:
@@ -195,8 +222,23 @@ class TrialTracker:
     def _write_spool(self) -> None:
         if not self._pending:
             return
+        if len(self._pending) > SPOOL_ROWS:
+            # The law needs none of them, and the history keeps them all: every second one goes.
+            for step in sorted(self._pending)[1:-1:2]:
+                self._pending.pop(step)
+            self._say(f"MLflow at {self.address.tracking_uri} was away for {SPOOL_ROWS} rows; the spool is thinned out")
         text = "".join(json.dumps(entry) + "\n" for entry in self._pending.values())
-        write_atomic(self.spool, text.encode())
+        try:
+            write_atomic(self.spool, text.encode())
+        except OSError as error:
+            self._say(f"{self.spool}: not written ({error.strerror}); its rows wait in memory")
+
+    def _say(self, line: str) -> None:
+        """Warns of each thing once."""
+        if line not in self._said:
+            self._said.add(line)
+            with contextlib.suppress(OSError):
+                self.warn(line)
 
     def _attempt(self, action: Callable[[], Any]) -> bool:
         """Runs an action on the found run; after a failure everything is looked up afresh, later."""
@@ -212,7 +254,7 @@ class TrialTracker:
             self._next_flush = time.monotonic() + self._back_off
             if not self._warned:
                 self._warned = True
-                self.warn(f"MLflow at {self.address.tracking_uri} does not answer ({_one_line(error)}); kept for later")
+                self._say(f"MLflow at {self.address.tracking_uri} does not answer ({_one_line(error)}); kept for later")
             return False
         self._back_off = 0.0
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, flatten
 from drorae.errors import UserError
-from sweeps.tracking import RunAddress, SweepTracker, TrialTracker, resolve_uri
+from sweeps.tracking import RunAddress, SweepTracker, TrialTracker, check_nodes, resolve_uri
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +157,44 @@ def test_where_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     assert resolve_uri(None, Path("runs")) == f"sqlite:///{tmp_path}/other.db"
     assert resolve_uri("http://127.0.0.1:5000", Path("runs")) == "http://127.0.0.1:5000"
+
+
+def test_a_password_in_the_address_and_sqlite_between_machines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD") as raised:
+        resolve_uri("https://me:secret@tracking.example/", tmp_path)
+    assert "secret" not in str(raised.value)
+    check_nodes("sqlite:///x.db", ["10.0.0.1", "10.0.0.1"])
+    check_nodes("http://server:5000", ["10.0.0.1", "10.0.0.2"])
+    with pytest.raises(UserError, match="mlflow server"):
+        check_nodes("sqlite:///x.db", ["10.0.0.1", "10.0.0.2"])
+
+
+def test_a_full_disk_and_a_long_absence_cost_no_trial(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeps import tracking
+
+    said: list[str] = []
+    config = replace(PRESETS["smoke"], seed=77)
+    away = replace(sweep.address, tracking_uri=nowhere())
+    tracker = TrialTracker(away, config, tmp_path, said.append)
+    monkeypatch.setattr(tracking, "SPOOL_ROWS", 50)
+
+    def full(path: Path, content: bytes) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "write_atomic", full)
+        for step in range(1, 40):
+            tracker.report({"phase": "phase2", "step": float(step), "loss": 1.0 / step})
+        assert not tracker.flush() and not tracker.flush()
+    assert sum("No space left" in line for line in said) == 1 and not tracker.spool.exists()
+    for step in range(40, 90):
+        tracker.report({"phase": "phase2", "step": float(step), "loss": 1.0 / step})
+    assert not tracker.flush()
+    kept = [json.loads(line)["step"] for line in tracker.spool.read_text().splitlines()]
+    assert kept[0] == 1 and kept[-1] == 89 and len(kept) <= 50 and any("thinned" in line for line in said)
+    # The store is back: a later process sends what waited, each step once.
+    later = TrialTracker(sweep.address, config, tmp_path)
+    assert later.start() and later.flush() and not later.spool.exists()
+    assert steps(sweep.client, only_run(sweep.client, sweep.address, config)) == kept
