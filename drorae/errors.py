@@ -14,3 +14,7 @@ class UserError(Exception):
 def one_line(error: BaseException) -> str:
     """An exception's message on one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class Notice(UserWarning):
+    """Something that a trial came through, and that its user should know of."""

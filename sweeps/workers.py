@@ -8,13 +8,14 @@ import json
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
-from drorae.errors import UserError, one_line
+from drorae.errors import Notice, UserError, one_line
 from drorae.files import write_json
 from sweeps.lease import Lease
 from sweeps.resources import Share
@@ -126,6 +127,23 @@ def _run_together(work: Work, key: str, share: Share) -> None:
         shutil.rmtree(storage, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _notices(warn: Callable[[str], None]) -> Iterator[None]:
+    """Hands on what a trial came through: the driver says it."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            warn(str(message))
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = show
+        yield
+
+
 def _attempt(
     work: Work, key: str, runtime: Runtime, send: Callable[[dict[str, Any]], None], sitting: Sitting | None
 ) -> bool:
@@ -137,10 +155,9 @@ def _attempt(
     """
     directory = Path(work.trials) / key
     config = load_config(directory / "config.json")
-    warnings = directory / "warnings.txt"
 
     def warn(line: str) -> None:
-        with warnings.open("a") as file:
+        with (directory / "warnings.txt").open("a") as file:
             file.write(line + "\n")
 
     tracker = TrialTracker(work.address, config, directory, warn) if sitting is not None else None
@@ -159,7 +176,8 @@ def _attempt(
             send(epochs.take())
 
     try:
-        _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
+        with _notices(warn):
+            _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
         fine = True
     except UserError as error:
         write_json(directory / "failure.json", {"reason": one_line(error)})
