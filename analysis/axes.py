@@ -16,12 +16,13 @@ from scipy import stats
 from analysis.checks import check_axes
 from analysis.curves import CurveFit, fit_curve
 from analysis.evidence import PLAUSIBLE, fit_flags
-from analysis.figures import INK, LINE, display_name, save, short, write_atomic
+from analysis.figures import INK, LINE, display_name, log_axis, panels, save, write_atomic
 from analysis.fit import VERSION, finite
 from analysis.forms import FORMS
+from analysis.laws import seed_spread
 from analysis.page import Block, Heading, Notes, Picture, Table, Text, html_page, markdown_page
 from analysis.runs import X_ALIASES, Selection, find_column, select
-from analysis.uncertainty import Sample, parameter_intervals, precision
+from analysis.uncertainty import Sample, curve_tree, parameter_intervals, precision
 from analysis.verdicts import Verdict
 from drorae.errors import UserError
 
@@ -138,8 +139,8 @@ class JointAnalysis:
             "n": len(self.selection.x),
             "n_configurations": self.sample.n,
             "preferred": self.fits[0].name,
-            "laws": [self._law(fit) for fit in self.fits],
-            "laws_of_one_axis": [{"axis": axis} | self._law(fit) for axis, fit in self.alone],
+            "laws": [curve_tree(fit, self.delta(fit)) for fit in self.fits],
+            "laws_of_one_axis": [{"axis": axis} | curve_tree(fit, self.delta(fit)) for axis, fit in self.alone],
             "laws_skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
             "tests": [test.__dict__ for test in self.tests],
             "verdicts": [item._asdict() for item in self.verdicts],
@@ -147,22 +148,6 @@ class JointAnalysis:
             "excluded": [{"row": row, "reason": reason} for row, reason in self.selection.excluded],
         }
         return finite(tree)
-
-    def _law(self, fit: CurveFit) -> dict[str, Any]:
-        return {
-            "name": fit.name,
-            "formula": fit.form.formula,
-            "parameters": [
-                {"name": name, "value": float(value), "ci95": list(ci95)}
-                for (name, ci95), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
-            ],
-            "r2": fit.r2,
-            "aicc": fit.aicc,
-            "delta_aicc": self.delta(fit),
-            "at_bound": list(fit.at_bound),
-            "condition": fit.condition,
-            "residual_sd": fit.residual_sd,
-        }
 
     def text(self) -> str:
         """Plain lines for a terminal."""
@@ -175,10 +160,7 @@ class JointAnalysis:
         lines += [f"  {name}: not fitted: {reason}" for name, reason in self.skipped]
         lines += [f"  left out: {row}: {reason}" for row, reason in self.selection.excluded]
         lines += [f"  note: {item.message} [{item.code}]" for item in self.warnings]
-        for item in self.verdicts:
-            lines.append(f"  {item.verdict.upper()}: {item.claim}; {item.reason}")
-            if item.would_decide:
-                lines.append(f"    would decide it: {item.would_decide}")
+        lines += [line for item in self.verdicts for line in item.lines()]
         return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
@@ -224,18 +206,8 @@ class JointAnalysis:
         return paths
 
     def _figure(self) -> Any:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
         x, second, y = self.sample.x[:, 0], self.sample.x[:, 1], self.sample.y
-        figure = Figure(figsize=(12.4, 4.8), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
-        for axes in (left, right):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(True, color="#e6e6e6", lw=0.6)
-            axes.set_axisbelow(True)
+        figure, (left, right) = panels(2)
         levels = np.unique(second)
         plane = self.find("plane")
         for i, level in enumerate(levels):
@@ -246,11 +218,7 @@ class JointAnalysis:
             if plane is not None:
                 span = np.geomspace(x.min(), x.max(), 50)
                 left.plot(span, plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
-        left.set_xscale("log")
-        decades = float(np.log10(x.max() / x.min()))
-        left.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 3.5 else (1.0, 3.0)))
-        left.xaxis.set_minor_formatter(NullFormatter())
-        left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
         left.set_xlabel(display_name(self.x_name))
         left.set_ylabel(display_name(self.y_name))
         left.legend(fontsize=7, frameon=False, ncols=2)
@@ -304,12 +272,19 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
         raise UserError(f"{y} on {x} and {second}: {count} configurations; a plane needs {needed}; run more sizes")
     if np.ptp(means) == 0:
         raise UserError(f"{y} on {x} and {second}: {y} is the same in every run; check that it was measured")
-    dof = len(groups) - count
-    within = float(np.sum((selection.y - means[groups]) ** 2))
-    seed_sd = float(np.sqrt(within / dof)) if dof else 0.0
+    seed_sd = seed_spread(selection.y, groups) or 0.0
     weighed = precision(design, means, runs, seed_sd)
     sample = Sample(
-        sizes, means, runs, weighed.weights, seed_sd, dof, weighed.runs_at_unit_weight, 0.0, f"{x} and {second}", y
+        sizes,
+        means,
+        runs,
+        weighed.weights,
+        seed_sd,
+        len(groups) - count,
+        weighed.runs_at_unit_weight,
+        0.0,
+        f"{x} and {second}",
+        y,
     )
     fits, skipped = [], []
     for name in JOINT:

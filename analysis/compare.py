@@ -138,10 +138,7 @@ class Comparison:
                 f"  {pair.what} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
                 f"{pair.ci95[1]:.4g}, p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
             )
-        for verdict in self.verdicts:
-            lines.append(f"{verdict.verdict.upper()}: {verdict.claim}; {verdict.reason}")
-            if verdict.would_decide:
-                lines.append(f"  would decide it: {verdict.would_decide}")
+        lines += [line for verdict in self.verdicts for line in verdict.lines("")]
         lines += [f"  left out: {row}: {reason}" for row, reason in self.excluded]
         lines += [f"  note: {message} [{code}]" for code, message in self.warnings]
         return "\n".join(lines)

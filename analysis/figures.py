@@ -18,6 +18,7 @@ from analysis.laws import LawFit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Formatter
 
 EXTRAPOLATE_DECADES = 0.3
 """How far beyond the largest size a log-linear law is drawn: the horizon within which a wrong form does least
@@ -105,8 +106,8 @@ def law_figure(
 
     Everything is told apart by marker, line style or hatching as well as by colour.
     """
-    figure, panels = _grid(len(fits), 4.8)
-    for i, (fit, axes) in enumerate(zip(fits, panels, strict=True)):
+    figure, drawn = panels(len(fits))
+    for i, (fit, axes) in enumerate(zip(fits, drawn, strict=True)):
         overlay = overlays[i] if i < len(overlays) else Overlay()
         _draw_law(axes, fit, eval_images[i] if i < len(eval_images) else None, overlay)
     return figure
@@ -114,8 +115,8 @@ def law_figure(
 
 def residual_figure(fits: Sequence[LawFit]) -> Figure:
     """One panel per fit: residuals of all runs against x, marked by seed, with the residual deviation."""
-    figure, panels = _grid(len(fits), 2.7)
-    for fit, axes in zip(fits, panels, strict=True):
+    figure, drawn = panels(len(fits), 2.7)
+    for fit, axes in zip(fits, drawn, strict=True):
         axes.axhspan(-fit.residual_sd, fit.residual_sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
         axes.axhline(0, color=INK, lw=1)
         _scatter(axes, fit, [point.residual for point in fit.points])
@@ -158,7 +159,8 @@ def write_atomic(path: Path, content: bytes) -> Path:
     return path
 
 
-def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float = 4.8) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` empty panels, two in a row; `height`: inches of each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -242,18 +244,31 @@ def _scatter(axes: Axes, fit: LawFit, values: Sequence[float]) -> None:
 
 
 def _x_axis(axes: Axes, fit: LawFit, end: float) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     if fit.law == "log-linear":
-        axes.set_xscale("log")
         decades = math.log10(end / fit.x_range[0])
         subs = (1.0,) if decades > 3.5 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
-        axes.xaxis.set_major_locator(LogLocator(subs=subs))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes, subs)
         margin = 10 ** (0.035 * decades)
         axes.set_xlim(fit.x_range[0] / margin, end * margin)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    else:
+        axes.xaxis.set_major_formatter(_short_labels())
     axes.set_xlabel(display_name(fit.x_name))
+
+
+def log_axis(axes: Axes, subs: Sequence[float]) -> None:
+    """Makes the x axis one of log10 of a size, with labels at these multiples of the powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(_short_labels())
+
+
+def _short_labels() -> Formatter:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: short(value))
 
 
 def short(value: float) -> str:

@@ -18,7 +18,7 @@ from analysis.evidence import CANDIDATES, BackTest, Comparison, Warning, back_te
 from analysis.laws import Law, LawFit, Unit, fit_law
 from analysis.predict import Forecast, Horizon, Reach, forecast, horizon, reach
 from analysis.runs import Selection, select
-from analysis.uncertainty import parameter_intervals
+from analysis.uncertainty import curve_tree
 from analysis.verdicts import Verdict, verdicts
 from drorae.errors import UserError
 
@@ -103,21 +103,7 @@ class Analysis:
             "version": VERSION,
             "preferred": self.comparison.best.name,
             "laws": [
-                {
-                    "name": fit.name,
-                    "formula": fit.form.formula,
-                    "parameters": [
-                        {"name": name, "value": float(value), "ci95": list(ci95)}
-                        for (name, ci95), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
-                    ],
-                    "r2": fit.r2,
-                    "aicc": fit.aicc,
-                    "delta_aicc": self.comparison.delta(fit),
-                    "at_bound": list(fit.at_bound),
-                    "condition": fit.condition,
-                    "residual_sd": fit.residual_sd,
-                    "loo_rmse": float(np.sqrt(np.mean(fit.loo() ** 2))),
-                }
+                curve_tree(fit, self.comparison.delta(fit)) | {"loo_rmse": float(np.sqrt(np.mean(fit.loo() ** 2)))}
                 for fit in self.comparison.fits
             ],
             "laws_skipped": [{"name": name, "reason": reason} for name, reason in self.comparison.skipped],
@@ -314,10 +300,7 @@ def _summary(analysis: Analysis) -> str:
     lines += [f"  note: {item.message} [{item.code}]" for item in analysis.warnings]
     compared = [f"{item.name} {analysis.comparison.delta(item):.1f}" for item in analysis.comparison.fits]
     lines.append(f"  laws by AICc behind the best: {', '.join(compared)}")
-    for verdict in analysis.verdicts:
-        lines.append(f"  {verdict.verdict.upper()}: {verdict.claim}; {verdict.reason}")
-        if verdict.would_decide:
-            lines.append(f"    would decide it: {verdict.would_decide}")
+    lines += [line for verdict in analysis.verdicts for line in verdict.lines()]
     return "\n".join(lines)
 
 

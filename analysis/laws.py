@@ -168,7 +168,7 @@ def fit_law(
         raise UserError(f"{what}: {selection.y_name} is {y[0]:g} in every configuration; there is nothing to fit")
     u = transform(x, law)
     design = np.column_stack([np.ones_like(u), u])
-    seed_sd = _seed_sd(selection.y, groups)
+    seed_sd = seed_spread(selection.y, groups)
     errors = _sampling_errors(selection, groups, count)
     weights, runs_at_unit = precision(design, y, runs.astype(float), seed_sd or 0.0, errors, image_correlation)
     result = WLS(y, design, weights=weights).fit()
@@ -236,7 +236,8 @@ def _configurations(selection: Selection, unit: Unit) -> np.ndarray:
     return selection.configurations
 
 
-def _seed_sd(y: np.ndarray, groups: np.ndarray) -> float | None:
+def seed_spread(y: np.ndarray, groups: np.ndarray) -> float | None:
+    """Standard deviation of runs that share a group, pooled over the groups; None where no group has two."""
     frame = pd.Series(y).groupby(groups)
     dof = int((frame.size() - 1).sum())
     return float(np.sqrt(((y - frame.transform("mean")) ** 2).sum() / dof)) if dof else None

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare import HIGHER_IS_BETTER
-from analysis.figures import INK, LINE, display_name, save
+from analysis.figures import INK, LINE, display_name, panels, save
 from analysis.runs import X_ALIASES, find_column
 from drorae.errors import UserError
 
@@ -49,16 +49,9 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
 def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> Path:
     """Draws all finished runs and the Pareto set in the plane of the first two objectives; returns pareto.png."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     x, y = (find_column(frame, name, X_ALIASES.get(name, ())) for name in objectives[:2])
     best = pareto_set(frame, objectives)
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#e6e6e6", lw=0.6)
+    figure, (axes,) = panels(1)
     every = frame[frame["status"] == "finished"] if "status" in frame.columns else frame
     axes.scatter(every[x], every[y], s=24, facecolor="white", edgecolor=INK, label="finished runs", zorder=2)
     steps = best.sort_values(x)

@@ -8,7 +8,7 @@ the scatter. A wild cluster bootstrap is there for those who want the runs thems
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
@@ -172,6 +172,27 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
         least = 0.0 if fit.form.logged[m] else -np.inf
         found[name] = Interval(least if open_low[m] else float(first), np.inf if open_high[m] else float(last))
     return found
+
+
+def curve_tree(fit: CurveFit, delta: float) -> dict[str, Any]:
+    """A law as plain values; `delta`: AICc behind the best law.
+
+    Keys: name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound, condition, residual_sd.
+    """
+    return {
+        "name": fit.name,
+        "formula": fit.form.formula,
+        "parameters": [
+            {"name": name, "value": float(value), "ci95": list(ci95)}
+            for (name, ci95), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
+        ],
+        "r2": fit.r2,
+        "aicc": fit.aicc,
+        "delta_aicc": delta,
+        "at_bound": list(fit.at_bound),
+        "condition": fit.condition,
+        "residual_sd": fit.residual_sd,
+    }
 
 
 def _kept(profile: Profile, fit: CurveFit, quantile: float) -> np.ndarray:

@@ -29,6 +29,11 @@ class Verdict(NamedTuple):
     would_decide: str = ""
     """What would decide it; empty where it is decided."""
 
+    def lines(self, indent: str = "  ") -> list[str]:
+        """For a terminal: what is said, and what would decide it."""
+        said = [f"{indent}{self.verdict.upper()}: {self.claim}; {self.reason}"]
+        return said + ([f"{indent}  would decide it: {self.would_decide}"] if self.would_decide else [])
+
 
 def verdicts(comparison: Comparison, tests: tuple[BackTest, ...] = (), law: str = "log-linear") -> tuple[Verdict, ...]:
     """Verdicts on the claims that every fit invites: a trend like `law`'s, no saturation, its own back-test.

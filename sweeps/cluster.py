@@ -66,14 +66,15 @@ def ray_session(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def node_addresses() -> list[str]:
-    """Where the session's nodes are."""
+def alive_nodes() -> list[dict[str, Any]]:
+    """The session's nodes as Ray describes them: `Resources`, `NodeManagerAddress`."""
     import ray
 
-    return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def require_tune() -> None:
+    """Raises UserError where Ray has no Tune."""
     try:
         from ray import tune  # noqa: F401
     except ImportError:

@@ -84,11 +84,11 @@ class Lease:
         since = time.monotonic()
         said = False
         while True:
-            if self._create():
-                break
             held = read_lease(self.path)
             if held is None:
-                # Released or replaced between two looks; a file that stays unreadable expires like any other.
+                if self._create():
+                    break
+                # Taken or replaced between two looks; a file that stays unreadable expires like any other.
                 held = {"owner": "", "beat": -1}
             now = held.get("owner"), held.get("beat")
             if now != seen:

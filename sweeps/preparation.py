@@ -11,8 +11,11 @@ from typing import Any
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.errors import UserError
 from sweeps import workers
+from sweeps.cluster import alive_nodes
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Share
+
+DIED = "the worker process died (killed, or out of memory)"
 
 
 def _preparation_key(config: TrialConfig) -> str:
@@ -54,10 +57,8 @@ class Preparation:
 
     def _whole_node(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""
-        import ray
-
         gpus = min(1.0, max(share.gpus for share in shares))
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in alive_nodes()]
         fitting = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= gpus]
         return Share(max([*fitting, *(share.one()["CPU"] for share in shares)]), gpus)
 
@@ -105,7 +106,7 @@ class Preparation:
         try:
             return ray.get(job)
         except Exception as error:
-            return {"reason": last_line(error), "user": False}
+            return {"reason": _reason(error), "user": False}
 
 
 class _Tail:
@@ -150,9 +151,14 @@ class _Tail:
             self.progress.line(text)
 
 
-def last_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """What an exception that came through Ray says, as one line."""
     if type(error).__name__ in ("ActorDiedError", "WorkerCrashedError", "OutOfMemoryError", "ActorUnavailableError"):
-        return "the worker process died (killed, or out of memory)"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+        return DIED
+    return last_line(str(error)) or type(error).__name__
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, of a traceback or a message; empty where none does."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""

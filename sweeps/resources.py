@@ -136,7 +136,7 @@ def check_shares(shares: Sequence[Share], nodes: Sequence[Mapping[str, float]], 
         raise UserError("resources: device cuda with 0 GPUs per trial; give trials a GPU (a fraction will do)")
     for share in dict.fromkeys(shares):
         need = share.one()
-        room = sum(min(_times(node, name, amount) for name, amount in need.items() if amount) for node in nodes)
+        room = sum(min(times(node, name, amount) for name, amount in need.items() if amount) for node in nodes)
         if room < share.processes:
             cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
             shape = f" in {share.processes} processes" if share.processes > 1 else ""
@@ -146,6 +146,7 @@ def check_shares(shares: Sequence[Share], nodes: Sequence[Mapping[str, float]], 
             )
 
 
-def _times(node: Mapping[str, float], name: str, amount: float) -> int:
+def times(node: Mapping[str, float], name: str, amount: float) -> int:
+    """How many times over a node, or a cluster, has so much of a resource."""
     # Sums of fractions such as 10 x 0.1 must not fall short by rounding.
     return int(node.get(name, 0.0) / amount + 1e-6)

@@ -21,15 +21,15 @@ from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError
 from drorae.files import write_json
 from sweeps import workers
-from sweeps.cluster import node_addresses, ray_session, require_tune
+from sweeps.cluster import alive_nodes, ray_session, require_tune
 from sweeps.lease import Lease, is_live
-from sweeps.preparation import Preparation
+from sweeps.preparation import DIED, Preparation, last_line
 from sweeps.progress import SweepProgress, duration
-from sweeps.resources import Resources, Share, check_shares
+from sweeps.resources import Resources, Share, check_shares, times
 from sweeps.search import Studies
-from sweeps.spec import SweepSpec, expand, field_name, read_field, short_name, varied_fields
+from sweeps.spec import Search, SweepSpec, expand, field_name, point_label, varied_fields
 from sweeps.state import DRIVER_LEASE, Cost, read_cost, read_spec
-from sweeps.table import measured, read_outcome, write_table
+from sweeps.table import measured, read_outcome, ready_trial, table_rows, write_table
 from sweeps.tracking import SweepTracker, check_nodes
 from sweeps.workers import Work
 
@@ -159,21 +159,21 @@ def run_sweep(
                 progress.doing("opening MLflow")
                 require_tune()
                 tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
-                check_nodes(tracker.uri, node_addresses() if missing else ())
-                failed, rows = preparation.finish()
+                check_nodes(tracker.uri, [node["NodeManagerAddress"] for node in alive_nodes()] if missing else ())
+                failed, prepared = preparation.finish()
                 address = tracker.open_parent(f"{total} trials")
                 _write_spec(directory, spec, sweep_id, configs, settings)
                 runnable: list[str] = []
                 if studies is None:
                     for key in missing:
-                        _begin(trials / key, configs[key])
+                        ready_trial(trials / key, configs[key])
                     for key, reason in failed.items():
                         write_json(trials / key / "failure.json", {"reason": reason})
                     runnable = [key for key in missing if key not in failed]
                 counts: dict[str, int] = {}
                 charts = ""
                 try:
-                    tracker.log_preparation(rows)
+                    tracker.log_preparation(prepared)
                     tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
                     known = sum(read_outcome(trials / key)["status"] in DONE for key in configs)
                     progress.begin_trials(total - len(runnable) if studies is None else known)
@@ -190,9 +190,10 @@ def run_sweep(
                     roles = {} if studies is None else studies.roles()
                     tracker.settle(everything, trials, progress.line)
                     tracker.tag_tuning(roles, progress.line)
-                    counts = write_table(directory / "trials.csv", everything, trials, roles)
+                    rows = table_rows(everything, trials, roles)
+                    counts = write_table(directory / "trials.csv", rows)
                     _write_spec(directory, spec, sweep_id, configs, settings)
-                    charts = tracker.share_view(measured(directory / "trials.csv"), progress.line)
+                    charts = tracker.share_view(measured(rows), progress.line)
                     tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
         except UserError:
             # A mistake in the very first call leaves no folder behind.
@@ -219,17 +220,13 @@ def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialCon
             f"{directory}: holds another sweep ({len(lost)} of its {len(before)} trials are not in this one); {remedy}"
         )
     # More trials of the same search go on with its studies.
-    if search != (None if spec.search is None or search is None else replace(spec.search, trials=search.trials)):
+    if _but_trials(search) != _but_trials(spec.search):
         raise UserError(f"{directory}: holds a sweep with another search, or with none; {remedy}")
-    if search is None and spec.search is not None:
-        raise UserError(f"{directory}: holds a sweep without a search; {remedy}")
     return known["id"]
 
 
-def _begin(directory: Path, config: TrialConfig) -> None:
-    """Readies a trial's folder for another attempt."""
-    write_json(directory / "config.json", to_dict(config))
-    (directory / "failure.json").unlink(missing_ok=True)
+def _but_trials(search: Search | None) -> Search | None:
+    return None if search is None else replace(search, trials=0)
 
 
 def _write_spec(
@@ -267,11 +264,7 @@ def _sharing(
     Raises:
         UserError: it has not, or the numbers make no sense.
     """
-    nodes: list[dict[str, float]] = []
-    if keys:
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive_nodes()] if keys else []
     gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
     shares = [resources.share(configs[key], gpus_seen) for key in keys]
     if not resources.autoscaling:
@@ -283,9 +276,8 @@ def _reason(directory: Path) -> str:
     """Why the last attempt at a trial ended without a result."""
     path = directory / "error.txt"
     if not path.is_file():
-        return "the worker process died (killed, or out of memory)"
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "unknown error"
+        return DIED
+    return last_line(path.read_text()) or "unknown error"
 
 
 @dataclass
@@ -300,13 +292,7 @@ class _Session:
 
     def label(self, key: str) -> str:
         """`capacity=8 seed=0`."""
-        names = self.varied or ["fusion.expert_hidden_dim"]
-        return " ".join(f"{short_name(name)}={read_field(self.configs[key], name)}" for name in names)
-
-    def begin(self, key: str, total: int) -> None:
-        """Readies the folder of the next trial; `total`: trials that will have been run, as far as is known."""
-        self.progress.total = max(total, self.progress.total)
-        _begin(self.trials / key, self.configs[key])
+        return point_label(self.configs[key], self.varied or ["fusion.expert_hidden_dim"])
 
     def over_budget(self, hours: float) -> bool:
         """Whether the sweep has cost so many GPU hours, or CPU hours where no trial had a GPU; 0 is no limit."""
@@ -339,7 +325,7 @@ class Asker(Protocol):
         """Whether nothing is left to ask for and nothing runs."""
 
     def ask(self) -> str | None:
-        """The config hash of the next trial; None while there is none, or for good."""
+        """The config hash of the next trial, its folder ready; None while there is none, or for good."""
 
     def tell(self, key: str) -> None:
         """A trial has ended."""
@@ -480,7 +466,7 @@ def _asking(session: _Session, plan: _Plan, point: Callable[[str], dict[str, Any
             key = None if self.spent else asker.ask()
             if key is None:
                 return Searcher.FINISHED if asker.finished or (self.spent and not self.keys) else None
-            session.begin(key, asker.total)
+            session.progress.total = max(asker.total, session.progress.total)
             self.keys[trial_id] = key
             return {"trial": point(key)}
 
@@ -508,7 +494,7 @@ def _fitting(shares: Sequence[Share]) -> int:
 
     seen = ray.cluster_resources()
     smallest = min(share.cpus for share in shares)
-    return max(1, int(seen.get("CPU", 0.0) / smallest + 1e-6))
+    return max(1, times(seen, "CPU", smallest))
 
 
 def _watcher(session: _Session) -> Any:

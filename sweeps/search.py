@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drorae.config import TrialConfig, config_hash, from_dict, override, to_dict
 from drorae.errors import UserError, one_line
-from sweeps.spec import Range, SweepSpec, expand, field_name, read_field, short_name, varied_fields
-from sweeps.table import read_outcome
+from sweeps.spec import Range, SweepSpec, expand, field_name, point_label, read_field, varied_fields
+from sweeps.table import read_outcome, ready_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -86,8 +86,8 @@ class Studies:
         varied = [name for name in varied_fields(firsts) if name not in fields]
         self._groups: list[_Group] = []
         for key, configs in together.items():
-            label = " ".join(f"{short_name(name)}={read_field(configs[0], name)}" for name in varied)
-            self._groups.append(self._open(path, f"{spec.name} {label} {key}".replace("  ", " "), configs))
+            name = f"{spec.name} {point_label(configs[0], varied)} {key}".replace("  ", " ")
+            self._groups.append(self._open(path, name, configs))
         self._plan_repeats()
 
     @property
@@ -111,7 +111,7 @@ class Studies:
         return len(self.search.objectives) > 1
 
     def ask(self) -> str | None:
-        """The config hash of the next trial; None while all that is left waits for running ones, or nothing is."""
+        """The config hash of the next trial, its folder ready; None while what is left waits for running ones."""
         while wanting := [group for group in self._groups if self._wants(group)]:
             group = min(wanting, key=lambda item: (len(item.running), len(item.trials)))
             if group.again:
@@ -123,6 +123,7 @@ class Studies:
                 key = self._propose(group)
             if key:
                 group.running.add(key)
+                ready_trial(self.trials / key, self.configs[key])
                 return key
         return None
 

@@ -134,6 +134,11 @@ def read_field(config: TrialConfig, dotted: str) -> Any:
     return value
 
 
+def point_label(config: TrialConfig, names: Sequence[str]) -> str:
+    """What a config has in the fields of these dotted names: `capacity=8 seed=0`."""
+    return " ".join(f"{short_name(name)}={read_field(config, name)}" for name in names)
+
+
 def _set_field(config: TrialConfig, name: str, value: Any) -> TrialConfig:
     dotted = field_name(name)
     changed = override(config, dotted, value)

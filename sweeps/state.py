@@ -20,7 +20,7 @@ from drorae.errors import UserError
 from drorae.files import write_json
 from sweeps.lease import Lease, is_live
 from sweeps.resources import Share
-from sweeps.spec import read_field, short_name, varied_fields
+from sweeps.spec import point_label, varied_fields
 from sweeps.table import read_outcome
 
 PROGRESS = "progress.json"
@@ -58,7 +58,10 @@ def read_progress(directory: Path) -> dict[str, Any]:
 
 def read_cost(directory: Path) -> Cost:
     """What a trial has cost so far."""
-    tree = read_progress(directory)
+    return _cost(read_progress(directory))
+
+
+def _cost(tree: Mapping[str, Any]) -> Cost:
     return Cost(*(float(tree.get(name, 0.0)) for name in ("seconds", "cpu_hours", "gpu_hours")))
 
 
@@ -190,31 +193,30 @@ def sweep_state(directory: Path) -> SweepState:
     names = varied_fields(list(configs.values()))
 
     def label(key: str) -> str:
-        shown = [f"{short_name(name)}={read_field(configs[key], name)}" for name in names] if key in configs else []
-        return " ".join(shown) or key
+        return (point_label(configs[key], names) if key in configs else "") or key
 
     counts: Counter[str] = Counter()
-    running, failed, seconds = [], [], []
-    cost, ahead = Cost(), 0.0
+    running, here, failed, seconds = [], [], [], []
+    cost = Cost()
     now = time.time()
     for key in keys:
-        status = read_outcome(trials / key)["status"]
-        progress, spent = read_progress(trials / key), read_cost(trials / key)
+        outcome, progress = read_outcome(trials / key), read_progress(trials / key)
+        status, spent = outcome["status"], _cost(progress)
         cost += spent
         if status == "missing" and progress.get("running") and now - progress["updated"] < STALE_SECONDS:
             status = "running"
             step, total = (int(progress.get(name, 0)) for name in ("step", "total_steps"))
+            here.append(spent.seconds)
             running.append(RunningTrial(label(key), str(progress.get("phase", "starting")), step, total))
         elif status == "failed":
-            failed.append((label(key), str(read_outcome(trials / key)["reason"])))
-        elif status not in ("missing", "failed"):
+            failed.append((label(key), str(outcome["reason"])))
+        elif status != "missing":
             seconds.append(spent.seconds)
         counts[status] += 1
     left = None
     if running and seconds:
         mean = sum(seconds) / len(seconds)
-        ahead = sum(max(0.0, mean - read_cost(trials / key).seconds) for key in keys
-                    if read_progress(trials / key).get("running"))  # fmt: skip
+        ahead = sum(max(0.0, mean - spent) for spent in here)
         left = (counts["missing"] * mean + ahead) / len(running)
     elif not counts["missing"] and not running:
         left = 0.0

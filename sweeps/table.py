@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drorae.config import TrialConfig, config_hash
+from drorae.config import TrialConfig, config_hash, to_dict
 from drorae.errors import UserError
-from drorae.files import write_atomic
+from drorae.files import write_atomic, write_json
 from sweeps.spec import read_field, varied_fields
 from sweeps.view import METRICS
 
@@ -45,6 +45,12 @@ def read_outcome(directory: Path) -> dict[str, Any]:
     return {"status": "missing", "reason": ""}
 
 
+def ready_trial(directory: Path, config: TrialConfig) -> None:
+    """Readies a trial's folder for another attempt."""
+    write_json(directory / "config.json", to_dict(config))
+    (directory / "failure.json").unlink(missing_ok=True)
+
+
 def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) -> dict[str, Any]:
     """One trial as a flat row: metrics by their plain names, the baseline's as `baseline_...`, `varied` fields."""
     outcome = read_outcome(directory)
@@ -67,13 +73,12 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
     return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}
 
 
-def write_table(
-    path: Path, configs: Sequence[TrialConfig], trials: Path, tuning: Mapping[str, str] | None = None
-) -> dict[str, int]:
-    """Writes trials.csv atomically and returns how many trials have each status.
+def table_rows(
+    configs: Sequence[TrialConfig], trials: Path, tuning: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """A sweep's rows.
 
     Args:
-        path: the CSV file.
         configs: the sweep's trials, in row order.
         trials: the folder that holds one folder per trial, named by config hash.
         tuning: what each trial of a search is to the law, by config hash: the column of that name.
@@ -82,6 +87,11 @@ def write_table(
     rows = [trial_row(config, trials / config_hash(config), varied) for config in configs]
     for row in rows if tuning else ():
         row["tuning"] = (tuning or {}).get(row["config_hash"], "")
+    return rows
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Writes trials.csv atomically and returns how many trials have each status."""
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *extra], restval="", lineterminator="\n")
@@ -91,8 +101,6 @@ def write_table(
     return dict(Counter(str(row["status"]) for row in rows))
 
 
-def measured(path: Path) -> list[str]:
-    """The metrics that a trials.csv has values of and that are worth a chart, in the order of `sweeps.view.METRICS`."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [name for name in METRICS if any(row.get(name) for row in rows)]
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that rows have values of and that are worth a chart, in the order of `sweeps.view.METRICS`."""
+    return [name for name in METRICS if any(row.get(name) not in (None, "") for row in rows)]

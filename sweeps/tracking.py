@@ -142,7 +142,6 @@ class TrialTracker:
         self._last_step = 0
         self._next_flush = time.monotonic() + FLUSH_SECONDS
         self._back_off = 0.0
-        self._warned = False
         self._said: set[str] = set()
         self._load_spool()
 
@@ -226,17 +225,18 @@ class TrialTracker:
             # The law needs none of them, and the history keeps them all: every second one goes.
             for step in sorted(self._pending)[1:-1:2]:
                 self._pending.pop(step)
-            self._say(f"MLflow at {self.address.tracking_uri} was away for {SPOOL_ROWS} rows; the spool is thinned out")
+            away = f"MLflow at {self.address.tracking_uri} was away for {SPOOL_ROWS} rows"
+            self._say("thinned", f"{away}; the spool is thinned out")
         text = "".join(json.dumps(entry) + "\n" for entry in self._pending.values())
         try:
             write_atomic(self.spool, text.encode())
         except OSError as error:
-            self._say(f"{self.spool}: not written ({error.strerror}); its rows wait in memory")
+            self._say("spool", f"{self.spool}: not written ({error.strerror}); its rows wait in memory")
 
-    def _say(self, line: str) -> None:
-        """Warns of each thing once."""
-        if line not in self._said:
-            self._said.add(line)
+    def _say(self, what: str, line: str) -> None:
+        """Warns of each kind of thing once."""
+        if what not in self._said:
+            self._said.add(what)
             with contextlib.suppress(OSError):
                 self.warn(line)
 
@@ -252,9 +252,8 @@ class TrialTracker:
             self._run_id = ""
             self._back_off = min(max(2 * self._back_off, BACK_OFF_SECONDS), 10 * BACK_OFF_SECONDS)
             self._next_flush = time.monotonic() + self._back_off
-            if not self._warned:
-                self._warned = True
-                self._say(f"MLflow at {self.address.tracking_uri} does not answer ({_one_line(error)}); kept for later")
+            reason = _one_line(error)
+            self._say("away", f"MLflow at {self.address.tracking_uri} does not answer ({reason}); kept for later")
             return False
         self._back_off = 0.0
         return True

@@ -31,3 +31,16 @@ def cache_dir(own_environment: None) -> Path:
     folder = Path(os.environ["DRORAE_CACHE"])
     dinov2_offline_path(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One Ray session whose workers can import the stand-ins for trials."""
+    from sweeps.cluster import ray_session
+
+    here = Path(__file__).resolve().parent
+    with pytest.MonkeyPatch.context() as patch:
+        paths = [str(here.parent), str(here), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        with ray_session(""):
+            yield

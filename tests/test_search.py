@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from fake_sweep import sweep
 from mlflow.tracking import MlflowClient
 
-from drorae.config import PRESETS, Runtime, override
+from drorae.config import PRESETS, override
 from drorae.errors import UserError
-from sweeps.cluster import ray_session
-from sweeps.run import SweepOutcome, run_sweep
 from sweeps.search import Studies
 from sweeps.spec import Axis, Range, Search, SweepSpec, parse_range
 
-HERE = Path(__file__).resolve().parent
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    """One Ray session whose workers can import the stand-in."""
-    with pytest.MonkeyPatch.context() as patch:
-        paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        with ray_session(""):
-            yield
-
-
-def sweep(spec: SweepSpec, root: Path, **settings: Any) -> SweepOutcome:
-    fake: dict[str, Any] = {"run_trial": "fake_trial:run_trial", "prepare": "fake_trial:prepare"}
-    uri = f"sqlite:///{root}/mlflow.db"
-    return run_sweep(spec, root=root, runtime=Runtime(cache_dir=str(root)), tracking_uri=uri, **fake, **settings)
+pytestmark = pytest.mark.usefixtures("ray")
 
 
 BASE = override(override(PRESETS["smoke"], "encoder.path", "peak=1"), "phase2.lr", "0.0005")

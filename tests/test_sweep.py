@@ -4,46 +4,30 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from fake_sweep import sweep
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from drorae.config import PRESETS, Runtime, config_hash, override
+from drorae.config import PRESETS, config_hash, override
 from drorae.errors import UserError
-from sweeps.cluster import ray_session
 from sweeps.lease import Lease
 from sweeps.resources import Resources
-from sweeps.run import Asha, SweepOutcome, resume_sweep, run_sweep
+from sweeps.run import Asha, SweepOutcome, resume_sweep
 from sweeps.spec import Axis, SweepSpec, expand
 from sweeps.state import sweep_state
 
-HERE = Path(__file__).resolve().parent
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    """One Ray session whose workers can import the stand-in."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), str(HERE), before]))
-    with ray_session(""):
-        yield
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+pytestmark = pytest.mark.usefixtures("ray")
 
 
 def make(
@@ -51,12 +35,6 @@ def make(
 ) -> SweepSpec:
     base = override(PRESETS["smoke"], "encoder.path", trouble)
     return SweepSpec(name, base, (Axis("capacity", capacities), Axis("seed", seeds)))
-
-
-def sweep(spec: SweepSpec, root: Path, **settings: Any) -> SweepOutcome:
-    runtime = Runtime(cache_dir=str(root))
-    fake: dict[str, Any] = {"run_trial": "fake_trial:run_trial", "prepare": "fake_trial:prepare"}
-    return run_sweep(spec, root=root, runtime=runtime, tracking_uri=f"sqlite:///{root}/mlflow.db", **fake, **settings)
 
 
 def attempts(outcome: SweepOutcome) -> dict[str, int]:

@@ -82,10 +82,8 @@ def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory:
         if len(objectives) > 1:
             best = pareto_set(frame, objectives)
             best.to_csv(directory / "pareto.csv", index=False)
-            say(
-                f"Pareto set of {', '.join(objectives)}: {len(best)} of {len(frame)} trials, {directory / 'pareto.csv'}"
-            )
             caption = f"Pareto set of {', '.join(objectives)}: {len(best)} of {len(frame)} trials"
+            say(f"{caption}, {directory / 'pareto.csv'}")
             return {caption: pareto_figure(frame, objectives, directory)}
         axis = choose_axis(frame)
         if axis is not None:

@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Status:
-    """Show what a sweep is doing: trials done, running, failed and missing, the time left, the cost so far.
-
-    Example: drorae status quickstart
-    """
+class _Named:
+    """The sweep that a command is about."""
 
     name: Positional[Annotated[str, arg(metavar="NAME")]]
     """Name of the sweep."""
     root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
     """Folder of all sweeps."""
+
+
+@dataclass(kw_only=True)
+class Status(_Named):
+    """Show what a sweep is doing: trials done, running, failed and missing, the time left, the cost so far.
+
+    Example: drorae status quickstart
+    """
+
     as_json: Annotated[bool, arg(name="json")] = False
     """Print one JSON object."""
 
@@ -69,16 +75,12 @@ class Status:
 
 
 @dataclass(kw_only=True)
-class Resume:
+class Resume(_Named):
     """Finish a sweep with the settings that it was started with, whatever became of the process that ran it.
 
     Example: drorae resume quickstart
     """
 
-    name: Positional[Annotated[str, arg(metavar="NAME")]]
-    """Name of the sweep."""
-    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
-    """Folder of all sweeps."""
     no_fit: bool = False
     """Stop after the trials."""
     as_json: Annotated[bool, arg(name="json")] = False
