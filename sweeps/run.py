@@ -289,6 +289,8 @@ class _Session:
     varied: list[str]
     progress: SweepProgress
     started: dict[str, float] = field(default_factory=dict)
+    """When each trial that runs was started."""
+    costs: dict[str, Cost] = field(default_factory=dict)
 
     def label(self, key: str) -> str:
         """`capacity=8 seed=0`."""
@@ -298,8 +300,12 @@ class _Session:
         """Whether the sweep has cost so many GPU hours, or CPU hours where no trial had a GPU; 0 is no limit."""
         if not hours:
             return False
-        cost = sum((read_cost(self.trials / key) for key in self.configs), Cost())
-        return (cost.gpu_hours or cost.cpu_hours) >= hours
+        for key in self.configs:
+            # This is asked before every trial: files of those that nobody works on are read once.
+            if key in self.started or key not in self.costs:
+                self.costs[key] = read_cost(self.trials / key)
+        gpu_hours = sum(cost.gpu_hours for cost in self.costs.values())
+        return (gpu_hours or sum(cost.cpu_hours for cost in self.costs.values())) >= hours
 
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
@@ -513,7 +519,8 @@ def _watcher(session: _Session) -> Any:
             said = " ".join(f"{name}={value:.4g}" for name, value in shown.items() if value is not None)
             if outcome["status"] != "finished":
                 said += f" {outcome['status']}"
-        seconds = duration(time.monotonic() - session.started.get(key, time.monotonic()))
+        seconds = duration(time.monotonic() - session.started.pop(key, time.monotonic()))
+        session.costs.pop(key, None)
         session.progress.ended(f"{session.label(key)} {said} {seconds}")
         warnings = directory / "warnings.txt"
         if warnings.is_file():

@@ -7,6 +7,7 @@ never fails a trial: what a store does not take is kept in the trial's `spool.js
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from drorae.config import TrialConfig, config_hash, default_tracking_uri, flatten
@@ -27,7 +28,7 @@ from sweeps.table import read_outcome, trial_row
 from sweeps.view import TAG, shared_view, view_address
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
 FLUSH_SECONDS = 5.0
@@ -36,6 +37,8 @@ BACK_OFF_SECONDS = 60.0
 """After a store did not answer, the next attempt waits this long, doubled each time up to ten times as long."""
 SPOOL_ROWS = 20_000
 """Rows that wait for a store that is away, some 5 MB; beyond, every second one is dropped."""
+PAGE_RUNS = 100
+"""Runs that are read at once: MLflow takes some 0.2 MB for each while it reads."""
 PREFIX = "train/"
 """Before the names of step metrics, so that a final metric such as l1 is never mistaken for one."""
 INSPECTION = "inspection/"
@@ -47,8 +50,8 @@ RUN_STATUS = {"pruned": "KILLED", "failed": "FAILED", "missing": "KILLED"}
 Warn = Callable[[str], None]
 
 
-def open_client(uri: str) -> MlflowClient:
-    """An MLflow client with bounded waits and without telemetry (unless the environment says otherwise).
+def import_client() -> type[MlflowClient]:
+    """MLflow's client, with bounded waits and without telemetry (unless the environment says otherwise).
 
     Raises:
         UserError: mlflow is not installed.
@@ -63,7 +66,16 @@ def open_client(uri: str) -> MlflowClient:
         raise UserError("recording runs needs mlflow; pip install mlflow") from None
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(uri)
+    return MlflowClient
+
+
+def open_client(uri: str) -> MlflowClient:
+    """An MLflow client; to a store that is a database it connects at once.
+
+    Raises:
+        UserError: mlflow is not installed.
+    """
+    return import_client()(uri)
 
 
 def resolve_uri(uri: str | None, root: Path) -> str:
@@ -133,7 +145,8 @@ class TrialTracker:
         self.directory = directory
         self.spool = directory / "spool.jsonl"
         self.warn = warn
-        self._client = open_client(address.tracking_uri)
+        # Here rather than with the client, which another thread than the importing one may be the first to use.
+        import_client()
         self._run_id = ""
         self._sent: set[int] = set()
         self._pending: dict[int, dict[str, Any]] = {}
@@ -144,6 +157,11 @@ class TrialTracker:
         self._back_off = 0.0
         self._said: set[str] = set()
         self._load_spool()
+
+    @functools.cached_property
+    def _client(self) -> MlflowClient:
+        """Opened when first used, because a database that is away would raise."""
+        return open_client(self.address.tracking_uri)
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row. Rows without step and loss, and those of phase 1 (shared, not the trial's), pass."""
@@ -391,6 +409,16 @@ def run_name(config: TrialConfig) -> str:
     return f"{config.fusion.variant} h{config.fusion.expert_hidden_dim}{layers} s{config.seed}"
 
 
+class _Child(NamedTuple):
+    """A trial's run as far as the driver needs it: whole ones would fill its memory."""
+
+    run_id: str
+    status: str
+    """MLflow's."""
+    trial_status: str | None
+    tuning: str | None
+
+
 class SweepTracker:
     """The driver's side: database, experiment and parent run, and the state of all child runs."""
 
@@ -503,8 +531,8 @@ class SweepTracker:
             if key in running or (status == "missing" and not runs):
                 continue
             run = runs[0] if runs else None
-            settled = run is not None and run.info.status == RUN_STATUS.get(status, "FINISHED")
-            settled = settled and run is not None and run.data.tags.get("drorae.status") == status
+            settled = run is not None and run.status == RUN_STATUS.get(status, "FINISHED")
+            settled = settled and run is not None and run.trial_status == status
             if not settled or (directory / "spool.jsonl").is_file():
                 tracker = TrialTracker(self.address, config, directory, warn)
                 if not tracker.finish():
@@ -512,11 +540,11 @@ class SweepTracker:
             self._kill(runs[1:])
         self._kill([run for runs in children.values() for run in runs])
 
-    def _kill(self, runs: Sequence[Run]) -> None:
+    def _kill(self, runs: Sequence[_Child]) -> None:
         """Ends runs that belong to no trial of the sweep or that a second process created."""
         for run in runs:
-            if run.info.status == "RUNNING":
-                self.client.set_terminated(run.info.run_id, "KILLED")
+            if run.status == "RUNNING":
+                self.client.set_terminated(run.run_id, "KILLED")
 
     def tag_tuning(self, roles: Mapping[str, str], warn: Warn) -> None:
         """Tags the trials of a search with what they are to the law; never raises for the store."""
@@ -525,8 +553,8 @@ class SweepTracker:
         try:
             for key, runs in self._children().items():
                 for run in runs:
-                    if key in roles and run.data.tags.get("drorae.tuning") != roles[key]:
-                        self.client.set_tag(run.info.run_id, "drorae.tuning", roles[key])
+                    if key in roles and run.tuning != roles[key]:
+                        self.client.set_tag(run.run_id, "drorae.tuning", roles[key])
         except Exception as error:
             warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); the search is tagged at the next start")
 
@@ -544,17 +572,23 @@ class SweepTracker:
             return ""
         return address
 
-    def _children(self) -> dict[str, list[Run]]:
+    def _children(self) -> dict[str, list[_Child]]:
         """Child runs by config hash, oldest first."""
         filters = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}' and tags.`drorae.kind` = 'trial'"
-        found: dict[str, list[Run]] = {}
+        found: dict[str, list[_Child]] = {}
         token = None
         while True:
             page = self.client.search_runs(
-                [self.experiment_id], filters, order_by=["attributes.start_time ASC"], page_token=token
+                [self.experiment_id],
+                filters,
+                max_results=PAGE_RUNS,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
             )
             for run in page:
-                found.setdefault(run.data.tags.get("drorae.config_hash", ""), []).append(run)
+                tags = run.data.tags
+                child = _Child(run.info.run_id, run.info.status, tags.get("drorae.status"), tags.get("drorae.tuning"))
+                found.setdefault(tags.get("drorae.config_hash", ""), []).append(child)
             token = page.token
             if not token:
                 return found

@@ -18,6 +18,7 @@ from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import Notice, UserError, one_line
 from drorae.files import write_json
 from sweeps.lease import Lease
+from sweeps.recorder import Recorder
 from sweeps.resources import Share
 from sweeps.state import Sitting
 from sweeps.tracking import RunAddress, TrialTracker
@@ -160,35 +161,34 @@ def _attempt(
         with (directory / "warnings.txt").open("a") as file:
             file.write(line + "\n")
 
-    tracker = TrialTracker(work.address, config, directory, warn) if sitting is not None else None
-    if tracker is not None:
-        tracker.start()
     epochs = _Epochs() if work.report_epochs else None
+    tracked = (
+        contextlib.nullcontext() if sitting is None else Recorder(TrialTracker(work.address, config, directory, warn))
+    )
+    with tracked as recorder:
 
-    def report(row: dict[str, float | str]) -> None:
-        if tracker is not None and sitting is not None:
-            sitting.report(row)
-            tracker.report(row)
-        if epochs is not None and epochs.completes(row):
-            if tracker is not None:
-                tracker.flush()
-            # Every process has the same rows, and Ray Train waits for all of them.
-            send(epochs.take())
+        def report(row: dict[str, float | str]) -> None:
+            if recorder is not None and sitting is not None:
+                sitting.report(row)
+                recorder.report(row)
+            if epochs is not None and epochs.completes(row):
+                if recorder is not None:
+                    recorder.flush()
+                # Every process has the same rows, and Ray Train waits for all of them.
+                send(epochs.take())
 
-    try:
-        with _notices(warn):
-            _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
-        fine = True
-    except UserError as error:
-        write_json(directory / "failure.json", {"reason": one_line(error)})
-        fine = False
-    except Exception:
-        (directory / "error.txt").write_text(traceback.format_exc())
-        if tracker is not None:
-            tracker.flush()
-        raise
-    if tracker is not None:
-        tracker.finish()
+        try:
+            with _notices(warn):
+                _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
+            fine = True
+        except UserError as error:
+            write_json(directory / "failure.json", {"reason": one_line(error)})
+            fine = False
+        except Exception:
+            (directory / "error.txt").write_text(traceback.format_exc())
+            raise
+        if recorder is not None:
+            recorder.finish()
     return fine
 
 
