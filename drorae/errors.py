@@ -16,5 +16,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def last_line(text: str) -> str:
+    """The last line that says something, of a traceback or a message; empty where none does."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
 class Notice(UserWarning):
     """Something that a trial came through, and that its user should know of."""

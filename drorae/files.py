@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -28,6 +30,24 @@ def write_atomic(path: Path, content: bytes) -> Path:
 def write_json(path: Path, tree: Any) -> None:
     """Writes JSON atomically."""
     write_atomic(path, json.dumps(tree, indent=1).encode())
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Whether a file of so many bytes can be written into a folder, quotas and all, by writing one."""
+    probe = folder / f".room.{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(b"\0" * size)
+            file.flush()
+            os.fsync(file.fileno())
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def folder_bytes(folder: Path) -> int:

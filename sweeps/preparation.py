@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
-from drorae.errors import UserError
+from drorae.errors import UserError, last_line
 from sweeps import workers
 from sweeps.cluster import alive_nodes
 from sweeps.progress import SweepProgress, duration
@@ -156,9 +156,3 @@ def _reason(error: BaseException) -> str:
     if type(error).__name__ in ("ActorDiedError", "WorkerCrashedError", "OutOfMemoryError", "ActorUnavailableError"):
         return DIED
     return last_line(str(error)) or type(error).__name__
-
-
-def last_line(text: str) -> str:
-    """The last line that says something, of a traceback or a message; empty where none does."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""

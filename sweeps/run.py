@@ -18,25 +18,30 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
-from drorae.errors import UserError
+from drorae.errors import UserError, last_line
 from drorae.files import write_json
 from sweeps import workers
 from sweeps.cluster import alive_nodes, ray_session, require_tune
 from sweeps.lease import Lease, is_live
-from sweeps.preparation import DIED, Preparation, last_line
+from sweeps.preparation import DIED, Preparation
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Resources, Share, check_shares, times
 from sweeps.search import Studies
 from sweeps.spec import Search, SweepSpec, expand, field_name, point_label, varied_fields
 from sweeps.state import DRIVER_LEASE, Cost, read_cost, read_spec
 from sweeps.table import measured, read_outcome, ready_trial, table_rows, write_table
-from sweeps.tracking import SweepTracker, check_nodes
+from sweeps.tracking import RunAddress, SweepTracker, check_nodes
 from sweeps.workers import Work
 
 RUN_TRIAL = "drorae.trial:run_trial"
 PREPARE = "drorae.trial:prepare"
 DONE = ("finished", "unconverged", "diverged", "pruned")
 """Statuses that a rerun leaves alone."""
+DEATHS = 10
+"""Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its
+checkpoint."""
+AWAIT_STORE_SECONDS = 120.0
+"""After the last trial, a tracking server that is away is waited for so long."""
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
@@ -82,9 +87,9 @@ def run_sweep(
 ) -> SweepOutcome:
     """Runs what is missing of a sweep, and records everything in MLflow and in `<root>/<name>/trials.csv`.
 
-    A trial that raises, or whose process dies, is tried again from its checkpoint up to `max_failures` times and
-    then recorded as failed, while the sweep goes on; a later call tries it again. A UserError in a trial is
-    recorded at once.
+    A trial that raises is tried again from its checkpoint up to `max_failures` times and then recorded as failed,
+    while the sweep goes on; a later call tries it again. One whose process or machine dies is given `DEATHS` more
+    (none where `max_failures` is 0). A UserError in a trial is recorded at once.
 
     Args:
         spec: the trials.
@@ -158,11 +163,11 @@ def run_sweep(
                 # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
                 progress.doing("opening MLflow")
                 require_tune()
-                tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
+                tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri, _known_address(directory))
                 check_nodes(tracker.uri, [node["NodeManagerAddress"] for node in alive_nodes()] if missing else ())
                 failed, prepared = preparation.finish()
-                address = tracker.open_parent(f"{total} trials")
-                _write_spec(directory, spec, sweep_id, configs, settings)
+                address = tracker.open_parent(f"{total} trials", progress.line)
+                _write_spec(directory, spec, sweep_id, configs, settings, address)
                 runnable: list[str] = []
                 if studies is None:
                     for key in missing:
@@ -171,7 +176,7 @@ def run_sweep(
                         write_json(trials / key / "failure.json", {"reason": reason})
                     runnable = [key for key in missing if key not in failed]
                 counts: dict[str, int] = {}
-                charts = ""
+                charts, patience = "", 0.0
                 try:
                     tracker.log_preparation(prepared)
                     tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
@@ -181,18 +186,20 @@ def run_sweep(
                         progress.line(f"{known} of {total} trials are done already")
                     if runnable or (studies is not None and missing):
                         reports = asha is not None or (spec.search is not None and spec.search.pruner != "none")
-                        work = Work(str(trials), runtime, address, run_trial, reports)
+                        work = Work(str(trials), runtime, address, run_trial, reports, max_failures)
                         asker = Listed(runnable) if studies is None else studies
                         plan = _Plan(asker, share_of, resources, max_failures, asha, budget_hours)
                         _tune(session, plan, work, directory / "ray")
+                    patience = AWAIT_STORE_SECONDS
                 finally:
                     everything = list(configs.values())
                     roles = {} if studies is None else studies.roles()
-                    tracker.settle(everything, trials, progress.line)
-                    tracker.tag_tuning(roles, progress.line)
                     rows = table_rows(everything, trials, roles)
                     counts = write_table(directory / "trials.csv", rows)
-                    _write_spec(directory, spec, sweep_id, configs, settings)
+                    _write_spec(directory, spec, sweep_id, configs, settings, address)
+                    tracker.await_store(patience, progress.line)
+                    tracker.settle(everything, trials, progress.line)
+                    tracker.tag_tuning(roles, progress.line)
                     charts = tracker.share_view(measured(rows), progress.line)
                     tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
         except UserError:
@@ -230,10 +237,22 @@ def _but_trials(search: Search | None) -> Search | None:
 
 
 def _write_spec(
-    directory: Path, spec: SweepSpec, sweep_id: str, configs: Mapping[str, TrialConfig], settings: Mapping[str, Any]
+    directory: Path,
+    spec: SweepSpec,
+    sweep_id: str,
+    configs: Mapping[str, TrialConfig],
+    settings: Mapping[str, Any],
+    address: RunAddress,
 ) -> None:
-    tree = {"id": sweep_id, "spec": spec.to_dict(), "settings": settings, "trials": list(configs)}
+    tree = {"id": sweep_id, "spec": spec.to_dict(), "settings": settings, "tracking": asdict(address),
+            "trials": list(configs)}  # fmt: skip
     write_json(directory / "sweep.json", tree)
+
+
+def _known_address(directory: Path) -> RunAddress | None:
+    """Where the sweep was recorded before; None where it never was."""
+    tree = read_spec(directory).get("tracking") if (directory / "sweep.json").exists() else None
+    return None if tree is None else RunAddress(**tree)
 
 
 def resume_sweep(directory: Path, *, tracking_uri: str | None = None, quiet: bool = False) -> SweepOutcome:
@@ -272,14 +291,6 @@ def _sharing(
     return lambda config: resources.share(config, gpus_seen)
 
 
-def _reason(directory: Path) -> str:
-    """Why the last attempt at a trial ended without a result."""
-    path = directory / "error.txt"
-    if not path.is_file():
-        return DIED
-    return last_line(path.read_text()) or "unknown error"
-
-
 @dataclass
 class _Session:
     """What the driver knows while trials run."""
@@ -291,6 +302,8 @@ class _Session:
     started: dict[str, float] = field(default_factory=dict)
     """When each trial that runs was started."""
     costs: dict[str, Cost] = field(default_factory=dict)
+    raised: dict[str, int] = field(default_factory=dict)
+    """Errors that each trial has left, as far as they were looked at."""
 
     def label(self, key: str) -> str:
         """`capacity=8 seed=0`."""
@@ -307,13 +320,20 @@ class _Session:
         gpu_hours = sum(cost.gpu_hours for cost in self.costs.values())
         return (gpu_hours or sum(cost.cpu_hours for cost in self.costs.values())) >= hours
 
+    def reason(self, key: str) -> str:
+        """Why the last attempt at a trial ended without a result."""
+        errors = workers.errors(self.trials / key)
+        before, self.raised[key] = self.raised.get(key, 0), len(errors)
+        # An attempt that left no word of what it raised had no time to.
+        return last_line(errors[-1].read_text()) or "unknown error" if len(errors) > before else DIED
+
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
         if read_outcome(directory)["status"] != "missing":
             return
         if died:
-            write_json(directory / "failure.json", {"reason": _reason(directory)})
+            write_json(directory / "failure.json", {"reason": self.reason(key)})
         else:
             reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
             write_json(directory / "pruned.json", {"reason": reason})
@@ -414,7 +434,7 @@ def _tune(session: _Session, plan: _Plan, work: Work, storage: Path) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=plan.max_failures),
+            failure_config=tune.FailureConfig(max_failures=plan.max_failures + DEATHS if plan.max_failures else 0),
             callbacks=[_watcher(session)],
             verbose=0,
         ),
@@ -537,7 +557,7 @@ def _watcher(session: _Session) -> Any:
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             key = _key(trial)
-            session.progress.line(f"{session.label(key)}: tried again ({_reason(session.trials / key)})")
+            session.progress.line(f"{session.label(key)}: tried again ({session.reason(key)})")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ended(_key(trial), died=False)

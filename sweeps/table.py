@@ -48,7 +48,8 @@ def read_outcome(directory: Path) -> dict[str, Any]:
 def ready_trial(directory: Path, config: TrialConfig) -> None:
     """Readies a trial's folder for another attempt."""
     write_json(directory / "config.json", to_dict(config))
-    (directory / "failure.json").unlink(missing_ok=True)
+    for left in (directory / "failure.json", *directory.glob("error-*.txt")):
+        left.unlink(missing_ok=True)
 
 
 def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) -> dict[str, Any]:

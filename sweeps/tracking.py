@@ -35,6 +35,8 @@ FLUSH_SECONDS = 5.0
 """Metrics are sent together, at most this often."""
 BACK_OFF_SECONDS = 60.0
 """After a store did not answer, the next attempt waits this long, doubled each time up to ten times as long."""
+AWAIT_SECONDS = 2.0
+"""Between two looks at a store that is waited for."""
 SPOOL_ROWS = 20_000
 """Rows that wait for a store that is away, some 5 MB; beyond, every second one is dropped."""
 PAGE_RUNS = 100
@@ -60,6 +62,8 @@ def import_client() -> type[MlflowClient]:
     # Unset, MLflow blocks for four minutes on a server that is down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # The address of every run that ends, on stdout, where results are.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     try:
         from mlflow.tracking import MlflowClient
     except ImportError:
@@ -422,7 +426,9 @@ class _Child(NamedTuple):
 class SweepTracker:
     """The driver's side: database, experiment and parent run, and the state of all child runs."""
 
-    def __init__(self, name: str, sweep_id: str, root: Path, tracking_uri: str | None) -> None:
+    def __init__(
+        self, name: str, sweep_id: str, root: Path, tracking_uri: str | None, known: RunAddress | None = None
+    ) -> None:
         """Connects and creates the store and the experiment where missing.
 
         Args:
@@ -430,6 +436,7 @@ class SweepTracker:
             sweep_id: identifies this sweep's parent run within the experiment.
             root: folder of all sweeps; holds the default store and its artifacts.
             tracking_uri: an MLflow store; None: see `resolve_uri`.
+            known: where this sweep was recorded before: with it, a sweep goes on while that store is away.
 
         Raises:
             UserError: the store cannot be reached or used, or the experiment was deleted.
@@ -438,6 +445,7 @@ class SweepTracker:
         self.uri = resolve_uri(tracking_uri, root)
         self.client = open_client(self.uri)
         self.parent_run_id = ""
+        self._known = known if known is not None and known.tracking_uri == self.uri else None
         try:
             experiment = self.client.get_experiment_by_name(name)
             if experiment is None:
@@ -446,6 +454,9 @@ class SweepTracker:
                 self.experiment_id = self.client.create_experiment(name, artifact_location=local)
                 return
         except Exception as error:
+            if self._known is not None:
+                self.experiment_id = self._known.experiment_id
+                return
             remedy = "start the server, or unset MLFLOW_TRACKING_URI for a local SQLite store"
             raise UserError(f"MLflow at {self.uri} cannot be used ({_one_line(error)}); {remedy}") from None
         if experiment.lifecycle_stage == "deleted":
@@ -455,11 +466,11 @@ class SweepTracker:
             )
         self.experiment_id = experiment.experiment_id
 
-    def open_parent(self, description: str) -> RunAddress:
+    def open_parent(self, description: str, warn: Warn = lambda line: None) -> RunAddress:
         """Finds or creates the parent run and marks it RUNNING.
 
         Raises:
-            UserError: the store does not take it.
+            UserError: the store does not take it, and the sweep was never recorded there.
         """
         from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
@@ -480,8 +491,29 @@ class SweepTracker:
                 }
                 self.parent_run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         except Exception as error:
-            raise UserError(f"MLflow at {self.uri} does not take the sweep ({_one_line(error)}); try again") from None
+            if self._known is None:
+                raise UserError(
+                    f"MLflow at {self.uri} does not take the sweep ({_one_line(error)}); try again"
+                ) from None
+            self.parent_run_id = self._known.parent_run_id
+            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); trials keep their records meanwhile")
         return self.address
+
+    def await_store(self, seconds: float, warn: Warn) -> None:
+        """Waits until the store answers, at most so long: what trials keep for it is worth a while."""
+        deadline = time.monotonic() + seconds
+        said = False
+        while True:
+            try:
+                self.client.get_experiment(self.experiment_id)
+                return
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    return
+                if not said:
+                    said = True
+                    warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); waiting up to {seconds:.0f} s")
+                time.sleep(AWAIT_SECONDS)
 
     @property
     def address(self) -> RunAddress:
@@ -538,10 +570,13 @@ class SweepTracker:
                 if not tracker.finish():
                     return
             self._kill(runs[1:])
+            # A store that died between making a run and saying so was asked twice; the first has everything.
+            for twin in runs[1:]:
+                self.client.delete_run(twin.run_id)
         self._kill([run for runs in children.values() for run in runs])
 
     def _kill(self, runs: Sequence[_Child]) -> None:
-        """Ends runs that belong to no trial of the sweep or that a second process created."""
+        """Ends runs that nobody works on."""
         for run in runs:
             if run.status == "RUNNING":
                 self.client.set_terminated(run.run_id, "KILLED")

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
-from drorae.errors import Notice, UserError, one_line
-from drorae.files import write_json
+from drorae.errors import Notice, UserError, last_line, one_line
+from drorae.files import has_room, write_json
 from sweeps.lease import Lease
 from sweeps.recorder import Recorder
 from sweeps.resources import Share
 from sweeps.state import Sitting
 from sweeps.tracking import RunAddress, TrialTracker
+
+ROOM_BYTES = 2**20
+"""A disk with less room is full."""
+ROOM_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Work:
     """`module:function`."""
     report_epochs: bool
     """Tell Tune the mean loss of each epoch, for a scheduler to decide by."""
+    max_failures: int
+    """Errors after which a trial is given up."""
 
 
 def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
@@ -54,19 +61,47 @@ def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict
 
 
 def run_one(work: Work, key: str, share: Share) -> None:
-    """One trial, recorded, inside a Tune trial. A UserError is left as failure.json, any other raised for a retry."""
+    """One trial, recorded, inside a Tune trial.
+
+    What it raises is raised for a retry, and left as failure.json after `max_failures` of them; a UserError at once.
+    """
     directory = Path(work.trials) / key
-    (directory / "error.txt").unlink(missing_ok=True)
+    wait_for_room(directory)
+    attempt = len(errors(directory)) + 1
     # A driver that was cut off may have left a worker that does not know: it is waited for, or outlived.
     with Lease(directory / "worker.lease") as lease:
         lease.acquire()
-        if share.processes > 1:
-            _run_together(work, key, share)
-            return
-        from ray import tune
+        try:
+            if share.processes > 1:
+                _run_together(work, key, share, attempt)
+                return
+            from ray import tune
 
-        with Sitting(directory, share, lease) as sitting:
-            _attempt(work, key, threads(work.runtime, share), tune.report, sitting)
+            with Sitting(directory, share, lease) as sitting:
+                _attempt(work, key, threads(work.runtime, share), tune.report, sitting, attempt)
+        except Exception:
+            raised = errors(directory)[attempt - 1 :]
+            if not raised or attempt <= work.max_failures:
+                raise
+            write_json(directory / "failure.json", {"reason": last_line(raised[0].read_text())})
+
+
+def errors(directory: Path) -> list[Path]:
+    """The tracebacks of the attempts at a trial that raised, in order."""
+    return sorted(directory.glob("error-*.txt"))
+
+
+def wait_for_room(directory: Path) -> None:
+    """Waits while the disk is full: somebody makes room, and a trial that cannot save is no trial.
+
+    Raises:
+        UserError: nobody did for `ROOM_SECONDS`.
+    """
+    deadline = time.monotonic() + ROOM_SECONDS
+    while not has_room(directory, ROOM_BYTES):
+        if time.monotonic() > deadline:
+            raise UserError(f"{directory}: the disk is full; free some space and run the sweep again")
+        time.sleep(1)
 
 
 def threads(runtime: Runtime, share: Share) -> Runtime:
@@ -74,7 +109,7 @@ def threads(runtime: Runtime, share: Share) -> Runtime:
     return replace(runtime, threads=runtime.threads or max(1, int(share.cpus / share.processes)))
 
 
-def _run_together(work: Work, key: str, share: Share) -> None:
+def _run_together(work: Work, key: str, share: Share, attempt: int) -> None:
     """One trial in several processes, which Ray Train starts and which torch's DDP holds together.
 
     The processes' resources are a placement group of Ray Train's own, which Ray grants whole or not at all, and the
@@ -99,7 +134,7 @@ def _run_together(work: Work, key: str, share: Share) -> None:
             runtime = replace(runtime, device=str(get_device()))
         main = ray.train.get_context().get_world_rank() == 0
         with Sitting(directory, share) if main else contextlib.nullcontext() as sitting:
-            fine = _attempt(work, key, runtime, ray.train.report, sitting)
+            fine = _attempt(work, key, runtime, ray.train.report, sitting, attempt)
         if not fine:
             # The others may wait for this one.
             raise UserError("this trial failed")
@@ -146,13 +181,18 @@ def _notices(warn: Callable[[str], None]) -> Iterator[None]:
 
 
 def _attempt(
-    work: Work, key: str, runtime: Runtime, send: Callable[[dict[str, Any]], None], sitting: Sitting | None
+    work: Work,
+    key: str,
+    runtime: Runtime,
+    send: Callable[[dict[str, Any]], None],
+    sitting: Sitting | None,
+    attempt: int,
 ) -> bool:
     """One process's part in a trial; False after a UserError, left as failure.json.
 
     The main process tracks the trial and has a `sitting`.
 
-    Any other exception is raised, and stands in error.txt.
+    Any other exception is raised, and stands in `error-<attempt>.txt`.
     """
     directory = Path(work.trials) / key
     config = load_config(directory / "config.json")
@@ -185,7 +225,8 @@ def _attempt(
             write_json(directory / "failure.json", {"reason": one_line(error)})
             fine = False
         except Exception:
-            (directory / "error.txt").write_text(traceback.format_exc())
+            with contextlib.suppress(OSError):
+                (directory / f"error-{attempt:03d}.txt").write_text(traceback.format_exc())
             raise
         if recorder is not None:
             recorder.finish()

@@ -48,6 +48,8 @@ class RuntimeOptions:
     """Images sent through the networks at once, larger batches in pieces (gradient accumulation); 0: all."""
     activation_checkpointing: bool = False
     """Compute the decoder's activations twice instead of keeping them."""
+    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 30.0
+    """A killed trial loses at most so much of its work."""
 
     def runtime(self) -> Runtime:
         """The `Runtime` these options describe.
@@ -61,6 +63,8 @@ class RuntimeOptions:
             raise UserError(f"--threads {self.threads}: expected 0 (choose for me) or more")
         if self.micro_batch < 0:
             raise UserError(f"--micro-batch {self.micro_batch}: expected 0 (whole batches) or more")
+        if not self.checkpoint_seconds >= 0:
+            raise UserError(f"--checkpoint-seconds {self.checkpoint_seconds}: expected 0 or more")
         if not self.cache_limit_gb > 0:
             raise UserError(f"--cache-limit-gb {self.cache_limit_gb}: expected a number above 0")
         return Runtime(
@@ -71,6 +75,7 @@ class RuntimeOptions:
             cache_limit_gb=self.cache_limit_gb,
             micro_batch=self.micro_batch,
             activation_checkpointing=self.activation_checkpointing,
+            checkpoint_seconds=self.checkpoint_seconds,
         )
 
 
