@@ -13,7 +13,7 @@ help:
 	@echo "make test        the tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make ui          the MLflow UI on runs/"
-	@echo "make benchmark   the feature cache against encoding in every trial"
+	@echo "make benchmark   what a sweep and its tracking cost, the feature cache against encoding (about 20 minutes)"
 	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, and the speed of a step"
 	@echo "make coverage    how often 95% intervals hold, simulated, into results/coverage (about 15 minutes)"
 	@echo "make setup       only the virtual environment"
@@ -55,6 +55,8 @@ ui: setup
 	$(BIN)/drorae ui
 
 benchmark: setup
+	$(BIN)/python tests/benchmark_orchestration.py
+	$(BIN)/python tests/benchmark_tracking.py
 	$(BIN)/python tests/benchmark_cache.py
 
 gpu-check: setup

@@ -153,6 +153,31 @@ def measure(kind: str, count: int) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
 
 
+SHOWN = {
+    "trials": "trials",
+    "": "kind",
+    "s per trial": "s_per_trial",
+    "all seconds": "total_s",
+    "until the first ends": "until_first_s",
+    "after the last": "after_last_s",
+    "driver MB at 25 %": "driver_mb_25%",
+    "50 %": "driver_mb_50%",
+    "75 %": "driver_mb_75%",
+    "100 %": "driver_mb_100%",
+    "peak": "driver_mb_peak",
+    "worker MB at 100 %": "worker_mb_100%",
+}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The main columns as a table for a README."""
+    lines = ["| " + " | ".join(SHOWN) + " |", "|--:|---|" + "--:|" * (len(SHOWN) - 2)]
+    for row in rows:
+        cells = [f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in SHOWN.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def write(rows: list[dict[str, Any]], out: Path) -> None:
     """The rows as a CSV."""
     out.mkdir(parents=True, exist_ok=True)
@@ -183,6 +208,7 @@ def main() -> None:
             print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
             if options.out is not None:
                 write(rows, options.out)
+    print(markdown(rows))
 
 
 if __name__ == "__main__":
