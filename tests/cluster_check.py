@@ -43,7 +43,9 @@ def two_nodes(
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     gcs, dashboard, *agents = free_ports(4)
-    environment = os.environ | dict(extra or {}) | {
+    environment = {
+        **os.environ,
+        **(extra or {}),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
