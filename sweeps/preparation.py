@@ -15,7 +15,10 @@ from sweeps.cluster import alive_nodes
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Share
 
-DIED = "the worker process died (killed, or out of memory)"
+DIED = (
+    "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
+    "--max-concurrent or more --cpus-per-trial)"
+)
 
 
 def _preparation_key(config: TrialConfig) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError
-from drorae.files import write_json
+from drorae.files import full_disk, write_json
 from sweeps import workers
 from sweeps.cluster import alive_nodes, ray_session, require_tune
 from sweeps.lease import Lease, is_live
@@ -37,6 +37,8 @@ RUN_TRIAL = "drorae.trial:run_trial"
 PREPARE = "drorae.trial:prepare"
 DONE = ("finished", "unconverged", "diverged", "pruned")
 """Statuses that a rerun leaves alone."""
+FULL_BYTES = 2**20
+"""A disk with less room is full."""
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
@@ -276,7 +278,8 @@ def _reason(directory: Path) -> str:
     """Why the last attempt at a trial ended without a result."""
     path = directory / "error.txt"
     if not path.is_file():
-        return DIED
+        # Where the disk is full, a worker can leave no word.
+        return full_disk(directory) if shutil.disk_usage(directory).free < FULL_BYTES else DIED
     return last_line(path.read_text()) or "unknown error"
 
 
@@ -306,11 +309,15 @@ class _Session:
         directory = self.trials / key
         if read_outcome(directory)["status"] != "missing":
             return
-        if died:
-            write_json(directory / "failure.json", {"reason": _reason(directory)})
-        else:
+        name, reason = "failure.json", _reason(directory) if died else ""
+        if not died:
+            name = "pruned.json"
             reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
-            write_json(directory / "pruned.json", {"reason": reason})
+        try:
+            write_json(directory / name, {"reason": reason})
+        except OSError as error:
+            # It stays missing, and the next call tries it again.
+            self.progress.line(f"{self.label(key)}: {reason}; not recorded ({error.strerror})")
 
 
 class Asker(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import Notice, UserError, one_line
-from drorae.files import write_json
+from drorae.files import write_atomic, write_json
 from sweeps.lease import Lease
 from sweeps.resources import Share
 from sweeps.state import Sitting
@@ -39,11 +39,13 @@ class Work:
 
 def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
     """One preparation by `module:function`, its rows written to `log`. None, or what the user has to mend."""
-    with open(log, "w") as file:
+    # Unbuffered, so that nothing is left for closing the file to fail at.
+    with open(log, "wb", buffering=0) as file:
 
         def report(row: dict[str, float | str]) -> None:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+            # Only for show: a full disk is the preparation's to complain of.
+            with contextlib.suppress(OSError):
+                file.write(json.dumps(row).encode() + b"\n")
 
         try:
             _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, report)
@@ -151,13 +153,14 @@ def _attempt(
 
     The main process tracks the trial and has a `sitting`.
 
-    Any other exception is raised, and stands in error.txt.
+    Any other exception is raised, and stands in error.txt. So is a UserError that the disk has no room for.
     """
     directory = Path(work.trials) / key
     config = load_config(directory / "config.json")
 
     def warn(line: str) -> None:
-        with (directory / "warnings.txt").open("a") as file:
+        # On a full disk, mostly one that says so: not worth the trial.
+        with contextlib.suppress(OSError), (directory / "warnings.txt").open("a") as file:
             file.write(line + "\n")
 
     tracker = TrialTracker(work.address, config, directory, warn) if sitting is not None else None
@@ -180,10 +183,14 @@ def _attempt(
             _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
         fine = True
     except UserError as error:
-        write_json(directory / "failure.json", {"reason": one_line(error)})
+        try:
+            write_json(directory / "failure.json", {"reason": one_line(error)})
+        except OSError:
+            raise error from None
         fine = False
     except Exception:
-        (directory / "error.txt").write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):
+            write_atomic(directory / "error.txt", traceback.format_exc().encode())
         if tracker is not None:
             tracker.flush()
         raise
