@@ -29,7 +29,7 @@ from drorae.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.tokenizer import Tokenizer
 from drorae.trial import TrialResult, load_trained, run_trial
 from drorae.trial import prepare as prepare_trials
-from drorae.weights import dinov2_offline_path, read_state, save_sealed, save_state, state_fingerprint
+from drorae.weights import dinov2_offline_path, read_state, save_sealed, state_fingerprint
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
 
@@ -185,7 +185,7 @@ def test_out_of_memory_in_the_optimiser_or_in_loading_is_named(
 
 def test_a_discriminator_that_ran_out_of_memory_has_learnt_nothing(config: TrialConfig) -> None:
     gan = dataclasses.replace(config, objective=ObjectiveConfig(perceptual="none", gan_weight=0.75))
-    adversary = make_adversary(gan, PhaseConfig(disc_start_steps=0), torch.device("cpu"), seed=0)
+    adversary = make_adversary(gan, PhaseConfig(epochs=1, disc_start_steps=0), torch.device("cpu"), seed=0)
     assert adversary is not None
     pictures = list(torch.rand(4, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     adversary.learn(0, 4, pictures[:1], pictures[1:2])
@@ -294,7 +294,7 @@ def test_of_several_processes_none_waits_for_one_that_ran_out_of_memory(config: 
         process.join(60)
         assert process.exitcode is not None
     assert found[1][0] == "UserError"
-    assert found[1][1].startswith("phase2, step 3: out of memory") and "lower --micro-batch 8" in found[1][1]
+    assert found[1][1].startswith("phase2, step 3: out of memory") and "--micro-batch 8" in found[1][1]
     assert not (tmp_path / "trial" / "result.json").exists()
 
 
@@ -343,7 +343,7 @@ def test_the_last_good_checkpoint_stays_and_is_finite(
 
 
 def test_a_shared_decoder_that_diverges_is_a_users_error(config: TrialConfig, runtime: Runtime, tmp_path: Path) -> None:
-    wild = override(override(config, "phase1.lr", 1e38), "phase1.clip_norm", 0.0)
+    wild = override(override(config, "phase1.lr", 1e30), "phase1.clip_norm", 0.0)
     with pytest.raises(UserError, match=r"^phase1: .* step \d+; lower phase1.lr"):
         prepare_trials(wild, dataclasses.replace(runtime, cache_dir=str(tmp_path)))
 
@@ -355,8 +355,8 @@ def test_every_cached_file_is_checked_set_aside_and_made_again(
     config: TrialConfig, runtime: Runtime, finished: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    shutil.copytree(runtime.cache_dir, cache)
     elsewhere = dataclasses.replace(runtime, cache_dir=str(cache))
+    prepare_trials(config, elsewhere)
     undisturbed = result_of(finished)
     kinds = ("features/*/*.bin", "features/*/manifest.json", "references/*.np?", "decoders/*/*.safetensors")
     files = [path for kind in (*kinds, "decoders/*/baseline-*.json") for path in sorted(cache.glob(kind))]
@@ -464,6 +464,7 @@ def test_images_that_changed_under_a_trial_are_refused(config: TrialConfig, runt
         run_trial(own, interrupt, directory=tmp_path / "trial", runtime=runtime)
     with np.load(images) as arrays:
         np.savez(images, train=arrays["train"][::-1], val=arrays["val"])
+    prepare._last = None
     with pytest.raises(UserError, match="began with other images_train"):
         run_trial(own, directory=tmp_path / "trial", runtime=runtime)
 
@@ -529,7 +530,7 @@ def test_a_full_disk_is_one_line_and_costs_no_training(
     assert result.metrics == result_of(finished).metrics and losses(tmp_path) == losses(finished)
 
 
-def test_safetensors_full_disk_is_recognised(tmp_path: Path) -> None:
+def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
     from drorae.files import naming_full_disk
 
     (tmp_path / "full").symlink_to("/dev/full")
@@ -577,4 +578,4 @@ def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch
     broken = dataclasses.replace(work, run_trial="fake_trial:nothing")
     with pytest.raises(AttributeError, match="nothing"):
         workers._attempt(broken, key, Runtime(), lambda row: None, None)
-    assert save_state and not (tmp_path / key / "failure.json").exists()
+    assert not (tmp_path / key / "failure.json").exists()
