@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -209,12 +209,19 @@ _last: tuple[str, Workshop] | None = None
 networks and images anew takes a quick trial's time again."""
 
 
-def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> Workshop:
+def open_workshop(
+    config: TrialConfig,
+    runtime: Runtime,
+    report: Report = lambda row: None,
+    check: Callable[[dict[str, str]], None] = lambda fingerprints: None,
+) -> Workshop:
     """Loads, or makes where missing, what trials share. Safe to call from many processes at once.
 
     The last one opened is kept: a trial that differs only in fusion, phases 2 and 3 or seed gets it again.
 
     report gets rows of progress: `{"phase": "prepare", "note": ..., "done": ..., "total": ...}` and phase 1's.
+    check is called with fingerprints of the images as soon as they are known, before anything is made of them, and
+    with all in the end; what it raises is raised.
 
     Raises:
         UserError: images, weights, sizes or the cache's room are not as needed.
@@ -227,9 +234,12 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     device = choose_device(runtime)
     key = canonical_json({**phase1_key(config), "evaluation": to_dict(config.evaluation), "runtime": to_dict(runtime)})
     if _last is not None and _last[0] == key:
+        check(_last[1].fingerprints)
         return replace(_last[1], config=config)
     cache = Path(runtime.cache_dir)
     images = load_images(config.images)
+    seen = {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint}
+    check(seen)
     encoder = load_encoder(config.encoder, cache).to(device)
     objective = load_objective(config.objective).to(device)
     # Sizes and weights are checked before anything is encoded.
@@ -277,8 +287,7 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             fit_state(tokenizer.decoder, decoder, weights, "delete it, and it is trained again")
         workshop = Workshop(
             config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
-            {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
-             "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
+            {**seen, "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
              "perceptual": objective.fingerprint}
             | ({"released_decoder": released.fingerprint} if released is not None else {})
             | {extractor.metric: extractor.fingerprint for extractor in extractors}
@@ -295,5 +304,6 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             write_sealed(measured, lambda path: write_json(path, metrics))
         distributed.barrier()
         workshop.baseline = _read_json(measured)
+    check(workshop.fingerprints)
     _last = (key, workshop)
     return workshop

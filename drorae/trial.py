@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from drorae import distributed, memory
-from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, to_dict
+from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, phase1_key, to_dict
 from drorae.errors import UserError
 from drorae.files import naming_full_disk, replacing, write_atomic, write_json
 from drorae.fusion.size import exact_params, paper_params
@@ -31,6 +31,8 @@ from drorae.tokenizer import Tokenizer
 from drorae.train import Diverged, Report, Row, Trained, train_phase
 from drorae.weights import fit_state, read_state, save_sealed
 
+INPUTS = "inputs.json"
+"""Fingerprints of the images and weights that a trial is made from."""
 UNCONVERGED_DROP = 0.05
 """A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
 
@@ -76,7 +78,14 @@ def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: 
         UserError: something the user can put right, a full disk and too little memory among it.
     """
     with naming_full_disk(Path(runtime.cache_dir)), memory.named("preparation"):
-        open_workshop(config, runtime, report)
+        workshop = open_workshop(config, runtime, report)
+        write_json(_prepared(config, runtime), workshop.fingerprints)
+
+
+def _prepared(config: TrialConfig, runtime: Runtime) -> Path:
+    """Where `prepare` notes what it found."""
+    key = config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
+    return Path(runtime.cache_dir) / "prepared" / f"{key}.json"
 
 
 def loss_tail_drop(losses: Sequence[float]) -> float:
@@ -187,8 +196,9 @@ def _set_damaged_aside(directory: Path) -> None:
 def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> TrialResult:
     if distributed.is_main():
         write_json(directory / "config.json", to_dict(config))
-    workshop = open_workshop(config, runtime, report)
-    _check_inputs(directory / "inputs.json", workshop)
+    workshop = open_workshop(config, runtime, report, partial(_check_inputs, config, runtime, directory))
+    if distributed.is_main():
+        write_json(directory / INPUTS, workshop.fingerprints)
     tokenizer = workshop.tokenizer()
     rows: list[Row] = []
 
@@ -210,25 +220,26 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
     return result
 
 
-def _check_inputs(path: Path, workshop: Workshop) -> None:
-    """Notes what a trial is made from, or compares it with the note of an earlier sitting.
+def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found: dict[str, str]) -> None:
+    """Compares fingerprints with those of the trial's first sitting, or else with those of its preparation.
 
     Raises:
-        UserError: images or weights are not those that the trial began with.
+        UserError: images or weights have changed since.
     """
-    found = dict(workshop.fingerprints)
+    note, since = directory / INPUTS, "began"
+    remedy = f"put it back, or delete {directory} to start over"
+    if not note.is_file():
+        note, since = _prepared(config, runtime), "was prepared"
+        remedy = "put it back, or prepare again, as every new call of the sweep does"
     try:
-        begun: dict[str, str] = json.loads(path.read_text())
+        before: dict[str, str] = json.loads(note.read_text())
     except (OSError, ValueError):
-        begun = found
-    for name in found.keys() & begun.keys():
-        if found[name] != begun[name]:
-            raise UserError(
-                f"{path.parent}: this trial began with other {name} ({begun[name][:12]}, now {found[name][:12]}); put "
-                "them back, or delete the folder to start over"
-            )
-    if distributed.is_main():
-        write_json(path, found)
+        return
+    for name, fingerprint in found.items():
+        if before.get(name, fingerprint) != fingerprint:
+            where = f" ({config.images.path})" if name.startswith("images_") and config.images.path else ""
+            what = f"{name}{where} was {before[name][:12]} and is {fingerprint[:12]} now"
+            raise UserError(f"{what}: changed since this trial {since}; {remedy}")
 
 
 def _record(

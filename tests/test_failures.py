@@ -465,8 +465,24 @@ def test_images_that_changed_under_a_trial_are_refused(config: TrialConfig, runt
     with np.load(images) as arrays:
         np.savez(images, train=arrays["train"][::-1], val=arrays["val"])
     prepare._last = None
-    with pytest.raises(UserError, match="began with other images_train"):
+    with pytest.raises(UserError, match=r"images_train \(.*images.npz\) was .* changed since this trial began"):
         run_trial(own, directory=tmp_path / "trial", runtime=runtime)
+
+
+def test_images_that_changed_since_the_preparation_are_refused(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path
+) -> None:
+    images = tmp_path / "images.npz"
+    shutil.copy(config.images.path, images)
+    own = override(config, "images.path", str(images))
+    prepare_trials(own, runtime)
+    with np.load(images) as arrays:
+        np.savez(images, train=arrays["train"], val=arrays["val"][1:])
+    prepare._last = None
+    with pytest.raises(UserError, match="images_val .* changed since this trial was prepared; put it back, or prepare"):
+        run_trial(own, directory=tmp_path / "trial", runtime=runtime)
+    prepare_trials(own, runtime)
+    assert run_trial(own, directory=tmp_path / "trial", runtime=runtime).eval_images == 15
 
 
 def test_a_damaged_npz_is_named_wherever_it_is_damaged(config: TrialConfig, tmp_path: Path) -> None:
