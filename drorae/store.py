@@ -5,8 +5,8 @@ chunk by chunk under a file lock in a `.partial` folder that a killed writer lea
 with, and renamed when complete.
 
 Whoever opens an entry verifies the CRC-32 of every chunk, once per process: 5.8 GB/s from the page cache on 2 AMD
-EPYC cores (2 GB read), so some 3.5 s at the default limit of 20 GB; a cold disk is read once, as the first epoch would. A bit that
-flips while an entry is open goes unnoticed until it is opened again.
+EPYC cores (2 GB read), so some 3.5 s at the default limit of 20 GB; a cold disk is read once, as the first epoch
+would. A bit that flips while an entry is open goes unnoticed until it is opened again.
 """
 
 from __future__ import annotations
