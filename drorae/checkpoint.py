@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import pickle
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drorae.errors import Notice
+from drorae.files import disk_is_full
 
 DIGEST = 32
 """Bytes of SHA-256, which end a checkpoint."""
@@ -37,9 +37,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        # torch's writer has a RuntimeError of its own for the bytes that no longer fit.
+        if not disk_is_full(error):
             raise
         warnings.warn(f"{path}: not written, the disk is full; training goes on without it", Notice, stacklevel=2)
 

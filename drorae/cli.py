@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Protocol, Union
 
 import tyro
@@ -31,6 +32,7 @@ from drorae.commands.ui import Ui
 from drorae.doctor import set_telemetry_defaults
 from drorae.errors import UserError
 from drorae.errors import one_line as error_line
+from drorae.files import disk_is_full, full_disk
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
 
@@ -161,6 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if disk_is_full(error):
+            file = getattr(error, "filename", None)
+            print(f"error: {full_disk(Path(file).parent if file else Path.cwd())}", file=sys.stderr)
+            return 2
         print(
             f"internal error: {type(error).__name__}: {error_line(error)[:300]} (rerun with --debug for the traceback)",
             file=sys.stderr,

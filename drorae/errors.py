@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class DiskFull(UserError):
+    """A file was not written because a disk or a quota is full."""
+
+
 def one_line(error: BaseException) -> str:
     """An exception's message on one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drorae import memory
 from drorae.config import EncoderConfig, Runtime
 from drorae.encoder import Encoder
 from drorae.errors import UserError
 from drorae.images import ImageSet
 from drorae.losses.perceptual import PerceptualNetwork
-from drorae.store import ArraySpec, ArrayStore
+from drorae.store import CHUNK, ArraySpec, ArrayStore
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ENCODE_BATCH = 64
@@ -126,12 +127,21 @@ class CachedFeatures:
             lambda done, total: note("cutting crops", done, total),
         )["pixels"]
 
+        at_once = {"encoding images": ENCODE_BATCH, "perceptual targets": CHUNK}
+
+        def in_parts(what: str, work: Callable[[np.ndarray], Tensor], start: int, stop: int) -> Tensor:
+            """work(pixels) of items start to stop, as many at once as memory holds."""
+
+            def parts(size: int) -> list[Tensor]:
+                return [work(np.array(self.pixels[at : min(at + size, stop)])) for at in range(start, stop, size)]
+
+            done, at_once[what] = memory.fitting(at_once[what], parts, what)
+            return torch.cat(done)
+
         def encode(start: int, stop: int) -> dict[str, np.ndarray]:
-            parts = [
-                _encode(encoder, np.array(self.pixels[at : min(at + ENCODE_BATCH, stop)]), self.dtype, device)
-                for at in range(start, stop, ENCODE_BATCH)
-            ]
-            layers = torch.cat(parts)
+            layers = in_parts(
+                "encoding images", lambda pixels: _encode(encoder, pixels, self.dtype, device), start, stop
+            )
             plain = layers if self.dtype == torch.float32 else layers.view(torch.int16)
             return {"layers": plain.numpy()}
 
@@ -149,18 +159,19 @@ class CachedFeatures:
         )["layers"]
         self.targets: np.ndarray | None = None
         if perceptual is not None:
+            network = perceptual
 
-            def pack(start: int, stop: int) -> dict[str, np.ndarray]:
-                batch = torch.from_numpy(np.array(self.pixels[start:stop])).to(device).permute(0, 3, 1, 2)
-                with torch.no_grad():
-                    return {"targets": perceptual.pack(perceptual.features(as_images(batch))).cpu().numpy()}
+            @torch.no_grad()
+            def pack(pixels: np.ndarray) -> Tensor:
+                images = as_images(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
+                return network.pack(network.features(images)).cpu()
 
             size = perceptual.flat_size()
             self.targets = store.open(
                 {**key, "kind": "targets", "network": perceptual.fingerprint},
                 self._count,
                 {"targets": ArraySpec((size,), "float16")},
-                pack,
+                lambda start, stop: {"targets": in_parts("perceptual targets", pack, start, stop).numpy()},
                 lambda done, total: note("perceptual targets", done, total),
             )["targets"]
 

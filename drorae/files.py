@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import importlib.util
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from drorae.errors import DiskFull, UserError
 
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Writes a file under a temporary name beside it and renames it, so that it is never seen half-written.
 
-    Makes the folder where it is missing; returns the path.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, of the same suffix, to be written to; it takes its name when the block ends.
+
+    So `path` is never seen half-written. Makes the folder where it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Writes a file so that it is never seen half-written; makes the folder where it is missing, returns the path."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
     return path
 
 
@@ -38,16 +50,57 @@ def has_room(folder: Path, size: int) -> bool:
     try:
         with probe.open("wb") as file:
             file.write(b"\0" * size)
-            file.flush()
-            os.fsync(file.fileno())
         return True
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_is_full(error):
             raise
         return False
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an exception, or one behind it, says that a disk or a quota is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # Libraries written in Rust (safetensors) and C++ only say it.
+        if "No space left on device" in str(seen) or "StorageFull" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def full_disk(folder: Path, file: object = None) -> str:
+    """One line on a full disk: which, and what to do."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free / 1e6
+        return (
+            f"{file or folder}: the disk is full ({free:.0f} MB free at {folder}); free some space there and in the "
+            "folder for temporary files, and run again"
+        )
+    return f"{file or folder}: the disk is full; free some space and run again"
+
+
+@contextlib.contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Makes an error that a full disk caused a DiskFull naming the file, or else the folder."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        raise DiskFull(full_disk(folder, getattr(error, "filename", None))) from None
 
 
 def folder_bytes(folder: Path) -> int:

@@ -282,7 +282,8 @@ def _load_npz(config: ImagesConfig) -> Images:
             raise UserError(f"images.path: {_shown(config.path)} holds {found}, no {name}; {expected}")
         try:
             array = archive[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:
+            # Broken archives make zipfile, zlib and numpy raise whatever they stumble over.
             raise UserError(
                 f"images.path: array {name} of {_shown(config.path)} is damaged or holds Python objects; {expected}"
             ) from None

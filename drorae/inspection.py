@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drorae.files import write_json
+from drorae.files import replacing, write_json
 from drorae.metrics.evaluate import to_uint8
 from drorae.tokenizer import Tokenizer
 
@@ -61,9 +61,10 @@ class Inspection:
 
     def save(self, directory: Path) -> None:
         """Writes samples.npz, inspection.npz and inspection.json."""
-        directory.mkdir(parents=True, exist_ok=True)
-        np.savez(directory / "samples.npz", **dict[str, Any](self.samples))
-        np.savez_compressed(directory / "inspection.npz", **dict[str, Any](self.arrays))
+        with replacing(directory / "samples.npz") as path:
+            np.savez(path, **dict[str, Any](self.samples))
+        with replacing(directory / "inspection.npz") as path:
+            np.savez_compressed(path, **dict[str, Any](self.arrays))
         write_json(directory / "inspection.json", self.numbers)
 
 

@@ -25,7 +25,8 @@ from drorae.config import DECODERS
 from drorae.decoder import Decoder
 from drorae.encoder import Encoder
 from drorae.errors import UserError
-from drorae.weights import file_sha256, read_state
+from drorae.files import file_sha256
+from drorae.weights import read_state
 
 Layout = Literal["rae", "diffusers"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from drorae import distributed
+from drorae import distributed, memory
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
 from drorae.errors import UserError
@@ -31,9 +32,10 @@ from drorae.metrics.references import Origin, Reference, extractor_of, read_refe
 from drorae.metrics.samples import FeatureSample
 from drorae.official import Released, read_released
 from drorae.phases import PHASE1
+from drorae.sealed import read_sealed, write_sealed
 from drorae.tokenizer import Tokenizer, build_tokenizer
-from drorae.train import Report, train_phase
-from drorae.weights import read_state, save_state
+from drorae.train import Diverged, Report, train_phase
+from drorae.weights import fit_state, read_state, save_sealed
 
 
 @dataclass
@@ -69,15 +71,23 @@ class Workshop:
         return tokenizer.to(self.device).requires_grad_(False).eval()
 
     def evaluate(self, tokenizer: Tokenizer, fused: bool = True) -> Evaluation:
-        """Metrics of a tokenizer's reconstructions of the validation images; without fusion, of z_base's."""
-        return evaluate(
-            _reconstructions(self.config, self.val, tokenizer, self.device, fused),
-            self.extractors,
-            self.references,
-            lpips=self.lpips,
-            external=self.external,
-            replicates=self.config.evaluation.bootstrap,
-        )
+        """Metrics of a tokenizer's reconstructions of the validation images; without fusion, of z_base's.
+
+        Where memory does not hold `evaluation.batch_size` images, fewer at once.
+        """
+
+        def measure(size: int) -> Evaluation:
+            return evaluate(
+                _reconstructions(self.config, self.val, tokenizer, self.device, fused, size),
+                self.extractors,
+                self.references,
+                lpips=self.lpips,
+                external=self.external,
+                replicates=self.config.evaluation.bootstrap,
+            )
+
+        size = min(self.config.evaluation.batch_size, len(self.val))
+        return memory.fitting(size, measure, "evaluation", "the same images, up to rounding the same metrics")[0]
 
     def origin(self, extractor: FeatureExtractor) -> Origin:
         """What the references' statistics were measured on."""
@@ -106,22 +116,28 @@ def choose_device(runtime: Runtime) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _eval_batches(config: TrialConfig, count: int) -> Iterator[np.ndarray]:
-    size = config.evaluation.batch_size
+def _batches(count: int, size: int) -> Iterator[np.ndarray]:
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
 
 
 @torch.no_grad()
 def _reconstructions(
-    config: TrialConfig, val: Features, tokenizer: Tokenizer, device: torch.device, fused: bool
+    config: TrialConfig, val: Features, tokenizer: Tokenizer, device: torch.device, fused: bool, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     depth = tokenizer.fusion.num_layers if fused else 1
-    for items in _eval_batches(config, len(val)):
+    for items in _batches(len(val), size):
         batch = val.batch(items, 0, depth)
         layers = batch.layers.to(device).float()
         painted = tokenizer.decode(tokenizer.latent(layers, fused))
         yield to_uint8(painted, config.evaluation.quantise), batch.pixels.to(device)
+
+
+def _sample(val: Features, extractor: FeatureExtractor, device: torch.device, size: int) -> FeatureSample:
+    sample = FeatureSample(extractor.dim)
+    for items in _batches(len(val), size):
+        sample.update(extractor(val.batch(items, 0, 1).pixels.to(device)))
+    return sample
 
 
 def _references(
@@ -141,10 +157,9 @@ def _references(
         with FileLock(f"{path}.lock"):
             sample = FeatureSample.load(path)
             if sample is None:
-                sample = FeatureSample(extractor.dim)
-                for items in _eval_batches(config, len(val)):
-                    pixels = val.batch(items, 0, 1).pixels
-                    sample.update(extractor(pixels.to(device)))
+                size = min(config.evaluation.batch_size, len(val))
+                measure = partial(_sample, val, extractor, device)
+                sample = memory.fitting(size, measure, f"features of {extractor.metric}")[0]
                 sample.save(path)
             found[extractor.metric] = sample
     return found
@@ -185,17 +200,28 @@ def _decoder_folder(
     return cache / "decoders" / config_hash(key)
 
 
+def _read_json(path: Path) -> dict[str, float]:
+    return json.loads(path.read_text())
+
+
 _last: tuple[str, Workshop] | None = None
 """The workshop opened last in this process. A worker of a sweep runs trial after trial with the same one, and loading
 networks and images anew takes a quick trial's time again."""
 
 
-def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> Workshop:
+def open_workshop(
+    config: TrialConfig,
+    runtime: Runtime,
+    report: Report = lambda row: None,
+    check: Callable[[dict[str, str]], None] = lambda fingerprints: None,
+) -> Workshop:
     """Loads, or makes where missing, what trials share. Safe to call from many processes at once.
 
     The last one opened is kept: a trial that differs only in fusion, phases 2 and 3 or seed gets it again.
 
     report gets rows of progress: `{"phase": "prepare", "note": ..., "done": ..., "total": ...}` and phase 1's.
+    check is called with fingerprints of the images as soon as they are known, before anything is made of them, and
+    with all in the end; what it raises is raised.
 
     Raises:
         UserError: images, weights, sizes or the cache's room are not as needed.
@@ -208,9 +234,12 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     device = choose_device(runtime)
     key = canonical_json({**phase1_key(config), "evaluation": to_dict(config.evaluation), "runtime": to_dict(runtime)})
     if _last is not None and _last[0] == key:
+        check(_last[1].fingerprints)
         return replace(_last[1], config=config)
     cache = Path(runtime.cache_dir)
     images = load_images(config.images)
+    seen = {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint}
+    check(seen)
     encoder = load_encoder(config.encoder, cache).to(device)
     objective = load_objective(config.objective).to(device)
     # Sizes and weights are checked before anything is encoded.
@@ -236,24 +265,29 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
     with distributed.locked(folder / ".lock"):
-        if decoder is None and distributed.agreed(not weights.is_file(), device):
+        # Damaged weights are set aside by one process, on behalf of all.
+        lacking = decoder is None and distributed.is_main() and read_sealed(weights, read_state) is None
+        if distributed.agreed(lacking, device):
             checkpoint = folder / "checkpoint.pt"
             adversary = make_adversary(config, config.phase1, device, config.decoder.seed)
-            trained = train_phase(
-                tokenizer, PHASE1, config.phase1, train, objective, adversary,
-                seed=config.decoder.seed, device=device, checkpoint=checkpoint, runtime=runtime, report=report,
-            )  # fmt: skip
+            try:
+                trained = train_phase(
+                    tokenizer, PHASE1, config.phase1, train, objective, adversary,
+                    seed=config.decoder.seed, device=device, checkpoint=checkpoint, runtime=runtime, report=report,
+                )  # fmt: skip
+            except Diverged as error:
+                raise UserError(f"{error}; until then no trial with this decoder can run") from None
             if distributed.is_main():
                 write_json(folder / "history.json", trained.rows)
-                save_state(weights, tokenizer.decoder.state_dict())
+                save_sealed(weights, tokenizer.decoder.state_dict())
                 checkpoint.unlink(missing_ok=True)
             distributed.barrier()
         if decoder is None:
             decoder = read_state(weights)
+            fit_state(tokenizer.decoder, decoder, weights, "delete it, and it is trained again")
         workshop = Workshop(
             config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
-            {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint,
-             "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
+            {**seen, "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
              "perceptual": objective.fingerprint}
             | ({"released_decoder": released.fingerprint} if released is not None else {})
             | {extractor.metric: extractor.fingerprint for extractor in extractors}
@@ -264,10 +298,12 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             _compare_with_file(workshop, reference)
         how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
         measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
-        if distributed.is_main() and not measured.is_file():
+        if distributed.is_main() and read_sealed(measured, _read_json) is None:
             note("measuring the baseline", 0, 1)
-            write_json(measured, workshop.evaluate(workshop.tokenizer(), fused=False).metrics)
+            metrics = workshop.evaluate(workshop.tokenizer(), fused=False).metrics
+            write_sealed(measured, lambda path: write_json(path, metrics))
         distributed.barrier()
-        workshop.baseline = json.loads(measured.read_text())
+        workshop.baseline = _read_json(measured)
+    check(workshop.fingerprints)
     _last = (key, workshop)
     return workshop

@@ -44,6 +44,7 @@ import torch.nn.functional as F
 from timm.layers import Attention, GELUTanh, Mlp
 from torch import Tensor, nn
 
+from drorae import memory
 from drorae.config import ProbeConfig
 from drorae.decoder import sincos_positions
 from drorae.errors import UserError
@@ -209,12 +210,16 @@ def latents(
     tokenizer: Tokenizer, features: Features, count: int, device: torch.device, batch_size: int, fused: bool = True
 ) -> Tensor:
     """Latents [M, N, C] of the first `count` items, float32, on the CPU; z_base where not `fused`."""
-    depth, parts = tokenizer.fusion.num_layers if fused else 1, []
-    for start in range(0, min(count, len(features)), batch_size):
-        items = np.arange(start, min(start + batch_size, count, len(features)))
-        layers = features.batch(items, 0, depth).layers.to(device).float()
-        parts.append(tokenizer.latent(layers, fused).float().cpu())
-    return torch.cat(parts)
+    depth, stop = tokenizer.fusion.num_layers if fused else 1, min(count, len(features))
+
+    def parts(size: int) -> list[Tensor]:
+        found = []
+        for start in range(0, stop, size):
+            layers = features.batch(np.arange(start, min(start + size, stop)), 0, depth).layers.to(device).float()
+            found.append(tokenizer.latent(layers, fused).float().cpu())
+        return found
+
+    return torch.cat(memory.fitting(batch_size, parts, "the probe's latents")[0])
 
 
 def _check(config: ProbeConfig, shape: torch.Size) -> int:
@@ -338,4 +343,5 @@ def probe(
         deviation = channel_deviation(
             latents(tokenizer, workshop.train, config.train_images, device, batch_size, fused=False)
         )
-    return train_probe(train, held_out, config, device, report, deviation)
+    with memory.named("probe", "lower probe.batch_size, probe.width or probe.depth"):
+        return train_probe(train, held_out, config, device, report, deviation)

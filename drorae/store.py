@@ -3,6 +3,10 @@
 An entry is a folder named by the hash of its key, holding one flat file per array and a manifest. It is filled
 chunk by chunk under a file lock in a `.partial` folder that a killed writer leaves for the next one to go on
 with, and renamed when complete.
+
+Whoever opens an entry verifies the CRC-32 of every chunk, once per process: 5.8 GB/s from the page cache on 2 AMD
+EPYC cores (2 GB read), so some 3.5 s at the default limit of 20 GB; a cold disk is read once, as the first epoch
+would. A bit that flips while an entry is open goes unnoticed until it is opened again.
 """
 
 from __future__ import annotations
@@ -21,13 +25,11 @@ import numpy as np
 from filelock import FileLock
 
 from drorae.config import canonical_json, config_hash
-from drorae.errors import UserError
+from drorae.errors import Notice, UserError
 from drorae.files import folder_bytes, write_json
 
 CHUNK = 256
 """Items written between two notes of progress; what a kill can cost."""
-CHECKED_CHUNKS = 8
-"""Chunks whose checksum is verified when an entry is opened, spread evenly; file sizes always are."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,11 @@ class ArrayStore:
         if arrays is None:
             with FileLock(f"{folder}.lock"):
                 arrays = self._read(folder, key, count, specs)
-                if arrays is None:
-                    self._fill(folder, key, count, specs, produce, progress)
-                    arrays = self._read(folder, key, count, specs)
+                # What a killed writer left may be damaged, which shows when the entry is complete: once more, then.
+                for _ in range(2):
+                    if arrays is None:
+                        self._fill(folder, key, count, specs, produce, progress)
+                        arrays = self._read(folder, key, count, specs)
         if arrays is None:
             raise UserError(f"{folder}: the cache entry just written does not read back; check the disk, delete it")
         return arrays
@@ -106,12 +110,10 @@ class ArrayStore:
                 name: np.memmap(folder / f"{name}.bin", spec.dtype, "r", shape=(count, *spec.shape))
                 for name, spec in specs.items()
             }
-            starts = list(range(0, count, CHUNK))
-            for index in np.unique(np.linspace(0, len(starts) - 1, min(CHECKED_CHUNKS, len(starts))).astype(int)):
-                start = starts[index]
-                for name, array in arrays.items():
-                    if (folder / f"{name}.bin").stat().st_size != count * specs[name].item_bytes:
-                        raise ValueError(f"{name}.bin has the wrong size")
+            for name, array in arrays.items():
+                if (folder / f"{name}.bin").stat().st_size != count * specs[name].item_bytes:
+                    raise ValueError(f"{name}.bin has the wrong size")
+                for index, start in enumerate(range(0, count, CHUNK)):
                     if zlib.crc32(array[start : start + CHUNK].data) != manifest["checksums"][name][index]:
                         raise ValueError(f"{name}.bin fails its checksum at item {start}")
             return arrays
@@ -122,7 +124,7 @@ class ArrayStore:
                     shutil.rmtree(aside, ignore_errors=True)
                     os.replace(folder, aside)
                     warnings.warn(
-                        f"cache entry {folder.name} was damaged ({error}); set aside, built again", stacklevel=3
+                        f"cache entry {folder} was damaged ({error}); set aside, built again", Notice, stacklevel=3
                     )
             return None
 
@@ -140,8 +142,8 @@ class ArrayStore:
         checksums: dict[str, list[int]] = {name: [] for name in specs}
         if state_path.is_file():
             try:
-                checksums = json.loads(state_path.read_text())
-            except ValueError:
+                checksums = {name: list(json.loads(state_path.read_text())[name]) for name in specs}
+            except (ValueError, KeyError, TypeError):
                 shutil.rmtree(partial)
         self._check_room(partial, count, specs)
         partial.mkdir(parents=True, exist_ok=True)
@@ -177,6 +179,11 @@ class ArrayStore:
         need = count * sum(spec.item_bytes for spec in specs.values())
         partial_bytes = folder_bytes(partial)
         used = folder_bytes(self.root) - partial_bytes
+        if used + need > self.limit_bytes or need > shutil.disk_usage(self.root).free + partial_bytes:
+            # What was set aside is kept for whoever wants to look at it, as long as there is room.
+            for damaged in self.root.glob("*.corrupt"):
+                used -= folder_bytes(damaged)
+                shutil.rmtree(damaged, ignore_errors=True)
         shapes = ", ".join(f"{name} {'x'.join(map(str, spec.shape))} {spec.dtype}" for name, spec in specs.items())
         if used + need > self.limit_bytes:
             raise UserError(

@@ -9,26 +9,30 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from drorae import distributed
-from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, to_dict
+from drorae import distributed, memory
+from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, phase1_key, to_dict
 from drorae.errors import UserError
-from drorae.files import write_json
+from drorae.files import naming_full_disk, replacing, write_atomic, write_json
 from drorae.fusion.size import exact_params, paper_params
-from drorae.inspection import inspect
+from drorae.inspection import IMAGES, inspect
 from drorae.losses.adversarial import make_adversary
 from drorae.phases import PHASE2, PHASE3
 from drorae.prepare import Workshop, open_workshop
 from drorae.probe import probe
+from drorae.sealed import is_sound, read_sealed, set_aside, write_sealed
 from drorae.tokenizer import Tokenizer
 from drorae.train import Diverged, Report, Row, Trained, train_phase
-from drorae.weights import read_state, save_state
+from drorae.weights import fit_state, read_state, save_sealed
 
+INPUTS = "inputs.json"
+"""Fingerprints of the images and weights that a trial is made from."""
 UNCONVERGED_DROP = 0.05
 """A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
 
@@ -68,8 +72,20 @@ class TrialResult:
 
 
 def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> None:
-    """Makes what all trials with this encoder, images and decoder share: features, phase 1, references."""
-    open_workshop(config, runtime, report)
+    """Makes what all trials with this encoder, images and decoder share: features, phase 1, references.
+
+    Raises:
+        UserError: something the user can put right, a full disk and too little memory among it.
+    """
+    with naming_full_disk(Path(runtime.cache_dir)), memory.named("preparation"):
+        workshop = open_workshop(config, runtime, report)
+        write_json(_prepared(config, runtime), workshop.fingerprints)
+
+
+def _prepared(config: TrialConfig, runtime: Runtime) -> Path:
+    """Where `prepare` notes what it found."""
+    key = config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
+    return Path(runtime.cache_dir) / "prepared" / f"{key}.json"
 
 
 def loss_tail_drop(losses: Sequence[float]) -> float:
@@ -152,37 +168,78 @@ def run_trial(
     Raises:
         UserError: something the user can put right, such as a directory that holds another trial.
     """
-    runtime = runtime or Runtime()
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with distributed.locked(directory / ".lock"):
-        begun = directory / "config.json"
-        if begun.is_file() and config_hash(load_config(begun)) != config_hash(config):
-            raise UserError(f"{directory}: holds a trial of another config; choose another folder, or delete this one")
-        done = read_result(directory)
-        if done is not None:
-            return done
-        if distributed.is_main():
-            write_json(directory / "config.json", to_dict(config))
-        workshop = open_workshop(config, runtime, report)
-        tokenizer = workshop.tokenizer()
-        rows: list[Row] = []
+    with naming_full_disk(directory), memory.named("this trial"):
+        directory.mkdir(parents=True, exist_ok=True)
+        with distributed.locked(directory / ".lock"):
+            _check_config(directory, config)
+            if distributed.is_main():
+                _set_damaged_aside(directory)
+            distributed.barrier()
+            return read_result(directory) or _run(config, report, directory, runtime or Runtime())
 
-        def note(row: Row) -> None:
-            rows.append(row)
-            report(row)
 
-        trained: list[Trained] | str
-        try:
-            trained = _train(workshop, tokenizer, directory, note)
-        except Diverged as error:
-            trained = str(error)
-        if distributed.is_main():
-            _record(workshop, tokenizer, trained, rows, directory)
+def _check_config(directory: Path, config: TrialConfig) -> None:
+    begun = directory / "config.json"
+    if begun.is_file() and config_hash(load_config(begun)) != config_hash(config):
+        raise UserError(f"{directory}: holds a trial of another config; choose another folder, or delete this one")
+
+
+def _set_damaged_aside(directory: Path) -> None:
+    """Moves a result that cannot be read out of the way: the weights beside it are measured again."""
+    try:
+        read_result(directory)
+    except UserError:
+        set_aside(directory / "result.json", "unreadable")
+
+
+def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> TrialResult:
+    if distributed.is_main():
+        write_json(directory / "config.json", to_dict(config))
+    workshop = open_workshop(config, runtime, report, partial(_check_inputs, config, runtime, directory))
+    if distributed.is_main():
+        write_json(directory / INPUTS, workshop.fingerprints)
+    tokenizer = workshop.tokenizer()
+    rows: list[Row] = []
+
+    def note(row: Row) -> None:
+        rows.append(row)
+        report(row)
+
+    trained: list[Trained] | str
+    try:
+        trained = _train(workshop, tokenizer, directory, note)
+    except Diverged as error:
+        trained = str(error)
+    if distributed.is_main():
+        _record(workshop, tokenizer, trained, rows, directory)
+    distributed.barrier()
     result = read_result(directory)
     if result is None:
         raise UserError(f"{directory}: no result appeared here; a trial's processes must share its folder")
     return result
+
+
+def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found: dict[str, str]) -> None:
+    """Compares fingerprints with those of the trial's first sitting, or else with those of its preparation.
+
+    Raises:
+        UserError: images or weights have changed since.
+    """
+    note, since = directory / INPUTS, "began"
+    remedy = f"put it back, or delete {directory} to start over"
+    if not note.is_file():
+        note, since = _prepared(config, runtime), "was prepared"
+        remedy = "put it back, or prepare again, as every new call of the sweep does"
+    try:
+        before: dict[str, str] = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return
+    for name, fingerprint in found.items():
+        if before.get(name, fingerprint) != fingerprint:
+            where = f" ({config.images.path})" if name.startswith("images_") and config.images.path else ""
+            what = f"{name}{where} was {before[name][:12]} and is {fingerprint[:12]} now"
+            raise UserError(f"{what}: changed since this trial {since}; {remedy}")
 
 
 def _record(
@@ -215,6 +272,9 @@ def _record(
         seconds = sum(phase.seconds for phase in trained)
         cpu = sum(phase.cpu_seconds for phase in trained)
         drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
+        smaller = {
+            f"micro_batch.{phase.rows[-1]['phase']}": str(phase.micro_batch) for phase in trained if phase.micro_batch
+        }
         unconverged = drop > UNCONVERGED_DROP
         result = replace(
             result,
@@ -226,24 +286,30 @@ def _record(
             eval_seconds=eval_seconds,
             device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
             loss_tail_drop=drop,
+            provenance={**result.provenance, **smaller},
         )
-        np.savez(directory / "per_image.npz", **dict[str, Any](evaluation.per_image))
-        inspect(workshop, tokenizer).save(directory)
-    (directory / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with replacing(directory / "per_image.npz") as path:
+            np.savez(path, **dict[str, Any](evaluation.per_image))
+        look = partial(inspect, workshop, tokenizer)
+        memory.fitting(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
+    write_atomic(directory / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     write_json(directory / "result.json", result.to_dict())
-    for phase in (PHASE2, PHASE3):
-        (directory / f"{phase.name}.pt").unlink(missing_ok=True)
+    if result.status != "diverged":
+        for phase in (PHASE2, PHASE3):
+            (directory / f"{phase.name}.pt").unlink(missing_ok=True)
 
 
 def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[Trained]:
-    """Phases 2 and 3 in turn; a phase whose weights are already there is not trained again."""
+    """Phases 2 and 3 in turn; a phase whose weights are already there, and whole, is not trained again."""
     outcomes = []
     for phase in (PHASE2, PHASE3):
         weights = directory / f"{phase.trains}.safetensors"
         log = directory / f"{phase.name}.json"
-        if weights.is_file() and log.is_file():
-            phase.trained(tokenizer).load_state_dict(read_state(weights))
-            outcome = Trained(**json.loads(log.read_text()))
+        # Damaged ones are set aside by one process, on behalf of all.
+        whole = distributed.is_main() and read_sealed(weights, read_state) is not None
+        if distributed.agreed(whole and read_sealed(log, _read_log) is not None, workshop.device):
+            fit_state(phase.trained(tokenizer), read_state(weights), weights, "delete it, and it is trained again")
+            outcome = _read_log(log)
             for row in outcome.rows:
                 note(row)
         else:
@@ -255,12 +321,19 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
                 runtime=workshop.runtime, report=note,
             )  # fmt: skip
             if outcome.steps and distributed.is_main():
-                save_state(weights, phase.trained(tokenizer).state_dict())
-                write_json(log, asdict(outcome))
+                # A later phase that was trained on other weights, set aside since, would not be of this trial.
+                for name in ("decoder.safetensors", "phase3.json", "phase3.pt") if phase is PHASE2 else ():
+                    (directory / name).unlink(missing_ok=True)
+                save_sealed(weights, phase.trained(tokenizer).state_dict())
+                write_sealed(log, partial(write_json, tree=asdict(outcome)))
             distributed.barrier()
         if outcome.steps:
             outcomes.append(outcome)
     return outcomes
+
+
+def _read_log(path: Path) -> Trained:
+    return Trained(**json.loads(path.read_text()))
 
 
 def load_trained(
@@ -283,8 +356,11 @@ def load_trained(
     tokenizer = workshop.tokenizer()
     for part in ("fusion", "decoder"):
         path = directory / f"{part}.safetensors"
+        remedy = "run the trial again in an empty folder"
+        if not is_sound(path):
+            raise UserError(f"{path}: damaged, its SHA-256 is not the one beside it; {remedy}")
         if path.is_file():
-            getattr(tokenizer, part).load_state_dict(read_state(path))
+            fit_state(getattr(tokenizer, part), read_state(path), path, remedy)
     return workshop, tokenizer
 
 

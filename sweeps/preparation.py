@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,10 @@ from sweeps.cluster import alive_nodes
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Share
 
-DIED = "the worker process died (killed, or out of memory)"
+DIED = (
+    "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
+    "--max-concurrent or more --cpus-per-trial)"
+)
 
 
 def _preparation_key(config: TrialConfig) -> str:
@@ -127,7 +131,9 @@ class _Tail:
             file.seek(self._position)
             # Text mode cannot tell after iteration, so lines are read one by one.
             while (line := file.readline()).endswith("\n"):
-                self.rows.append(json.loads(line))
+                # A full disk cuts rows short.
+                with contextlib.suppress(ValueError):
+                    self.rows.append(json.loads(line))
                 self._position = file.tell()
         if len(self.rows) > before:
             self._say(self.rows[-1])

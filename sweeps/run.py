@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError, last_line
-from drorae.files import write_json
+from drorae.files import full_disk, has_room, write_json
 from sweeps import workers
 from sweeps.cluster import alive_nodes, ray_session, require_tune
 from sweeps.lease import Lease, is_live
@@ -324,19 +324,26 @@ class _Session:
         """Why the last attempt at a trial ended without a result."""
         errors = workers.errors(self.trials / key)
         before, self.raised[key] = self.raised.get(key, 0), len(errors)
-        # An attempt that left no word of what it raised had no time to.
-        return last_line(errors[-1].read_text()) or "unknown error" if len(errors) > before else DIED
+        if len(errors) > before:
+            return last_line(errors[-1].read_text()) or "unknown error"
+        # An attempt that left no word of what it raised had no time to, or no room.
+        directory = self.trials / key
+        return DIED if has_room(directory, workers.ROOM_BYTES) else full_disk(directory)
 
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
         if read_outcome(directory)["status"] != "missing":
             return
-        if died:
-            write_json(directory / "failure.json", {"reason": self.reason(key)})
-        else:
+        name, reason = "failure.json", self.reason(key) if died else ""
+        if not died:
+            name = "pruned.json"
             reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
-            write_json(directory / "pruned.json", {"reason": reason})
+        try:
+            write_json(directory / name, {"reason": reason})
+        except OSError as error:
+            # It stays missing, and the next call tries it again.
+            self.progress.line(f"{self.label(key)}: {reason}; not recorded ({error.strerror})")
 
 
 class Asker(Protocol):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
-from drorae.errors import Notice, UserError, last_line, one_line
-from drorae.files import has_room, write_json
+from drorae.errors import DiskFull, Notice, UserError, last_line, one_line
+from drorae.files import full_disk, has_room, write_atomic, write_json
 from sweeps.lease import Lease
 from sweeps.recorder import Recorder
 from sweeps.resources import Share
@@ -47,11 +47,13 @@ class Work:
 
 def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
     """One preparation by `module:function`, its rows written to `log`. None, or what the user has to mend."""
-    with open(log, "w") as file:
+    # Unbuffered, so that nothing is left for closing the file to fail at.
+    with open(log, "wb", buffering=0) as file:
 
         def report(row: dict[str, float | str]) -> None:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+            # Only for show: a full disk is the preparation's to complain of.
+            with contextlib.suppress(OSError):
+                file.write(json.dumps(row).encode() + b"\n")
 
         try:
             _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, report)
@@ -95,12 +97,12 @@ def wait_for_room(directory: Path) -> None:
     """Waits while the disk is full: somebody makes room, and a trial that cannot save is no trial.
 
     Raises:
-        UserError: nobody did for `ROOM_SECONDS`.
+        DiskFull: nobody did for `ROOM_SECONDS`.
     """
     deadline = time.monotonic() + ROOM_SECONDS
     while not has_room(directory, ROOM_BYTES):
         if time.monotonic() > deadline:
-            raise UserError(f"{directory}: the disk is full; free some space and run the sweep again")
+            raise DiskFull(full_disk(directory))
         time.sleep(1)
 
 
@@ -192,13 +194,15 @@ def _attempt(
 
     The main process tracks the trial and has a `sitting`.
 
-    Any other exception is raised, and stands in `error-<attempt>.txt`.
+    Any other exception is raised, and stands in `error-<attempt>.txt`; so is that of a full disk, which the next
+    attempt waits for.
     """
     directory = Path(work.trials) / key
     config = load_config(directory / "config.json")
 
     def warn(line: str) -> None:
-        with (directory / "warnings.txt").open("a") as file:
+        # On a full disk, mostly one that says so: not worth the trial.
+        with contextlib.suppress(OSError), (directory / "warnings.txt").open("a") as file:
             file.write(line + "\n")
 
     epochs = _Epochs() if work.report_epochs else None
@@ -221,16 +225,26 @@ def _attempt(
             with _notices(warn):
                 _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
             fine = True
-        except UserError as error:
-            write_json(directory / "failure.json", {"reason": one_line(error)})
+        except Exception as error:
+            if not _is_final(error, directory):
+                with contextlib.suppress(OSError):
+                    write_atomic(directory / f"error-{attempt:03d}.txt", traceback.format_exc().encode())
+                raise
             fine = False
-        except Exception:
-            with contextlib.suppress(OSError):
-                (directory / f"error-{attempt:03d}.txt").write_text(traceback.format_exc())
-            raise
         if recorder is not None:
             recorder.finish()
     return fine
+
+
+def _is_final(error: Exception, directory: Path) -> bool:
+    """Whether an error is the user's to mend, and recorded so; a full disk is waited for by the next attempt."""
+    if not isinstance(error, UserError) or isinstance(error, DiskFull):
+        return False
+    try:
+        write_json(directory / "failure.json", {"reason": one_line(error)})
+    except OSError:
+        return False
+    return True
 
 
 class _Epochs:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,13 +34,18 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def two_nodes(folder: Path) -> Iterator[dict[str, str]]:
-    """Nodes of 2 and 1 CPUs; the environment of processes that may join them, with `DASHBOARD` for jobs."""
+def two_nodes(
+    folder: Path, cpus: tuple[int, int] = (2, 1), extra: Mapping[str, str] | None = None
+) -> Iterator[dict[str, str]]:
+    """Two nodes of so many CPUs, with `extra` in their environment; the environment of processes that may join them,
+    with `DASHBOARD` for jobs."""
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     gcs, dashboard, *agents = free_ports(4)
-    environment = os.environ | {
+    environment = {
+        **os.environ,
+        **(extra or {}),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -49,9 +54,9 @@ def two_nodes(folder: Path) -> Iterator[dict[str, str]]:
         "RAY_ADDRESS": f"127.0.0.1:{gcs}",
     }
     store = ["--object-store-memory", "100000000", "--block"]
-    head = [RAY, "start", "--head", "--port", str(gcs), "--num-cpus", "2", "--dashboard-port", str(dashboard),
+    head = [RAY, "start", "--head", "--port", str(gcs), "--num-cpus", str(cpus[0]), "--dashboard-port", str(dashboard),
             "--dashboard-agent-listen-port", str(agents[0]), *store]  # fmt: skip
-    other = [RAY, "start", "--address", f"127.0.0.1:{gcs}", "--num-cpus", "1", "--dashboard-agent-listen-port",
+    other = [RAY, "start", "--address", f"127.0.0.1:{gcs}", "--num-cpus", str(cpus[1]), "--dashboard-agent-listen-port",
              str(agents[1]), *store]  # fmt: skip
     # A head that finds its own address in the environment takes itself for a guest.
     own = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}

@@ -416,7 +416,7 @@ def run_seed(
         missed = {name: count - outcome.done[name] for name, count in meant.items() if outcome.done[name] != count}
         if missed:
             outcome.problems.append(f"the sweep ended before all faults struck ({missed} left)")
-        if keep is not None and (outcome.problems or outcome.gave_up):
+        if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             for log in folder.glob("*.log"):
                 shutil.copy(log, keep / f"{seed}-{log.name}")

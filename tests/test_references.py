@@ -98,4 +98,9 @@ def test_a_sample_keeps_its_features_in_order(tmp_path: Path) -> None:
     assert loaded is not None
     np.testing.assert_array_equal(loaded.features, rows.numpy())
     assert torch.equal(loaded.statistics.cov, sample.statistics.cov)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sample.npy", "sample.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "sample.npy",
+        "sample.npy.sha256",
+        "sample.npz",
+        "sample.npz.sha256",
+    ]

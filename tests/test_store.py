@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drorae.errors import UserError
+from drorae.errors import Notice, UserError
 from drorae.store import CHUNK, ArraySpec, ArrayStore
 
 COUNT = 3 * CHUNK + 10
@@ -94,6 +94,45 @@ def test_damage_is_noticed_set_aside_and_mended(tmp_path: Path, damage: str) -> 
         arrays = store.open(KEY, COUNT, SPECS, numbers)
     assert np.array_equal(arrays["x"], numbers(0, COUNT)["x"])
     assert list(tmp_path.glob("*.corrupt"))
+
+
+def test_a_flipped_bit_in_any_chunk_is_noticed(tmp_path: Path) -> None:
+    store = ArrayStore(tmp_path, 1e9)
+    chunks = 20
+    for chunk in range(chunks):
+        store.open(KEY, chunks * CHUNK, SPECS, numbers)
+        path = store.path(KEY) / "x.bin"
+        content = bytearray(path.read_bytes())
+        content[(chunk * CHUNK + chunk) * 16] ^= 1
+        path.write_bytes(content)
+        with pytest.warns(Notice, match=f"fails its checksum at item {chunk * CHUNK}.*built again"):
+            arrays = store.open(KEY, chunks * CHUNK, SPECS, numbers)
+        assert np.array_equal(arrays["x"], numbers(0, chunks * CHUNK)["x"])
+
+
+def test_what_a_killed_writer_left_damaged_is_made_again(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(
+        target=fill, args=(tmp_path / "store", tmp_path / "log", 0.0, 2 * CHUNK)
+    )
+    process.start()
+    process.join()
+    (left,) = (tmp_path / "store").glob("*.partial/x.bin")
+    content = bytearray(left.read_bytes())
+    content[7] ^= 1
+    left.write_bytes(content)
+    with pytest.warns(Notice, match="fails its checksum at item 0"):
+        arrays = ArrayStore(tmp_path / "store", 1e9).open(KEY, COUNT, SPECS, numbers)
+    assert np.array_equal(arrays["x"], numbers(0, COUNT)["x"])
+
+
+def test_what_was_set_aside_makes_room_where_there_is_none(tmp_path: Path) -> None:
+    store = ArrayStore(tmp_path, COUNT * 16 + 5000)
+    store.open(KEY, COUNT, SPECS, numbers)
+    path = store.path(KEY) / "x.bin"
+    path.write_bytes(bytes(COUNT * 16))
+    with pytest.warns(Notice):
+        store.open(KEY, COUNT, SPECS, numbers)
+    assert not list(tmp_path.glob("*.corrupt"))
 
 
 def test_limit_says_what_it_would_need(tmp_path: Path) -> None:

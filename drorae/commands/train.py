@@ -134,7 +134,7 @@ def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float
 
 
 def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
-    from drorae.trial import run_trial
+    from drorae.trial import prepare, run_trial
 
     last = 0.0
 
@@ -148,6 +148,7 @@ def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, 
                 )
             )
 
+    prepare(config, runtime, show)
     return out, run_trial(config, show, directory=out, runtime=runtime), ""
 
 

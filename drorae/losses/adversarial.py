@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drorae import distributed
+from drorae import distributed, memory
 from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, TrialConfig
 from drorae.losses.augment import augment
 from drorae.losses.discriminator import load_discriminator
@@ -99,13 +99,22 @@ class Adversary:
         self.optimiser.zero_grad(set_to_none=True)
         count = sum(len(part) for part in wanted)
         losses = []
-        for fake, real in zip(painted, wanted, strict=True):
-            pair = torch.cat([augment(2 * real - 1), augment(2 * fake.detach().clamp(0, 1) - 1)])
-            logits = self._learner(pair)
-            loss = hinge_loss(logits[: len(real)], logits[len(real) :]) * (len(real) / count)
-            loss.backward()
-            losses.append(loss.detach())
-        self.optimiser.step()
+        # The spectral norms' power iterations, which every pass takes further.
+        iterations = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        try:
+            for fake, real in zip(painted, wanted, strict=True):
+                pair = torch.cat([augment(2 * real - 1), augment(2 * fake.detach().clamp(0, 1) - 1)])
+                logits = self._learner(pair)
+                loss = hinge_loss(logits[: len(real)], logits[len(real) :]) * (len(real) / count)
+                loss.backward()
+                losses.append(loss.detach())
+        except (RuntimeError, MemoryError):
+            # Out of memory, mostly: the caller may take this step again.
+            for buffer, before in iterations:
+                buffer.copy_(before)
+            raise
+        with memory.named(f"step {step + 1}, the discriminator's optimiser"):
+            self.optimiser.step()
         return {"disc_loss": torch.stack(losses).sum()}
 
     def state(self) -> dict[str, Any]:

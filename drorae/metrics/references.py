@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from drorae.errors import UserError, one_line
-from drorae.files import write_atomic
+from drorae.files import file_sha256, write_atomic
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import FeatureStatistics, Moments
-from drorae.weights import file_sha256
 
 INCEPTION = "rfid_inception"
 """What mu and sigma without a name are of: ADM's files, pytorch-fid's, clean-fid's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from drorae.metrics.frechet import FeatureStatistics
+from drorae.sealed import read_sealed, write_sealed
 
 
 class FeatureSample:
@@ -44,20 +44,18 @@ class FeatureSample:
         return np.memmap(self._file, np.float32, "r", shape=(self.statistics.n, self.statistics.dim))
 
     def save(self, path: Path) -> None:
-        """Writes the statistics to `path` (.npz) and the features beside it (.npy), each atomically."""
-        temporary = path.with_name(f".{os.getpid()}.{path.stem}.npy")
-        np.save(temporary, self.features)
-        os.replace(temporary, path.with_suffix(".npy"))
-        self.statistics.save(path)
+        """Writes the statistics to `path` (.npz) and the features beside it (.npy), each beside its SHA-256."""
+        write_sealed(path.with_suffix(".npy"), lambda temporary: np.save(temporary, self.features))
+        write_sealed(path, self.statistics.save)
 
     @classmethod
     def load(cls, path: Path) -> FeatureSample | None:
-        """Reads what `save` wrote, the features as a memory map; None where one of the files is missing."""
-        rows = path.with_suffix(".npy")
-        if not (path.is_file() and rows.is_file()):
+        """Reads what `save` wrote, the features as a memory map; None where one of the files is missing or damaged."""
+        statistics = read_sealed(path, FeatureStatistics.load)
+        rows = read_sealed(path.with_suffix(".npy"), lambda file: np.load(file, mmap_mode="r", allow_pickle=False))
+        if statistics is None or rows is None:
             return None
-        statistics = FeatureStatistics.load(path)
         sample = cls(statistics.dim)
         sample.statistics = statistics
-        sample._saved = np.load(rows, mmap_mode="r", allow_pickle=False)
+        sample._saved = rows
         return sample
