@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: help setup quickstart smoke test lint ui benchmark gpu-check stack-check coverage clean
+.PHONY: help setup quickstart smoke test lint ui benchmark gpu-check stack-check drill coverage clean
 
 help:
 	@echo "make quickstart  photographs to a fitted scaling law (about ten minutes on 2 cores)"
@@ -16,6 +16,7 @@ help:
 	@echo "make benchmark   what a sweep and its tracking cost, the feature cache against encoding (about 20 minutes)"
 	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, and the speed of a step"
 	@echo "make stack-check the services of docker/ without Docker, and a sweep through them (needs PostgreSQL)"
+	@echo "make drill       sweeps whose workers, nodes, drivers and servers are killed, 20 times (about an hour)"
 	@echo "make coverage    how often 95% intervals hold, simulated, into results/coverage (about 15 minutes)"
 	@echo "make setup       only the virtual environment"
 	@echo "make clean       remove the virtual environment and tool caches; runs/ stays"
@@ -66,6 +67,9 @@ gpu-check: setup
 stack-check: $(VENV)/.tools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[stack]"
 	$(BIN)/python tests/stack_check.py
+
+drill: setup
+	$(BIN)/python tests/drill.py --seeds 20 --out results/drill
 
 coverage: setup
 	$(BIN)/python -m analysis.coverage --out results/coverage

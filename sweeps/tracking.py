@@ -45,7 +45,8 @@ PREFIX = "train/"
 """Before the names of step metrics, so that a final metric such as l1 is never mistaken for one."""
 INSPECTION = "inspection/"
 """Before the names of the numbers in inspection.json."""
-ARTIFACTS = ("config.json", "result.json", "per_image.npz", "history.jsonl", "inspection.json", "inspection.npz")
+HISTORY = "history.jsonl"
+ARTIFACTS = ("config.json", "result.json", "per_image.npz", HISTORY, "inspection.json", "inspection.npz")
 RUN_STATUS = {"pruned": "KILLED", "failed": "FAILED", "missing": "KILLED"}
 """MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
 
@@ -200,9 +201,10 @@ class TrialTracker:
         rows = read_history(self.directory)
         if rows:
             self._phase, self._offset, self._last_step = "", 0, 0
-            now = int(time.time() * 1000)
+            # The same whoever sends them: MLflow takes a value that it has, time and all, once only.
+            ended = int((self.directory / HISTORY).stat().st_mtime * 1000)
             for row in rows:
-                self._take(row, now)
+                self._take(row, ended)
         self._next_flush = time.monotonic()  # a last attempt, however short ago the store was away
 
         def send() -> None:
@@ -367,7 +369,7 @@ class TrialTracker:
 
 def read_history(directory: Path) -> list[dict[str, float | str]]:
     """The rows a trial reported, from its history.jsonl; none without the file."""
-    path = directory / "history.jsonl"
+    path = directory / HISTORY
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
 
 

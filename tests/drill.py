@@ -402,7 +402,7 @@ def undisturbed(scale: Scale, folder: Path, cache: Path) -> dict[str, dict[str, 
 def run_seed(
     seed: int, faults: Faults, scale: Scale, cache: Path, reference: dict[str, dict[str, float]], keep: Path | None
 ) -> Outcome:
-    """One seed; its logs go to `keep` where it is not clean."""
+    """One seed; its logs go to `keep`."""
     # Sockets lie below it, and their paths are short.
     folder = Path(tempfile.mkdtemp(prefix="d"))
     drill = Drill(seed, faults, scale, folder, cache)
@@ -442,7 +442,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--out", type=Path, default=Path("results/drill"), help="folder of drill.csv")
-    parser.add_argument("--keep", type=Path, default=Path("runs/drill"), help="folder for the logs of unclean seeds")
+    parser.add_argument("--keep", type=Path, default=Path("runs/drill"), help="folder for the logs")
     given = parser.parse_args()
     os.chdir(ROOT)
     scale = Scale()
