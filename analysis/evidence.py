@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from analysis.curves import CurveFit, fit_curve
@@ -144,7 +145,21 @@ def _selection_warnings(selection: Selection) -> list[Warning]:
             found.append(
                 Warning("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
             )
+    if selection.pruned is not None:
+        found.append(Warning("survivors", _survivors(selection, selection.pruned)))
     return found
+
+
+def _survivors(selection: Selection, pruned: pd.DataFrame) -> str:
+    """How much early stopping took from a law: it keeps the runs whose loss fell fast, which are not a fair draw."""
+    message = f"{len(pruned)} of {len(pruned) + len(selection.used)} runs were stopped early for their loss"
+    # A run that was stopped has no result, and so no count of parameters.
+    size = "expert_hidden_dim" if "expert_hidden_dim" in pruned.columns else selection.x_column
+    if size in selection.used.columns:
+        sizes = set(pruned[size].dropna())
+        lost = sizes - set(selection.used[size])
+        message += f", at {len(sizes)} sizes" + (f" ({len(lost)} of them lost all of theirs)" if lost else "")
+    return f"{message}: this is the law of the survivors; run the sweep without early stopping to be rid of the bias"
 
 
 def _curvature(fit: LawFit) -> list[Warning]:

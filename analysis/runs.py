@@ -80,6 +80,8 @@ class Selection:
     """Number of images every used value was measured on; None where the table does not say."""
     included: tuple[str, ...] = ()
     """Statuses other than finished that were asked for."""
+    pruned: pd.DataFrame | None = None
+    """Rows of runs that a scheduler stopped early, if any were left out; of a tuned sweep none, as its best decide."""
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
@@ -510,8 +512,19 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
     used = frame.iloc[kept]
     check_measurements(used, y)
     images = None if counts is None or not some_counted else int(counts[kept[0]])
+    stopped = [i for i in range(len(frame)) if statuses[i].lower() == "pruned" and "pruned" not in allowed]
     return Selection(
-        used, tuple(excluded), x, x_column, y, x_values[kept], y_values[kept], tuple(labels), images, include
+        used,
+        tuple(excluded),
+        x,
+        x_column,
+        y,
+        x_values[kept],
+        y_values[kept],
+        tuple(labels),
+        images,
+        include,
+        frame.iloc[stopped] if stopped and not tuned else None,
     )
 
 
