@@ -104,8 +104,10 @@ class TrackingServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
                    "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
                    "--artifacts-destination", str(self.folder / "artifacts")]  # fmt: skip
+        # Its job runners, eight processes that only wait, would take most of a core.
+        own = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "mlflow.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
 
     def wait(self) -> None:
         """Waits until it answers."""
