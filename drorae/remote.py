@@ -186,7 +186,7 @@ class Remote:
         return stamps
 
     def download(self, names: Iterable[str], folder: Path) -> None:
-        """Copies files below this folder into another one, each whole or not at all; those that are gone are skipped."""
+        """Copies files below this folder into another one, each whole or not at all; what is gone is skipped."""
 
         def fetch(name: str) -> None:
             path = folder / name

@@ -1,8 +1,8 @@
 """A sweep whose folder is a URL: work goes on in a local folder, and what machines must know of each other is copied.
 
-The URL is the truth. Whoever works on a part of it (the driver on the sweep, a worker on a trial) holds its lease there,
-brings the files here first, and sends back what changed. `result.json` is sent last: nobody ever sees a result without
-what belongs to it.
+The URL is the truth. Whoever works on a part of it (the driver on the sweep, a worker on a trial) holds its lease
+there, brings the files here first, and sends back what changed. `result.json` is sent last: nobody ever sees a result
+without what belongs to it.
 """
 
 from __future__ import annotations
@@ -91,8 +91,7 @@ class Mirror:
                 if name not in self._same or self._same[name][1] != here[name]:
                     (self.remote / name).upload(self.local / name)
                     self._same[name] = ("", here[name])
-            gone = [name for name in self._same if name not in here and (not under or f"{name}/".startswith(f"{under}/"))]
-            for name in gone:
+            for name in [name for name in self._same if name not in here and _is_below(name, under)]:
                 (self.remote / name).delete()
                 del self._same[name]
 
@@ -112,6 +111,10 @@ class Mirror:
                 if path.is_file():
                     found[name.as_posix()] = (status.st_size, status.st_mtime_ns)
         return found
+
+
+def _is_below(name: str, under: str) -> bool:
+    return not under or name == under or name.startswith(f"{under}/")
 
 
 @contextlib.contextmanager

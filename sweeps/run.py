@@ -20,9 +20,11 @@ from typing import Any, Protocol
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError
 from drorae.files import write_json
+from drorae.remote import Remote, locate, patiently
 from sweeps import workers
 from sweeps.cluster import alive_nodes, ray_session, require_tune
-from sweeps.lease import Lease, is_live
+from sweeps.lease import Lease, is_live, read_lease
+from sweeps.mirror import TOLD, Mirror, brought, check_store, in_trials
 from sweeps.preparation import DIED, Preparation, last_line
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Resources, Share, check_shares, times
@@ -30,13 +32,17 @@ from sweeps.search import Studies
 from sweeps.spec import Search, SweepSpec, expand, field_name, point_label, varied_fields
 from sweeps.state import DRIVER_LEASE, Cost, read_cost, read_spec
 from sweeps.table import measured, read_outcome, ready_trial, table_rows, write_table
-from sweeps.tracking import SweepTracker, check_nodes
+from sweeps.tracking import ARTIFACTS, SweepTracker, check_nodes
 from sweeps.workers import Work
 
 RUN_TRIAL = "drorae.trial:run_trial"
 PREPARE = "drorae.trial:prepare"
 DONE = ("finished", "unconverged", "diverged", "pruned")
 """Statuses that a rerun leaves alone."""
+DRIVER_FILES = ("sweep.json", "trials.csv", "studies.db", *in_trials(TOLD))
+"""What a driver needs of a sweep whose folder is in a store; weights and checkpoints stay there."""
+RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
+"""What recording a trial's end needs."""
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
@@ -57,6 +63,7 @@ class SweepOutcome:
     """Where a sweep's results are."""
 
     directory: Path
+    """Of a sweep in a store: this machine's copy."""
     trials_csv: Path
     counts: dict[str, int]
     """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
@@ -64,12 +71,19 @@ class SweepOutcome:
     tracking_uri: str
     charts: str = ""
     """Address below the MLflow UI's of every metric's chart against capacity."""
+    mirror: Mirror | None = None
+    """Sends what is added to `directory` to the store; None where the folder is on a disk."""
+
+    @property
+    def place(self) -> str:
+        """The sweep's folder as everybody knows it: its path or URL."""
+        return str(self.directory if self.mirror is None else self.mirror.remote)
 
 
 def run_sweep(
     spec: SweepSpec,
     *,
-    root: Path = Path("runs"),
+    root: Path | str = Path("runs"),
     runtime: Runtime | None = None,
     resources: Resources | None = None,
     max_failures: int = 3,
@@ -88,7 +102,8 @@ def run_sweep(
 
     Args:
         spec: the trials.
-        root: folder of all sweeps. This one's folder is `<root>/<name>`.
+        root: folder of all sweeps, or a URL such as `s3://bucket/runs` where no disk is shared. This one's folder is
+            `<root>/<name>`.
         runtime: device, threads, cache; with threads 0 a trial uses its CPUs.
         resources: per trial and in all.
         max_failures: retries per trial.
@@ -103,6 +118,7 @@ def run_sweep(
     Raises:
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
+        RemoteError: the store that holds the sweep's folder stays away.
     """
     basis = {config_hash(config): config for config in expand(spec)}
     runtime = _absolute(runtime or Runtime())
@@ -120,21 +136,30 @@ def run_sweep(
         "run_trial": run_trial,
         "prepare": prepare,
     }
-    directory = Path(root).resolve() / spec.name
+    place = locate(root)
+    mirror = Mirror(place / spec.name, "driver") if isinstance(place, Remote) else None
+    home = mirror.local.parent if mirror is not None else Path(str(place)).resolve()
+    directory = home / spec.name
+    lease = (directory if mirror is None else mirror.remote) / DRIVER_LEASE
     existed = directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory}: cannot be created ({error.strerror}); choose another folder") from None
-    held = Lease(directory / DRIVER_LEASE)
-    if not quiet and not is_live(directory / DRIVER_LEASE) and (directory / DRIVER_LEASE).exists():
+    if mirror is not None:
+        check_store(mirror.remote)
+    held = Lease(lease)
+    if not quiet and not is_live(lease) and read_lease(lease) is not None:
         print(f"{spec.name}: its last driver left no word; waiting to see whether it lives", flush=True)
     if not held.acquire(wait=False):
         raise UserError(
-            f"{directory}: another drorae sweep is running here; wait for it, or give this one another --name"
+            f"{lease.parent}: another drorae sweep is running here; wait for it, or give this one another --name"
         )
     with held:
         try:
+            if mirror is not None:
+                pull = mirror.pull
+                patiently(lambda: pull(patterns=DRIVER_FILES))
             sweep_id = _check_spec(directory, spec, basis)
             trials = directory / "trials"
             studies = None if spec.search is None else Studies(directory / "studies.db", spec, trials)
@@ -150,15 +175,15 @@ def run_sweep(
             ):
                 varied = varied_fields(list(basis.values()))
                 varied += [field_name(item.name) for item in spec.search.ranges] if spec.search else []
-                session = _Session(configs, trials, list(dict.fromkeys(varied)), progress)
-                share_of = _sharing(basis, missing, resources, runtime)
+                session = _Session(configs, trials, list(dict.fromkeys(varied)), progress, mirror)
+                share_of = _sharing(basis, missing, resources, runtime, apart=mirror is not None)
                 groups = {key: basis[key] for key in missing}
-                preparation = Preparation(groups, progress, runtime, share_of, prepare, directory)
+                preparation = Preparation(groups, progress, runtime, share_of, prepare, directory, mirror)
                 preparation.start()
                 # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
                 progress.doing("opening MLflow")
                 require_tune()
-                tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri)
+                tracker = SweepTracker(spec.name, sweep_id, home, tracking_uri)
                 check_nodes(tracker.uri, [node["NodeManagerAddress"] for node in alive_nodes()] if missing else ())
                 failed, prepared = preparation.finish()
                 address = tracker.open_parent(f"{total} trials")
@@ -170,37 +195,42 @@ def run_sweep(
                     for key, reason in failed.items():
                         write_json(trials / key / "failure.json", {"reason": reason})
                     runnable = [key for key in missing if key not in failed]
+                session.send()
                 counts: dict[str, int] = {}
                 charts = ""
                 try:
                     tracker.log_preparation(prepared)
-                    tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
+                    tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable), session.fetch)
                     known = sum(read_outcome(trials / key)["status"] in DONE for key in configs)
                     progress.begin_trials(total - len(runnable) if studies is None else known)
                     if known:
                         progress.line(f"{known} of {total} trials are done already")
                     if runnable or (studies is not None and missing):
                         reports = asha is not None or (spec.search is not None and spec.search.pruner != "none")
-                        work = Work(str(trials), runtime, address, run_trial, reports)
+                        remote = "" if mirror is None else mirror.remote.url
+                        work = Work(str(trials), runtime, address, run_trial, reports, remote)
                         asker = Listed(runnable) if studies is None else studies
                         plan = _Plan(asker, share_of, resources, max_failures, asha, budget_hours)
-                        _tune(session, plan, work, directory / "ray")
+                        # Hidden, it is not sent to a store.
+                        _tune(session, plan, work, directory / ("ray" if mirror is None else ".ray"))
                 finally:
                     everything = list(configs.values())
                     roles = {} if studies is None else studies.roles()
-                    tracker.settle(everything, trials, progress.line)
+                    tracker.settle(everything, trials, progress.line, fetch=session.fetch)
                     tracker.tag_tuning(roles, progress.line)
                     rows = table_rows(everything, trials, roles)
                     counts = write_table(directory / "trials.csv", rows)
                     _write_spec(directory, spec, sweep_id, configs, settings)
                     charts = tracker.share_view(measured(rows), progress.line)
                     tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
+                    session.send()
         except UserError:
             # A mistake in the very first call leaves no folder behind.
             if not existed and not (directory / "sweep.json").exists():
                 shutil.rmtree(directory, ignore_errors=True)
             raise
-        return SweepOutcome(directory, directory / "trials.csv", counts, tracker.parent_run_id, tracker.uri, charts)
+        table = directory / "trials.csv"
+        return SweepOutcome(directory, table, counts, tracker.parent_run_id, tracker.uri, charts, mirror)
 
 
 def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig]) -> str:
@@ -236,20 +266,22 @@ def _write_spec(
     write_json(directory / "sweep.json", tree)
 
 
-def resume_sweep(directory: Path, *, tracking_uri: str | None = None, quiet: bool = False) -> SweepOutcome:
-    """Finishes a sweep from its folder, with the settings that it was started with; arguments as for `run_sweep`.
+def resume_sweep(directory: Path | str, *, tracking_uri: str | None = None, quiet: bool = False) -> SweepOutcome:
+    """Finishes a sweep from its folder or URL, with the settings it was started with; arguments as for `run_sweep`.
 
     Raises:
         UserError: no sweep there, and what `run_sweep` refuses.
     """
-    tree = read_spec(directory)
+    tree = read_spec(brought(directory, ("sweep.json",)))
     spec = SweepSpec.from_dict(tree["spec"])
     settings = dict(tree.get("settings", {}))
     if settings:
         settings["runtime"] = from_dict(Runtime, settings["runtime"])
         settings["resources"] = Resources.from_dict(settings["resources"])
         settings["asha"] = Asha(**settings["asha"]) if settings["asha"] else None
-    return run_sweep(spec, root=directory.parent, tracking_uri=tracking_uri, quiet=quiet, **settings)
+    place = locate(directory)
+    root = place.parent.url if isinstance(place, Remote) else place.parent
+    return run_sweep(spec, root=root, tracking_uri=tracking_uri, quiet=quiet, **settings)
 
 
 def _absolute(runtime: Runtime) -> Runtime:
@@ -257,9 +289,9 @@ def _absolute(runtime: Runtime) -> Runtime:
 
 
 def _sharing(
-    configs: Mapping[str, TrialConfig], keys: Sequence[str], resources: Resources, runtime: Runtime
+    configs: Mapping[str, TrialConfig], keys: Sequence[str], resources: Resources, runtime: Runtime, apart: bool
 ) -> Callable[[TrialConfig], Share]:
-    """What a trial gets, once the cluster is known to have it for those of `keys`.
+    """What a trial gets, once the cluster is known to have it for those of `keys`; `apart`: nodes share no disk.
 
     Raises:
         UserError: it has not, or the numbers make no sense.
@@ -267,6 +299,11 @@ def _sharing(
     nodes = [node["Resources"] for node in alive_nodes()] if keys else []
     gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
     shares = [resources.share(configs[key], gpus_seen) for key in keys]
+    if apart and any(share.processes > 1 for share in shares):
+        raise UserError(
+            "--root: trials of several processes need a folder on a disk that all nodes share; give a path, or "
+            "--processes 1"
+        )
     if not resources.autoscaling:
         check_shares(shares, nodes, runtime.device)
     return lambda config: resources.share(config, gpus_seen)
@@ -288,7 +325,20 @@ class _Session:
     trials: Path
     varied: list[str]
     progress: SweepProgress
+    mirror: Mirror | None
     started: dict[str, float] = field(default_factory=dict)
+
+    def fetch(self, key: str, names: Sequence[str] = RECORDED) -> None:
+        """Brings files of a trial here, where the sweep's folder is in a store."""
+        if self.mirror is not None:
+            pull = self.mirror.pull
+            patiently(lambda: pull(f"trials/{key}", names))
+
+    def send(self, under: str = "") -> None:
+        """Sends what changed in the sweep's folder, where that is in a store."""
+        if self.mirror is not None:
+            push = self.mirror.push
+            patiently(lambda: push(under))
 
     def label(self, key: str) -> str:
         """`capacity=8 seed=0`."""
@@ -298,12 +348,17 @@ class _Session:
         """Whether the sweep has cost so many GPU hours, or CPU hours where no trial had a GPU; 0 is no limit."""
         if not hours:
             return False
+        for key in self.started:
+            if read_outcome(self.trials / key)["status"] == "missing":
+                self.fetch(key, ("progress.json",))
         cost = sum((read_cost(self.trials / key) for key in self.configs), Cost())
         return (cost.gpu_hours or cost.cpu_hours) >= hours
 
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
+        if read_outcome(directory)["status"] == "missing":
+            self.fetch(key, TOLD)
         if read_outcome(directory)["status"] != "missing":
             return
         if died:
@@ -311,6 +366,7 @@ class _Session:
         else:
             reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
             write_json(directory / "pruned.json", {"reason": reason})
+        self.send(f"trials/{key}")
 
 
 class Asker(Protocol):
@@ -466,6 +522,8 @@ def _asking(session: _Session, plan: _Plan, point: Callable[[str], dict[str, Any
             key = None if self.spent else asker.ask()
             if key is None:
                 return Searcher.FINISHED if asker.finished or (self.spent and not self.keys) else None
+            session.send(f"trials/{key}")
+            session.send("studies.db")
             session.progress.total = max(asker.total, session.progress.total)
             self.keys[trial_id] = key
             return {"trial": point(key)}
@@ -475,6 +533,7 @@ def _asking(session: _Session, plan: _Plan, point: Callable[[str], dict[str, Any
                 key = self.keys.pop(trial_id)
                 session.conclude(key, error)
                 asker.tell(key)
+                session.send("studies.db")
 
         def save(self, checkpoint_path: str) -> None:
             """What is done stands in the trials' folders, what a search asked for in its file."""
@@ -530,6 +589,7 @@ def _watcher(session: _Session) -> Any:
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             key = _key(trial)
+            session.fetch(key, TOLD)
             session.progress.line(f"{session.label(key)}: tried again ({_reason(session.trials / key)})")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,9 @@ from typing import Any
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import Notice, UserError, one_line
 from drorae.files import write_json
+from drorae.remote import Remote, RemoteError, locate, patiently
 from sweeps.lease import Lease
+from sweeps.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.resources import Share
 from sweeps.state import Sitting
 from sweeps.tracking import RunAddress, TrialTracker
@@ -35,37 +38,76 @@ class Work:
     """`module:function`."""
     report_epochs: bool
     """Tell Tune the mean loss of each epoch, for a scheduler to decide by."""
+    remote: str = ""
+    """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
 
 def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
-    """One preparation by `module:function`, its rows written to `log`. None, or what the user has to mend."""
-    with open(log, "w") as file:
-
-        def report(row: dict[str, float | str]) -> None:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-
+    """One preparation by `module:function`, its rows written to `log`, a path or a URL. None, or what the user has to
+    mend."""
+    place = locate(log)
+    with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
         try:
-            _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, report)
+            _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, write)
         except UserError as error:
             return {"reason": one_line(error), "user": True}
     return None
 
 
+@contextlib.contextmanager
+def _disk_log(path: Path) -> Iterator[Callable[[dict[str, float | str]], None]]:
+    with path.open("w") as file:
+
+        def write(row: dict[str, float | str]) -> None:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        yield write
+
+
+@contextlib.contextmanager
+def _remote_log(place: Remote) -> Iterator[Callable[[dict[str, float | str]], None]]:
+    """Sends all rows again every few seconds: a store's files do not grow."""
+    rows: list[str] = []
+    due = 0.0
+
+    def send() -> None:
+        # Progress is not worth a preparation.
+        with contextlib.suppress(RemoteError):
+            place.write("".join(rows).encode())
+
+    def write(row: dict[str, float | str]) -> None:
+        nonlocal due
+        rows.append(json.dumps(row) + "\n")
+        if time.monotonic() >= due:
+            send()
+            due = time.monotonic() + PUSH_SECONDS
+
+    try:
+        yield write
+    finally:
+        send()
+
+
 def run_one(work: Work, key: str, share: Share) -> None:
     """One trial, recorded, inside a Tune trial. A UserError is left as failure.json, any other raised for a retry."""
+    mirror = None if not work.remote else Mirror(Remote(work.remote), "worker")
+    if mirror is not None:
+        work = replace(work, trials=str(mirror.local / "trials"))
     directory = Path(work.trials) / key
-    (directory / "error.txt").unlink(missing_ok=True)
+    place = directory if mirror is None else mirror.remote / "trials" / key
     # A driver that was cut off may have left a worker that does not know: it is waited for, or outlived.
-    with Lease(directory / "worker.lease") as lease:
-        lease.acquire()
-        if share.processes > 1:
-            _run_together(work, key, share)
-            return
-        from ray import tune
+    with Lease(place / "worker.lease") as lease:
+        patiently(lease.acquire)
+        with contextlib.nullcontext() if mirror is None else at_work(mirror, f"trials/{key}", lease):
+            (directory / "error.txt").unlink(missing_ok=True)
+            if share.processes > 1:
+                _run_together(work, key, share)
+                return
+            from ray import tune
 
-        with Sitting(directory, share, lease) as sitting:
-            _attempt(work, key, threads(work.runtime, share), tune.report, sitting)
+            with Sitting(directory, share, lease) as sitting:
+                _attempt(work, key, threads(work.runtime, share), tune.report, sitting)
 
 
 def threads(runtime: Runtime, share: Share) -> Runtime:
