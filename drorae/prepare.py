@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from drorae import distributed
+from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
 from drorae.errors import UserError
@@ -129,16 +130,18 @@ def _references(
     val: Features,
     extractors: list[FeatureExtractor],
     fingerprint: str,
-    cache: Path,
+    cache: Cache,
     device: torch.device,
 ) -> dict[str, FeatureSample]:
     """The originals' features per metric, computed once per set of images and extractor."""
     found: dict[str, FeatureSample] = {}
     for extractor in extractors:
         key = {"images": fingerprint, "extractor": extractor.fingerprint, "count": len(val)}
-        path = cache / "references" / f"{config_hash(key)}.npz"
+        name = f"references/{config_hash(key)}.npz"
+        path = cache / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
+            cache.fetch(name)
             sample = FeatureSample.load(path)
             if sample is None:
                 sample = FeatureSample(extractor.dim)
@@ -146,6 +149,7 @@ def _references(
                     pixels = val.batch(items, 0, 1).pixels
                     sample.update(extractor(pixels.to(device)))
                 sample.save(path)
+                cache.share(name)
             found[extractor.metric] = sample
     return found
 
@@ -166,15 +170,14 @@ def _compare_with_file(workshop: Workshop, reference: Reference) -> None:
         )
 
 
-def _decoder_folder(
+def _decoder_name(
     config: TrialConfig,
     train_fingerprint: str,
     encoder: Encoder,
     perceptual_fingerprint: str,
     released: Released | None,
-    cache: Path,
-) -> Path:
-    """Address of a phase-1 decoder: a hash of everything it depends on; of a released one, its contents."""
+) -> str:
+    """Address in the cache of a phase-1 decoder: a hash of all that it depends on; of a released one, its contents."""
     tree = to_dict(config)
     key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "discriminator", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
@@ -182,7 +185,7 @@ def _decoder_folder(
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
     if released is not None:
         key["decoder"] = {**tree["decoder"], "weights": released.fingerprint}
-    return cache / "decoders" / config_hash(key)
+    return f"decoders/{config_hash(key)}"
 
 
 _last: tuple[str, Workshop] | None = None
@@ -209,16 +212,16 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     key = canonical_json({**phase1_key(config), "evaluation": to_dict(config.evaluation), "runtime": to_dict(runtime)})
     if _last is not None and _last[0] == key:
         return replace(_last[1], config=config)
-    cache = Path(runtime.cache_dir)
+    cache = Cache(runtime.cache_dir)
     images = load_images(config.images)
-    encoder = load_encoder(config.encoder, cache).to(device)
+    encoder = load_encoder(config.encoder, runtime.cache_dir).to(device)
     objective = load_objective(config.objective).to(device)
     # Sizes and weights are checked before anything is encoded.
     settings = config.evaluation
     if settings.bootstrap < 0 or settings.bootstrap == 1:
         raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
     lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
-    extractors = [load_extractor(name, settings, cache, device) for name in settings.extractors]
+    extractors = [load_extractor(name, settings, runtime.cache_dir, device) for name in settings.extractors]
     reference = read_reference(settings.reference) if settings.reference else None
     if reference is not None:
         extractor_of(reference, extractors)
@@ -232,10 +235,13 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
-    folder = _decoder_folder(config, images.train.fingerprint, encoder, objective.fingerprint, released, cache)
+    name = _decoder_name(config, images.train.fingerprint, encoder, objective.fingerprint, released)
+    folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
     with distributed.locked(folder / ".lock"):
+        if decoder is None and distributed.is_main():
+            cache.fetch(f"{name}/{weights.name}")
         if decoder is None and distributed.agreed(not weights.is_file(), device):
             checkpoint = folder / "checkpoint.pt"
             adversary = make_adversary(config, config.phase1, device, config.decoder.seed)
@@ -246,6 +252,7 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
             if distributed.is_main():
                 write_json(folder / "history.json", trained.rows)
                 save_state(weights, tokenizer.decoder.state_dict())
+                cache.share(f"{name}/{weights.name}")
                 checkpoint.unlink(missing_ok=True)
             distributed.barrier()
         if decoder is None:
@@ -263,10 +270,12 @@ def open_workshop(config: TrialConfig, runtime: Runtime, report: Report = lambda
         if reference is not None:
             _compare_with_file(workshop, reference)
         how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
-        measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
-        if distributed.is_main() and not measured.is_file():
+        baseline = f"{name}/baseline-{config_hash(how | workshop.fingerprints)}.json"
+        measured = cache / baseline
+        if distributed.is_main() and not measured.is_file() and not cache.fetch(baseline):
             note("measuring the baseline", 0, 1)
             write_json(measured, workshop.evaluate(workshop.tokenizer(), fused=False).metrics)
+            cache.share(baseline)
         distributed.barrier()
         workshop.baseline = json.loads(measured.read_text())
     _last = (key, workshop)

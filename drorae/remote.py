@@ -7,6 +7,7 @@ Credentials come from the environment of each machine, never from a URL.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import os
 import re
@@ -66,6 +67,17 @@ def locate(place: str | Path | Remote) -> Path | Remote:
     if not parts.netloc or {".", ".."} & set(rest.split("/")):
         raise UserError(f"{shown}: expected {kind}://BUCKET/PREFIX")
     return Remote(f"{kind}://{rest.strip('/')}")
+
+
+def absolute(place: str | Path) -> str:
+    """A path as an absolute one, a URL as it is: what another process understands."""
+    found = locate(place)
+    return found.url if isinstance(found, Remote) else str(found.expanduser().resolve())
+
+
+def copies(root: Remote, role: str) -> Path:
+    """Where this machine keeps its copy of a store's folder of sweeps, one for each `role`."""
+    return own_folder() / "mirrors" / hashlib.sha256(root.url.encode()).hexdigest()[:16] / role
 
 
 def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
@@ -177,6 +189,9 @@ class Remote:
         start = len(self.url.partition("://")[2]) + 1
         for path, info in found.items():
             name = path.lstrip("/")[start:]
+            # A store without folders may answer with the folder itself, or an empty file that stands for one.
+            if not name or name.endswith("/") or info.get("type") == "directory":
+                continue
             parts = name.split("/")
             if name.startswith("/") or {"", ".", ".."} & set(parts) or "\\" in name or "\0" in name:
                 raise RemoteError(f"{self.url}: holds a file named {name!r}, which no copy could have; remove it there")

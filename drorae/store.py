@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from drorae.cache import Cache
 from drorae.config import canonical_json, config_hash
 from drorae.errors import UserError
 from drorae.files import folder_bytes, write_json
@@ -53,11 +54,13 @@ class ArrayStore:
     Args:
         root: folder of the store.
         limit_bytes: `open` refuses to fill an entry that would make the store larger than this.
+        cache: the cache that `root` is a folder of, where other machines may have made an entry.
     """
 
-    def __init__(self, root: str | Path, limit_bytes: float) -> None:
+    def __init__(self, root: str | Path, limit_bytes: float, cache: Cache | None = None) -> None:
         self.root = Path(root)
         self.limit_bytes = limit_bytes
+        self.cache = cache or Cache(self.root.parent)
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """Folder of an entry, whether it is there or not."""
@@ -78,6 +81,7 @@ class ArrayStore:
 
         Raises:
             UserError: the entry does not fit the limit or the disk.
+            RemoteError: a shared cache's store stays away.
         """
         folder = self.path(key)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -85,8 +89,14 @@ class ArrayStore:
         if arrays is None:
             with FileLock(f"{folder}.lock"):
                 arrays = self._read(folder, key, count, specs)
+                name = f"{self.root.name}/{folder.name}"
+                if arrays is None:
+                    self._check_room(folder.with_name(f"{folder.name}.partial"), count, specs)
+                    if self.cache.fetch(name, last="manifest.json"):
+                        arrays = self._read(folder, key, count, specs)
                 if arrays is None:
                     self._fill(folder, key, count, specs, produce, progress)
+                    self.cache.share(name, last="manifest.json")
                     arrays = self._read(folder, key, count, specs)
         if arrays is None:
             raise UserError(f"{folder}: the cache entry just written does not read back; check the disk, delete it")
@@ -143,7 +153,6 @@ class ArrayStore:
                 checksums = json.loads(state_path.read_text())
             except ValueError:
                 shutil.rmtree(partial)
-        self._check_room(partial, count, specs)
         partial.mkdir(parents=True, exist_ok=True)
         done = min(len(values) for values in checksums.values()) * CHUNK
         files = {}

@@ -8,7 +8,6 @@ without what belongs to it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import threading
 import uuid
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drorae.errors import UserError
-from drorae.remote import Remote, RemoteError, locate, matches, own_folder, patiently
+from drorae.remote import Remote, RemoteError, copies, locate, matches, patiently
 from sweeps.lease import Lease
 
 PUSH_SECONDS = 10.0
@@ -26,6 +25,8 @@ OUTCOME = ("config.json", RESULT, "failure.json", "pruned.json", "progress.json"
 """What tells the state of a trial."""
 TOLD = (*OUTCOME, "error.txt", "warnings.txt", "spool.jsonl")
 """What a trial tells its driver."""
+PASSING = ("*.pt", "failure.json", "error.txt", "warnings.txt", "spool.jsonl")
+"""What is removed in the course of work. Whatever else vanishes here was cleaned away, and stays in the store."""
 
 
 def in_trials(names: Sequence[str]) -> tuple[str, ...]:
@@ -42,12 +43,15 @@ class Mirror:
     """
 
     def __init__(self, remote: Remote, role: str) -> None:
-        self.remote = remote
-        around = hashlib.sha256(remote.parent.url.encode()).hexdigest()[:16]
-        self.local = own_folder() / "mirrors" / around / role / remote.name
+        self.remote, self.role = remote, role
+        self.local = copies(remote.parent, role) / remote.name
         self._same: dict[str, tuple[str, tuple[int, int]]] = {}
         """Files that are the same on both sides: the store's stamp (empty after a push), local size and mtime."""
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Mirror], tuple[Remote, str]]:
+        # Tune pickles what its callbacks hold; nobody works with that copy.
+        return Mirror, (self.remote, self.role)
 
     def pull(self, under: str = "", patterns: Sequence[str] | None = None) -> None:
         """Makes the copy what the store has below the folder `under`, removed files too.
@@ -80,7 +84,8 @@ class Mirror:
     def push(self, under: str = "") -> None:
         """Sends what changed below `under`, a folder or a file, since it was pulled or pushed.
 
-        Files go in the order they were written, results last; what was removed here is removed there.
+        Files go in the order they were written, results last; of what was removed here, `PASSING` files are removed
+        there.
 
         Raises:
             RemoteError: the store does not take a file; those after it wait for the next call.
@@ -92,7 +97,8 @@ class Mirror:
                     (self.remote / name).upload(self.local / name)
                     self._same[name] = ("", here[name])
             for name in [name for name in self._same if name not in here and _is_below(name, under)]:
-                (self.remote / name).delete()
+                if any(matches(name.rpartition("/")[2], pattern) for pattern in PASSING):
+                    (self.remote / name).delete()
                 del self._same[name]
 
     def _at(self, under: str) -> Remote:
@@ -152,7 +158,7 @@ def brought(place: Path | str, patterns: Sequence[str] | None = None) -> Path:
     """A folder itself; of a URL's, a copy of the files that fit `patterns` (None: all), for reading.
 
     Raises:
-        UserError: an unusable URL.
+        UserError: an unusable URL, or none of the files is there.
         RemoteError: the store does not answer.
     """
     found = locate(place)
@@ -160,6 +166,8 @@ def brought(place: Path | str, patterns: Sequence[str] | None = None) -> Path:
         return found
     mirror = Mirror(found, "reader")
     mirror.pull(patterns=patterns)
+    if not mirror.local.is_dir() or not any(mirror.local.iterdir()):
+        raise UserError(f"{found}: nothing here that a sweep left; expected {', '.join(patterns or ('its files',))}")
     return mirror.local
 
 

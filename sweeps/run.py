@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError
 from drorae.files import write_json
-from drorae.remote import Remote, locate, patiently
+from drorae.remote import Remote, absolute, locate, patiently
 from sweeps import workers
 from sweeps.cluster import alive_nodes, ray_session, require_tune
 from sweeps.lease import Lease, is_live, read_lease
@@ -78,6 +78,11 @@ class SweepOutcome:
     def place(self) -> str:
         """The sweep's folder as everybody knows it: its path or URL."""
         return str(self.directory if self.mirror is None else self.mirror.remote)
+
+    def fetch_picture(self, under: str) -> None:
+        """Brings a trial's picture here, where the sweep's folder is in a store; `under`: `trials/HASH`."""
+        if self.mirror is not None:
+            self.mirror.pull(under, ("grid.png",))
 
 
 def run_sweep(
@@ -138,7 +143,7 @@ def run_sweep(
     }
     place = locate(root)
     mirror = Mirror(place / spec.name, "driver") if isinstance(place, Remote) else None
-    home = mirror.local.parent if mirror is not None else Path(str(place)).resolve()
+    home = Path(absolute(root)) if mirror is None else mirror.local.parent
     directory = home / spec.name
     lease = (directory if mirror is None else mirror.remote) / DRIVER_LEASE
     existed = directory.exists()
@@ -285,7 +290,7 @@ def resume_sweep(directory: Path | str, *, tracking_uri: str | None = None, quie
 
 
 def _absolute(runtime: Runtime) -> Runtime:
-    return replace(runtime, cache_dir=str(Path(runtime.cache_dir).expanduser().resolve()))
+    return replace(runtime, cache_dir=absolute(runtime.cache_dir))
 
 
 def _sharing(
