@@ -43,6 +43,8 @@ DRIVER_FILES = ("sweep.json", "trials.csv", "studies.db", *in_trials(TOLD))
 """What a driver needs of a sweep whose folder is in a store; weights and checkpoints stay there."""
 RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
 """What recording a trial's end needs."""
+AWAY = "drorae.remote.RemoteError: ", "drorae.errors.UserError: "
+"""How the line of a traceback begins that says why a worker could not begin or end."""
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
@@ -314,11 +316,14 @@ def _sharing(
     return lambda config: resources.share(config, gpus_seen)
 
 
-def _reason(directory: Path) -> str:
-    """Why the last attempt at a trial ended without a result."""
+def _reason(directory: Path, trial: Any) -> str:
+    """Why the last attempt at a trial ended without a result; `trial` is Tune's."""
     path = directory / "error.txt"
     if not path.is_file():
-        return DIED
+        # A worker that a store keeps from the trial's folder cannot leave a word there.
+        told = trial.error_file if trial is not None else None
+        lines = Path(told).read_text().splitlines() if told and Path(told).is_file() else []
+        return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith(AWAY)), DIED)
     return last_line(path.read_text()) or "unknown error"
 
 
@@ -332,6 +337,7 @@ class _Session:
     progress: SweepProgress
     mirror: Mirror | None
     started: dict[str, float] = field(default_factory=dict)
+    tune_trials: dict[str, Any] = field(default_factory=dict)
 
     def fetch(self, key: str, names: Sequence[str] = RECORDED) -> None:
         """Brings files of a trial here, where the sweep's folder is in a store."""
@@ -367,7 +373,7 @@ class _Session:
         if read_outcome(directory)["status"] != "missing":
             return
         if died:
-            write_json(directory / "failure.json", {"reason": _reason(directory)})
+            write_json(directory / "failure.json", {"reason": _reason(directory, self.tune_trials.get(key))})
         else:
             reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
             write_json(directory / "pruned.json", {"reason": reason})
@@ -537,6 +543,7 @@ def _asking(session: _Session, plan: _Plan, point: Callable[[str], dict[str, Any
             if trial_id in self.keys:
                 key = self.keys.pop(trial_id)
                 session.conclude(key, error)
+                session.tune_trials.pop(key, None)
                 asker.tell(key)
                 session.send("studies.db")
 
@@ -591,11 +598,12 @@ def _watcher(session: _Session) -> Any:
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             session.started[_key(trial)] = time.monotonic()
+            session.tune_trials[_key(trial)] = trial
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             key = _key(trial)
             session.fetch(key, TOLD)
-            session.progress.line(f"{session.label(key)}: tried again ({_reason(session.trials / key)})")
+            session.progress.line(f"{session.label(key)}: tried again ({_reason(session.trials / key, trial)})")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ended(_key(trial), died=False)
