@@ -137,11 +137,12 @@ def _references(
     found: dict[str, FeatureSample] = {}
     for extractor in extractors:
         key = {"images": fingerprint, "extractor": extractor.fingerprint, "count": len(val)}
-        name = f"references/{config_hash(key)}.npz"
-        path = cache / name
+        entry = f"references/{config_hash(key)}"
+        path = cache / f"{entry}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            cache.fetch(name)
+            for name in (f"{entry}.npy", f"{entry}.npz"):
+                cache.fetch(name)
             sample = FeatureSample.load(path)
             if sample is None:
                 sample = FeatureSample(extractor.dim)
@@ -149,7 +150,8 @@ def _references(
                     pixels = val.batch(items, 0, 1).pixels
                     sample.update(extractor(pixels.to(device)))
                 sample.save(path)
-                cache.share(name)
+                for name in (f"{entry}.npy", f"{entry}.npz"):
+                    cache.share(name)
             found[extractor.metric] = sample
     return found
 

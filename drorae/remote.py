@@ -103,8 +103,8 @@ def _filesystem(kind: str, process: int) -> Any:
         import fsspec
     except ImportError:
         raise UserError(f"{kind}:// needs the package {package} on every machine; pip install '{install}'") from None
-    # Listings must show what other machines have just written.
-    return fsspec.filesystem(kind, use_listings_cache=False)
+    # Listings must show what other machines have just written. fsspec's own cache keeps one for each thread.
+    return fsspec.filesystem(kind, use_listings_cache=False, skip_instance_cache=True)
 
 
 @dataclass(frozen=True)
