@@ -33,6 +33,7 @@ from drorae.doctor import set_telemetry_defaults
 from drorae.errors import UserError
 from drorae.errors import one_line as error_line
 from drorae.files import disk_is_full, full_disk
+from drorae.remote import RemoteError
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
 
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except UserError as error:
+    except (UserError, RemoteError) as error:
         if debug:
             raise
         print(f"error: {error_line(error)}", file=sys.stderr)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from drorae.errors import UserError
+from drorae.remote import Remote, copies, locate
 
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 Precision = Literal["fp32", "bf16"]
@@ -253,7 +254,7 @@ class TrialConfig:
 
 
 def default_cache_dir() -> str:
-    """`$DRORAE_CACHE`, else `drorae` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """`$DRORAE_CACHE`, a folder or a URL, else `drorae` in `$XDG_CACHE_HOME` or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return os.environ.get("DRORAE_CACHE") or str(Path(base) / "drorae")
 
@@ -267,6 +268,7 @@ class Runtime:
     threads: int = 0
     """CPU threads for torch; 0: torch's choice. Bit-identical reruns need the same number."""
     cache_dir: str = field(default_factory=default_cache_dir)
+    """A folder, or a URL such as `s3://bucket/cache` (`drorae.cache.Cache`)."""
     cache_limit_gb: float = 20.0
     """Refuse a feature cache that would make the cache folder larger than this (10^9 bytes)."""
     features: Literal["cache", "online"] = "cache"
@@ -284,8 +286,11 @@ class Runtime:
 
 
 def default_tracking_uri(root: str | Path) -> str:
-    """The MLflow store of the sweeps in `root`: `$MLFLOW_TRACKING_URI`, else the SQLite file there."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(root).resolve() / 'mlflow.db'}"
+    """The MLflow store of the sweeps in `root`: `$MLFLOW_TRACKING_URI`, else the SQLite file there; where `root` is a
+    URL, in this machine's copy of it."""
+    place = locate(root)
+    folder = copies(place, "driver") if isinstance(place, Remote) else place.resolve()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, default_tracking_uri
 from drorae.errors import UserError
 from drorae.files import folder_bytes, packaged_path
+from drorae.remote import Remote, absolute, locate, own_folder
 
 PACKAGES = {
     "torch": "torch", "torchvision": "torchvision", "timm": "timm", "numpy": "numpy", "pillow": "PIL",
@@ -229,7 +231,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
 
     `missing` lists what is not there: what, whether the default preset needs it, and the command that gets it.
     """
-    cache = Path(runtime.cache_dir)
+    cache = Cache(runtime.cache_dir).local
     versions = _versions(PACKAGES)
     optional = _versions(OPTIONAL)
     weights: dict[str, str | None] = {}
@@ -276,9 +278,17 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
         "packages": versions,
         "optional": optional,
         "devices": _devices(),
-        "cache": {"directory": str(cache), "exists": cache.is_dir(), "gb": _folders(cache), "free_gb": _free_gb(cache)},
+        "cache": {
+            "directory": runtime.cache_dir,
+            "exists": cache.is_dir(),
+            "gb": _folders(cache),
+            "free_gb": _free_gb(cache),
+        },
         "weights": weights,
-        "runs": {"directory": str(root.resolve()), "free_gb": _free_gb(root.resolve())},
+        "runs": {
+            "directory": absolute(root),
+            "free_gb": _free_gb(own_folder() if isinstance(locate(root), Remote) else root.resolve()),
+        },
         "mlflow": {"uri": uri, "exists": None if local is None else local.is_file()},
         "telemetry": {name: os.environ.get(name, "unset") for name in TELEMETRY},
         "missing": missing,

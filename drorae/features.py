@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drorae import memory
+from drorae.cache import Cache
 from drorae.config import EncoderConfig, Runtime
 from drorae.encoder import Encoder
 from drorae.errors import UserError
@@ -109,7 +109,8 @@ class CachedFeatures:
     ) -> None:
         if views < 1:
             raise UserError("images.views=0 (fresh crops) cannot be cached; use --features online or images.views=1")
-        store = ArrayStore(Path(runtime.cache_dir) / "features", runtime.cache_limit_gb * 1e9)
+        cache = Cache(runtime.cache_dir)
+        store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache)
         self._count = len(images) * views
         self.dtype = DTYPES[config.feature_dtype]
         side = images.crops([0]).shape[1]

@@ -16,6 +16,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from drorae import distributed, memory
+from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.encoder import Encoder, load_encoder
 from drorae.errors import UserError
@@ -145,22 +146,27 @@ def _references(
     val: Features,
     extractors: list[FeatureExtractor],
     fingerprint: str,
-    cache: Path,
+    cache: Cache,
     device: torch.device,
 ) -> dict[str, FeatureSample]:
     """The originals' features per metric, computed once per set of images and extractor."""
     found: dict[str, FeatureSample] = {}
     for extractor in extractors:
         key = {"images": fingerprint, "extractor": extractor.fingerprint, "count": len(val)}
-        path = cache / "references" / f"{config_hash(key)}.npz"
+        entry = f"references/{config_hash(key)}"
+        path = cache / f"{entry}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
+            for name in (f"{entry}.npy", f"{entry}.npz"):
+                cache.fetch(name)
             sample = FeatureSample.load(path)
             if sample is None:
                 size = min(config.evaluation.batch_size, len(val))
                 measure = partial(_sample, val, extractor, device)
                 sample = memory.fitting(size, measure, f"features of {extractor.metric}")[0]
                 sample.save(path)
+                for name in (f"{entry}.npy", f"{entry}.npz"):
+                    cache.share(name)
             found[extractor.metric] = sample
     return found
 
@@ -181,15 +187,14 @@ def _compare_with_file(workshop: Workshop, reference: Reference) -> None:
         )
 
 
-def _decoder_folder(
+def _decoder_name(
     config: TrialConfig,
     train_fingerprint: str,
     encoder: Encoder,
     perceptual_fingerprint: str,
     released: Released | None,
-    cache: Path,
-) -> Path:
-    """Address of a phase-1 decoder: a hash of everything it depends on; of a released one, its contents."""
+) -> str:
+    """Address in the cache of a phase-1 decoder: a hash of all that it depends on; of a released one, its contents."""
     tree = to_dict(config)
     key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "discriminator", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
@@ -197,7 +202,7 @@ def _decoder_folder(
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
     if released is not None:
         key["decoder"] = {**tree["decoder"], "weights": released.fingerprint}
-    return cache / "decoders" / config_hash(key)
+    return f"decoders/{config_hash(key)}"
 
 
 def _read_json(path: Path) -> dict[str, float]:
@@ -236,18 +241,18 @@ def open_workshop(
     if _last is not None and _last[0] == key:
         check(_last[1].fingerprints)
         return replace(_last[1], config=config)
-    cache = Path(runtime.cache_dir)
+    cache = Cache(runtime.cache_dir)
     images = load_images(config.images)
     seen = {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint}
     check(seen)
-    encoder = load_encoder(config.encoder, cache).to(device)
+    encoder = load_encoder(config.encoder, runtime.cache_dir).to(device)
     objective = load_objective(config.objective).to(device)
     # Sizes and weights are checked before anything is encoded.
     settings = config.evaluation
     if settings.bootstrap < 0 or settings.bootstrap == 1:
         raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
     lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
-    extractors = [load_extractor(name, settings, cache, device) for name in settings.extractors]
+    extractors = [load_extractor(name, settings, runtime.cache_dir, device) for name in settings.extractors]
     reference = read_reference(settings.reference) if settings.reference else None
     if reference is not None:
         extractor_of(reference, extractors)
@@ -261,10 +266,13 @@ def open_workshop(
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
-    folder = _decoder_folder(config, images.train.fingerprint, encoder, objective.fingerprint, released, cache)
+    name = _decoder_name(config, images.train.fingerprint, encoder, objective.fingerprint, released)
+    folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "decoder.safetensors"
     with distributed.locked(folder / ".lock"):
+        if decoder is None and distributed.is_main():
+            cache.fetch(f"{name}/{weights.name}")
         # Damaged weights are set aside by one process, on behalf of all.
         lacking = decoder is None and distributed.is_main() and read_sealed(weights, read_state) is None
         if distributed.agreed(lacking, device):
@@ -280,6 +288,7 @@ def open_workshop(
             if distributed.is_main():
                 write_json(folder / "history.json", trained.rows)
                 save_sealed(weights, tokenizer.decoder.state_dict())
+                cache.share(f"{name}/{weights.name}")
                 checkpoint.unlink(missing_ok=True)
             distributed.barrier()
         if decoder is None:
@@ -297,11 +306,15 @@ def open_workshop(
         if reference is not None:
             _compare_with_file(workshop, reference)
         how = {"val": images.val.fingerprint, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
-        measured = folder / f"baseline-{config_hash(how | workshop.fingerprints)}.json"
+        baseline = f"{name}/baseline-{config_hash(how | workshop.fingerprints)}.json"
+        measured = cache / baseline
+        if distributed.is_main():
+            cache.fetch(baseline)
         if distributed.is_main() and read_sealed(measured, _read_json) is None:
             note("measuring the baseline", 0, 1)
             metrics = workshop.evaluate(workshop.tokenizer(), fused=False).metrics
             write_sealed(measured, lambda path: write_json(path, metrics))
+            cache.share(baseline)
         distributed.barrier()
         workshop.baseline = _read_json(measured)
     check(workshop.fingerprints)

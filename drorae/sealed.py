@@ -17,10 +17,13 @@ from drorae.files import file_sha256, replacing, write_atomic
 
 T = TypeVar("T")
 
+SEAL = ".sha256"
+"""What is put after the name of a file for that of its seal."""
+
 
 def seal_path(path: Path) -> Path:
     """Where the SHA-256 of a file is kept."""
-    return path.with_name(f"{path.name}.sha256")
+    return path.with_name(path.name + SEAL)
 
 
 def write_sealed(path: Path, write: Callable[[Path], object]) -> None:

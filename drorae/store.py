@@ -24,10 +24,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from drorae.cache import Cache
 from drorae.config import canonical_json, config_hash
 from drorae.errors import Notice, UserError
 from drorae.files import folder_bytes, write_json
 
+MANIFEST = "manifest.json"
+"""The file of an entry that makes it whole: keys, checksums; written last."""
 CHUNK = 256
 """Items written between two notes of progress; what a kill can cost."""
 
@@ -55,11 +58,13 @@ class ArrayStore:
     Args:
         root: folder of the store.
         limit_bytes: `open` refuses to fill an entry that would make the store larger than this.
+        cache: the cache that `root` is a folder of, where other machines may have made an entry.
     """
 
-    def __init__(self, root: str | Path, limit_bytes: float) -> None:
+    def __init__(self, root: str | Path, limit_bytes: float, cache: Cache | None = None) -> None:
         self.root = Path(root)
         self.limit_bytes = limit_bytes
+        self.cache = cache or Cache(self.root.parent)
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """Folder of an entry, whether it is there or not."""
@@ -80,6 +85,7 @@ class ArrayStore:
 
         Raises:
             UserError: the entry does not fit the limit or the disk.
+            RemoteError: a shared cache's store stays away.
         """
         folder = self.path(key)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -87,11 +93,19 @@ class ArrayStore:
         if arrays is None:
             with FileLock(f"{folder}.lock"):
                 arrays = self._read(folder, key, count, specs)
+                name = f"{self.root.name}/{folder.name}"
+                if arrays is None:
+                    self._check_room(folder.with_name(f"{folder.name}.partial"), count, specs)
+                    if self.cache.fetch(name, last=MANIFEST):
+                        arrays = self._read(folder, key, count, specs)
+                made = arrays is None
                 # What a killed writer left may be damaged, which shows when the entry is complete: once more, then.
                 for _ in range(2):
                     if arrays is None:
                         self._fill(folder, key, count, specs, produce, progress)
                         arrays = self._read(folder, key, count, specs)
+                if made and arrays is not None:
+                    self.cache.share(name, last=MANIFEST)
         if arrays is None:
             raise UserError(f"{folder}: the cache entry just written does not read back; check the disk, delete it")
         return arrays
@@ -103,7 +117,7 @@ class ArrayStore:
         if not folder.is_dir():
             return None
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads((folder / MANIFEST).read_text())
             if manifest["key"] != json.loads(canonical_json(dict(key))) or manifest["count"] != count:
                 raise ValueError("the manifest is another entry's")
             arrays: dict[str, np.ndarray] = {
@@ -145,7 +159,6 @@ class ArrayStore:
                 checksums = {name: list(json.loads(state_path.read_text())[name]) for name in specs}
             except (ValueError, KeyError, TypeError):
                 shutil.rmtree(partial)
-        self._check_room(partial, count, specs)
         partial.mkdir(parents=True, exist_ok=True)
         done = min(len(values) for values in checksums.values()) * CHUNK
         files = {}
@@ -171,7 +184,7 @@ class ArrayStore:
         finally:
             for file in files.values():
                 file.close()
-        write_json(partial / "manifest.json", {"key": dict(key), "count": count, "checksums": checksums})
+        write_json(partial / MANIFEST, {"key": dict(key), "count": count, "checksums": checksums})
         state_path.unlink(missing_ok=True)
         os.replace(partial, folder)
 

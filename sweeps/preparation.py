@@ -11,8 +11,11 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.errors import UserError, last_line
+from drorae.files import write_atomic
+from drorae.remote import Remote, RemoteError
 from sweeps import workers
 from sweeps.cluster import alive_nodes
+from sweeps.mirror import Mirror
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Share
 
@@ -38,9 +41,11 @@ class Preparation:
         share_of: Callable[[TrialConfig], Share],
         function: str,
         directory: Path,
+        mirror: Mirror | None,
     ) -> None:
         self.configs, self.share_of = configs, share_of
         self.progress, self.runtime, self.function, self.directory = progress, runtime, function, directory
+        self.remote = None if mirror is None else mirror.remote
         self.groups: dict[str, list[str]] = {}
         for key, config in configs.items():
             self.groups.setdefault(_preparation_key(config), []).append(key)
@@ -57,7 +62,9 @@ class Preparation:
             remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
             config = canonical_json(self.configs[keys[0]])
             runtime = workers.threads(self.runtime, share)
-            self._jobs[group] = remote.remote(config, runtime, str(self._log(group)), self.function)
+            self._jobs[group] = remote.remote(
+                config, runtime, str(self._remote_log(group) or self._log(group)), self.function
+            )
 
     def _whole_node(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""
@@ -84,8 +91,12 @@ class Preparation:
             started = time.monotonic()
             tail = _Tail(self._log(group), title, progress)
             problem = self._wait(group, tail)
+            self._fetch(group)
             rows = tail.show()
             self._log(group).unlink(missing_ok=True)
+            if log := self._remote_log(group):
+                with contextlib.suppress(RemoteError):
+                    log.delete()
             if problem is None:
                 progress.line(f"{title}: ready in {duration(time.monotonic() - started)}")
             else:
@@ -100,12 +111,22 @@ class Preparation:
     def _log(self, group: str) -> Path:
         return self.directory / f"prepare-{group}.jsonl"
 
+    def _remote_log(self, group: str) -> Remote | None:
+        return None if self.remote is None else self.remote / self._log(group).name
+
+    def _fetch(self, group: str) -> None:
+        """Brings the rows here from the store that they are written to, if they are."""
+        with contextlib.suppress(RemoteError):
+            if (log := self._remote_log(group)) and (content := log.read()):
+                write_atomic(self._log(group), content)
+
     def _wait(self, group: str, tail: _Tail) -> dict[str, Any] | None:
         """None, or what went wrong."""
         import ray
 
         job = self._jobs[group]
-        while not ray.wait([job], timeout=0.5)[0]:
+        while not ray.wait([job], timeout=0.5 if self.remote is None else 5.0)[0]:
+            self._fetch(group)
             tail.show()
         try:
             return ray.get(job)

@@ -20,9 +20,11 @@ from typing import Any, Protocol
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError, last_line
 from drorae.files import full_disk, has_room, write_json
+from drorae.remote import Remote, absolute, locate, patiently
 from sweeps import workers
 from sweeps.cluster import alive_nodes, ray_session, require_tune
-from sweeps.lease import Lease, is_live
+from sweeps.lease import Lease, is_live, read_lease
+from sweeps.mirror import TOLD, Mirror, brought, check_store, in_trials
 from sweeps.preparation import DIED, Preparation
 from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Resources, Share, check_shares, times
@@ -30,7 +32,7 @@ from sweeps.search import Studies
 from sweeps.spec import Search, SweepSpec, expand, field_name, point_label, varied_fields
 from sweeps.state import DRIVER_LEASE, Cost, read_cost, read_spec
 from sweeps.table import measured, read_outcome, ready_trial, table_rows, write_table
-from sweeps.tracking import RunAddress, SweepTracker, check_nodes
+from sweeps.tracking import ARTIFACTS, RunAddress, SweepTracker, check_nodes
 from sweeps.workers import Work
 
 RUN_TRIAL = "drorae.trial:run_trial"
@@ -42,6 +44,12 @@ DEATHS = 10
 checkpoint."""
 AWAIT_STORE_SECONDS = 120.0
 """After the last trial, a tracking server that is away is waited for so long."""
+DRIVER_FILES = ("sweep.json", "trials.csv", "studies.db", *in_trials(TOLD))
+"""What a driver needs of a sweep whose folder is in a store; weights and checkpoints stay there."""
+RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
+"""What recording a trial's end needs."""
+AWAY = "drorae.remote.RemoteError: ", "drorae.errors.UserError: "
+"""How the line of a traceback begins that says why a worker could not begin or end."""
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
@@ -62,6 +70,7 @@ class SweepOutcome:
     """Where a sweep's results are."""
 
     directory: Path
+    """Of a sweep in a store: this machine's copy."""
     trials_csv: Path
     counts: dict[str, int]
     """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
@@ -69,12 +78,24 @@ class SweepOutcome:
     tracking_uri: str
     charts: str = ""
     """Address below the MLflow UI's of every metric's chart against capacity."""
+    mirror: Mirror | None = None
+    """Sends what is added to `directory` to the store; None where the folder is on a disk."""
+
+    @property
+    def place(self) -> str:
+        """The sweep's folder as everybody knows it: its path or URL."""
+        return str(self.directory if self.mirror is None else self.mirror.remote)
+
+    def fetch_picture(self, under: str) -> None:
+        """Brings a trial's picture here, where the sweep's folder is in a store; `under`: `trials/HASH`."""
+        if self.mirror is not None:
+            self.mirror.pull(under, ("grid.png",))
 
 
 def run_sweep(
     spec: SweepSpec,
     *,
-    root: Path = Path("runs"),
+    root: Path | str = Path("runs"),
     runtime: Runtime | None = None,
     resources: Resources | None = None,
     max_failures: int = 3,
@@ -93,7 +114,8 @@ def run_sweep(
 
     Args:
         spec: the trials.
-        root: folder of all sweeps. This one's folder is `<root>/<name>`.
+        root: folder of all sweeps, or a URL such as `s3://bucket/runs` where no disk is shared. This one's folder is
+            `<root>/<name>`.
         runtime: device, threads, cache; with threads 0 a trial uses its CPUs.
         resources: per trial and in all.
         max_failures: retries per trial.
@@ -108,6 +130,7 @@ def run_sweep(
     Raises:
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
+        RemoteError: the store that holds the sweep's folder stays away.
     """
     basis = {config_hash(config): config for config in expand(spec)}
     runtime = _absolute(runtime or Runtime())
@@ -125,21 +148,30 @@ def run_sweep(
         "run_trial": run_trial,
         "prepare": prepare,
     }
-    directory = Path(root).resolve() / spec.name
+    place = locate(root)
+    mirror = Mirror(place / spec.name, "driver") if isinstance(place, Remote) else None
+    home = Path(absolute(root)) if mirror is None else mirror.local.parent
+    directory = home / spec.name
+    lease = (directory if mirror is None else mirror.remote) / DRIVER_LEASE
     existed = directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory}: cannot be created ({error.strerror}); choose another folder") from None
-    held = Lease(directory / DRIVER_LEASE)
-    if not quiet and not is_live(directory / DRIVER_LEASE) and (directory / DRIVER_LEASE).exists():
+    if mirror is not None:
+        check_store(mirror.remote)
+    held = Lease(lease)
+    if not quiet and not is_live(lease) and read_lease(lease) is not None:
         print(f"{spec.name}: its last driver left no word; waiting to see whether it lives", flush=True)
     if not held.acquire(wait=False):
         raise UserError(
-            f"{directory}: another drorae sweep is running here; wait for it, or give this one another --name"
+            f"{lease.parent}: another drorae sweep is running here; wait for it, or give this one another --name"
         )
     with held:
         try:
+            if mirror is not None:
+                pull = mirror.pull
+                patiently(lambda: pull(patterns=DRIVER_FILES))
             sweep_id = _check_spec(directory, spec, basis)
             trials = directory / "trials"
             studies = None if spec.search is None else Studies(directory / "studies.db", spec, trials)
@@ -155,15 +187,15 @@ def run_sweep(
             ):
                 varied = varied_fields(list(basis.values()))
                 varied += [field_name(item.name) for item in spec.search.ranges] if spec.search else []
-                session = _Session(configs, trials, list(dict.fromkeys(varied)), progress)
-                share_of = _sharing(basis, missing, resources, runtime)
+                session = _Session(configs, trials, list(dict.fromkeys(varied)), progress, mirror)
+                share_of = _sharing(basis, missing, resources, runtime, apart=mirror is not None)
                 groups = {key: basis[key] for key in missing}
-                preparation = Preparation(groups, progress, runtime, share_of, prepare, directory)
+                preparation = Preparation(groups, progress, runtime, share_of, prepare, directory, mirror)
                 preparation.start()
                 # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
                 progress.doing("opening MLflow")
                 require_tune()
-                tracker = SweepTracker(spec.name, sweep_id, Path(root), tracking_uri, _known_address(directory))
+                tracker = SweepTracker(spec.name, sweep_id, home, tracking_uri, _known_address(directory))
                 check_nodes(tracker.uri, [node["NodeManagerAddress"] for node in alive_nodes()] if missing else ())
                 failed, prepared = preparation.finish()
                 address = tracker.open_parent(f"{total} trials", progress.line)
@@ -175,21 +207,24 @@ def run_sweep(
                     for key, reason in failed.items():
                         write_json(trials / key / "failure.json", {"reason": reason})
                     runnable = [key for key in missing if key not in failed]
+                session.send()
                 counts: dict[str, int] = {}
                 charts, patience = "", 0.0
                 try:
                     tracker.log_preparation(prepared)
-                    tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable))
+                    tracker.settle(list(configs.values()), trials, progress.line, frozenset(runnable), session.fetch)
                     known = sum(read_outcome(trials / key)["status"] in DONE for key in configs)
                     progress.begin_trials(total - len(runnable) if studies is None else known)
                     if known:
                         progress.line(f"{known} of {total} trials are done already")
                     if runnable or (studies is not None and missing):
                         reports = asha is not None or (spec.search is not None and spec.search.pruner != "none")
-                        work = Work(str(trials), runtime, address, run_trial, reports, max_failures)
+                        remote = "" if mirror is None else mirror.remote.url
+                        work = Work(str(trials), runtime, address, run_trial, reports, max_failures, remote)
                         asker = Listed(runnable) if studies is None else studies
                         plan = _Plan(asker, share_of, resources, max_failures, asha, budget_hours)
-                        _tune(session, plan, work, directory / "ray")
+                        # Hidden, it is not sent to a store.
+                        _tune(session, plan, work, directory / ("ray" if mirror is None else ".ray"))
                     patience = AWAIT_STORE_SECONDS
                 finally:
                     everything = list(configs.values())
@@ -198,16 +233,18 @@ def run_sweep(
                     counts = write_table(directory / "trials.csv", rows)
                     _write_spec(directory, spec, sweep_id, configs, settings, address)
                     tracker.await_store(patience, progress.line)
-                    tracker.settle(everything, trials, progress.line)
+                    tracker.settle(everything, trials, progress.line, fetch=session.fetch)
                     tracker.tag_tuning(roles, progress.line)
                     charts = tracker.share_view(measured(rows), progress.line)
                     tracker.close(counts, [directory / "trials.csv", directory / "sweep.json"], progress.line)
+                    session.send()
         except UserError:
             # A mistake in the very first call leaves no folder behind.
             if not existed and not (directory / "sweep.json").exists():
                 shutil.rmtree(directory, ignore_errors=True)
             raise
-        return SweepOutcome(directory, directory / "trials.csv", counts, tracker.parent_run_id, tracker.uri, charts)
+        table = directory / "trials.csv"
+        return SweepOutcome(directory, table, counts, tracker.parent_run_id, tracker.uri, charts, mirror)
 
 
 def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig]) -> str:
@@ -255,30 +292,32 @@ def _known_address(directory: Path) -> RunAddress | None:
     return None if tree is None else RunAddress(**tree)
 
 
-def resume_sweep(directory: Path, *, tracking_uri: str | None = None, quiet: bool = False) -> SweepOutcome:
-    """Finishes a sweep from its folder, with the settings that it was started with; arguments as for `run_sweep`.
+def resume_sweep(directory: Path | str, *, tracking_uri: str | None = None, quiet: bool = False) -> SweepOutcome:
+    """Finishes a sweep from its folder or URL, with the settings it was started with; arguments as for `run_sweep`.
 
     Raises:
         UserError: no sweep there, and what `run_sweep` refuses.
     """
-    tree = read_spec(directory)
+    tree = read_spec(brought(directory, ("sweep.json",)))
     spec = SweepSpec.from_dict(tree["spec"])
     settings = dict(tree.get("settings", {}))
     if settings:
         settings["runtime"] = from_dict(Runtime, settings["runtime"])
         settings["resources"] = Resources.from_dict(settings["resources"])
         settings["asha"] = Asha(**settings["asha"]) if settings["asha"] else None
-    return run_sweep(spec, root=directory.parent, tracking_uri=tracking_uri, quiet=quiet, **settings)
+    place = locate(directory)
+    root = place.parent.url if isinstance(place, Remote) else place.parent
+    return run_sweep(spec, root=root, tracking_uri=tracking_uri, quiet=quiet, **settings)
 
 
 def _absolute(runtime: Runtime) -> Runtime:
-    return replace(runtime, cache_dir=str(Path(runtime.cache_dir).expanduser().resolve()))
+    return replace(runtime, cache_dir=absolute(runtime.cache_dir))
 
 
 def _sharing(
-    configs: Mapping[str, TrialConfig], keys: Sequence[str], resources: Resources, runtime: Runtime
+    configs: Mapping[str, TrialConfig], keys: Sequence[str], resources: Resources, runtime: Runtime, apart: bool
 ) -> Callable[[TrialConfig], Share]:
-    """What a trial gets, once the cluster is known to have it for those of `keys`.
+    """What a trial gets, once the cluster is known to have it for those of `keys`; `apart`: nodes share no disk.
 
     Raises:
         UserError: it has not, or the numbers make no sense.
@@ -286,6 +325,11 @@ def _sharing(
     nodes = [node["Resources"] for node in alive_nodes()] if keys else []
     gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
     shares = [resources.share(configs[key], gpus_seen) for key in keys]
+    if apart and any(share.processes > 1 for share in shares):
+        raise UserError(
+            "--root: trials of several processes need a folder on a disk that all nodes share; give a path, or "
+            "--processes 1"
+        )
     if not resources.autoscaling:
         check_shares(shares, nodes, runtime.device)
     return lambda config: resources.share(config, gpus_seen)
@@ -299,11 +343,25 @@ class _Session:
     trials: Path
     varied: list[str]
     progress: SweepProgress
+    mirror: Mirror | None
     started: dict[str, float] = field(default_factory=dict)
     """When each trial that runs was started."""
     costs: dict[str, Cost] = field(default_factory=dict)
     raised: dict[str, int] = field(default_factory=dict)
     """Errors that each trial has left, as far as they were looked at."""
+    tune_trials: dict[str, Any] = field(default_factory=dict)
+
+    def fetch(self, key: str, names: Sequence[str] = RECORDED) -> None:
+        """Brings files of a trial here, where the sweep's folder is in a store."""
+        if self.mirror is not None:
+            pull = self.mirror.pull
+            patiently(lambda: pull(f"trials/{key}", names))
+
+    def send(self, under: str = "") -> None:
+        """Sends what changed in the sweep's folder, where that is in a store."""
+        if self.mirror is not None:
+            push = self.mirror.push
+            patiently(lambda: push(under))
 
     def label(self, key: str) -> str:
         """`capacity=8 seed=0`."""
@@ -316,6 +374,8 @@ class _Session:
         for key in self.configs:
             # This is asked before every trial: files of those that nobody works on are read once.
             if key in self.started or key not in self.costs:
+                if key in self.started:
+                    self.fetch(key, ("progress.json",))
                 self.costs[key] = read_cost(self.trials / key)
         gpu_hours = sum(cost.gpu_hours for cost in self.costs.values())
         return (gpu_hours or sum(cost.cpu_hours for cost in self.costs.values())) >= hours
@@ -326,6 +386,12 @@ class _Session:
         before, self.raised[key] = self.raised.get(key, 0), len(errors)
         if len(errors) > before:
             return last_line(errors[-1].read_text()) or "unknown error"
+        # A worker that a store keeps from the trial's folder cannot leave a word there.
+        told = getattr(self.tune_trials.get(key), "error_file", None)
+        lines = Path(told).read_text().splitlines() if told and Path(told).is_file() else []
+        away = next((line.partition(": ")[2] for line in reversed(lines) if line.startswith(AWAY)), "")
+        if away:
+            return away
         # An attempt that left no word of what it raised had no time to, or no room.
         directory = self.trials / key
         return DIED if has_room(directory, workers.ROOM_BYTES) else full_disk(directory)
@@ -333,6 +399,8 @@ class _Session:
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
+        if read_outcome(directory)["status"] == "missing":
+            self.fetch(key, TOLD)
         if read_outcome(directory)["status"] != "missing":
             return
         name, reason = "failure.json", self.reason(key) if died else ""
@@ -341,9 +409,10 @@ class _Session:
             reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
         try:
             write_json(directory / name, {"reason": reason})
+            self.send(f"trials/{key}")
         except OSError as error:
             # It stays missing, and the next call tries it again.
-            self.progress.line(f"{self.label(key)}: {reason}; not recorded ({error.strerror})")
+            self.progress.line(f"{self.label(key)}: {reason}; not recorded ({error.strerror or error})")
 
 
 class Asker(Protocol):
@@ -499,6 +568,8 @@ def _asking(session: _Session, plan: _Plan, point: Callable[[str], dict[str, Any
             key = None if self.spent else asker.ask()
             if key is None:
                 return Searcher.FINISHED if asker.finished or (self.spent and not self.keys) else None
+            session.send(f"trials/{key}")
+            session.send("studies.db")
             session.progress.total = max(asker.total, session.progress.total)
             self.keys[trial_id] = key
             return {"trial": point(key)}
@@ -507,7 +578,9 @@ def _asking(session: _Session, plan: _Plan, point: Callable[[str], dict[str, Any
             if trial_id in self.keys:
                 key = self.keys.pop(trial_id)
                 session.conclude(key, error)
+                session.tune_trials.pop(key, None)
                 asker.tell(key)
+                session.send("studies.db")
 
         def save(self, checkpoint_path: str) -> None:
             """What is done stands in the trials' folders, what a search asked for in its file."""
@@ -561,9 +634,11 @@ def _watcher(session: _Session) -> Any:
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             session.started[_key(trial)] = time.monotonic()
+            session.tune_trials[_key(trial)] = trial
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             key = _key(trial)
+            session.fetch(key, TOLD)
             session.progress.line(f"{session.label(key)}: tried again ({session.reason(key)})")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 from drorae.config import load_config
 from drorae.errors import UserError
 from drorae.files import write_json
+from drorae.remote import locate
 from sweeps.lease import Lease, is_live
+from sweeps.mirror import OUTCOME, brought, in_trials
 from sweeps.resources import Share
 from sweeps.spec import point_label, varied_fields
 from sweeps.table import read_outcome
@@ -179,12 +181,13 @@ def read_spec(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as JSON ({error}); delete the folder or choose another --name") from None
 
 
-def sweep_state(directory: Path) -> SweepState:
-    """The state of the sweep in `directory`.
+def sweep_state(place: Path | str) -> SweepState:
+    """The state of the sweep in a folder, or at a URL.
 
     Raises:
         UserError: no sweep there.
     """
+    directory = brought(place, ("sweep.json", *in_trials(OUTCOME)))
     keys = read_spec(directory)["trials"]
     trials = directory / "trials"
     configs = {
@@ -220,6 +223,5 @@ def sweep_state(directory: Path) -> SweepState:
         left = (counts["missing"] * mean + ahead) / len(running)
     elif not counts["missing"] and not running:
         left = 0.0
-    return SweepState(
-        directory.name, dict(counts), tuple(running), tuple(failed), is_live(directory / DRIVER_LEASE), cost, left
-    )  # fmt: skip
+    driven = is_live(locate(place) / DRIVER_LEASE)
+    return SweepState(directory.name, dict(counts), tuple(running), tuple(failed), driven, cost, left)

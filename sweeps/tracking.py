@@ -541,20 +541,31 @@ class SweepTracker:
             logging.getLogger(__name__).debug("phase 1 not recorded: %s", error)
 
     def settle(
-        self, configs: Sequence[TrialConfig], trials: Path, warn: Warn, running: frozenset[str] = frozenset()
+        self,
+        configs: Sequence[TrialConfig],
+        trials: Path,
+        warn: Warn,
+        running: frozenset[str] = frozenset(),
+        fetch: Callable[[str], None] = lambda key: None,
     ) -> None:
         """Makes the child runs agree with what the trials left on disk; never raises for the store.
 
         Finished, pruned and failed trials are recorded in full, whether or not they had a run. A run of a
         trial that nobody works on any more is KILLED. Trials in `running` (config hashes) are left alone.
+        `fetch` is called with the hash of a trial whose files are needed.
         """
         try:
-            self._settle(configs, trials, warn, running)
+            self._settle(configs, trials, warn, running, fetch)
         except Exception as error:
             warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); runs are mended at the next start")
 
     def _settle(
-        self, configs: Sequence[TrialConfig], trials: Path, warn: Warn, running: frozenset[str] = frozenset()
+        self,
+        configs: Sequence[TrialConfig],
+        trials: Path,
+        warn: Warn,
+        running: frozenset[str],
+        fetch: Callable[[str], None],
     ) -> None:
         children = self._children()
         for config in configs:
@@ -568,6 +579,7 @@ class SweepTracker:
             settled = run is not None and run.status == RUN_STATUS.get(status, "FINISHED")
             settled = settled and run is not None and run.trial_status == status
             if not settled or (directory / "spool.jsonl").is_file():
+                fetch(key)
                 tracker = TrialTracker(self.address, config, directory, warn)
                 if not tracker.finish():
                     return

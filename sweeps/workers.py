@@ -18,7 +18,9 @@ from typing import Any
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import DiskFull, Notice, UserError, last_line, one_line
 from drorae.files import full_disk, has_room, write_atomic, write_json
+from drorae.remote import Remote, RemoteError, locate, patiently
 from sweeps.lease import Lease
+from sweeps.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.recorder import Recorder
 from sweeps.resources import Share
 from sweeps.state import Sitting
@@ -43,23 +45,57 @@ class Work:
     """Tell Tune the mean loss of each epoch, for a scheduler to decide by."""
     max_failures: int
     """Errors after which a trial is given up."""
+    remote: str = ""
+    """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
 
 def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
-    """One preparation by `module:function`, its rows written to `log`. None, or what the user has to mend."""
-    # Unbuffered, so that nothing is left for closing the file to fail at.
-    with open(log, "wb", buffering=0) as file:
+    """One preparation by `module:function`, its rows written to `log`, a path or a URL. None, or what the user has to
+    mend."""
+    place = locate(log)
+    with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
+        try:
+            _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, write)
+        except UserError as error:
+            return {"reason": one_line(error), "user": True}
+    return None
 
-        def report(row: dict[str, float | str]) -> None:
+
+@contextlib.contextmanager
+def _disk_log(path: Path) -> Iterator[Callable[[dict[str, float | str]], None]]:
+    # Unbuffered, so that nothing is left for closing the file to fail at.
+    with path.open("wb", buffering=0) as file:
+
+        def write(row: dict[str, float | str]) -> None:
             # Only for show: a full disk is the preparation's to complain of.
             with contextlib.suppress(OSError):
                 file.write(json.dumps(row).encode() + b"\n")
 
-        try:
-            _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, report)
-        except UserError as error:
-            return {"reason": one_line(error), "user": True}
-    return None
+        yield write
+
+
+@contextlib.contextmanager
+def _remote_log(place: Remote) -> Iterator[Callable[[dict[str, float | str]], None]]:
+    """Sends all rows again every few seconds: a store's files do not grow."""
+    rows: list[str] = []
+    due = 0.0
+
+    def send() -> None:
+        # Progress is not worth a preparation.
+        with contextlib.suppress(RemoteError):
+            place.write("".join(rows).encode())
+
+    def write(row: dict[str, float | str]) -> None:
+        nonlocal due
+        rows.append(json.dumps(row) + "\n")
+        if time.monotonic() >= due:
+            send()
+            due = time.monotonic() + PUSH_SECONDS
+
+    try:
+        yield write
+    finally:
+        send()
 
 
 def run_one(work: Work, key: str, share: Share) -> None:
@@ -67,25 +103,36 @@ def run_one(work: Work, key: str, share: Share) -> None:
 
     What it raises is raised for a retry, and left as failure.json after `max_failures` of them; a UserError at once.
     """
+    mirror = None if not work.remote else Mirror(Remote(work.remote), "worker")
+    if mirror is not None:
+        work = replace(work, trials=str(mirror.local / "trials"))
     directory = Path(work.trials) / key
-    wait_for_room(directory)
-    attempt = len(errors(directory)) + 1
+    place = directory if mirror is None else mirror.remote / "trials" / key
+    if mirror is None:
+        # A lease is a file, too.
+        wait_for_room(directory)
     # A driver that was cut off may have left a worker that does not know: it is waited for, or outlived.
-    with Lease(directory / "worker.lease") as lease:
-        lease.acquire()
-        try:
-            if share.processes > 1:
-                _run_together(work, key, share, attempt)
-                return
-            from ray import tune
+    with Lease(place / "worker.lease") as lease:
+        patiently(lease.acquire)
+        with contextlib.nullcontext() if mirror is None else at_work(mirror, f"trials/{key}", lease):
+            attempt = len(errors(directory)) + 1
+            try:
+                _attend(work, key, share, lease, attempt)
+            except Exception:
+                raised = errors(directory)[attempt - 1 :]
+                if not raised or attempt <= work.max_failures:
+                    raise
+                write_json(directory / "failure.json", {"reason": last_line(raised[0].read_text())})
 
-            with Sitting(directory, share, lease) as sitting:
-                _attempt(work, key, threads(work.runtime, share), tune.report, sitting, attempt)
-        except Exception:
-            raised = errors(directory)[attempt - 1 :]
-            if not raised or attempt <= work.max_failures:
-                raise
-            write_json(directory / "failure.json", {"reason": last_line(raised[0].read_text())})
+
+def _attend(work: Work, key: str, share: Share, lease: Lease, attempt: int) -> None:
+    if share.processes > 1:
+        _run_together(work, key, share, attempt)
+        return
+    from ray import tune
+
+    with Sitting(Path(work.trials) / key, share, lease) as sitting:
+        _attempt(work, key, threads(work.runtime, share), tune.report, sitting, attempt)
 
 
 def errors(directory: Path) -> list[Path]:

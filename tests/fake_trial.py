@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash
 from drorae.errors import UserError
 
@@ -22,8 +23,12 @@ STEPS = 6
 def prepare(config: TrialConfig, runtime: Runtime, report: Callable[[dict[str, Any]], None]) -> None:
     report({"phase": "prepare", "note": "encoding", "done": 1.0, "total": 2.0})
     report({"phase": "phase1", "step": 1.0, "loss": 0.9, "total_steps": 1.0})
-    with (Path(runtime.cache_dir) / "prepared.log").open("a") as file:
+    cache = Cache(runtime.cache_dir)
+    cache.local.mkdir(parents=True, exist_ok=True)
+    cache.fetch("prepared.log")
+    with (cache / "prepared.log").open("a") as file:
         file.write(f"{os.getpid()}\n")
+    cache.share("prepared.log")
     if config.images.path == "nowhere":
         raise UserError("nowhere: no such folder")
 

@@ -69,6 +69,12 @@ def test_the_core_needs_no_sweep_tracking_or_analysis(path: str) -> None:
         assert not offenders(path, optional, lazy_too=False)
 
 
+@pytest.mark.parametrize("path", FILES)
+def test_stores_are_spoken_to_in_one_place_and_only_when_asked(path: str) -> None:
+    drivers = {"fsspec", "s3fs", "gcsfs"}
+    assert not offenders(path, drivers, lazy_too=path != "drorae/remote.py")
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if path.startswith("sweeps/")])
 def test_ray_mlflow_and_optuna_have_doors_of_their_own(path: str) -> None:
     doors = {

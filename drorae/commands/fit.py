@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from drorae.commands.options import Listed, flat, print_json, say
 from drorae.config import default_tracking_uri
 from drorae.errors import UserError
+from drorae.remote import Remote, locate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ class SourceOptions:
     """Where runs are read from."""
 
     source: Positional[Annotated[str, arg(metavar="SOURCE")]]
-    """A .csv or .parquet table, a sweep's folder, mlflow:EXPERIMENT, or mlflow-run:ID of a sweep's parent run."""
+    """A .csv or .parquet table, a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder for the report."""
     tracking_uri: Annotated[
@@ -66,6 +67,7 @@ class SourceOptions:
             UserError: nothing readable there.
         """
         from analysis.runs import prepare, read_mlflow, read_table
+        from sweeps.mirror import brought
 
         if self.experiment is not None:
             frame = read_mlflow(self.uri(), self.experiment, filter_string=self.filter)
@@ -74,7 +76,7 @@ class SourceOptions:
         elif self.filter:
             raise UserError(f"--filter: {self.source} is no MLflow source; narrow a table with --where COLUMN=VALUE")
         else:
-            path = Path(self.source)
+            path = brought(self.source, ("trials.csv",))
             if path.is_dir():
                 path = path / "trials.csv"
                 if not path.is_file():
@@ -184,14 +186,18 @@ class Report(SourceOptions):
     def run(self) -> int:
         """Writes the report and prints where it is."""
         from drorae.commands.law import fit_trials, trial_pictures
+        from sweeps.mirror import brought
 
         frame = self.read()
-        path = Path(self.source)
+        place = locate(self.source)
+        if isinstance(place, Remote) and self.out is None:
+            raise UserError(f"{place}: expected a folder for the report; name one with --out")
+        path = brought(self.source, ("trials.csv", "trials/*/grid.png")) if self.experiment is None else Path()
         if self.experiment is not None:
             title, out = self.experiment, self.root / self.experiment / "law"
         else:
             title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
-        pictures = trial_pictures(path, frame) if path.is_dir() else {}
+        pictures = trial_pictures(path, frame) if path.is_dir() and self.experiment is None else {}
         command = f"drorae report {shlex.quote(self.source)}"
         outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
         print("\n".join([outcome.text, "", f"plot:   {outcome.paths['png']}", f"report: {outcome.paths['html']}"]))

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from drorae.commands.options import RuntimeOptions, finished_trial, print_json, results_console, say
 from drorae.errors import UserError
+from drorae.remote import Remote, locate
 
 
 @dataclass(kw_only=True)
@@ -31,9 +32,11 @@ class Inspect(RuntimeOptions):
 
     def run(self) -> int:
         """Writes figures and numbers, and prints the numbers."""
-        directory = finished_trial(self.run_dir)
         if self.images < 1:
             raise UserError(f"--images {self.images}: expected 1 or more")
+        if self.out is None and isinstance(locate(self.run_dir), Remote):
+            raise UserError(f"{locate(self.run_dir)}: expected a folder for the figures; name one with --out")
+        directory = finished_trial(self.run_dir)
         runtime = self.runtime()
         from drorae.inspection import inspect
         from drorae.trial import load_trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,8 +95,13 @@ def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory:
     return {}
 
 
-def trial_pictures(directory: Path, frame: pd.DataFrame) -> dict[str, Path]:
-    """Reconstructions of the smallest and the largest finished trial of a sweep's folder, by caption."""
+def trial_pictures(
+    directory: Path, frame: pd.DataFrame, fetch: Callable[[str], None] = lambda name: None
+) -> dict[str, Path]:
+    """Reconstructions of the smallest and the largest finished trial of a sweep's folder, by caption.
+
+    `fetch` is called with the name below `directory` of a trial's folder whose picture is needed.
+    """
     import pandas as pd
 
     if not {"config_hash", "fusion_params"} <= set(frame.columns):
@@ -107,6 +112,7 @@ def trial_pictures(directory: Path, frame: pd.DataFrame) -> dict[str, Path]:
     finished = finished.sort_values("size", kind="stable")
     found = {}
     for key, size in zip(finished["config_hash"].iloc[[0, -1]], finished["size"].iloc[[0, -1]], strict=True):
+        fetch(f"trials/{key}")
         path = directory / "trials" / str(key) / "grid.png"
         if path.is_file():
             found[f"{size:,.0f} fusion parameters: original, phase 1, fused"] = path

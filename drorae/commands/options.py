@@ -15,6 +15,7 @@ from tyro.conf import UseAppendAction, arg
 
 from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
+from drorae.remote import Remote, absolute, locate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,8 @@ class RuntimeOptions:
     cache_dir: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="(default: $DRORAE_CACHE or ~/.cache)")] = (
         None
     )
-    """Folder for features, phase-1 decoders and converted weights."""
+    """Folder for features, phase-1 decoders and converted weights; or s3://BUCKET/PREFIX, of which each machine keeps
+    copies in $DRORAE_LOCAL_CACHE (default: ~/.cache/drorae)."""
     cache_limit_gb: Annotated[float, arg(metavar="GB")] = 20.0
     """Refuse to let the cache grow beyond this."""
     micro_batch: Annotated[int, arg(metavar="N")] = 0
@@ -71,7 +73,7 @@ class RuntimeOptions:
             device=self.device,
             threads=self.threads,
             features=self.features,
-            cache_dir=str(Path(self.cache_dir or default_cache_dir()).expanduser().resolve()),
+            cache_dir=absolute(self.cache_dir or default_cache_dir()),
             cache_limit_gb=self.cache_limit_gb,
             micro_batch=self.micro_batch,
             activation_checkpointing=self.activation_checkpointing,
@@ -138,11 +140,19 @@ class ConfigOptions:
 
 
 def finished_trial(directory: Path) -> Path:
-    """The trial's folder that a RUN_DIR means: itself, or that of a sweep's only trial.
+    """The trial's folder that a RUN_DIR means: itself, or that of a sweep's only trial; of one at a URL, a copy.
 
     Raises:
         UserError: no finished trial there.
     """
+    place = locate(directory)
+    if isinstance(place, Remote):
+        from sweeps.mirror import brought
+
+        names = [f"{place.name}/{name}" for name in place.files() if name.rpartition("/")[2] == "result.json"]
+        if len(names) != 1:
+            raise UserError(f"{place}: no finished trial here; expected the URL of a folder with result.json")
+        return brought(str(place.parent / names[0].rpartition("/")[0]))
     trials = sorted(directory.glob("trials/*/result.json"))
     if (directory / "result.json").is_file():
         return directory

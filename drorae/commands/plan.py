@@ -140,6 +140,7 @@ class Plan(SourceOptions, ConfigOptions):
 
     def _spec(self, found: Analysis, design: planning.Design) -> SweepSpec | None:
         """The design as a sweep; None where x is nothing that a sweep can vary."""
+        from sweeps.mirror import brought
         from sweeps.spec import SWEEPS, SweepSpec, expand
 
         self.one_source()
@@ -148,7 +149,7 @@ class Plan(SourceOptions, ConfigOptions):
             if self.out is not None:
                 raise UserError(f"--out: {self.x} is not something a sweep can vary; expected params, capacity, layers")
             return None
-        source = Path(self.source) / "sweep.json"
+        source = brought(self.source, ("sweep.json",)) / "sweep.json"
         if self.preset is not None and self.preset in SWEEPS:
             base = self.changed(SWEEPS[self.preset].base)
         elif self.config is None and self.preset is None and source.is_file():

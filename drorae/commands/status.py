@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from drorae.commands.options import print_json, program, results_console
+from drorae.remote import locate
 
 if TYPE_CHECKING:
     from sweeps.state import SweepState
@@ -24,7 +25,7 @@ class _Named:
     name: Positional[Annotated[str, arg(metavar="NAME")]]
     """Name of the sweep."""
     root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
-    """Folder of all sweeps."""
+    """Folder or URL of all sweeps."""
 
 
 @dataclass(kw_only=True)
@@ -71,7 +72,7 @@ class Status(_Named):
         if state.driven:
             print("a driver is at work on it")
         elif unfinished or state.running:
-            print(f"no driver is at work on it: {program()} resume {state.name} --root {self.root}")
+            print(f"no driver is at work on it: {program()} resume {state.name} --root {locate(self.root)}")
 
 
 @dataclass(kw_only=True)
@@ -89,12 +90,13 @@ class Resume(_Named):
     def run(self) -> int:
         """Runs what is missing; 0, or 1 where a trial failed."""
         from drorae.commands.sweep import conclude, import_analysis
+        from sweeps.mirror import brought
         from sweeps.run import resume_sweep
         from sweeps.spec import SweepSpec
         from sweeps.state import read_spec
 
         directory = self.root / self.name
-        spec = SweepSpec.from_dict(read_spec(directory)["spec"])
+        spec = SweepSpec.from_dict(read_spec(brought(directory, ("sweep.json",)))["spec"])
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
         with contextlib.redirect_stdout(sys.stderr):

@@ -28,6 +28,7 @@ from drorae.commands.options import (
 )
 from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
+from drorae.remote import locate, patiently
 
 if TYPE_CHECKING:
     from analysis.fit import FitOutcome
@@ -55,7 +56,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the preset's)")] = None
     """Name of the sweep, its folder and its MLflow experiment."""
     root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
-    """Folder of all sweeps; holds the default MLflow store."""
+    """Folder of all sweeps; holds the default MLflow store. Where nodes share no disk, s3://BUCKET/PREFIX."""
     tune: Annotated[Listed, arg(metavar="NAME[=LOW..HIGH]", help_behavior_hint="(repeatable)")] = field(
         default_factory=list
     )
@@ -217,6 +218,8 @@ class Sweep(RuntimeOptions, ConfigOptions):
 def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, as_json: bool) -> int:
     """Fits a sweep's law, prints what came of it, and returns the exit status: 1 where a trial failed or is missing."""
     law = None if no_fit else _fit(spec, outcome)
+    if law is not None and outcome.mirror is not None:
+        patiently(outcome.mirror.push)
     if as_json:
         print_json(_tree(outcome, law))
     else:
@@ -289,7 +292,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
             outcome.directory / "law",
             f"{name}: {len(frame)} trials",
             f"drorae report {outcome.directory.name}",
-            found | trial_pictures(outcome.directory, frame),
+            found | trial_pictures(outcome.directory, frame, outcome.fetch_picture),
         )
     except UserError as error:
         say(f"note: {error}")
@@ -303,7 +306,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
 
 def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
     return {
-        "directory": str(outcome.directory),
+        "directory": outcome.place,
         "trials_csv": str(outcome.trials_csv),
         "tracking_uri": outcome.tracking_uri,
         "parent_run_id": outcome.parent_run_id,
@@ -339,10 +342,12 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
         if row["status"] not in ("finished", "missing"):
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
     lines = [f"trials: {outcome.trials_csv}"]
+    if outcome.mirror is not None:
+        lines.append(f"        and at {outcome.place}")
     if law is not None:
         lines = [law.text, "", *lines, f"plot:   {law.paths['png']}", f"report: {law.paths['html']}"]
     local = outcome.tracking_uri.startswith("sqlite:") and not os.environ.get("MLFLOW_TRACKING_URI")
-    lines.append(f"MLflow: {program()} ui --root {root}" if local else f"MLflow: {outcome.tracking_uri}")
+    lines.append(f"MLflow: {program()} ui --root {locate(root)}" if local else f"MLflow: {outcome.tracking_uri}")
     if outcome.charts:
         ui = outcome.tracking_uri.rstrip("/") if outcome.tracking_uri.startswith("http") else LOCAL_UI
         lines.append(f"charts: {ui}/{outcome.charts}")

@@ -25,6 +25,7 @@ from drorae.commands.options import (
 )
 from drorae.config import Runtime, TrialConfig, config_hash
 from drorae.errors import UserError
+from drorae.remote import Remote, locate
 
 if TYPE_CHECKING:
     from drorae.trial import TrialResult
@@ -68,6 +69,8 @@ class Train(RuntimeOptions, ConfigOptions):
         check_machine(config, runtime)
         if self.dry_run:
             return 0
+        if self.out is not None and isinstance(locate(self.out), Remote):
+            raise UserError(f"--out {locate(self.out)}: expected a path; a sweep's --root may be a URL")
         out = (self.out or Path("runs") / f"train-{config_hash(config)}").resolve()
         run = _untracked if self.no_track else _tracked
         directory, result, reason = run(config, runtime, out)
