@@ -34,16 +34,17 @@ class Cache:
     def __truediv__(self, name: str) -> Path:
         return self.local / name
 
-    def fetch(self, name: str, last: str = "") -> bool:
+    def fetch(self, name: str, last: str = "", anew: bool = False) -> bool:
         """Brings an entry here that is missing here and there in the store; whether it did.
 
-        `last` names the file of a folder that is sent last: without it the entry is not whole.
+        `last` names the file of a folder that is sent last: without it the entry is not whole. `anew` brings a file
+        that is here, too: one that is no entry, and may have changed.
 
         Raises:
             RemoteError: the store stays away.
         """
         remote, path = self.remote, self.local / name
-        if remote is None or path.exists():
+        if remote is None or (path.exists() and not anew):
             return False
         entry = remote / name
         if not last:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from drorae import distributed, memory
+from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, phase1_key, to_dict
 from drorae.errors import UserError
 from drorae.files import naming_full_disk, replacing, write_atomic, write_json
@@ -77,15 +78,18 @@ def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: 
     Raises:
         UserError: something the user can put right, a full disk and too little memory among it.
     """
-    with naming_full_disk(Path(runtime.cache_dir)), memory.named("preparation"):
+    cache = Cache(runtime.cache_dir)
+    with naming_full_disk(cache.local), memory.named("preparation"):
         workshop = open_workshop(config, runtime, report)
-        write_json(_prepared(config, runtime), workshop.fingerprints)
+        name = _prepared(config)
+        write_json(cache / name, workshop.fingerprints)
+        cache.share(name)
 
 
-def _prepared(config: TrialConfig, runtime: Runtime) -> Path:
-    """Where `prepare` notes what it found."""
+def _prepared(config: TrialConfig) -> str:
+    """Where in the cache `prepare` notes what it found."""
     key = config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
-    return Path(runtime.cache_dir) / "prepared" / f"{key}.json"
+    return f"prepared/{key}.json"
 
 
 def loss_tail_drop(losses: Sequence[float]) -> float:
@@ -229,7 +233,9 @@ def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found:
     note, since = directory / INPUTS, "began"
     remedy = f"put it back, or delete {directory} to start over"
     if not note.is_file():
-        note, since = _prepared(config, runtime), "was prepared"
+        cache, name = Cache(runtime.cache_dir), _prepared(config)
+        cache.fetch(name, anew=True)
+        note, since = cache / name, "was prepared"
         remedy = "put it back, or prepare again, as every new call of the sweep does"
     try:
         before: dict[str, str] = json.loads(note.read_text())

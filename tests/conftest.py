@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,31 +50,14 @@ def ray() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def store() -> Iterator[Remote]:
     """A bucket of an S3 server on loopback, whose address and credentials are in the environment."""
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("store_server.py"), str(port)], stderr=subprocess.DEVNULL
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        import s3fs
+    from store_server import BUCKET, serving
 
-        from drorae import remote
+    from drorae import remote
 
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
-                break
-            except Exception:
-                assert server.poll() is None and time.monotonic() < deadline
-                time.sleep(0.2)
+    with serving() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        # A driver looks at the environment once.
         remote._filesystem.cache_clear()
-        yield Remote("s3://bucket")
+        yield Remote(BUCKET)
         remote._filesystem.cache_clear()
-    server.terminate()
-    server.wait()

@@ -63,7 +63,8 @@ class LocalCluster:
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
-        self._own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        # The environment of the nodes that are started from now on.
+        self.own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -77,7 +78,7 @@ class LocalCluster:
     def environment(self) -> dict[str, str]:
         """That of a process that joins the cluster."""
         # A head that finds its own address in the environment takes itself for a guest.
-        return self._own | {"RAY_ADDRESS": self.address}
+        return self.own | {"RAY_ADDRESS": self.address}
 
     def __enter__(self) -> LocalCluster:
         return self
@@ -103,7 +104,7 @@ class LocalCluster:
         path = self.folder / f"node{self._count}.log"
         self._count += 1
         with path.open("wb") as log:
-            node = subprocess.Popen(command, env=self._own, stdout=log, stderr=log, start_new_session=True)
+            node = subprocess.Popen(command, env=self.own, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
         while b"Ray runtime started" not in path.read_bytes():
             if node.poll() is not None or time.monotonic() > deadline:

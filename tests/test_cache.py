@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_images
 
-from drorae import prepare
+from drorae import prepare, trial
 from drorae.cache import Cache
 from drorae.config import Runtime
 from drorae.errors import UserError
@@ -54,6 +55,35 @@ def test_cached_arrays_are_made_once_for_all_machines(
         monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "small"))
         cache = Cache(str(store / "arrays"))
         ArrayStore(cache / "features", 100, cache).open(KEY, 600, SPECS, numbers)
+
+
+def test_what_was_prepared_last_is_known_on_every_machine(
+    store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = tiny_images(tmp_path / "images.npz")
+    config = tiny_config(images)
+    runtime = Runtime(device="cpu", threads=1, cache_dir=str(store / "prepared"))
+    with np.load(images) as found:
+        train, val = found["train"], found["val"]
+
+    def on(machine: str, brightness: int) -> None:
+        """Another machine, and other images."""
+        monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / machine))
+        monkeypatch.setattr(prepare, "_last", None)
+        np.savez(images, train=train, val=val // brightness)
+
+    on("first", 1)
+    trial.prepare(config, runtime)
+    on("second", 2)
+    trial.prepare(config, runtime)
+    on("first", 2)
+    assert trial.run_trial(config, directory=tmp_path / "one", runtime=runtime).eval_images == 16
+    on("second", 3)
+    with pytest.raises(UserError, match="images_val .* changed since this trial was prepared"):
+        trial.run_trial(replace(config, seed=1), directory=tmp_path / "two", runtime=runtime)
+    monkeypatch.setattr(prepare, "_last", None)
+    assert not (tmp_path / "s3:").exists(), "a URL is no path"
 
 
 def test_a_second_machine_trains_no_first_phase_and_encodes_nothing(
