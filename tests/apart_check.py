@@ -22,7 +22,8 @@ from store_server import BUCKET, serving
 
 from drorae.remote import Remote
 
-TRIALS = ("--preset", "smoke", "--axis", "capacity=4,16", "seed=0,1,2")
+# Bit-identical results need the same number of threads.
+TRIALS = ("--preset", "smoke", "--axis", "capacity=4,16", "seed=0,1,2", "--threads", "1")
 ROOT = f"{BUCKET}/runs"
 
 
