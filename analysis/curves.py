@@ -348,8 +348,22 @@ def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> C
             )  # fmt: skip
             return float(result.cost), result.x
 
+        def polish(t: np.ndarray) -> np.ndarray:
+            """Gauss-Newton steps while the slope of the cost shrinks: the cost itself is flat, to rounding, within 1e-8
+            of its minimum, where a search that compares costs stops."""
+            left, jacobian = projected(t)
+            for _ in range(20):
+                moved = t - np.linalg.lstsq(jacobian, left, rcond=None)[0]
+                if not np.all((lows < moved) & (moved < highs)):
+                    break
+                left_there, jacobian_there = projected(moved)
+                if np.linalg.norm(jacobian_there.T @ left_there) >= np.linalg.norm(jacobian.T @ left):
+                    break
+                t, left, jacobian = moved, left_there, jacobian_there
+            return t
+
         found = [descend(start, 1e-9, 30) for start in _starts(candidates, rss, lows, highs)]
-        best = descend(min(found, key=lambda item: item[0])[1], 1e-15, 100)[1]
+        best = polish(descend(min(found, key=lambda item: item[0])[1], 1e-15, 100)[1])
     c, left, _ = _solve(form.basis(x, best)[0] * root[:, None], target)
     parameters = np.concatenate([c, form.natural(best)]) if box else c
     return CurveFit(form, "least-squares", x, y, w, parameters, float(left @ left))

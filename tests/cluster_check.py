@@ -8,71 +8,14 @@ Prints what happened and how long it took; exits 1 where a trial is missing or w
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import secrets
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in taken:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in taken]
-
-
-@contextlib.contextmanager
-def two_nodes(
-    folder: Path, cpus: tuple[int, int] = (2, 1), extra: Mapping[str, str] | None = None
-) -> Iterator[dict[str, str]]:
-    """Two nodes of so many CPUs, with `extra` in their environment; the environment of processes that may join them,
-    with `DASHBOARD` for jobs."""
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    token.chmod(0o600)
-    gcs, dashboard, *agents = free_ports(4)
-    environment = {
-        **os.environ,
-        **(extra or {}),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        "DASHBOARD": f"http://127.0.0.1:{dashboard}",
-        "RAY_ADDRESS": f"127.0.0.1:{gcs}",
-    }
-    store = ["--object-store-memory", "100000000", "--block"]
-    head = [RAY, "start", "--head", "--port", str(gcs), "--num-cpus", str(cpus[0]), "--dashboard-port", str(dashboard),
-            "--dashboard-agent-listen-port", str(agents[0]), *store]  # fmt: skip
-    other = [RAY, "start", "--address", f"127.0.0.1:{gcs}", "--num-cpus", str(cpus[1]), "--dashboard-agent-listen-port",
-             str(agents[1]), *store]  # fmt: skip
-    # A head that finds its own address in the environment takes itself for a guest.
-    own = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
-    nodes = []
-    try:
-        for command, seconds in ((head, 12), (other, 12)):
-            log = (folder / f"node{len(nodes)}.log").open("w")
-            nodes.append(subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True))
-            time.sleep(seconds)
-        yield environment
-    finally:
-        for node in nodes:
-            node.terminate()
-        for node in nodes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(30)
+from local_cluster import RAY, ROOT, two_nodes
 
 
 def submit(environment: dict[str, str], root: Path, wait: bool) -> str:
@@ -122,15 +65,16 @@ root, count = Path(sys.argv[1]), int(sys.argv[2])
 base = override(PRESETS["smoke"], "encoder.path", "sleep=0.1")
 spec = SweepSpec("mixed", base, (Axis("seed", tuple(range(count))),))
 pairs = Rule(Axis("seed", tuple(range(1, count, 2))), cpus=2, processes=2)
+halves = Rule(Axis("seed", tuple(range(0, count, 4))), gpus=0.5)
 outcome = run_sweep(spec, root=root, runtime=Runtime(device="cpu", cache_dir=str(root)),
-                    resources=Resources(rules=(pairs,)), run_trial="fake_trial:run_trial",
+                    resources=Resources(gpus=0, rules=(pairs, halves)), run_trial="fake_trial:run_trial",
                     prepare="fake_trial:prepare")
 print(outcome.counts)
 """
 
 
 def check_mixed(environment: dict[str, str], root: Path, count: int) -> None:
-    """Trials of one process and of two, in turn, on nodes of different size."""
+    """Trials of one process, of half a GPU and of two processes, in turn, on nodes that differ."""
     began = time.monotonic()
     with (root / "mixed.log").open("w") as log:
         command = [sys.executable, "-c", MIXED, str(root), str(count)]
@@ -144,7 +88,7 @@ def check_mixed(environment: dict[str, str], root: Path, count: int) -> None:
 def main() -> None:
     """Runs both checks."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    with tempfile.TemporaryDirectory() as folder, two_nodes(Path(folder)) as environment:
+    with tempfile.TemporaryDirectory(prefix="d") as folder, two_nodes(Path(folder), (2, 0), (1, 1)) as environment:
         root = Path(folder) / "runs"
         root.mkdir()
         check_job(environment, root)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -50,9 +51,12 @@ class LocalCluster:
         dashboard: whether jobs can be submitted, to `dashboard_url`.
         beat_seconds: how often the head asks a node whether it lives; after three silences it is dead. Ray's own
             are 3 s and five.
+        extra: more of the nodes' environment.
     """
 
-    def __init__(self, folder: Path, dashboard: bool = False, beat_seconds: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, dashboard: bool = False, beat_seconds: float = 1.0, extra: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.gcs, self._dashboard = free_ports(2)
         self.address = f"127.0.0.1:{self.gcs}"
@@ -64,7 +68,9 @@ class LocalCluster:
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
         # The environment of the nodes that are started from now on.
-        self.own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        self.own = {
+            **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+            **(extra or {}),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -76,9 +82,9 @@ class LocalCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """That of a process that joins the cluster."""
+        """That of a process that joins the cluster, with `DASHBOARD` for jobs."""
         # A head that finds its own address in the environment takes itself for a guest.
-        return self.own | {"RAY_ADDRESS": self.address}
+        return self.own | {"RAY_ADDRESS": self.address, "DASHBOARD": self.dashboard_url}
 
     def __enter__(self) -> LocalCluster:
         return self
@@ -118,3 +124,14 @@ class LocalCluster:
         """Ends a node as a power cut does."""
         kill_tree(node)
         self.nodes.remove(node)
+
+
+@contextlib.contextmanager
+def two_nodes(
+    folder: Path, head: tuple[float, float], other: tuple[float, float], extra: Mapping[str, str] | None = None
+) -> Iterator[dict[str, str]]:
+    """Two nodes of so many CPUs and GPUs, which take jobs; the environment of processes that may join them."""
+    with LocalCluster(folder, dashboard=True, extra=extra) as cluster:
+        cluster.start(*head)
+        cluster.start(*other)
+        yield cluster.environment

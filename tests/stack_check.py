@@ -34,7 +34,7 @@ import boto3
 import psycopg2
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from cluster_check import ROOT, free_ports, two_nodes
+from local_cluster import ROOT, free_ports, two_nodes
 from mlflow.tracking import MlflowClient
 
 TRIALS = 8
@@ -304,7 +304,7 @@ def main() -> int:
     ui = parser.parse_args().ui
     report = Report()
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="d")))
         # PostgreSQL's user has to reach its own folder.
         folder.chmod(0o711)
         database = stack.enter_context(postgres(folder))
@@ -314,9 +314,9 @@ def main() -> int:
         secret_key = secrets.token_hex(16)
         account = stack.enter_context(tracking(folder, database | store, secret_key))
         report.add("MLflow server", True, "answers, with accounts")
-        nodes = account | {"DRORAE_CACHE": str(folder / "cache"), "RAY_TMPDIR": str(folder / "ray")}
+        nodes = account | {"DRORAE_CACHE": str(folder / "cache")}
         # The head drives, the worker trains.
-        cluster = stack.enter_context(two_nodes(folder, (0, 4), nodes))
+        cluster = stack.enter_context(two_nodes(folder, (0, 0), (4, 0), nodes))
         report.add("Ray, two nodes", True, "started, with a token")
         check_refusals(report, cluster, store, database)
         output, seconds = sweep(cluster, folder / "runs")

@@ -582,16 +582,16 @@ def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch
     key = config_hash(trouble)
     ready_trial(tmp_path / key, trouble)
     address = RunAddress(*[""] * len(dataclasses.fields(RunAddress)))
-    work = workers.Work(str(tmp_path), Runtime(), address, "fake_trial:run_trial", False)
+    work = workers.Work(str(tmp_path), Runtime(), address, "fake_trial:run_trial", False, 3)
 
     def full(*arguments: Any) -> None:
         raise FULL
 
     monkeypatch.setattr(workers, "write_json", full)
     with pytest.raises(UserError, match="a width"):
-        workers._attempt(work, key, Runtime(), lambda row: None, None)
+        workers._attempt(work, key, Runtime(), lambda row: None, None, 1)
     monkeypatch.setattr(workers, "write_atomic", full)
     broken = dataclasses.replace(work, run_trial="fake_trial:nothing")
     with pytest.raises(AttributeError, match="nothing"):
-        workers._attempt(broken, key, Runtime(), lambda row: None, None)
+        workers._attempt(broken, key, Runtime(), lambda row: None, None, 1)
     assert not (tmp_path / key / "failure.json").exists()
