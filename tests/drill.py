@@ -33,6 +33,8 @@ from local_cluster import ROOT, LocalCluster, free_ports, kill_tree
 CLI = (sys.executable, "-m", "drorae.cli")
 NAME = "drill"
 DISK_BYTES = 300 * 2**20
+KINDS = ("worker", "node", "driver", "tracking", "disk")
+"""What is struck: fields of `Faults`."""
 HANG_SECONDS = 1200
 """A seed that takes longer hangs."""
 
@@ -85,7 +87,7 @@ class Outcome:
 
     def row(self) -> dict[str, Any]:
         """For the table."""
-        struck = {f"{name}_faults": self.done[name] for name in ("worker", "node", "driver", "tracking", "disk")}
+        struck = {f"{name}_faults": self.done[name] for name in KINDS}
         return {"seed": self.seed, **struck, "drivers_gave_up": self.gave_up, "seconds": round(self.seconds),
                 "clean": not self.problems, "problems": "; ".join(self.problems)}  # fmt: skip
 
@@ -215,10 +217,7 @@ class Drill:
     def _moments(self) -> list[tuple[int, float, str]]:
         """(trials done, seconds after that, what happens)."""
         kinds = [
-            kind
-            for kind in ("worker", "node", "driver", "tracking", "disk")
-            for _ in range(getattr(self.faults, kind))
-            if kind != "disk" or self.disk.mounted
+            kind for kind in KINDS for _ in range(getattr(self.faults, kind)) if kind != "disk" or self.disk.mounted
         ]
         # The last two trials are left alone, so that no fault comes too late.
         drawn = [(self.dice.randint(0, self.scale.trials - 3), self.dice.uniform(0, 4), kind) for kind in kinds]
@@ -411,7 +410,7 @@ def run_seed(
     try:
         outcome = drill.run()
         outcome.problems += find_problems(drill, reference)
-        meant = {name: getattr(faults, name) for name in ("worker", "node", "driver", "tracking", "disk")}
+        meant = {name: getattr(faults, name) for name in KINDS}
         if not drill.disk.mounted:
             print("the disk is not filled: only root may mount one", flush=True)
             meant["disk"] = 0
