@@ -43,9 +43,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+def runtime(config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    """Its cache holds what trials share, made undisturbed: in smaller pieces its last digits would be others."""
     folder = tmp_path_factory.mktemp("cache")
-    return Runtime(device="cpu", threads=1, cache_dir=str(folder), log_steps=2, checkpoint_seconds=0)
+    runtime = Runtime(device="cpu", threads=1, cache_dir=str(folder), log_steps=2, checkpoint_seconds=0)
+    prepare_trials(config, runtime)
+    return runtime
 
 
 @pytest.fixture(scope="module")
