@@ -66,11 +66,12 @@ class Scale:
         return len(self.capacities) * len(self.seeds)
 
     def command(self, root: Path, cache: Path) -> list[str]:
-        """The sweep, of real trials that save a checkpoint every second."""
+        """The sweep, of real trials that save a checkpoint every second. Bit-identical results need the same number of
+        threads, and the preparation's would be those of the largest node."""
         axes = [f"capacity={','.join(map(str, self.capacities))}", f"seed={','.join(map(str, self.seeds))}"]
         return [*CLI, "sweep", "--preset", "smoke", "--set", f"phase2.epochs={self.epochs}", "--axis", *axes, "--name",
-                NAME, "--root", str(root), "--cache-dir", str(cache), "--device", "cpu", "--checkpoint-seconds", "1",
-                "--no-fit", "--debug"]  # fmt: skip
+                NAME, "--root", str(root), "--cache-dir", str(cache), "--device", "cpu", "--threads", "1",
+                "--checkpoint-seconds", "1", "--no-fit", "--debug"]  # fmt: skip
 
 
 @dataclass
