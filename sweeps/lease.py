@@ -54,8 +54,8 @@ class DiskFile:
         """A whole file or none, and only where there is none: the one operation that all shared disks have."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_name(f".{self.name}.{uuid.uuid4().hex}")
-        draft.write_bytes(content)
         try:
+            draft.write_bytes(content)
             os.link(draft, self.path)
         except FileExistsError:
             return False

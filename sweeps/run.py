@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import UserError, last_line
-from drorae.files import full_disk, has_room, write_json
+from drorae.files import full_disk, has_room, naming_full_disk, write_json
 from drorae.remote import Remote, absolute, locate, patiently
 from sweeps import workers
 from sweeps.cluster import alive_nodes, ray_session, require_tune
@@ -130,6 +130,7 @@ def run_sweep(
     Raises:
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
+        DiskFull: there is no room for what the driver itself writes.
         RemoteError: the store that holds the sweep's folder stays away.
     """
     basis = {config_hash(config): config for config in expand(spec)}
@@ -163,11 +164,13 @@ def run_sweep(
     held = Lease(lease)
     if not quiet and not is_live(lease) and read_lease(lease) is not None:
         print(f"{spec.name}: its last driver left no word; waiting to see whether it lives", flush=True)
-    if not held.acquire(wait=False):
+    with naming_full_disk(directory):
+        acquired = held.acquire(wait=False)
+    if not acquired:
         raise UserError(
             f"{lease.parent}: another drorae sweep is running here; wait for it, or give this one another --name"
         )
-    with held:
+    with held, naming_full_disk(directory):
         try:
             if mirror is not None:
                 pull = mirror.pull

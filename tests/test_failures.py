@@ -22,7 +22,7 @@ from drorae import prepare
 from drorae import step as step_module
 from drorae.checkpoint import load_checkpoint
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig, override
-from drorae.errors import Notice, UserError
+from drorae.errors import DiskFull, Notice, UserError
 from drorae.losses.adversarial import Adversary, make_adversary
 from drorae.memory import fitting, out_of_memory
 from drorae.sealed import is_sound, read_sealed, seal_path, write_sealed
@@ -573,6 +573,21 @@ def test_a_full_disk_while_a_cache_is_filled(
         with pytest.raises(UserError, match="the disk is full"):
             prepare_trials(config, elsewhere)
     assert prepare.open_workshop(config, elsewhere).baseline == result_of(finished).baseline
+
+
+def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweeps.run import run_sweep
+    from sweeps.spec import Axis, SweepSpec
+
+    def full(self: Path, content: bytes) -> int:
+        self.touch()
+        raise FULL
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    spec = SweepSpec("mine", TrialConfig(), (Axis("capacity", (8,)),))
+    with pytest.raises(DiskFull, match=f"^{tmp_path}/mine: the disk is full"):
+        run_sweep(spec, root=tmp_path, quiet=True)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
