@@ -226,7 +226,8 @@ def test_the_discriminator_goes_on_with_fewer_at_once(
         return learn(self, step, total, painted, wanted)
 
     monkeypatch.setattr(Adversary, "learn", guarded)
-    with pytest.warns(Notice, match="phase2, step 1, the discriminator: out of memory with 16 .* goes on with 8"):
+    said = "step 1, the discriminator: out of memory with 16 .* goes on with 8"
+    with pytest.warns(Notice, match=f"phase1, {said}"), pytest.warns(Notice, match=f"phase2, {said}"):
         result = run_trial(gan, directory=tmp_path, runtime=runtime)
     assert result.provenance["micro_batch.phase2"] == "8"
 

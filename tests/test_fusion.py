@@ -158,7 +158,7 @@ def test_hirae_is_its_equations(norm: nn.LayerNorm, layers: torch.Tensor) -> Non
         for group, cap in zip(depth_groups(LAYERS), (0.025, 0.075, 0.15), strict=True):
             residual = sum(w[:, k, None] * outputs[k] for k in group)
             assert isinstance(residual, torch.Tensor)
-            total += residual * min(1.0, float(cap * last.norm() / residual.norm()))
+            total += residual * min(1.0, cap * (last.norm() / residual.norm()).item())
         assert torch.allclose(out.latent[b], norm(last + total), atol=1e-10)
         assert total.norm() <= 0.25 * last.norm() + 1e-9
 
