@@ -15,15 +15,33 @@ class DiskFull(UserError):
     """A file was not written because a disk or a quota is full."""
 
 
+class ClusterLost(Exception):
+    """The Ray cluster that trials run on does not answer any more. The message is one line, with the remedy."""
+
+
 def one_line(error: BaseException) -> str:
     """An exception's message on one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shorten(text: str, width: int) -> str:
+    """`text` on one line of at most `width` characters: cut behind a word, " ..." in place of the rest.
+
+    A word longer than `width`, such as a path, is cut within, so that some of it is left.
+    """
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    end = text[: width - 3].rfind(" ")
+    if end > 0 and len(text[end + 1 :].partition(" ")[0]) <= width:
+        return f"{text[:end]} ..."
+    return f"{text[: width - 3]}..."
+
+
 def last_line(text: str) -> str:
     """The last line that says something, of a traceback or a message; empty where none does."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    return shorten(lines[-1], 300) if lines else ""
 
 
 class Notice(UserWarning):

@@ -68,14 +68,17 @@ def file_sha256(path: Path) -> str:
 
 def disk_is_full(error: BaseException) -> bool:
     """Whether an exception, or one behind it, says that a disk or a quota is full."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+    behind: BaseException | None = error
+    seen: list[BaseException] = []
+    # An error that was carried through another, and then raised out of it, stands behind itself.
+    while behind is not None and behind not in seen:
+        if isinstance(behind, OSError) and behind.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         # Libraries written in Rust (safetensors) and C++ only say it.
-        if "No space left on device" in str(seen) or "StorageFull" in str(seen):
+        if "No space left on device" in str(behind) or "StorageFull" in str(behind):
             return True
-        seen = seen.__cause__ or seen.__context__
+        seen.append(behind)
+        behind = behind.__cause__ or behind.__context__
     return False
 
 
