@@ -1,7 +1,7 @@
 """The `drorae` command.
 
 Results go to stdout; progress, notes and errors to stderr. Exit codes: 0 done, 1 something failed, 2 bad input,
-130 interrupted.
+130 interrupted, 143 terminated (TERM), 129 hung up (HUP), 141 the reader of the output has gone.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import contextlib
 import io
 import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Union
+from typing import Annotated, Any, Protocol, TextIO, Union
 
 import tyro
 
@@ -30,10 +32,11 @@ from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
 from drorae.doctor import set_telemetry_defaults
-from drorae.errors import UserError
+from drorae.errors import ClusterLost, UserError, shorten
 from drorae.errors import one_line as error_line
 from drorae.files import disk_is_full, full_disk
 from drorae.remote import RemoteError
+from drorae.signals import WORDS, Interrupted, Signals, Stopped
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
 
@@ -105,6 +108,8 @@ def one_line(box: str) -> str:
 
     tyro draws a box whose frame holds the title, or, where stdout takes ASCII only, a title above dashes.
     """
+    # On a terminal the box is coloured.
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
     sections: list[list[str]] = [[]]
     for line in box.splitlines():
         text = line.strip().strip("│").strip()
@@ -134,45 +139,78 @@ def one_line(box: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `drorae` and returns its exit code; errors become one line on stderr."""
+    """Runs `drorae` and returns its exit code; whatever ends it early becomes one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     set_telemetry_defaults()
-    try:
-        return parse([text for text in given if text != "--debug"]).run()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (UserError, RemoteError) as error:
-        if debug:
-            raise
-        print(f"error: {error_line(error)}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if debug:
-            raise
-        print(
-            f"error: the package {error.name} is not installed; `make setup` installs everything, "
-            f"or: {sys.executable} -m pip install {error.name}",
-            file=sys.stderr,
-        )
-        return 2
-    except Exception as error:
-        if debug:
-            raise
-        if disk_is_full(error):
-            file = getattr(error, "filename", None)
-            print(f"error: {full_disk(Path(file).parent if file else Path.cwd())}", file=sys.stderr)
-            return 2
-        print(
-            f"internal error: {type(error).__name__}: {error_line(error)[:300]} (rerun with --debug for the traceback)",
-            file=sys.stderr,
-        )
-        return 1
+    _fill_closed()
+    with Signals() as signals:
+        try:
+            code = parse([text for text in given if text != "--debug"]).run()
+            sys.stdout.flush()
+            return code
+        except (KeyboardInterrupt, SystemExit) as error:
+            end = signals.meant(error)
+            if isinstance(end, Interrupted | Stopped):
+                if debug:
+                    raise
+                return _end(end)
+            return end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
+        except BrokenPipeError:
+            # Whoever read the output has gone, as `head` does: nothing is left to say, and nobody to say it to.
+            _write_nowhere(sys.stdout)
+            return 128 + signal.SIGPIPE
+        except Exception as error:
+            if debug:
+                raise
+            text, code = _explain(error)
+            _say(text)
+            return code
+
+
+def _end(error: Interrupted | Stopped) -> int:
+    """Says what a signal ended, unless a sweep has; the shell's exit code for it."""
+    if not error.said:
+        _say(f"{WORDS[error.signum]} before it was done")
+    # A terminal that was closed takes nothing, and Python would complain of it when it ends.
+    if error.signum == signal.SIGHUP:
+        for stream in (sys.stdout, sys.stderr):
+            _write_nowhere(stream)
+    return 128 + error.signum
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """An error's line and exit code."""
+    if isinstance(error, UserError | RemoteError):
+        return f"error: {error_line(error)}", 2
+    if isinstance(error, ClusterLost):
+        return f"error: {error_line(error)}", 1
+    if isinstance(error, ModuleNotFoundError):
+        install = f"{shlex.quote(sys.executable)} -m pip install {error.name}"
+        return (f"error: the package {error.name} is not installed; `make setup` installs everything, or: {install}"), 2
+    if disk_is_full(error):
+        file = getattr(error, "filename", None)
+        return f"error: {full_disk(Path(file).parent if file else Path.cwd())}", 2
+    what = f"{type(error).__name__}: {shorten(error_line(error), 300)}"
+    return f"internal error: {what} (rerun with --debug for the traceback)", 1
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _fill_closed() -> None:
+    """Has stdout and stderr lead nowhere where they are closed (`>&-`): Python has no stream there then."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def _write_nowhere(stream: TextIO) -> None:
+    """Has a stream's descriptor lead nowhere, so that what it still holds does no harm at the end of the process."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

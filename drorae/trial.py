@@ -216,7 +216,7 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
     except Diverged as error:
         trained = str(error)
     if distributed.is_main():
-        _record(workshop, tokenizer, trained, rows, directory)
+        _record(workshop, tokenizer, trained, rows, directory, report)
     distributed.barrier()
     result = read_result(directory)
     if result is None:
@@ -249,9 +249,17 @@ def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found:
 
 
 def _record(
-    workshop: Workshop, tokenizer: Tokenizer, trained: list[Trained] | str, rows: list[Row], directory: Path
+    workshop: Workshop,
+    tokenizer: Tokenizer,
+    trained: list[Trained] | str,
+    rows: list[Row],
+    directory: Path,
+    report: Report,
 ) -> None:
-    """Measures a trained tokenizer and writes its result; of one that diverged, the reason."""
+    """Measures a trained tokenizer and writes its result; of one that diverged, the reason.
+
+    `rows` become the history; what is reported here is for those who watch, and no part of it.
+    """
     config = workshop.config
     depth, width = tokenizer.fusion.num_layers, workshop.encoder.width
     result = TrialResult(
@@ -270,9 +278,11 @@ def _record(
         result = replace(result, status="diverged", reason=trained)
     else:
         started, cpu_started = time.perf_counter(), time.process_time()
+        report({"phase": "evaluation", "note": f"measuring {len(workshop.val)} images"})
         evaluation = workshop.evaluate(tokenizer)
         metrics = dict(evaluation.metrics)
         if config.probe.steps:
+            report({"phase": "evaluation", "note": "training the probe"})
             metrics |= probe(workshop, tokenizer, config.probe)
         eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
         seconds = sum(phase.seconds for phase in trained)
@@ -296,6 +306,7 @@ def _record(
         )
         with replacing(directory / "per_image.npz") as path:
             np.savez(path, **dict[str, Any](evaluation.per_image))
+        report({"phase": "evaluation", "note": "inspecting the fusion"})
         look = partial(inspect, workshop, tokenizer)
         memory.fitting(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
     write_atomic(directory / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -343,11 +354,15 @@ def _read_log(path: Path) -> Trained:
 
 
 def load_trained(
-    directory: str | Path, runtime: Runtime, config: TrialConfig | None = None
+    directory: str | Path,
+    runtime: Runtime,
+    config: TrialConfig | None = None,
+    report: Callable[[Row], None] = lambda row: None,
 ) -> tuple[Workshop, Tokenizer]:
     """A finished trial's tokenizer and the workshop it came from.
 
-    `config` replaces the trial's own, for instance with other extractors.
+    `config` replaces the trial's own, for instance with other extractors. `report` gets rows of progress, as
+    `open_workshop` has them.
 
     Raises:
         UserError: the directory holds no finished trial.
@@ -358,7 +373,7 @@ def load_trained(
         raise UserError(f"{directory}: no finished trial here; expected a folder with result.json")
     if result.status == "diverged":
         raise UserError(f"{directory}: the trial diverged and left no weights ({result.reason})")
-    workshop = open_workshop(config or load_config(directory / "config.json"), runtime)
+    workshop = open_workshop(config or load_config(directory / "config.json"), runtime, report)
     tokenizer = workshop.tokenizer()
     for part in ("fusion", "decoder"):
         path = directory / f"{part}.safetensors"
@@ -375,6 +390,7 @@ def reevaluate(
     extractors: Sequence[str] = (),
     runtime: Runtime | None = None,
     write_references: str | Path | None = None,
+    report: Callable[[Row], None] = lambda row: None,
     **settings: Any,
 ) -> dict[str, float]:
     """Metrics of a finished trial's weights, measured again; nothing is written to its directory.
@@ -384,6 +400,7 @@ def reevaluate(
         extractors: names of feature extractors; empty: those of the trial's config.
         runtime: device, threads, cache.
         write_references: folder for the validation images' statistics (`Workshop.write_references`); None: none.
+        report: called with rows of progress while images, networks or the phase-1 decoder are made ready.
         settings: other fields of `EvaluationConfig` to change, such as `inception_path`.
 
     Raises:
@@ -394,7 +411,7 @@ def reevaluate(
         config = override(config, "evaluation.extractors", tuple(extractors))
     for name, value in settings.items():
         config = override(config, f"evaluation.{name}", value)
-    workshop, tokenizer = load_trained(directory, runtime or Runtime(), config)
+    workshop, tokenizer = load_trained(directory, runtime or Runtime(), config, report)
     if write_references is not None:
         workshop.write_references(write_references)
     return workshop.evaluate(tokenizer).metrics

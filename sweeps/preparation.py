@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from drorae.remote import Remote, RemoteError
 from sweeps import workers
 from sweeps.cluster import alive_nodes
 from sweeps.mirror import Mirror
-from sweeps.progress import SweepProgress, duration
 from sweeps.resources import Share
+from sweeps.screen import Screen, duration
+from sweeps.state import RunningTrial
 
 DIED = (
     "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
@@ -36,15 +38,28 @@ class Preparation:
     def __init__(
         self,
         configs: Mapping[str, TrialConfig],
-        progress: SweepProgress,
+        screen: Screen,
         runtime: Runtime,
         share_of: Callable[[TrialConfig], Share],
         function: str,
         directory: Path,
         mirror: Mirror | None,
+        check: Callable[[], None],
     ) -> None:
-        self.configs, self.share_of = configs, share_of
-        self.progress, self.runtime, self.function, self.directory = progress, runtime, function, directory
+        """Groups the trials; starts nothing yet.
+
+        Args:
+            configs: the trials to prepare, by config hash.
+            screen: shows how the preparations get on.
+            runtime: device, threads, cache.
+            share_of: what a trial gets of a node.
+            function: `module:function` that prepares.
+            directory: the sweep's folder.
+            mirror: where that folder is in a store.
+            check: called while they are waited for; what it raises ends the waiting.
+        """
+        self.configs, self.share_of, self.check = configs, share_of, check
+        self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
         self.remote = None if mirror is None else mirror.remote
         self.groups: dict[str, list[str]] = {}
         for key, config in configs.items():
@@ -85,25 +100,27 @@ class Preparation:
         failed: dict[str, str] = {}
         mendable = 0
         rows: list[dict[str, float | str]] = []
-        progress = self.progress
+        screen = self.screen
         for number, (group, keys) in enumerate(self.groups.items(), 1):
             title = "prepare" if len(self.groups) == 1 else f"prepare {number}/{len(self.groups)}"
             started = time.monotonic()
-            tail = _Tail(self._log(group), title, progress)
+            tail = _Tail(self._log(group), title)
+            screen.doing("preparing", tail)
+            screen.line(f"{title}: what {len(keys)} trials share (features, decoder, references)")
             problem = self._wait(group, tail)
             self._fetch(group)
-            rows = tail.show()
+            rows = tail.read()
             self._log(group).unlink(missing_ok=True)
             if log := self._remote_log(group):
                 with contextlib.suppress(RemoteError):
                     log.delete()
             if problem is None:
-                progress.line(f"{title}: ready in {duration(time.monotonic() - started)}")
+                screen.line(f"{title}: ready in {duration(time.monotonic() - started)}")
             else:
                 mendable += bool(problem["user"])
                 reason = problem["reason"] if problem["user"] else f"preparation failed: {problem['reason']}"
                 failed |= dict.fromkeys(keys, reason)
-                progress.line(f"{title}: {reason}")
+                screen.line(f"{title}: {reason}")
         if self.groups and mendable == len(self.groups):
             raise UserError(next(iter(failed.values())))
         return failed, rows if len(self.groups) == 1 else []
@@ -127,7 +144,7 @@ class Preparation:
         job = self._jobs[group]
         while not ray.wait([job], timeout=0.5 if self.remote is None else 5.0)[0]:
             self._fetch(group)
-            tail.show()
+            self.check()
         try:
             return ray.get(job)
         except Exception as error:
@@ -135,20 +152,17 @@ class Preparation:
 
 
 class _Tail:
-    """Follows the rows that a preparation writes to a file, and prints some of them."""
+    """Follows the rows that a preparation writes to a file, for the screen."""
 
-    def __init__(self, path: Path, title: str, progress: SweepProgress) -> None:
-        self.path, self.title, self.progress = path, title, progress
+    def __init__(self, path: Path, title: str) -> None:
+        self.path, self.title = path, title
         self.rows: list[dict[str, float | str]] = []
         self._position = 0
-        self._said = ""
-        self._next = 0.0
+        self._lock = threading.Lock()
 
-    def show(self) -> list[dict[str, float | str]]:
-        if not self.path.is_file():
-            return self.rows
-        before = len(self.rows)
-        with self.path.open() as file:
+    def read(self) -> list[dict[str, float | str]]:
+        """All rows so far."""
+        with self._lock, contextlib.suppress(FileNotFoundError), self.path.open() as file:
             file.seek(self._position)
             # Text mode cannot tell after iteration, so lines are read one by one.
             while (line := file.readline()).endswith("\n"):
@@ -156,26 +170,16 @@ class _Tail:
                 with contextlib.suppress(ValueError):
                     self.rows.append(json.loads(line))
                 self._position = file.tell()
-        if len(self.rows) > before:
-            self._say(self.rows[-1])
         return self.rows
 
-    def _say(self, row: Mapping[str, float | str]) -> None:
-        if "loss" in row:
-            what = str(row.get("phase", ""))
-            where = f"step {float(row['step']):.0f}" + (
-                f" of {float(row['total_steps']):.0f}" if "total_steps" in row else ""
-            )
-            text = f"{self.title}: {what}, {where}, loss {float(row['loss']):.4f}"
-        else:
-            what = str(row.get("note", ""))
-            text = f"{self.title}: {what}"
-            if float(row.get("total", 0)) > 1:
-                text += f", {float(row['done']):.0f} of {float(row['total']):.0f}"
-        self.progress.doing(text)
-        if what != self._said or time.monotonic() > self._next:
-            self._said, self._next = what, time.monotonic() + 15
-            self.progress.line(text)
+    def running(self) -> list[RunningTrial]:
+        """The preparation, as far as it is."""
+        rows = self.read()
+        return [RunningTrial.from_progress(self.title, rows[-1] if rows else {})]
+
+    def seconds_left(self) -> float | None:
+        """Nobody knows: what is cached already takes no time."""
+        return None
 
 
 def _reason(error: BaseException) -> str:

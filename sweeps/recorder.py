@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from drorae.errors import one_line
+from drorae.errors import one_line, shorten
 from sweeps.tracking import SPOOL_ROWS, TrialTracker
 
 FLUSH_WAIT_SECONDS = 2.0
@@ -86,7 +86,7 @@ class Recorder:
             try:
                 action()
             except Exception as error:  # recording is never worth a trial
-                self._warn(f"{self._tracker.directory.name}: not recorded ({one_line(error)[:200]})")
+                self._warn(f"{self._tracker.directory.name}: not recorded ({shorten(one_line(error), 200)})")
 
     def _warn(self, line: str) -> None:
         if not self._warned:

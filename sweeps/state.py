@@ -5,7 +5,9 @@ A worker keeps `progress.json` in the folder of the trial it works on; everybody
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from drorae.config import load_config
+from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
 from drorae.files import write_json
 from drorae.remote import locate
+from sweeps.eta import ended_trial, running_trial, seconds_left, trial_flops
 from sweeps.lease import Lease, is_live
 from sweeps.mirror import OUTCOME, brought, in_trials
 from sweeps.resources import Share
@@ -28,9 +31,12 @@ from sweeps.table import read_outcome
 PROGRESS = "progress.json"
 DRIVER_LEASE = "driver.lease"
 """Held by the process that runs the sweep."""
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 2.0
 STALE_SECONDS = 60.0
 """A trial whose progress is older is not being worked on any more."""
+SAID = ("phase", "step", "total_steps", "loss", "images_per_second")
+NOTED = ("phase", "note", "done", "total")
+"""What progress.json keeps of a reported row with a step, and of one without."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,18 @@ def _cost(tree: Mapping[str, Any]) -> Cost:
     return Cost(*(float(tree.get(name, 0.0)) for name in ("seconds", "cpu_hours", "gpu_hours")))
 
 
+def _memory_bytes() -> float:
+    """What this process holds: on CUDA of the GPUs, as far as torch has reserved it; else of main memory."""
+    torch = sys.modules.get("torch")
+    # Another thread may be importing torch at this moment, or may have broken the GPU's context.
+    with contextlib.suppress(AttributeError, RuntimeError):
+        if torch is not None and torch.cuda.is_initialized():
+            return float(sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count())))
+    import psutil
+
+    return float(psutil.Process().memory_info().rss)
+
+
 class Sitting:
     """A worker at a trial: keeps its progress.json, also while no row is reported; a context manager.
 
@@ -77,6 +95,9 @@ class Sitting:
         self.directory, self.share, self.lease = directory, share, lease
         self._before = read_cost(directory)
         self._row: dict[str, Any] = {}
+        # What a pace is taken from: the first step that was reported, in any sitting, and the seconds at the last.
+        known = read_progress(directory)
+        self._steps: dict[str, Any] = {name: known[name] for name in ("first_step",) if name in known}
         self._started = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -101,7 +122,13 @@ class Sitting:
         """
         if self.lease is not None and self.lease.lost:
             raise RuntimeError("another process has taken this trial over")
-        self._row = {name: row[name] for name in ("phase", "step", "total_steps") if name in row}
+        names = SAID if "step" in row else NOTED
+        self._row = {name: row[name] for name in names if name in row}
+        if "total_steps" in row:
+            seconds = self._before.seconds + time.monotonic() - self._started
+            first = {name: row[name] for name in ("phase", "step", "total_steps") if name in row}
+            self._steps.setdefault("first_step", first | {"seconds": seconds})
+            self._steps["trained_seconds"] = seconds
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
@@ -112,6 +139,7 @@ class Sitting:
         hours = here / 3600
         cost = self._before + Cost(here, hours * self.share.cpus, hours * self.share.gpus)
         tree = {"running": running, "updated": time.time(), **cost.__dict__, **self._row}
+        tree |= {"memory_bytes": _memory_bytes(), **self._steps}
         try:
             write_json(self.directory / PROGRESS, tree)
         except OSError:
@@ -128,6 +156,23 @@ class RunningTrial:
     phase: str
     step: int
     total_steps: int
+    note: str = ""
+    """What it does where that has no steps: `encoding 3 of 10`."""
+    loss: float | None = None
+    images_per_second: float | None = None
+    memory_bytes: float | None = None
+    """Of the GPUs where it runs on one, else of main memory."""
+
+    @staticmethod
+    def from_progress(label: str, progress: Mapping[str, Any]) -> RunningTrial:
+        """A trial from what its progress.json holds."""
+        step, total, done, parts = (int(progress.get(name, 0)) for name in ("step", "total_steps", "done", "total"))
+        note = str(progress.get("note", "")) + (f" {done} of {parts}" if parts > 1 else "")
+        loss, speed, memory = (
+            None if progress.get(name) is None else float(progress[name])
+            for name in ("loss", "images_per_second", "memory_bytes")
+        )
+        return RunningTrial(label, str(progress.get("phase", "starting")), step, total, note, loss, speed, memory)
 
 
 @dataclass(frozen=True)
@@ -144,7 +189,7 @@ class SweepState:
     """Whether a driver is at work on this machine or on a disk it shares."""
     cost: Cost
     seconds_left: float | None
-    """Estimated from the trials that are done, with as many at once as now; None where nothing runs or is done."""
+    """Estimated with as many at once as now (`sweeps.eta`); None where nothing runs, or nothing can be said yet."""
 
     @property
     def total(self) -> int:
@@ -199,7 +244,8 @@ def sweep_state(place: Path | str) -> SweepState:
         return (point_label(configs[key], names) if key in configs else "") or key
 
     counts: Counter[str] = Counter()
-    running, here, failed, seconds = [], [], [], []
+    running, here, failed, ended = [], [], [], []
+    waiting: list[float | None] = []
     cost = Cost()
     now = time.time()
     for key in keys:
@@ -208,20 +254,15 @@ def sweep_state(place: Path | str) -> SweepState:
         cost += spent
         if status == "missing" and progress.get("running") and now - progress["updated"] < STALE_SECONDS:
             status = "running"
-            step, total = (int(progress.get(name, 0)) for name in ("step", "total_steps"))
-            here.append(spent.seconds)
-            running.append(RunningTrial(label(key), str(progress.get("phase", "starting")), step, total))
+            here.append(running_trial(configs.get(key, TrialConfig()), progress))
+            running.append(RunningTrial.from_progress(label(key), progress))
         elif status == "failed":
             failed.append((label(key), str(outcome["reason"])))
-        elif status != "missing":
-            seconds.append(spent.seconds)
+        elif status == "missing":
+            waiting.append(trial_flops(configs[key]) if key in configs else None)
+        elif key in configs:
+            ended.append(ended_trial(configs[key], spent.seconds, outcome))
         counts[status] += 1
-    left = None
-    if running and seconds:
-        mean = sum(seconds) / len(seconds)
-        ahead = sum(max(0.0, mean - spent) for spent in here)
-        left = (counts["missing"] * mean + ahead) / len(running)
-    elif not counts["missing"] and not running:
-        left = 0.0
+    left = seconds_left(ended, here, waiting, len(here))
     driven = is_live(locate(place) / DRIVER_LEASE)
     return SweepState(directory.name, dict(counts), tuple(running), tuple(failed), driven, cost, left)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from drorae.config import TrialConfig, config_hash, default_tracking_uri, flatten
-from drorae.errors import UserError, one_line
+from drorae.errors import UserError, one_line, shorten
 from drorae.files import write_atomic
 from sweeps.pictures import draw_pictures
 from sweeps.table import read_outcome, trial_row
@@ -120,8 +120,7 @@ def check_nodes(uri: str, addresses: Iterable[str]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = one_line(error)
-    return text if len(text) <= 200 else text[:197] + "..."
+    return shorten(one_line(error), 200)
 
 
 @dataclass(frozen=True)
@@ -501,8 +500,9 @@ class SweepTracker:
             warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); trials keep their records meanwhile")
         return self.address
 
-    def await_store(self, seconds: float, warn: Warn) -> None:
-        """Waits until the store answers, at most so long: what trials keep for it is worth a while."""
+    def await_store(self, seconds: float, warn: Warn, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Waits until the store answers, at most so long and while nobody is `hurried`: it is worth a while for what
+        trials keep for it."""
         deadline = time.monotonic() + seconds
         said = False
         while True:
@@ -510,7 +510,7 @@ class SweepTracker:
                 self.client.get_experiment(self.experiment_id)
                 return
             except Exception as error:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or hurried():
                     return
                 if not said:
                     said = True

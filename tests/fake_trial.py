@@ -20,9 +20,14 @@ from drorae.errors import UserError
 STEPS = 6
 
 
+def _trouble(config: TrialConfig) -> dict[str, str]:
+    return dict(part.split("=") for part in config.encoder.path.split("&") if part)
+
+
 def prepare(config: TrialConfig, runtime: Runtime, report: Callable[[dict[str, Any]], None]) -> None:
     report({"phase": "prepare", "note": "encoding", "done": 1.0, "total": 2.0})
     report({"phase": "phase1", "step": 1.0, "loss": 0.9, "total_steps": 1.0})
+    time.sleep(float(_trouble(config).get("prepare", 0)))
     cache = Cache(runtime.cache_dir)
     cache.local.mkdir(parents=True, exist_ok=True)
     cache.fetch("prepared.log")
@@ -46,7 +51,7 @@ def run_trial(
         rows: list[dict[str, Any]] = json.loads(checkpoint.read_text()) if checkpoint.is_file() else []
         for row in rows:
             report(row)
-        trouble = dict(part.split("=") for part in config.encoder.path.split("&") if part)
+        trouble = _trouble(config)
         width = config.fusion.expert_hidden_dim
         if str(width) in trouble.get("user", "").split("+"):
             raise UserError("fusion: a width\nnobody can use")
@@ -54,7 +59,7 @@ def run_trial(
             time.sleep(float(trouble.get("sleep", 0.01)))
             loss = 1 / (step + width)
             rows.append({"phase": "phase2", "step": float(step), "epoch": step / 2, "loss": loss, "lr": 1e-3})
-            report(rows[-1])
+            report(rows[-1] | {"total_steps": float(STEPS)})
             checkpoint.write_text(json.dumps(rows))
             if step >= STEPS // 2:
                 if str(width) in trouble.get("always", "").split("+"):

@@ -147,7 +147,7 @@ def test_the_process_itself_exits_with_2_and_one_line() -> None:
             1,
             "internal error: RuntimeError: two lines (rerun with --debug for the traceback)",
         ),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+        (KeyboardInterrupt(), 130, "interrupted before it was done"),
         (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "error: the package ray is not installed"),
     ],
 )

@@ -560,6 +560,15 @@ def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
         raise ValueError("other")
 
 
+def test_an_error_that_stands_behind_itself_is_no_full_disk() -> None:
+    from drorae.files import disk_is_full
+
+    carried, carrier = ValueError("the head node is gone"), RuntimeError("a carrier")
+    carried.__context__, carrier.__cause__ = carrier, carried
+    assert not disk_is_full(carried)
+    assert disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
+
+
 def test_a_full_disk_while_a_cache_is_filled(
     config: TrialConfig, runtime: Runtime, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,13 +19,14 @@ from fake_sweep import sweep
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from drorae.cli import main
 from drorae.config import PRESETS, config_hash, override
 from drorae.errors import UserError
 from sweeps.lease import Lease
-from sweeps.resources import Resources
+from sweeps.resources import Resources, Share
 from sweeps.run import Asha, SweepOutcome, resume_sweep
 from sweeps.spec import Axis, SweepSpec, expand
-from sweeps.state import sweep_state
+from sweeps.state import RunningTrial, Sitting, read_progress, sweep_state
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -114,7 +115,7 @@ def test_failures_are_retried_then_recorded_and_tried_again_next_time(
     for run in children:
         logged = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
         assert len(logged) == len(set(logged))
-    printed = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().err.splitlines()
     assert any(line.startswith("[4/4] capacity=") for line in printed) and len(printed) < 15
     # A larger sweep of the same name goes on from this one.
     spec = make("troubled", "once=4&always=8&kill=16&user=32", (4, 8, 16, 32, 64))
@@ -199,7 +200,29 @@ def test_a_budget_stops_new_trials_and_resume_goes_on_with_the_settings(tmp_path
     assert attempts(again) == before | {key: 1 for key in attempts(again) if key not in before}
 
 
-def test_the_state_of_a_sweep_at_work(tmp_path: Path) -> None:
+def test_what_a_worker_says_of_the_trial_it_is_at(tmp_path: Path) -> None:
+    def said() -> RunningTrial:
+        return RunningTrial.from_progress("capacity=4", read_progress(tmp_path))
+
+    with Sitting(tmp_path, Share()) as sitting:
+        assert said().phase == "starting" and "trained_seconds" not in read_progress(tmp_path)
+        sitting.report({"phase": "prepare", "note": "encoding", "done": 3.0, "total": 10.0})
+        sitting._write(running=True)
+        assert said().note == "encoding 3 of 10" and said().loss is None and said().total_steps == 0
+        row = {"phase": "phase2", "step": 5.0, "total_steps": 10.0, "loss": 0.25, "images_per_second": 99.5, "lr": 1.0}
+        sitting.report(row)
+        sitting._write(running=True)
+        now = said()
+        assert (now.step, now.total_steps, now.loss, now.images_per_second, now.note) == (5, 10, 0.25, 99.5, "")
+        assert now.memory_bytes and 1e6 < now.memory_bytes < 1e12
+        trained = read_progress(tmp_path)["trained_seconds"]
+        # How long the training took is known while the trial is evaluated.
+        sitting.report({"phase": "evaluate", "note": "measuring", "done": 0.0, "total": 1.0})
+        sitting._write(running=True)
+        assert said().note == "measuring" and read_progress(tmp_path)["trained_seconds"] == trained
+
+
+def test_the_state_of_a_sweep_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = make("busy", "sleep=1.5", (4, 8, 16))
     done = []
     worker = threading.Thread(target=lambda: done.append(sweep(spec, tmp_path, quiet=True)))
@@ -209,11 +232,18 @@ def test_the_state_of_a_sweep_at_work(tmp_path: Path) -> None:
     while worker.is_alive() and time.monotonic() < deadline:
         if (tmp_path / "busy" / "sweep.json").exists():
             seen = sweep_state(tmp_path / "busy")
-            if seen.running:
+            if any(item.loss is not None for item in seen.running):
                 break
         time.sleep(0.1)
+    assert main(["status", "busy", "--root", str(tmp_path)]) == 0
     worker.join()
+    printed = capsys.readouterr().out
+    assert all(column in printed for column in ("running", "phase", "step", "loss", "images/s", "memory"))
     assert seen is not None and seen.driven and seen.running and sum(seen.counts.values()) == 3
     assert {item.label for item in seen.running} <= {"capacity=4", "capacity=8", "capacity=16"}
+    trained = [item for item in seen.running if item.loss is not None]
+    assert trained and all(item.loss and item.loss < 1 and item.phase == "phase2" for item in trained)
+    assert all(item.memory_bytes and item.memory_bytes > 1e6 for item in seen.running)
+    assert "phase2" in printed and " GB" in printed
     after = sweep_state(tmp_path / "busy")
     assert after.counts == {"finished": 3} and not after.driven and after.seconds_left == 0

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Mapping
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from tyro.conf import UseAppendAction, arg
 
 from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
 from drorae.remote import Remote, absolute, locate
+from drorae.shell import program as program
+from drorae.signals import WORDS, Interrupted, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
 Listed = UseAppendAction[list[list[str]]]
 """An option that takes several values and may be repeated."""
@@ -161,22 +170,113 @@ def finished_trial(directory: Path) -> Path:
     return trials[0].parent
 
 
-def say(text: str) -> None:
-    """A note for people, on stderr, where it cannot mix with results."""
-    print(text, file=sys.stderr, flush=True)
+PATIENCE = 1.0
+"""Seconds that a command may take before it says what it is doing."""
+SILENCE_SECONDS = 25.0
+"""Between two lines of progress in a log."""
+_spinner: Live | None = None
+"""The sign of life that is on the terminal now."""
+
+
+def say(text: str, keep: Iterable[object] = ()) -> None:
+    """A note for people, on stderr, where it cannot mix with results; broken into lines as `wrapped` does."""
+    text = wrapped(text, terminal_width(sys.stderr), keep)
+    if _spinner is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        _spinner.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(text: str, keep: Iterable[object] = (), hang: int = 4) -> None:
+    """A result in words, on stdout; broken into lines as `wrapped` does."""
+    print(wrapped(text, terminal_width(sys.stdout), keep, hang))
+
+
+def wrapped(text: str, width: int | None, keep: Iterable[object] = (), hang: int = 4) -> str:
+    """`text` in lines of at most `width` columns, broken between words; as it is where width is None.
+
+    What goes on below a line is indented by `hang` more than the line. Never broken: a word, such as a path, and what
+    `keep` lists, such as a command with its blanks. The terminal breaks them where they are too long, and copies them
+    whole.
+    """
+    if width is None:
+        return text
+    for part in map(str, keep):
+        text = text.replace(part, part.replace(" ", "\0"))
+    lines = []
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        whole = len(line) <= width
+        lines += [line] if whole else textwrap.wrap(
+            line, width, subsequent_indent=indent + " " * hang, break_long_words=False, break_on_hyphens=False
+        )  # fmt: skip
+    return "\n".join(lines).replace("\0", " ")
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Columns of the terminal that a stream is on; None where it is on none."""
+    if not stream.isatty():
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def print_metrics(metrics: Mapping[str, float], title: str, as_json: bool) -> None:
     """Metrics as a table, or as one JSON object, on stdout."""
     if as_json:
         print_json(metrics)
-        return
-    from rich.table import Table
+    else:
+        print_table(("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items()], title)
 
-    table = Table("metric", "value", title=title)
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.6g}")
-    results_console().print(table)
+
+def print_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str = "",
+    *,
+    drop: Sequence[str] = (),
+    whole: str = "--json prints all",
+) -> None:
+    """A table on stdout.
+
+    In a pipe it is as wide as it needs to be. On a terminal that it does not fit, the columns of `drop` are left out,
+    the first one first, until it does, and a note says which and, in the words of `whole`, where they all are. If it
+    still does not fit, each row becomes a block of lines, with all columns.
+    """
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    def table(left_out: Collection[str]) -> Table:
+        kept = [index for index, name in enumerate(header) if name not in left_out]
+        made = Table()
+        for index in kept:
+            made.add_column(Text(header[index]), no_wrap=True)
+        for row in cells:
+            made.add_row(*(Text(row[index]) for index in kept))
+        return made
+
+    cells = [tuple(row) for row in rows]
+    console = results_console()
+    width = terminal_width(sys.stdout)
+    unlimited = console.options.update(max_width=1_000_000)
+    if title:
+        show(title, keep=(title,))
+    for count in range(len(drop) + 1):
+        made = table(drop[:count])
+        if width is None or Measurement.get(console, unlimited, made).maximum <= width:
+            console.print(made)
+            if count:
+                say(f"left out, for want of room: {', '.join(drop[:count])}; {whole}")
+            return
+    blocks = ["\n".join(f"{'  ' if index else ''}{name}: {row[index]}" for index, name in enumerate(header))
+              for row in cells]  # fmt: skip
+    show("\n".join(blocks))
 
 
 def print_json(tree: Any) -> None:
@@ -185,12 +285,104 @@ def print_json(tree: Any) -> None:
 
 
 def results_console() -> Console:
-    """A rich console on stdout, wide enough for tables where stdout is no terminal."""
+    """A rich console on stdout, as wide as any table where stdout is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return Console(width=terminal_width(sys.stdout) or 1000, highlight=False)
 
 
-def program() -> str:
-    """How the user called us, for commands to copy."""
-    return sys.argv[0] if Path(sys.argv[0]).name == "drorae" else "drorae"
+@contextlib.contextmanager
+def working(what: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Shows on stderr that a command is at work, once it has been for `PATIENCE` seconds, and `what` it does.
+
+    On a terminal that is a line that moves, and goes when the work is done; in a log, a plain line every
+    `SILENCE_SECONDS`. What the block gets takes a trial's rows of progress, and says what is in them.
+
+        with working(f"measuring {directory}") as note:
+            load_trained(directory, runtime, report=note)
+    """
+    lock, over, told = threading.Lock(), threading.Event(), ""
+    spinner = _make_spinner(what)
+
+    def watch() -> None:
+        global _spinner
+        if over.wait(PATIENCE):
+            return
+        if spinner is None:
+            say(f"{what} ...")
+            began = time.monotonic()
+            while not over.wait(SILENCE_SECONDS):
+                say(f"{what}: {told or f'for {time.monotonic() - began:.0f} s'}")
+            return
+        with lock:
+            if not over.is_set():
+                _spinner = spinner
+                spinner.start()
+
+    def note(row: Mapping[str, Any]) -> None:
+        nonlocal told
+        told = _told(row)
+        if spinner is not None:
+            from rich.text import Text
+
+            spinner.renderable.text = Text(f"{what}: {told}", no_wrap=True, overflow="ellipsis")  # type: ignore[union-attr]
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield note
+    finally:
+        with lock:
+            over.set()
+            _stop(spinner)
+
+
+@contextlib.contextmanager
+def ending(what: str, remedy: str = "") -> Iterator[None]:
+    """Says what is left, and the command that goes on, where Ctrl-C, TERM or HUP ends the block."""
+    try:
+        yield
+    except (Interrupted, Stopped) as end:
+        with contextlib.suppress(OSError):
+            say(f"{WORDS[end.signum]}: {what}{remedy}", keep=[remedy] if remedy else [])
+        end.said = True
+        raise
+
+
+def _stop(spinner: Live | None) -> None:
+    """Takes the line away, where it is shown."""
+    global _spinner
+    if spinner is not None and _spinner is spinner:
+        _spinner = None
+        spinner.stop()
+
+
+def _make_spinner(what: str) -> Live | None:
+    """A line that moves, not yet shown; None where stderr is no terminal that can move it."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.spinner import Spinner
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    if not sys.stderr.isatty() or console.is_dumb_terminal:
+        return None
+    line = Spinner("line", Text(f"{what} ...", no_wrap=True, overflow="ellipsis"))
+    # Results go where stdout goes, never through this console.
+    return Live(line, console=console, transient=True, redirect_stdout=False, refresh_per_second=8)
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """A row of a trial's progress in words."""
+    if "note" in row:
+        counted = f", {row['done']:.0f} of {row['total']:.0f}" if row.get("total", 0) > 1 else ""
+        return f"{row['note']}{counted}"
+    total = f" of {row['total_steps']:.0f}" if row.get("total_steps") else ""
+    loss = f", loss {row['loss']:.5g}" if "loss" in row else ""
+    speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
+    return f"{row.get('phase', '')} step {row.get('step', 0):.0f}{total}{loss}{speed}"
+
+
+def command_anywhere(*words: object) -> str:
+    """A command for a report, which others read: `drorae.shell.command` without this machine's path of the program."""
+    return f"drorae {shlex.join(map(str, words))}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from drorae.commands.options import print_json, program, results_console
+from drorae.commands.options import print_json, print_table, show
 from drorae.remote import locate
+from drorae.shell import command
 
 if TYPE_CHECKING:
     from sweeps.state import SweepState
@@ -50,9 +49,7 @@ class Status(_Named):
         return 0
 
     def _print(self, state: SweepState) -> None:
-        from rich.table import Table
-
-        from sweeps.progress import duration
+        from sweeps.screen import duration
 
         counts = ", ".join(f"{number} {status}" for status, number in sorted(state.counts.items()))
         lines = [f"{state.name}: {state.total} trials: {counts}"]
@@ -60,19 +57,26 @@ class Status(_Named):
         lines.append(f"cost so far: {cost}{state.cost.cpu_hours:.2f} CPU hours")
         if state.seconds_left:
             lines.append(f"about {duration(state.seconds_left)} left")
-        print("\n".join(lines))
+        show("\n".join(lines))
         if state.running:
-            table = Table("running", "phase", "step")
+            rows = []
             for item in state.running:
-                table.add_row(item.label, item.phase, f"{item.step} of {item.total_steps}" if item.total_steps else "")
-            results_console().print(table)
+                step = f"{item.step} of {item.total_steps}" if item.total_steps else item.note
+                loss = "" if item.loss is None else f"{item.loss:.4g}"
+                speed = "" if item.images_per_second is None else f"{item.images_per_second:.4g}"
+                memory = "" if item.memory_bytes is None else f"{item.memory_bytes / 1e9:.1f} GB"
+                rows.append((item.label, item.phase, step or str(item.step or ""), loss, speed, memory))
+            print_table(
+                ("running", "phase", "step", "loss", "images/s", "memory"), rows, drop=("memory", "images/s", "loss")
+            )
         for label, reason in state.failed:
-            print(f"failed: {label}: {reason}")
+            show(f"failed: {label}: {reason}")
         unfinished = state.counts.get("missing", 0) + state.counts.get("failed", 0)
         if state.driven:
             print("a driver is at work on it")
         elif unfinished or state.running:
-            print(f"no driver is at work on it: {program()} resume {state.name} --root {locate(self.root)}")
+            resume = command("resume", state.name, "--root", locate(self.root))
+            show(f"no driver is at work on it: {resume}", keep=[resume])
 
 
 @dataclass(kw_only=True)
@@ -99,6 +103,5 @@ class Resume(_Named):
         spec = SweepSpec.from_dict(read_spec(brought(directory, ("sweep.json",)))["spec"])
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
-        with contextlib.redirect_stdout(sys.stderr):
-            outcome = resume_sweep(directory)
+        outcome = resume_sweep(directory)
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)

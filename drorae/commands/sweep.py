@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib
 import json
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,15 +18,19 @@ from drorae.commands.options import (
     ConfigOptions,
     Listed,
     RuntimeOptions,
+    command_anywhere,
+    ending,
     flat,
     print_json,
-    program,
-    results_console,
+    print_table,
     say,
+    show,
+    working,
 )
 from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
 from drorae.remote import locate, patiently
+from drorae.shell import command
 
 if TYPE_CHECKING:
     from analysis.fit import FitOutcome
@@ -130,25 +132,23 @@ class Sweep(RuntimeOptions, ConfigOptions):
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
 
-        # Progress is no result: stdout is kept for the table and the law.
-        with contextlib.redirect_stdout(sys.stderr):
-            outcome = run_sweep(
-                spec,
-                root=self.root,
-                runtime=runtime,
-                resources=Resources(
-                    cpus=self.cpus_per_trial,
-                    gpus=self.gpus_per_trial,
-                    processes=self.processes,
-                    rules=tuple(parse_rule(text) for text in flat(self.resources)),
-                    max_concurrent=self.max_concurrent,
-                    address=self.address,
-                    autoscaling=self.autoscaling,
-                ),
-                max_failures=self.max_failures,
-                asha=Asha() if self.asha else None,
-                budget_hours=self.budget_hours,
-            )
+        outcome = run_sweep(
+            spec,
+            root=self.root,
+            runtime=runtime,
+            resources=Resources(
+                cpus=self.cpus_per_trial,
+                gpus=self.gpus_per_trial,
+                processes=self.processes,
+                rules=tuple(parse_rule(text) for text in flat(self.resources)),
+                max_concurrent=self.max_concurrent,
+                address=self.address,
+                autoscaling=self.autoscaling,
+            ),
+            max_failures=self.max_failures,
+            asha=Asha() if self.asha else None,
+            budget_hours=self.budget_hours,
+        )
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
 
     def spec(self) -> SweepSpec:
@@ -217,7 +217,13 @@ class Sweep(RuntimeOptions, ConfigOptions):
 
 def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, as_json: bool) -> int:
     """Fits a sweep's law, prints what came of it, and returns the exit status: 1 where a trial failed or is missing."""
-    law = None if no_fit else _fit(spec, outcome)
+    law = None
+    if not no_fit:
+        with (
+            ending("the trials are done; for their law: ", command("report", outcome.place)),
+            working("fitting the law"),
+        ):
+            law = _fit(spec, outcome)
     if law is not None and outcome.mirror is not None:
         patiently(outcome.mirror.push)
     if as_json:
@@ -269,12 +275,8 @@ def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
     if as_json:
         print_json({"trials": rows})
         return
-    from rich.table import Table
-
-    table = Table(*rows[0], title=f"{len(rows)} trials")
-    for row in rows:
-        table.add_row(*("" if value is None else f"{value}" for value in row.values()))
-    results_console().print(table)
+    cells = [["" if value is None else f"{value}" for value in row.values()] for row in rows]
+    print_table(list(rows[0]), cells, f"{len(rows)} trials", drop=("config_hash",))
 
 
 def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
@@ -291,7 +293,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
             frame,
             outcome.directory / "law",
             f"{name}: {len(frame)} trials",
-            f"drorae report {outcome.directory.name}",
+            command_anywhere("report", outcome.directory.name),
             found | trial_pictures(outcome.directory, frame, outcome.fetch_picture),
         )
     except UserError as error:
@@ -318,11 +320,8 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
 
 
 def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> None:
-    from rich.table import Table
-
     from analysis.runs import LOCAL_UI
 
-    console = results_console()
     paths = sorted((outcome.directory / "trials").glob("*/config.json"))
     points = dict(
         zip((path.parent.name for path in paths), _points([load_config(path) for path in paths]), strict=True)
@@ -333,24 +332,29 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
     names = tuple(name for name in known if any(row.get(name) for row in rows))
     varied = next(iter(points.values()), {})
     counts = ", ".join(f"{number} {status}" for status, number in outcome.counts.items())
-    table = Table(*varied, *names, title=f"{outcome.directory.name}: {counts}")
+    cells = []
     for row in rows:
-        point = points.get(row["config_hash"], {})
-        table.add_row(*(f"{value}" for value in point.values()), *(_cell(row.get(name, "")) for name in names))
-    console.print(table)
+        point = points.get(row["config_hash"], dict.fromkeys(varied, ""))
+        cells.append([*(f"{value}" for value in point.values()), *(_cell(row.get(name, "")) for name in names)])
+    drop = ("train_seconds", "ssim", "rfd_effnet", "fusion_params", "status")
+    title = f"{outcome.directory.name}: {counts}"
+    print_table([*varied, *names], cells, title, drop=drop, whole=f"{outcome.trials_csv} has all")
     for row in rows:
         if row["status"] not in ("finished", "missing"):
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
+    if law is not None:
+        show(law.text + "\n")
     lines = [f"trials: {outcome.trials_csv}"]
     if outcome.mirror is not None:
         lines.append(f"        and at {outcome.place}")
     if law is not None:
-        lines = [law.text, "", *lines, f"plot:   {law.paths['png']}", f"report: {law.paths['html']}"]
+        lines += [f"plot:   {law.paths['png']}", f"report: {law.paths['html']}"]
     local = outcome.tracking_uri.startswith("sqlite:") and not os.environ.get("MLFLOW_TRACKING_URI")
-    lines.append(f"MLflow: {program()} ui --root {locate(root)}" if local else f"MLflow: {outcome.tracking_uri}")
+    lines.append(f"MLflow: {command('ui', '--root', locate(root)) if local else outcome.tracking_uri}")
     if outcome.charts:
         ui = outcome.tracking_uri.rstrip("/") if outcome.tracking_uri.startswith("http") else LOCAL_UI
         lines.append(f"charts: {ui}/{outcome.charts}")
+    # To be copied, so that the terminal breaks them.
     print("\n".join(lines))
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,12 +13,15 @@ from drorae.commands.options import (
     ConfigOptions,
     Listed,
     RuntimeOptions,
+    ending,
     finished_trial,
     flat,
     print_json,
     print_metrics,
-    results_console,
+    print_table,
     say,
+    show,
+    working,
 )
 from drorae.config import Runtime, TrialConfig, config_hash
 from drorae.errors import UserError
@@ -29,9 +29,6 @@ from drorae.remote import Remote, locate
 
 if TYPE_CHECKING:
     from drorae.trial import TrialResult
-
-LINE_SECONDS = 5.0
-"""Progress lines come at most this often."""
 
 
 @dataclass(kw_only=True)
@@ -105,18 +102,11 @@ def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float
             }
         )
         return
-    from rich.table import Table
-
-    console = results_console()
-    table = Table("network", "parameters")
-    for name, number in found.params.items():
-        if number:
-            table.add_row(name, f"{number:,}")
-    console.print(table)
+    print_table(("network", "parameters"), [(name, f"{number:,}") for name, number in found.params.items() if number])
     parts = list(found.phases[0].flops_per_image) if found.phases else []
-    table = Table("phase", "steps", *(f"{part} GFLOP/image" for part in parts), "optimiser GB", "activations GB", "h")
-    for phase in found.phases:
-        table.add_row(
+    header = ("phase", "steps", *(f"{part} GFLOP/image" for part in parts), "optimiser GB", "activations GB", "h")
+    rows = [
+        (
             phase.name,
             f"{phase.steps:,}",
             *(f"{value / 1e9:.4g}" for value in phase.flops_per_image.values()),
@@ -124,35 +114,25 @@ def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float
             f"{phase.activation_bytes / 1e9:.3g}",
             f"{phase.flops / flops_per_second / 3600:.3g}",
         )
-    console.print(table)
+        for phase in found.phases
+    ]
+    print_table(header, rows)
     how = "" if counted else " (ImageNet's number: the images are not here)"
-    console.print(
+    show(
         f"{images:,} training images{how}; memory {found.memory_bytes / 1e9:.3g} GB; "
-        f"{found.hours(flops_per_second):.4g} GPU hours at {flops_per_second / 1e12:g} TFLOP/s, which is an assumption",
-        soft_wrap=True,
+        f"{found.hours(flops_per_second):.4g} GPU hours at {flops_per_second / 1e12:g} TFLOP/s, which is an assumption"
     )
     for item in weights:
         state = "here" if item.here else "not here: will be downloaded, or give its path"
-        console.print(f"{item.what} weights: {item.where} ({state})", soft_wrap=True)
+        show(f"{item.what} weights: {item.where} ({state})")
 
 
 def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
     from drorae.trial import prepare, run_trial
 
-    last = 0.0
-
-    def show(row: dict[str, float | str]) -> None:
-        nonlocal last
-        if time.monotonic() - last > LINE_SECONDS:
-            last = time.monotonic()
-            say(
-                "  ".join(
-                    f"{name} {value:.5g}" if isinstance(value, float) else f"{value}" for name, value in row.items()
-                )
-            )
-
-    prepare(config, runtime, show)
-    return out, run_trial(config, show, directory=out, runtime=runtime), ""
+    with ending(f"the same command goes on from the last checkpoint in {out}"), working("training") as note:
+        prepare(config, runtime, note)
+        return out, run_trial(config, note, directory=out, runtime=runtime), ""
 
 
 def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
@@ -162,23 +142,20 @@ def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, Tr
     from sweeps.table import read_outcome
 
     runtime = replace(runtime, threads=runtime.threads or os.cpu_count() or 1)
-    with contextlib.redirect_stdout(sys.stderr):
-        outcome = run_sweep(SweepSpec(out.name, config), root=out.parent, runtime=runtime)
+    outcome = run_sweep(SweepSpec(out.name, config), root=out.parent, runtime=runtime)
     directory = outcome.directory / "trials" / config_hash(config)
     result = read_result(directory)
     return directory, result, "" if result else str(read_outcome(directory).get("reason", "unknown"))
 
 
 def _print_result(directory: Path, result: TrialResult) -> None:
-    from rich.table import Table
-
-    table = Table("metric", "phase 1 (no fusion)", "fused", title=f"{result.status}: {result.reason or directory.name}")
-    for name, value in result.metrics.items():
-        table.add_row(name, f"{result.baseline.get(name, float('nan')):.5g}", f"{value:.5g}")
-    table.add_row("fusion parameters", "0", f"{result.fusion_params:,}")
-    console = results_console()
-    console.print(table)
-    console.print(str(directory), soft_wrap=True)
+    rows = [
+        (name, f"{result.baseline.get(name, float('nan')):.5g}", f"{value:.5g}")
+        for name, value in result.metrics.items()
+    ]
+    rows.append(("fusion parameters", "0", f"{result.fusion_params:,}"))
+    print_table(("metric", "phase 1 (no fusion)", "fused"), rows, f"{result.status}: {result.reason or directory.name}")
+    print(directory)
 
 
 @dataclass(kw_only=True)
@@ -231,6 +208,7 @@ class Eval(RuntimeOptions):
             for name in ("inception_path", "quantise", "lpips", "lpips_path", "reference", "bootstrap")
             if (value := getattr(self, name)) not in ("", None)
         }
-        metrics = reevaluate(directory, tuple(names), runtime, self.write_references, **settings)
+        with working(f"measuring {directory}") as note:
+            metrics = reevaluate(directory, tuple(names), runtime, self.write_references, note, **settings)
         print_metrics(metrics, str(directory), self.as_json)
         return 0

@@ -49,8 +49,11 @@ class Ui:
             raise UserError(
                 f"{self.host}:{self.port}: cannot listen there ({error.strerror}); choose another --port"
             ) from None
-        say(f"MLflow UI on http://{self.host}:{self.port}  ({uri}); Ctrl-C ends it")
+        say(f"MLflow UI on http://{self.host}:{self.port}  ({uri}); Ctrl-C ends it", keep=[uri])
         # One reader needs neither four workers nor MLflow's job runners: 2 processes instead of 15.
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+        # What is left of its output is what somebody can act on.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+        quiet = ["--registry-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
         arguments = ["--backend-store-uri", uri, "--host", self.host, "--port", str(self.port), "--workers", "1"]
-        os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments, *quiet])
