@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -240,7 +241,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
     def lack(what: str, essential: bool, remedy: str) -> None:
         missing.append({"what": what, "essential": essential, "remedy": remedy})
 
-    pip = f"{sys.executable} -m pip install"
+    pip = f"{shlex.quote(sys.executable)} -m pip install"
     for name, version in versions.items():
         if version is None:
             lack(name, True, f"{pip} " + ('"ray[tune]"' if name == "ray" else name))

@@ -22,11 +22,12 @@ from drorae.config import (
     to_dict,
 )
 from drorae.encoder import Encoder, encoder_from_state, load_encoder
-from drorae.errors import UserError, one_line
+from drorae.errors import UserError, one_line, shorten
 from drorae.features import DTYPES
 from drorae.files import folder_bytes
 from drorae.latents import LatentStatistics, as_map, as_tokens, latent_statistics
 from drorae.tokenizer import Tokenizer, build_tokenizer
+from drorae.train import Report
 from drorae.trial import load_trained, read_result
 from drorae.weights import read_state, save_state
 
@@ -173,7 +174,7 @@ class PretrainedTokenizer(
             tokenizer.decoder.load_state_dict(parts["decoder"])
             statistics = LatentStatistics(parts["latent_mean"][""], parts["latent_std"][""], config["latent_images"])
         except (RuntimeError, KeyError) as error:
-            reason = one_line(error)[:200]
+            reason = shorten(one_line(error), 200)
             raise UserError(f"{path}: does not fit the config.json beside it ({reason}); export it again") from None
         return cls(tokenizer.to(map_location), statistics, config)
 
@@ -251,6 +252,7 @@ def export_trial(
     embed_encoder: bool = False,
     statistics_images: int = 0,
     check: bool = False,
+    report: Report = lambda row: None,
 ) -> Exported:
     """Saves a finished trial's tokenizer to `folder`, with the latents' statistics over its training images.
 
@@ -262,12 +264,13 @@ def export_trial(
         statistics_images: at most so many training images for the statistics; 0: all.
         check: load the folder again and measure it on the trial's validation images. To the bit on a CPU with as
             many threads as the trial had; CUDA may round otherwise.
+        report: called with rows of progress while what the trial was made of is made ready.
 
     Raises:
         UserError: no finished trial there, or what it was trained on is gone.
     """
     folder = Path(folder)
-    workshop, tokenizer = load_trained(directory, runtime)
+    workshop, tokenizer = load_trained(directory, runtime, report=report)
     result = read_result(directory)
     assert result is not None  # load_trained has read it
     statistics = latent_statistics(tokenizer, workshop.train, statistics_images)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from drorae.errors import UserError, one_line
+from drorae.errors import UserError, one_line, shorten
 
 DRIVERS = {"s3": ("s3fs", "drorae[s3]"), "gs": ("gcsfs", "gcsfs"), "memory": ("fsspec", "fsspec")}
 """Kinds of URL, the package that speaks them and what to install for it. Only stores that can make a file where there
@@ -228,7 +228,7 @@ class Remote:
         try:
             self._call(what, *arguments, **options)
         except FileNotFoundError as error:
-            raise RemoteError(f"{self.url}: no such bucket ({one_line(error)[:200]})") from None
+            raise RemoteError(f"{self.url}: no such bucket ({shorten(one_line(error), 200)})") from None
 
     def _call(self, what: str, *arguments: Any, **options: Any) -> Any:
         driver = _filesystem(self.url.partition(":")[0], os.getpid())
@@ -238,7 +238,7 @@ class Remote:
             raise
         except Exception as error:
             # Drivers raise what their libraries do, which is more than OSErrors.
-            raise RemoteError(f"{self.url}: {type(error).__name__}: {one_line(error)[:200]}") from error
+            raise RemoteError(f"{self.url}: {type(error).__name__}: {shorten(one_line(error), 200)}") from error
 
 
 def matches(name: str, pattern: str) -> bool:

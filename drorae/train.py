@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from drorae import distributed
 from drorae.checkpoint import load_checkpoint, save_checkpoint
 from drorae.config import PhaseConfig, Runtime
-from drorae.errors import UserError, one_line
+from drorae.errors import UserError, one_line, shorten
 from drorae.features import Features
 from drorae.losses.adversarial import Adversary
 from drorae.losses.objective import Objective
@@ -189,7 +189,7 @@ def _resume(checkpoint: Path, module: nn.Module, stepper: Stepper, adversary: Ad
         trained = Trained(saved["step"], saved["seconds"], saved["cpu_seconds"], saved["losses"], saved["rows"])
         trained.micro_batch = saved.get("micro_batch", 0)
     except (KeyError, RuntimeError, ValueError) as error:
-        reason = one_line(error)[:160]
+        reason = shorten(one_line(error), 160)
         raise UserError(f"{checkpoint}: does not fit this config ({reason}); delete it to start over") from None
     # What did not fit before will not now.
     stepper.micro_batch = min(stepper.micro_batch, trained.micro_batch or stepper.micro_batch)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from drorae.cache import Cache
-from drorae.errors import UserError, one_line
+from drorae.errors import UserError, one_line, shorten
 from drorae.files import file_sha256, packaged_path, replacing
 from drorae.sealed import read_sealed, write_sealed
 
@@ -71,7 +71,7 @@ def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict",
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); download it again") from None
     except Exception as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = shorten(one_line(error), 120)
         raise UserError(
             f"{path}: not readable as plain weights ({reason}); expected .safetensors or a .pth of tensors only"
         ) from None
@@ -103,7 +103,7 @@ def fit_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
     try:
         module.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"{source}: does not fit this config ({one_line(error)[:160]}); {remedy}") from None
+        raise UserError(f"{source}: does not fit this config ({shorten(one_line(error), 160)}); {remedy}") from None
 
 
 def onnx_dinov2_state(onnx_path: Path) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from drorae.commands.fit import SourceOptions
-from drorae.commands.options import Listed, flat, print_json
+from drorae.commands.options import Listed, flat, print_json, show, working
 
 
 @dataclass(kw_only=True)
@@ -47,12 +47,13 @@ class Compare(SourceOptions):
         """Prints the comparison."""
         from analysis.compare import compare_designs
 
-        found = compare_designs(
-            self.read(), self.x, self.y, self.by, self.law, self.better, self.errors, self.paired, self.reference,
-            flat(self.include),
-        )  # fmt: skip
+        with working(f"comparing {self.source}"):
+            found = compare_designs(
+                self.read(), self.x, self.y, self.by, self.law, self.better, self.errors, self.paired, self.reference,
+                flat(self.include),
+            )  # fmt: skip
         if self.as_json:
             print_json(found.as_json())
         else:
-            print(found.text())
+            show(found.text())
         return 0

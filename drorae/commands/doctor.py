@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from drorae.commands.options import print_json, results_console
+from drorae.commands.options import print_json, show, terminal_width
 from drorae.config import Runtime
+from drorae.shell import command
 
 
 @dataclass(kw_only=True)
@@ -37,16 +39,10 @@ class Doctor:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     devices, cache, mlflow = found["devices"], found["cache"], found["mlflow"]
     cards = ", ".join(f"{card['name']} ({card['memory_gb']} GB)" for card in devices["cuda"])
     sizes = ", ".join(f"{name} {size:g} GB" for name, size in cache["gb"].items()) or "empty"
     state = {True: "there", False: "not there yet", None: "a server"}[mlflow["exists"]]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     rows = [
         ("drorae", f"{found['drorae']} on Python {found['python']}, {found['platform']}"),
         ("packages", _listed(found["packages"])),
@@ -59,15 +55,18 @@ def _print(found: dict[str, Any]) -> None:
         ("MLflow", f"{mlflow['uri']} ({state})"),
         ("telemetry", ", ".join(f"{name}={value}" for name, value in found["telemetry"].items())),
     ]
+    width = max(len(name) for name, _ in rows) + 2
+    # A narrow terminal has no room for a column beside the names.
+    hang = width if (terminal_width(sys.stdout) or 0) >= 100 else 4
+    kept = [cache["directory"], found["runs"]["directory"], mlflow["uri"], *filter(None, found["weights"].values())]
     for name, value in rows:
-        table.add_row(name, escape(value))
-    console = results_console()
-    console.print(table)
+        show(f"{name:{width}}{value}", kept, hang)
     for item in found["missing"]:
-        kind = "missing" if item["essential"] else "optional"
-        console.print(f"{kind}: {item['what']}\n    {item['remedy']}", markup=False, soft_wrap=True)
+        kind, remedy = "missing" if item["essential"] else "optional", item["remedy"]
+        show(f"{kind}: {item['what']}\n    {remedy}", keep=[remedy] if " -m pip install " in remedy else [])
     if not any(item["essential"] for item in found["missing"]):
-        console.print("ready: drorae sweep --preset quickstart")
+        start = command("sweep", "--preset", "quickstart")
+        show(f"ready: {start}", keep=[start])
 
 
 def _listed(versions: dict[str, str | None]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from drorae.commands.options import RuntimeOptions, finished_trial, print_json, say
+from drorae.commands.options import RuntimeOptions, finished_trial, print_json, say, show, working
 from drorae.errors import UserError
 
 
@@ -42,9 +42,10 @@ class Export(RuntimeOptions):
         runtime = self.runtime()
         from drorae.pretrained import export_trial
 
-        exported = export_trial(
-            directory, self.out_dir, runtime, self.embed_encoder, self.statistics_images, check=self.check
-        )
+        with working(f"exporting {directory}") as note:
+            exported = export_trial(
+                directory, self.out_dir, runtime, self.embed_encoder, self.statistics_images, self.check, note
+            )
         wrong = {name: pair for name, pair in exported.metrics.items() if pair[0] != pair[1]}
         if self.as_json:
             print_json(
@@ -58,11 +59,10 @@ class Export(RuntimeOptions):
             )
         else:
             shape = " x ".join(map(str, exported.latent_shape))
-            print(
-                f"{self.out_dir}: {exported.bytes / 1e6:.1f} MB, latents {shape} over {exported.latent_images} images"
-            )
+            size = f"{exported.bytes / 1e6:.1f} MB"
+            show(f"{self.out_dir}: {size}, latents {shape} over {exported.latent_images} images", keep=[self.out_dir])
             if exported.metrics and not wrong:
-                print(f"loaded again: all {len(exported.metrics)} metrics equal the trial's to the bit")
+                show(f"loaded again: all {len(exported.metrics)} metrics equal the trial's to the bit")
         for name, (trial, loaded) in wrong.items():
             say(f"error: loaded again, {name} is {loaded!r} where the trial measured {trial!r}")
         return 1 if wrong else 0

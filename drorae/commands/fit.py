@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from drorae.commands.options import Listed, flat, print_json, say
+from drorae.commands.options import Listed, command_anywhere, flat, print_json, say, show, working
 from drorae.config import default_tracking_uri
 from drorae.errors import UserError
 from drorae.remote import Remote, locate
@@ -135,25 +134,26 @@ class Fit(SourceOptions):
             raise UserError("--y: expected at least one metric, such as --y rfd_dinov2 psnr")
         if self.track and self.experiment is None:
             raise UserError(f"--track: the runs come from {self.source}; expected a source such as mlflow:EXPERIMENT")
-        command = "drorae " + shlex.join(sys.argv[1:])
+        command = command_anywhere(*sys.argv[1:])
         if self.second is not None:
             return self._both_axes(names, self.second, command)
         from analysis.fit import fit_table
 
-        outcome = fit_table(
-            self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
-        )
-        if self.track and self.experiment is not None:
-            from analysis.tracking import write_fits
+        with working(f"fitting {self.source}"):
+            outcome = fit_table(
+                self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
+            )
+            if self.track and self.experiment is not None:
+                from analysis.tracking import write_fits
 
-            write_fits(outcome.fits, outcome.selections, outcome.paths, self.uri(), self.experiment)
+                write_fits(outcome.fits, outcome.selections, outcome.paths, self.uri(), self.experiment)
         if self.as_json:
             first, *others = outcome.jsons
             print_json(first | {"also": others} if others else first)
         else:
-            print(outcome.text)
+            show(outcome.text)
         if outcome.paths:
-            say(f"report: {outcome.paths['html']}")
+            say(f"report: {outcome.paths['html']}", keep=[outcome.paths["html"]])
         return 0
 
     def _both_axes(self, names: list[str], second: str, command: str) -> int:
@@ -162,17 +162,18 @@ class Fit(SourceOptions):
 
         if self.track or self.law != "log-linear" or self.unit != "configuration":
             raise UserError("--and: laws of two axes go without --track, --law and --unit; drop them")
-        frame = self.read()
-        found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
+        with working(f"fitting {self.source}"):
+            frame = self.read()
+            found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
         if self.as_json:
             first, *others = (item.tree() for item in found)
             print_json(first | {"also": others} if others else first)
         else:
-            print("\n".join(item.text() for item in found))
+            show("\n".join(item.text() for item in found))
         for item in found:
             if self.out is not None:
                 paths = item.write(self.out if len(found) == 1 else self.out / item.y_name, command)
-                say(f"report: {paths['html']}")
+                say(f"report: {paths['html']}", keep=[paths["html"]])
         return 0
 
 
@@ -188,17 +189,20 @@ class Report(SourceOptions):
         from drorae.commands.law import fit_trials, trial_pictures
         from sweeps.mirror import brought
 
-        frame = self.read()
         place = locate(self.source)
         if isinstance(place, Remote) and self.out is None:
             raise UserError(f"{place}: expected a folder for the report; name one with --out")
+        with working(f"reading {self.source}"):
+            frame = self.read()
         path = brought(self.source, ("trials.csv", "trials/*/grid.png")) if self.experiment is None else Path()
         if self.experiment is not None:
             title, out = self.experiment, self.root / self.experiment / "law"
         else:
             title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
         pictures = trial_pictures(path, frame) if path.is_dir() and self.experiment is None else {}
-        command = f"drorae report {shlex.quote(self.source)}"
-        outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
-        print("\n".join([outcome.text, "", f"plot:   {outcome.paths['png']}", f"report: {outcome.paths['html']}"]))
+        command = command_anywhere("report", self.source)
+        with working(f"fitting {len(frame)} trials"):
+            outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
+        plot, page = outcome.paths["png"], outcome.paths["html"]
+        show("\n".join([outcome.text, "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])
         return 0

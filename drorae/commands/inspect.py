@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from drorae.commands.options import RuntimeOptions, finished_trial, print_json, results_console, say
+from drorae.commands.options import RuntimeOptions, finished_trial, print_json, print_table, say, working
 from drorae.errors import UserError
 from drorae.remote import Remote, locate
 
@@ -42,36 +42,34 @@ class Inspect(RuntimeOptions):
         from drorae.trial import load_trained
         from sweeps.pictures import draw_pictures
 
-        workshop, tokenizer = load_trained(directory, runtime)
-        found = inspect(workshop, tokenizer, self.images)
-        out = self.out or directory / "inspection"
-        found.save(out)
-        drawn = draw_pictures(out)
+        with working(f"looking at {self.images} images of {directory}") as note:
+            workshop, tokenizer = load_trained(directory, runtime, report=note)
+            found = inspect(workshop, tokenizer, self.images)
+            out = self.out or directory / "inspection"
+            found.save(out)
+            drawn = draw_pictures(out)
         if self.as_json:
             print_json(found.numbers)
         else:
             _print(directory, found.numbers)
-        say(f"{out}: inspection.json, inspection.npz, samples.npz, {', '.join(path.name for path in drawn)}")
+        say(
+            f"{out}: inspection.json, inspection.npz, samples.npz, {', '.join(path.name for path in drawn)}", keep=[out]
+        )
         return 0
 
 
 def _print(directory: Path, numbers: Mapping[str, float]) -> None:
     """One table of the whole, one of the blocks, whose names end in their number."""
-    from rich.table import Table
-
-    console = results_console()
-    whole = Table("number", "value", title=str(directory))
+    whole: list[tuple[str, str]] = []
     blocks: dict[str, dict[str, str]] = {}
     for name, value in numbers.items():
         what, _, block = name.rpartition("_")
         if block.isdigit():
             blocks.setdefault(block, {})[what] = f"{value:.4g}"
         else:
-            whole.add_row(name, f"{value:.5g}")
-    console.print(whole)
+            whole.append((name, f"{value:.5g}"))
+    print_table(("number", "value"), whole, str(directory))
     if blocks:
         columns = list(next(iter(blocks.values())))
-        table = Table("block", *columns)
-        for block, values in blocks.items():
-            table.add_row(block, *(values[column] for column in columns))
-        console.print(table)
+        rows = [(block, *(values[column] for column in columns)) for block, values in blocks.items()]
+        print_table(("block", *columns), rows, drop=columns[:0:-1], whole="inspection.json and --json have all")

@@ -83,7 +83,7 @@ def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory:
             best = pareto_set(frame, objectives)
             best.to_csv(directory / "pareto.csv", index=False)
             caption = f"Pareto set of {', '.join(objectives)}: {len(best)} of {len(frame)} trials"
-            say(f"{caption}, {directory / 'pareto.csv'}")
+            say(f"{caption}, {directory / 'pareto.csv'}", keep=[directory / "pareto.csv"])
             return {caption: pareto_figure(frame, objectives, directory)}
         axis = choose_axis(frame)
         if axis is not None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from drorae.commands.fit import SourceOptions
-from drorae.commands.options import ConfigOptions, Listed, flat, print_json, program, say
+from drorae.commands.options import ConfigOptions, Listed, flat, print_json, print_table, say, show, working
 from drorae.errors import UserError
+from drorae.shell import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,9 +82,11 @@ class Plan(SourceOptions, ConfigOptions):
         cost = self._cost(found)
         budget = float(self.runs if self.runs is not None else self.budget or 0)
         seeds = tuple(dict.fromkeys(_whole("--seeds", word) for word in flat(self.seeds))) or (1,)
-        made = planning.plan(
-            found.comparison, self.goal, cost, budget, self.at, self.smallest, self.largest, seeds, self.replications
-        )
+        with working(f"simulating {self.replications} times every design"):
+            made = planning.plan(
+                found.comparison, self.goal, cost, budget, self.at, self.smallest, self.largest, seeds,
+                self.replications,
+            )  # fmt: skip
         spec = self._spec(found, made.best.design)
         written = self._write(spec) if self.out is not None else None
         if self.as_json:
@@ -107,9 +110,10 @@ class Plan(SourceOptions, ConfigOptions):
             }
             print_json(finite(tree))
         else:
-            print(_told(found, made))
+            _print(found, made)
         if written is not None:
-            say(f"sweep: {written}; run it: {program()} sweep --config {written}")
+            run = command("sweep", "--config", written)
+            say(f"sweep: {written}; run it: {run}", keep=[run, written])
         return 0
 
     def _cost(self, found: Analysis) -> planning.Cost:
@@ -263,28 +267,34 @@ def _design_tree(item: planning.Judged) -> dict[str, Any]:
     }
 
 
-def _told(found: Analysis, made: planning.Plan) -> str:
+def _print(found: Analysis, made: planning.Plan) -> None:
     fit = found.fit
     goals = {
         "slope": f"halve the interval of the slope of {fit.y_name} on {fit.x_name}, now {made.width_now:.4g} wide",
         "offset": f"tell log-linear from a power law with offset that halves the slope of {fit.y_name} over the data",
         "prediction": f"halve the interval of {fit.y_name} at {made.at}, now {made.width_now:.4g} wide",
     }
-    lines = [
-        f"goal: {goals[made.goal]}",
-        f"  {made.replications} simulations per truth and design; budget {made.budget:g}",
-        "  design   sizes x seeds      cost   width  of now   settles offset against line (wrongly)",
-    ]
+    show(
+        f"goal: {goals[made.goal]}\n"
+        f"  {made.replications} simulations per truth and design; budget {made.budget:g}\n"
+        "  settled: how often a design tells an offset from a line; even: as many runs, evenly spaced"
+    )
+    header = ("design", "sizes x seeds", "cost", "width", "of now", "settled", "wrongly")
+    rows = []
     for item in (*made.judged[:SHOWN], made.even):
-        ratio = "     -       -" if made.goal == "offset" else f"{item.width:7.4g}  {item.ratio:6.2f}"
-        sizes = f"{len(item.design.sizes)} x {item.design.seeds}"
-        star = " <- as many, evenly spaced" if item is made.even else ""
-        lines.append(
-            f"  {item.design.name:8} {sizes:>8}  {item.seconds:12.5g} {ratio}   "
-            f"{item.settled:5.0%}  ({item.wrongly:.1%}){star}"
+        widths = ("-", "-") if made.goal == "offset" else (f"{item.width:.4g}", f"{item.ratio:.2f}")
+        rows.append(
+            (
+                item.design.name,
+                f"{len(item.design.sizes)} x {item.design.seeds}",
+                f"{item.seconds:.5g}",
+                *widths,
+                f"{item.settled:.0%}",
+                f"{item.wrongly:.1%}",
+            )
         )
+    print_table(header, rows, drop=("width", "wrongly", "cost"))
     best = made.best
-    lines.append(f"proposed: {best.design.name}: {', '.join(f'{size:.4g}' for size in best.design.sizes)}")
+    show(f"proposed: {best.design.name}: {', '.join(f'{size:.4g}' for size in best.design.sizes)}")
     if not made.reached:
-        lines.append("  the goal is not reached within the budget")
-    return "\n".join(lines)
+        show("  the goal is not reached within the budget")

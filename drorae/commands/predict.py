@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from drorae.commands.fit import SourceOptions
-from drorae.commands.options import Listed, flat, print_json, say
+from drorae.commands.options import Listed, flat, print_json, say, show, working
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ class Predict(SourceOptions):
             raise UserError(f"--register: the runs come from {self.source}; expected --out DIR to write to")
         from analysis.fit import VERSION, analyse, finite, forecast_tree, reach_tree
 
-        found = analyse(self.read(), self.x, self.y, self.law)
-        made = [found.predict(size, self.extrapolate, self.seeds) for size in sizes]
-        reached = [found.target(value, self.extrapolate) for value in targets]
-        records = self._register(found, made) if self.register else []
+        with working(f"fitting {self.source}"):
+            found = analyse(self.read(), self.x, self.y, self.law)
+            made = [found.predict(size, self.extrapolate, self.seeds) for size in sizes]
+            reached = [found.target(value, self.extrapolate) for value in targets]
+            records = self._register(found, made) if self.register else []
         if self.as_json:
             tree = {
                 "version": VERSION,
@@ -81,9 +82,9 @@ class Predict(SourceOptions):
             }
             print_json(finite(tree))
         else:
-            print("\n".join([*(_told(found, item) for item in made), *(_reached(found, item) for item in reached)]))
+            show("\n".join([*(_told(found, item) for item in made), *(_reached(found, item) for item in reached)]))
         for record in records:
-            say(f"registered: {record}")
+            say(f"registered: {record}", keep=[record])
         return 0
 
     def _register(self, found: Analysis, made: list[Forecast]) -> list[str]:
@@ -122,8 +123,8 @@ class Predict(SourceOptions):
         if self.as_json:
             print_json(_score_tree(record, result))
         else:
-            print("\n".join([result.text, *(f"  {law}: off by {off:+.4g}, {'inside' if inside else 'outside'}"
-                                            for law, off, inside in result.laws)]))  # fmt: skip
+            show("\n".join([result.text, *(f"  {law}: off by {off:+.4g}, {'inside' if inside else 'outside'}"
+                                           for law, off, inside in result.laws)]))  # fmt: skip
         return 0
 
 

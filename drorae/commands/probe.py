@@ -15,6 +15,7 @@ from drorae.commands.options import (
     flat,
     print_metrics,
     say,
+    working,
 )
 from drorae.config import load_config, override
 from drorae.errors import UserError
@@ -58,7 +59,8 @@ class Probe(RuntimeOptions):
             if int(row["step"]) % 50 == 0:
                 say(f"probe step {row['step']:.0f} of {config.probe.steps}  loss {row['loss']:.5g}")
 
-        workshop, tokenizer = load_trained(directory, runtime, config)
-        numbers = probe(workshop, tokenizer, config.probe, show)
+        with working(f"probing {directory}") as note:
+            workshop, tokenizer = load_trained(directory, runtime, config, note)
+            numbers = probe(workshop, tokenizer, config.probe, show)
         print_metrics(numbers, str(directory), self.as_json)
         return 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from drorae.config import EncoderConfig, EvaluationConfig
 from drorae.efficientnet import MEAN, NAME, SHA256, STD, load_effnet
 from drorae.encoder import load_encoder
-from drorae.errors import UserError, one_line
+from drorae.errors import UserError, one_line, shorten
 from drorae.features import as_images
 from drorae.weights import read_state, state_fingerprint
 
@@ -107,7 +107,7 @@ class InceptionExtractor(FeatureExtractor):
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=path or None
             )
         except Exception as error:
-            reason = one_line(error)[:120]
+            reason = shorten(one_line(error), 120)
             source = path or "torch-fidelity's download"
             raise UserError(f"inception weights from {source} did not load ({reason}); {INCEPTION_REMEDY}") from None
         self.fingerprint = f"inception-v3-compat-{state_fingerprint(self.network.state_dict())}"
