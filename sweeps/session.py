@@ -52,6 +52,8 @@ class Session:
     tune_trials: dict[str, Any] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
     """Trials with a result, for the estimate of what the others will take."""
+    sizes: dict[str, float] = field(default_factory=dict)
+    """`trial_flops` of the trials that were asked for: a screen asks every second."""
     at_once: int = 1
     """Most trials that were seen to run together."""
     fetched: float = 0.0
@@ -109,9 +111,14 @@ class Session:
         """Estimated time to the end of the last trial; None while nothing is known."""
         keys = list(self.started)
         running = [running_trial(self.configs[key], read_progress(self.trials / key)) for key in keys]
-        known = [trial_flops(self.configs[key]) for key in self.listed if key not in self.begun]
+        known = [self._size(key) for key in self.listed if key not in self.begun]
         unknown = self.screen.total - self.screen.done - len(running) - len(known)
         return seconds_left(self.ended, running, [*known, *[None] * max(unknown, 0)], max(self.at_once, len(running)))
+
+    def _size(self, key: str) -> float:
+        if key not in self.sizes:
+            self.sizes[key] = trial_flops(self.configs[key])
+        return self.sizes[key]
 
     def fetch(self, key: str, names: Sequence[str] = RECORDED) -> None:
         """Brings files of a trial here, where the sweep's folder is in a store."""

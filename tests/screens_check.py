@@ -30,7 +30,8 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         self._server = ["tmux", "-L", f"drorae-{folder.name}", "-f", "/dev/null"]
         size = ["-x", f"{COLUMNS}", "-y", f"{LINES}"]
-        shell = f"PATH={DRORAE.parent}:$PATH PS1='$ ' exec bash --norc"
+        # A cache of its own, so that there is something to prepare.
+        shell = f"DRORAE_CACHE={folder}/cache PATH={DRORAE.parent}:$PATH PS1='$ ' exec bash --norc"
         subprocess.run([*self._server, "new-session", "-d", *size, "-c", str(folder), shell], check=True)
 
     def send(self, *keys: str) -> None:
@@ -63,7 +64,7 @@ class Terminal:
 @contextlib.contextmanager
 def terminal() -> Iterator[Terminal]:
     """A terminal in an empty folder."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="drorae-") as folder:
         shell = Terminal(Path(folder))
         try:
             yield shell
