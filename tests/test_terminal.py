@@ -3,13 +3,16 @@ pipe with only stderr on the terminal; and in a log."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +172,26 @@ def test_ui_becomes_mlflow(mode: str, toy: Path) -> None:
     check(done, mode)
     assert f"-m mlflow ui --backend-store-uri sqlite:///{toy.parent}/mlflow.db" in (done.stdout or done.terminal)
     assert "MLflow UI on http://127.0.0.1:5124" in (done.stderr or done.terminal)
+
+
+def test_ui_serves_until_ctrl_c(toy: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def answered(pid: int) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                assert answer.status == 200
+                return
+            time.sleep(0.5)
+
+    words = ["ui", "--root", str(toy.parent), "--port", str(port)]
+    done = run(words, then=[("MLflow UI on", answered), ("", CTRL_C)], seconds=200)
+    assert done.code == 0 and "Traceback" not in done.text
+    # A line of ours, broken in two, and little of MLflow's.
+    assert len(done.screen()) < 10, done.text
 
 
 def commands(text: str, program: str) -> list[list[str]]:
