@@ -52,8 +52,9 @@ class Ui:
         say(f"MLflow UI on http://{self.host}:{self.port}  ({uri}); Ctrl-C ends it", keep=[uri])
         # One reader needs neither four workers nor MLflow's job runners: 2 processes instead of 15.
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-        # What is left of its output is what somebody can act on.
+        # MLflow's own complaints stay. The server under it would log a line per request and, at times, a traceback of
+        # the Ctrl-C that ends it, at the level of an error.
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
-        quiet = ["--registry-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
+        quiet = ["--registry-store-uri", uri, "--uvicorn-opts", "--log-level critical"]
         arguments = ["--backend-store-uri", uri, "--host", self.host, "--port", str(self.port), "--workers", "1"]
         os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments, *quiet])
