@@ -122,8 +122,9 @@ def run_sweep(
         Stopped: TERM or HUP, a SystemExit.
     """
     basis = {config_hash(config): config for config in expand(spec)}
+    runtime = runtime or Runtime()
     settings = Settings(
-        replace(runtime or Runtime(), cache_dir=absolute((runtime or Runtime()).cache_dir)),
+        replace(runtime, cache_dir=absolute(runtime.cache_dir)),
         resources or Resources(), max_failures, asha, budget_hours, run_trial, prepare,
     )  # fmt: skip
     settings.check()

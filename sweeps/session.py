@@ -56,6 +56,8 @@ class Session:
     """`trial_flops` of the trials that were asked for: a screen asks every second."""
     at_once: int = 1
     """Most trials that were seen to run together."""
+    progress: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the workers of the trials that run said last, as `running` found it."""
     fetched: float = 0.0
     """When the store was last asked how far running trials are."""
 
@@ -105,12 +107,12 @@ class Session:
                 with contextlib.suppress(RemoteError):
                     self.mirror.pull(f"trials/{key}", (PROGRESS,))
             self.fetched = time.monotonic()
-        return [RunningTrial.from_progress(self.label(key), read_progress(self.trials / key)) for key in keys]
+        self.progress = {key: read_progress(self.trials / key) for key in keys}
+        return [RunningTrial.from_progress(self.label(key), progress) for key, progress in self.progress.items()]
 
     def seconds_left(self) -> float | None:
         """Estimated time to the end of the last trial; None while nothing is known."""
-        keys = list(self.started)
-        running = [running_trial(self.configs[key], read_progress(self.trials / key)) for key in keys]
+        running = [running_trial(self.configs[key], self.progress.get(key, {})) for key in list(self.started)]
         known = [self._size(key) for key in self.listed if key not in self.begun]
         unknown = self.screen.total - self.screen.done - len(running) - len(known)
         return seconds_left(self.ended, running, [*known, *[None] * max(unknown, 0)], max(self.at_once, len(running)))
@@ -144,7 +146,7 @@ class Session:
             # This is asked before every trial: files of those that nobody works on are read once.
             if key in self.started or key not in self.costs:
                 if key in self.started:
-                    self.fetch(key, ("progress.json",))
+                    self.fetch(key, (PROGRESS,))
                 self.costs[key] = read_cost(self.trials / key)
         gpu_hours = sum(cost.gpu_hours for cost in self.costs.values())
         return (gpu_hours or sum(cost.cpu_hours for cost in self.costs.values())) >= hours

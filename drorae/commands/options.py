@@ -22,7 +22,6 @@ from tyro.conf import UseAppendAction, arg
 from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
 from drorae.remote import Remote, absolute, locate
-from drorae.shell import program as program
 from drorae.signals import WORDS, Interrupted, Stopped
 
 if TYPE_CHECKING:
@@ -359,13 +358,15 @@ def _stop(spinner: Live | None) -> None:
 
 def _make_spinner(what: str) -> Live | None:
     """A line that moves, not yet shown; None where stderr is no terminal that can move it."""
+    if not sys.stderr.isatty():
+        return None
     from rich.console import Console
     from rich.live import Live
     from rich.spinner import Spinner
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    if not sys.stderr.isatty() or console.is_dumb_terminal:
+    if console.is_dumb_terminal:
         return None
     line = Spinner("line", Text(f"{what} ...", no_wrap=True, overflow="ellipsis"))
     # Results go where stdout goes, never through this console.
