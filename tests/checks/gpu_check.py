@@ -17,12 +17,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from drorae.config import DECODERS, DiscriminatorConfig, FusionConfig
-from drorae.decoder import Decoder
-from drorae.fusion.variants import VARIANTS, LayerFusion
 from drorae.losses.adversarial import adaptive_weight
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.perceptual import PerceptualNetwork
 from drorae.metrics import image
+from drorae.models.decoder import Decoder
+from drorae.models.fusion.registry import VARIANTS, LayerFusion
 
 RELATIVE = 1e-4
 """Largest relative error of float32 with TF32 off that passes."""

@@ -10,14 +10,14 @@ import torch
 from tiny import tiny_config, tiny_images
 
 from drorae.config import DecoderConfig, DiscriminatorConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
-from drorae.decoder import Decoder
 from drorae.errors import UserError
 from drorae.losses.adversarial import Adversary, adaptive_weight, hinge_loss
 from drorae.losses.augment import augment
 from drorae.losses.discriminator import load_discriminator
-from drorae.phases import PHASE2
-from drorae.prepare import open_workshop
-from drorae.trial import run_trial
+from drorae.models.decoder import Decoder
+from drorae.training.phases import PHASE2
+from drorae.trial.run import run_trial
+from drorae.trial.shared import open_workshop
 
 CPU = torch.device("cpu")
 TINY = DiscriminatorConfig(name="vit_tiny_patch16_224", weights="random", input_size=64, lr=2e-2, final_lr=1e-2)
@@ -120,7 +120,7 @@ def test_a_phase_with_an_adversary_moves_the_fusion_alone(config: TrialConfig, r
     config = dataclasses.replace(config, objective=objective, phase2=phase2)
     workshop = open_workshop(config, runtime)
     from drorae.losses.adversarial import make_adversary
-    from drorae.train import train_phase
+    from drorae.training.loop import train_phase
 
     tokenizer = workshop.tokenizer()
     adversary = make_adversary(config, phase2, CPU, 0)
