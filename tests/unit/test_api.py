@@ -39,7 +39,8 @@ def test_every_public_name_is_there_and_documented(package: str) -> None:
 def test_the_reference_lists_every_public_name(package: str) -> None:
     page = (ROOT / "docs" / "reference" / f"{package}.md").read_text().splitlines()
     names = importlib.import_module(package).__all__
-    assert sorted(line for line in page if line.startswith("::: ")) == [f"::: {package}.{name}" for name in names]
+    shown = [line.removeprefix(f"::: {package}.") for line in page if line.startswith("::: ")]
+    assert sorted(shown) == sorted(names)
 
 
 def test_importing_the_packages_imports_nothing_else() -> None:
