@@ -155,7 +155,7 @@ def run_with(names: tuple[str, ...], code: str, *arguments: str, folder: Path) -
     """Runs code where nothing is installed but `names` and what they need: Python without its own site-packages, and
     with links to theirs."""
     site = folder / "site"
-    site.mkdir()
+    site.mkdir(exist_ok=True)
     for name in needed_by(names):
         try:
             distribution = importlib.metadata.distribution(name)
@@ -204,6 +204,8 @@ def test_laws_are_fitted_with_the_base_dependencies_alone(tmp_path: Path) -> Non
     base = tuple(Requirement(line).name for line in lines)
     arguments = ("fit", str(ROOT / "results/paper/capacity.csv"), "--y", "rfid", "--out", str(tmp_path / "law"))
     done = run_with(base, FIT, *arguments, folder=tmp_path)
+    refused = run_with((), FIT, "train", "--preset", "smoke", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "slope -0.0564 per decade" in done.stdout
     assert (tmp_path / "law" / "report.html").is_file()
+    assert refused.returncode == 2 and "pip install 'drorae[train]'" in refused.stderr
