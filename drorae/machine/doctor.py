@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drorae.config import Runtime, TrialConfig, default_tracking_uri
+from drorae.config import Runtime, TrialConfig
 from drorae.errors import UserError
 from drorae.machine.needs import Needs, encoder_shape, rough_needs
 from drorae.storage.cache import Cache
 from drorae.storage.files import folder_bytes, packaged_path
+from drorae.storage.places import default_tracking_uri
 from drorae.storage.remote import Remote, absolute, locate, own_folder
 
 PACKAGES = {
