@@ -13,13 +13,21 @@ import yaml
 from drorae.commands.main import COMMANDS, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "docker" / "README.md"])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "docker/README.md",
+        *(ROOT / "results").rglob("README.md"),
+    ]
+)
 PAGES = [path for path in DOCUMENTS if path.is_relative_to(ROOT / "docs")]
 
 
 def commands() -> list[str]:
     """Every line of a document that calls drorae, whatever calls it: `ray job submit -- drorae sweep ...`."""
-    lines = [line for path in DOCUMENTS for line in path.read_text().splitlines() if line.startswith("    ")]
+    texts = [re.sub(r"\\\n\s+", "", path.read_text()) for path in DOCUMENTS]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("    ")]
     found = re.findall(r"(?:^ {4}|-- )(drorae [a-z].*)$", "\n".join(lines), re.MULTILINE)
     return sorted(set(found))
 
