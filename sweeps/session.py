@@ -25,7 +25,7 @@ from sweeps.tracking import ARTIFACTS
 
 RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
 """What recording a trial's end needs."""
-AWAY = "drorae.remote.RemoteError: ", "drorae.errors.UserError: "
+AWAY = "drorae.remote.RemoteError: ", "drorae.errors.UserError: ", "sweeps.lease.LeaseLost: "
 """How the line of a traceback begins that says why a worker could not begin or end."""
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""

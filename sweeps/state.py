@@ -118,10 +118,10 @@ class Sitting:
         """Takes a reported row, which the next beat passes on.
 
         Raises:
-            RuntimeError: this process was suspended for so long that another has taken the trial over.
+            LeaseLost: this process was suspended for so long that another has taken the trial over.
         """
-        if self.lease is not None and self.lease.lost:
-            raise RuntimeError("another process has taken this trial over")
+        if self.lease is not None:
+            self.lease.check()
         names = SAID if "step" in row else NOTED
         self._row = {name: row[name] for name in names if name in row}
         if "total_steps" in row:
@@ -135,6 +135,8 @@ class Sitting:
             self._write(running=True)
 
     def _write(self, running: bool) -> None:
+        if self.lease is not None and self.lease.lost:
+            return
         here = time.monotonic() - self._started
         hours = here / 3600
         cost = self._before + Cost(here, hours * self.share.cpus, hours * self.share.gpus)

@@ -22,7 +22,8 @@ from mlflow.tracking import MlflowClient
 from drorae.cli import main
 from drorae.config import PRESETS, config_hash, override
 from drorae.errors import UserError
-from sweeps.lease import Lease
+from drorae.files import write_json
+from sweeps.lease import Lease, LeaseLost
 from sweeps.resources import Resources, Share
 from sweeps.run import Asha, SweepOutcome, resume_sweep
 from sweeps.spec import Axis, SweepSpec, expand
@@ -247,3 +248,46 @@ def test_the_state_of_a_sweep_at_work(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "phase2" in printed and " GB" in printed
     after = sweep_state(tmp_path / "busy")
     assert after.counts == {"finished": 3} and not after.driven and after.seconds_left == 0
+
+
+def test_a_driver_whose_sweep_was_taken_over_stops_and_touches_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "taken"
+    raised: list[BaseException] = []
+
+    def drive() -> None:
+        try:
+            sweep(make("taken", "sleep=1", (4, 8)), tmp_path, quiet=True)
+        except UserError as error:
+            raised.append(error)
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("trials/*/attempts.log")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    other = {"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1}
+    write_json(folder / "driver.lease", other)
+    driver.join(60)
+    assert isinstance(raised[0], LeaseLost) and "took this over" in str(raised[0])
+    assert not (folder / "trials.csv").exists(), "the table is the other's to write"
+    assert json.loads((folder / "driver.lease").read_text()) == other
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_whose_trial_was_taken_over_begins_anew_and_counts_no_failure(tmp_path: Path, processes: int) -> None:
+    """Its lease is gone, as if another had taken it over and given it back."""
+    folder = tmp_path / "given" / "trials"
+    done: list[SweepOutcome] = []
+    resources = Resources(cpus=processes, processes=processes)
+    spec = make("given", "sleep=1.5", (4,))
+    driver = threading.Thread(target=lambda: done.append(sweep(spec, tmp_path, quiet=True, resources=resources)))
+    driver.start()
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("*/checkpoint.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (trial,) = folder.iterdir()
+    (trial / "worker.lease").unlink()
+    driver.join(120)
+    assert done[0].counts == {"finished": 1}
+    # The stand-in's processes begin one after the other.
+    assert 2 <= attempts(done[0])[trial.name] <= 1 + processes and not list(trial.glob("error-*"))
