@@ -23,6 +23,7 @@ from sweeps.driver.resources import Share
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.status import Sitting
+from sweeps.folder.table import set_damaged_aside
 from sweeps.tracking.client import RunAddress, TrialTracker
 from sweeps.tracking.recorder import Recorder
 
@@ -115,6 +116,7 @@ def run_one(work: Work, key: str, share: Share) -> None:
     with Lease(place / "worker.lease") as lease:
         patiently(lease.acquire)
         with contextlib.nullcontext() if mirror is None else at_work(mirror, f"trials/{key}", lease):
+            set_damaged_aside(directory)
             attempt = len(errors(directory)) + 1
             try:
                 _attend(work, key, share, lease, attempt)

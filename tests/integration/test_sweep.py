@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,14 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from drorae.commands.main import main
-from drorae.config import PRESETS, config_hash, override
+from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
 from sweeps.driver.resources import Resources, Share
 from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
 from sweeps.folder.lease import Lease, LeaseLost
 from sweeps.folder.status import RunningTrial, Sitting, read_progress, sweep_state
+from sweeps.folder.table import read_outcome, set_damaged_aside, table_rows
 from sweeps.spec import Axis, SweepSpec, expand
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -291,3 +293,33 @@ def test_a_worker_whose_trial_was_taken_over_begins_anew_and_counts_no_failure(t
     assert done[0].counts == {"finished": 1}
     # The stand-in's processes begin one after the other.
     assert 2 <= attempts(done[0])[trial.name] <= 1 + processes and not list(trial.glob("error-*"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "finished"}', "\udcff\udcfe"])
+def test_a_damaged_result_costs_its_own_trial_alone(
+    tmp_path: Path, undisturbed: SweepOutcome, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    shutil.copytree(undisturbed.directory, tmp_path / "sweep")
+    bad, *others = sorted((tmp_path / "sweep" / "trials").iterdir())
+    (bad / "result.json").write_text(content, errors="surrogateescape")
+    configs = [load_config(trial / "config.json") for trial in (bad, *others)]
+    rows = {row["config_hash"]: row for row in table_rows(configs, bad.parent)}
+    assert rows[bad.name]["status"] == "missing" and rows[bad.name]["reason"].startswith("result.json is damaged (")
+    assert {rows[trial.name]["status"] for trial in others} == {"finished"}
+    assert main(["status", "sweep", "--root", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 missing" in said and "result.json is damaged" in said
+    set_damaged_aside(bad)
+    assert read_outcome(bad) == {"status": "missing", "reason": ""} and (bad / "result.json.damaged").exists()
+
+
+def test_a_sweep_with_a_damaged_result_mends_it_and_nothing_else(tmp_path: Path, undisturbed: SweepOutcome) -> None:
+    shutil.copytree(undisturbed.directory, tmp_path / "sweep")
+    bad, *others = sorted((tmp_path / "sweep" / "trials").iterdir())
+    whole = (bad / "result.json").read_bytes()
+    (bad / "result.json").write_bytes(whole[:-10])
+    before = {trial: (trial / "result.json").stat().st_mtime_ns for trial in others}
+    outcome = sweep(SLOW, tmp_path, quiet=True)
+    assert outcome.counts == {"finished": 4}
+    assert (bad / "result.json").read_bytes() == whole and (bad / "result.json.damaged").read_bytes() == whole[:-10]
+    assert {trial: (trial / "result.json").stat().st_mtime_ns for trial in others} == before
