@@ -10,6 +10,7 @@ and hashed; of more, only headers are read, and a truncated file shows itself wh
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -426,7 +427,10 @@ def _check_file(file: _File, full: bool) -> _File:
                 problem = _problem(stream, decode=False)
             return _File(file.name, file.path, problem, size + status.st_mtime_ns.to_bytes(8, "little", signed=True))
         data = Path(file.path).read_bytes()
-    except OSError:
+    except OSError as error:
+        # Those pass, and tell nothing of the file: the set would be another one from day to day.
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE):
+            raise
         return _File(file.name, file.path, "unreadable")
     return _File(file.name, file.path, _problem(io.BytesIO(data), decode=True), size + hashlib.sha256(data).digest())
 

@@ -239,7 +239,7 @@ def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found:
         remedy = "put it back, or prepare again, as every new call of the sweep does"
     try:
         before: dict[str, str] = json.loads(note.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return
     for name, fingerprint in found.items():
         if before.get(name, fingerprint) != fingerprint:

@@ -31,7 +31,7 @@ from sweeps.driver.resources import Resources, Share, check_shares
 from sweeps.driver.screen import Screen
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
-from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
 from sweeps.folder.mirror import TOLD, Mirror, brought, check_store, in_trials
 from sweeps.folder.status import DRIVER_LEASE, read_spec
 from sweeps.folder.table import measured, read_outcome, ready_trial, table_rows, write_table
@@ -116,6 +116,7 @@ def run_sweep(
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
         DiskFull: there is no room for what the driver itself writes.
+        LeaseLost: another driver took the sweep over while this one was suspended.
         RemoteError: the store that holds the sweep's folder stays away.
         ClusterLost: the head node of the Ray cluster is gone.
         KeyboardInterrupt: Ctrl-C. As for `Stopped`, the table is written and the runs are ended before.
@@ -153,6 +154,9 @@ def run_sweep(
         try:
             with driver.lease():
                 return driver.run()
+        except LeaseLost as error:
+            screen.record(f"error: {error}")
+            raise
         except (UserError, OSError) as error:
             screen.record(f"error: {error}")
             # A mistake in the very first call, or a full disk, leaves no folder behind.
@@ -232,6 +236,7 @@ class _Driver:
         """Whether the folder held no sweep before this call."""
         self._patience = 0.0
         self._closed = threading.Lock()
+        self._lease = Lease((directory if mirror is None else mirror.remote) / DRIVER_LEASE)
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
@@ -240,15 +245,16 @@ class _Driver:
         Raises:
             UserError: one is at work on it.
         """
-        path = (self.directory if self.mirror is None else self.mirror.remote) / DRIVER_LEASE
+        path = self._lease.path
         if not is_live(path) and read_lease(path) is not None:
             self.screen.line(f"{self.spec.name}: its last driver left no word; waiting to see whether it lives")
-        lease = Lease(path)
-        if not lease.acquire(wait=False):
+        if not self._lease.acquire(wait=False):
             raise UserError(
                 f"{path.parent}: another drorae sweep is running here; wait for it, or give this one another --name"
             )
-        with lease:
+        if self.mirror is not None:
+            self.mirror.lease = self._lease
+        with self._lease:
             yield
 
     def run(self) -> SweepOutcome:
@@ -258,8 +264,13 @@ class _Driver:
             with ray_session(self.settings.resources.address) if self.missing else contextlib.nullcontext():
                 self.signals.install()
                 with HeadWatch(self.screen.line, self._leave) as watch:
+
+                    def check() -> None:
+                        watch.check()
+                        self._lease.check()
+
                     try:
-                        self.work(watch.check)
+                        self.work(check)
                     except ClusterLost:
                         # Ray may end the process while it is being left.
                         self.close()
@@ -339,7 +350,7 @@ class _Driver:
 
     def close(self) -> None:
         """Writes the table and ends the runs, once; what goes wrong with MLflow is said and left for the next call."""
-        if self.address is None or not self._closed.acquire(blocking=False):
+        if self.address is None or self._lease.lost or not self._closed.acquire(blocking=False):
             return
         screen, tracker = self.screen, self.tracker
         screen.doing("writing the table and the records")

@@ -27,7 +27,7 @@ from sweeps.worker import entry as workers
 
 RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
 """What recording a trial's end needs."""
-AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: "
+AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: ", "sweeps.folder.lease.LeaseLost: "
 """How the line of a traceback begins that says why a worker could not begin or end."""
 ANNOUNCED = tuple(metric.name for metric in METRICS if metric.announced)
 FETCH_SECONDS = 10.0

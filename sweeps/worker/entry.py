@@ -23,6 +23,7 @@ from sweeps.driver.resources import Share
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.status import Sitting
+from sweeps.folder.table import set_damaged_aside
 from sweeps.tracking.client import RunAddress, TrialTracker
 from sweeps.tracking.recorder import Recorder
 
@@ -115,10 +116,13 @@ def run_one(work: Work, key: str, share: Share) -> None:
     with Lease(place / "worker.lease") as lease:
         patiently(lease.acquire)
         with contextlib.nullcontext() if mirror is None else at_work(mirror, f"trials/{key}", lease):
+            set_damaged_aside(directory)
             attempt = len(errors(directory)) + 1
             try:
                 _attend(work, key, share, lease, attempt)
             except Exception:
+                # What lies in the folder is another's by now.
+                lease.check()
                 raised = errors(directory)[attempt - 1 :]
                 if not raised or attempt <= work.max_failures:
                     raise
@@ -127,12 +131,12 @@ def run_one(work: Work, key: str, share: Share) -> None:
 
 def _attend(work: Work, key: str, share: Share, lease: Lease, attempt: int) -> None:
     if share.processes > 1:
-        _run_together(work, key, share, attempt)
+        _run_together(work, key, share, lease, attempt)
         return
     from ray import tune
 
     with Sitting(Path(work.trials) / key, share, lease) as sitting:
-        _attempt(work, key, threads(work.runtime, share), tune.report, sitting, attempt)
+        _attempt(work, key, threads(work.runtime, share), tune.report, sitting, lease, attempt)
 
 
 def errors(directory: Path) -> list[Path]:
@@ -158,7 +162,7 @@ def threads(runtime: Runtime, share: Share) -> Runtime:
     return replace(runtime, threads=runtime.threads or max(1, int(share.cpus / share.processes)))
 
 
-def _run_together(work: Work, key: str, share: Share, attempt: int) -> None:
+def _run_together(work: Work, key: str, share: Share, lease: Lease, attempt: int) -> None:
     """One trial in several processes, which Ray Train starts and which torch's DDP holds together.
 
     The processes' resources are a placement group of Ray Train's own, which Ray grants whole or not at all, and the
@@ -173,17 +177,19 @@ def _run_together(work: Work, key: str, share: Share, attempt: int) -> None:
 
     directory = Path(work.trials) / key
     storage = directory / "ray"
+    path, owner = lease.path, lease.owner
 
     def process() -> None:
         import ray.train
         from ray.train.torch import get_device
 
+        lease = Lease(path, owner)
         runtime = threads(work.runtime, share)
         if share.gpus:
             runtime = replace(runtime, device=str(get_device()))
         main = ray.train.get_context().get_world_rank() == 0
-        with Sitting(directory, share) if main else contextlib.nullcontext() as sitting:
-            fine = _attempt(work, key, runtime, ray.train.report, sitting, attempt)
+        with Sitting(directory, share, lease) if main else contextlib.nullcontext() as sitting:
+            fine = _attempt(work, key, runtime, ray.train.report, sitting, lease, attempt)
         if not fine:
             # The others may wait for this one.
             raise UserError("this trial failed")
@@ -206,10 +212,12 @@ def _run_together(work: Work, key: str, share: Share, attempt: int) -> None:
     try:
         trainer.fit()
     except TrainingFailedError:
+        lease.check()
         if not (directory / "failure.json").is_file():
             raise
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        if not lease.lost:
+            shutil.rmtree(storage, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -235,6 +243,7 @@ def _attempt(
     runtime: Runtime,
     send: Callable[[dict[str, Any]], None],
     sitting: Sitting | None,
+    lease: Lease,
     attempt: int,
 ) -> bool:
     """One process's part in a trial; False after a UserError, left as failure.json.
@@ -242,7 +251,7 @@ def _attempt(
     The main process tracks the trial and has a `sitting`.
 
     Any other exception is raised, and stands in `error-<attempt>.txt`; so is that of a full disk, which the next
-    attempt waits for.
+    attempt waits for. A lost lease is raised, and leaves nothing.
     """
     directory = Path(work.trials) / key
     config = load_config(directory / "config.json")
@@ -259,6 +268,7 @@ def _attempt(
     with tracked as recorder:
 
         def report(row: dict[str, float | str]) -> None:
+            lease.check()
             if recorder is not None and sitting is not None:
                 sitting.report(row)
                 recorder.report(row)
@@ -273,6 +283,8 @@ def _attempt(
                 _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
             fine = True
         except Exception as error:
+            # The folder of one that was lost is another's.
+            lease.check()
             if not _is_final(error, directory):
                 with contextlib.suppress(OSError):
                     write_atomic(directory / f"error-{attempt:03d}.txt", traceback.format_exc().encode())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -339,6 +340,23 @@ def test_bad_files_are_named_counted_and_skipped_with_one_warning(tmp_path: Path
     assert len(images.train) + len(images.val) == 290
     everything(images.train)
     everything(images.val)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_a_file_that_cannot_be_opened_just_now_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_pictures(tmp_path, 40)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.stem.endswith("7"):
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        load_images(folder_config(tmp_path))
 
 
 def test_more_than_five_per_cent_bad_is_an_error(tmp_path: Path) -> None:
