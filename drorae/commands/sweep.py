@@ -235,7 +235,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
 
 def import_analysis() -> None:
     """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
-    for name in ("analysis.fit", "analysis.report", "statsmodels.regression.linear_model", "matplotlib.pyplot"):
+    for name in ("analysis.fit", "analysis.report", "statsmodels.regression.linear_model", "matplotlib.figure"):
         importlib.import_module(name)
 
 
