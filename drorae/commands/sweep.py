@@ -29,12 +29,13 @@ from drorae.commands.options import (
 )
 from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
-from drorae.remote import locate, patiently
-from drorae.shell import command
+from drorae.metrics.registry import METRICS, objective
+from drorae.runtime.shell import command
+from drorae.storage.remote import locate, patiently
 
 if TYPE_CHECKING:
     from analysis.fit import FitOutcome
-    from sweeps.run import SweepOutcome
+    from sweeps.driver.run import SweepOutcome
     from sweeps.spec import Search, SweepSpec
 
 
@@ -122,12 +123,12 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
             return 0
         if not self.address:
-            from drorae.doctor import check_machine
+            from drorae.machine.doctor import check_machine
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.resources import Resources, parse_rule
-        from sweeps.run import Asha, run_sweep
+        from sweeps.driver.resources import Resources, parse_rule
+        from sweeps.driver.run import Asha, run_sweep
 
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
@@ -205,9 +206,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 raise UserError(f"--tune {item.name}: given twice; give one range")
         if self.tune_trials < 2:
             raise UserError(f"--tune-trials {self.tune_trials}: expected 2 or more")
-        extractors = base.evaluation.extractors
-        default = [f"rfd_{extractors[0]}" if extractors[0] != "inception" else "rfid_inception"] if extractors else []
-        objectives = flat(self.objectives) or default or ["psnr"]
+        objectives = flat(self.objectives) or [objective(base.evaluation.extractors)]
         if self.pruner != "none" and len(objectives) > 1:
             raise UserError("--pruner: Optuna prunes searches of one objective only; drop it")
         if self.pruner != "none" and self.asha:
@@ -262,8 +261,8 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
     """The trials a sweep would run, with their fusion parameters where the encoder's size is known."""
-    from drorae.doctor import encoder_shape
-    from drorae.fusion.size import fusion_params
+    from drorae.machine.doctor import encoder_shape
+    from drorae.models.fusion.size import fusion_params
 
     rows = []
     for config, point in zip(configs, _points(configs), strict=True):
@@ -283,7 +282,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
     from analysis.runs import read_table
     from analysis.tracking import write_fits
-    from drorae.commands.law import fit_trials, searched_pictures, trial_pictures
+    from drorae.commands.sweep_report import fit_trials, searched_pictures, trial_pictures
 
     name = spec.name
     try:
@@ -326,7 +325,8 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
     points = dict(
         zip((path.parent.name for path in paths), _points([load_config(path) for path in paths]), strict=True)
     )
-    known = ("fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "rfid_inception", "train_seconds", "status")
+    listed = tuple(metric.name for metric in METRICS if metric.listed)
+    known = ("fusion_params", *listed, "train_seconds", "status")
     with outcome.trials_csv.open() as file:
         rows = list(csv.DictReader(file))
     names = tuple(name for name in known if any(row.get(name) for row in rows))
@@ -336,7 +336,7 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
     for row in rows:
         point = points.get(row["config_hash"], dict.fromkeys(varied, ""))
         cells.append([*(f"{value}" for value in point.values()), *(_cell(row.get(name, "")) for name in names)])
-    drop = ("train_seconds", "ssim", "rfd_effnet", "fusion_params", "status")
+    drop = ("train_seconds", *reversed(listed[2:]), "fusion_params", "status")
     title = f"{outcome.directory.name}: {counts}"
     print_table([*varied, *names], cells, title, drop=drop, whole=f"{outcome.trials_csv} has all")
     for row in rows:
