@@ -243,7 +243,7 @@ def open_workshop(
         return replace(_last[1], config=config)
     # Memory need not hold two.
     _last = None
-    memory.release()
+    out_of_memory.release()
     cache = Cache(runtime.cache_dir)
     images = load_images(config.images)
     seen = {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint}

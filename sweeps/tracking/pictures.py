@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from drorae.storage.files import json_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ def draw_pictures(directory: Path) -> list[Path]:
         return drawn[-1]
 
     samples, inside = _arrays(directory / "samples.npz"), _arrays(directory / "inspection.npz")
-    if samples:
+    if {"original", "phase1", "fused", "routing"} <= samples.keys():
         _grid(samples["original"], samples["phase1"], samples["fused"], target("grid.png"))
         _maps(samples["original"], samples["routing"], "routing weight", target("routing.png"))
         if inside:
@@ -39,8 +40,7 @@ def draw_pictures(directory: Path) -> list[Path]:
     if inside:
         _energy(inside["energy"], inside["blocks"], target("energy.png"))
     history = directory / "history.jsonl"
-    if history.is_file() and history.stat().st_size:
-        rows = [json.loads(line) for line in history.read_text().splitlines()]
+    if history.is_file() and (rows := json_rows(history.read_bytes())):
         _loss([row for row in rows if "loss" in row], target("loss.png"))
     return drawn
 

@@ -13,9 +13,9 @@ import torch
 from tiny import tiny_config, tiny_images
 
 from drorae.config import Runtime
-from drorae.encoder import Encoder
 from drorae.errors import UserError
 from drorae.metrics.samples import FeatureSample
+from drorae.models.encoder import Encoder
 from drorae.storage.arrays import ArraySpec, ArrayStore, Produce
 from drorae.storage.cache import Cache
 from drorae.storage.remote import Remote

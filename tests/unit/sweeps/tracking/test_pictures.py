@@ -10,7 +10,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sweeps.pictures import draw_pictures
+from sweeps.tracking.pictures import draw_pictures
 
 
 def trial_folder(folder: Path) -> Path:
