@@ -122,7 +122,10 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 fields = ", ".join(item.name for item in spec.search.ranges)
                 say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
             return 0
-        if not self.address:
+        from sweeps.driver.cluster import cluster_address
+
+        # A cluster's nodes are others than the driver's machine; the sweep checks those.
+        if not cluster_address(self.address):
             from drorae.machine.doctor import check_machine
 
             for config in configs:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,13 +159,41 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
         wanted = config.images.source != "photos" and (path or name == "images.path")
         if wanted and not (path and Path(path).expanduser().exists()):
             lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
-    shape = encoder_shape(config.encoder.name)
-    needs = estimate(config, shape) if shape else Needs(0.0, 0.0)
+    needs = _needs(config)
     if runtime.device.startswith("cuda") or needs.flops > CPU_STEP_FLOPS or needs.bytes > SMALL_BYTES:
         lacking += _lacking_devices(needs, runtime)
+    _refuse("this machine", lacking)
+
+
+def check_share(config: TrialConfig, gpus: float, processes: int, memory: float) -> None:
+    """Refuses a config that what a trial gets of a cluster cannot hold.
+
+    Only the nodes know how large their GPUs are and whether the images are there: the preparation says that.
+
+    Args:
+        config: the trial.
+        gpus: GPUs that it gets.
+        processes: processes that share its batches.
+        memory: bytes of main memory of the node that has most, of those that trials run on.
+
+    Raises:
+        UserError: too little memory or speed.
+    """
+    needs = _needs(config)
+    part = Needs(needs.bytes / processes, needs.flops / processes)
+    if part.flops > CPU_STEP_FLOPS or part.bytes > SMALL_BYTES:
+        _refuse("this cluster", _lacking(part, math.inf if gpus else None, memory))
+
+
+def _needs(config: TrialConfig) -> Needs:
+    shape = encoder_shape(config.encoder.name)
+    return estimate(config, shape) if shape else Needs(0.0, 0.0)
+
+
+def _refuse(who: str, lacking: Sequence[str]) -> None:
     if lacking:
         raise UserError(
-            f"this machine cannot run this config, which needs {'; '.join(lacking)}; "
+            f"{who} cannot run this config, which needs {'; '.join(lacking)}; "
             "--preset quickstart runs anywhere, --dry-run lists a sweep's trials"
         )
 
@@ -180,7 +210,14 @@ def _lacking_devices(needs: Needs, runtime: Runtime) -> list[str]:
     index = int(runtime.device.partition(":")[2] or 0)
     if on_gpu and index >= torch.cuda.device_count():
         raise UserError(f"--device {runtime.device}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
-    have = torch.cuda.get_device_properties(index).total_memory if on_gpu else memory_bytes()
+    gpu = float(torch.cuda.get_device_properties(index).total_memory) if on_gpu else None
+    return lacking + _lacking(needs, gpu, memory_bytes())
+
+
+def _lacking(needs: Needs, gpu: float | None, memory: float) -> list[str]:
+    """What is lacking of `needs` with a GPU of so many bytes, or none, and so many of main memory."""
+    lacking: list[str] = []
+    on_gpu, have = gpu is not None, memory if gpu is None else gpu
     kind = "GPU memory" if on_gpu else "memory"
     if not on_gpu and needs.flops > CPU_STEP_FLOPS:
         lacking.append(f"a CUDA GPU (a training step is about {needs.flops / 1e12:.0f} TFLOP)")
