@@ -431,7 +431,7 @@ class _Driver:
             check_shares(shares, nodes, runtime.device)
             if cluster_address(resources.address) and self.settings.run_trial == RUN_TRIAL:
                 for key, share in zip(self.missing, shares, strict=True):
-                    check_share(self.basis[key], share.gpus, share.processes, most_memory(nodes, share))
+                    check_share(self.basis[key], runtime, share.gpus, share.processes, most_memory(nodes, share))
         return lambda config: resources.share(config, gpus_seen)
 
     def _write_spec(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from drorae.commands.main import main
-from drorae.config import PRESETS
+from drorae.config import PRESETS, Runtime
 from drorae.errors import UserError
 from drorae.machine.doctor import check_share
 from sweeps.driver.cluster import cluster_address
@@ -51,10 +51,10 @@ def test_the_nodes_that_trials_run_on_are_the_ones_that_count() -> None:
     assert most_memory([head, small], Share(4.0)) == 8e9
     assert most_memory([head, small, large], Share(4.0)) == 64e9
     paper, smoke = PRESETS["paper"], PRESETS["smoke"]
-    check_share(smoke, 0.0, 1, 8e9)
-    check_share(paper, 1.0, 1, 8e9)
+    check_share(smoke, Runtime(), 0.0, 1, 8e9)
+    check_share(paper, Runtime(), 1.0, 1, 8e9)
     with pytest.raises(UserError, match=r"this cluster .* a CUDA GPU .* GB of GPU memory"):
-        check_share(paper, 0.0, 1, 8e9)
+        check_share(paper, Runtime(), 0.0, 1, 8e9)
 
 
 def test_a_cluster_is_given_or_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
