@@ -54,6 +54,15 @@ def write_json(path: Path, tree: Any) -> None:
     write_atomic(path, json.dumps(tree, indent=1).encode())
 
 
+def json_rows(lines: bytes) -> list[dict[str, Any]]:
+    """The objects in lines of JSON; lines that a kill or a full disk cut short are left out."""
+    rows = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
 def has_room(folder: Path, size: int) -> bool:
     """Whether a file of so many bytes can be written into a folder, quotas and all, by writing one."""
     probe = folder / f".room.{uuid.uuid4().hex}"

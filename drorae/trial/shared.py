@@ -241,6 +241,9 @@ def open_workshop(
     if _last is not None and _last[0] == key:
         check(_last[1].fingerprints)
         return replace(_last[1], config=config)
+    # Memory need not hold two.
+    _last = None
+    out_of_memory.release()
     cache = Cache(runtime.cache_dir)
     images = load_images(config.images)
     seen = {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint}

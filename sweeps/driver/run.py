@@ -19,15 +19,16 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import ClusterLost, UserError
+from drorae.machine.doctor import check_share
 from drorae.runtime.shell import command
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import naming_full_disk, write_json
 from drorae.storage.remote import Remote, absolute, locate, patiently
-from sweeps.driver.cluster import HeadWatch, alive_nodes, ray_session, require_tune
+from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.output import DRIVER_LOG, Tail, aside
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.queue import Asha, Listed
-from sweeps.driver.resources import Resources, Share, check_shares
+from sweeps.driver.resources import Resources, Share, check_shares, most_memory
 from sweeps.driver.screen import Screen
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
@@ -439,6 +440,9 @@ class _Driver:
             )
         if not resources.autoscaling:
             check_shares(shares, nodes, runtime.device)
+            if cluster_address(resources.address) and self.settings.run_trial == RUN_TRIAL:
+                for key, share in zip(self.missing, shares, strict=True):
+                    check_share(self.basis[key], runtime, share.gpus, share.processes, most_memory(nodes, share))
         return lambda config: resources.share(config, gpus_seen)
 
     def _write_spec(self) -> None:

@@ -87,8 +87,10 @@ class Recorder:
         while (action := self._todo.get()) is not None:
             try:
                 action()
-            except Exception as error:  # recording is never worth a trial
-                self._warn(f"{self._tracker.directory.name}: not recorded ({shorten(one_line(error), 200)})")
+            except Exception as error:
+                # Recording is never worth a trial: the driver, which records what is not, meets it again.
+                what = f"{type(error).__name__}: {shorten(one_line(error), 200)}"
+                self._warn(f"{self._tracker.directory.name}: not recorded ({what})")
 
     def _warn(self, line: str) -> None:
         if not self._warned:

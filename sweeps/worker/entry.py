@@ -51,8 +51,10 @@ class Work:
 
 
 def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
-    """One preparation by `module:function`, its rows written to `log`, a path or a URL. None, or what the user has to
-    mend."""
+    """One preparation by `module:function`, its rows added to `log`, a path or a URL. None, or what to mend.
+
+    Ray tries again on the same log: an attempt leaves the rows of the ones before it where they are.
+    """
     place = locate(log)
     with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
         try:
@@ -65,12 +67,13 @@ def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict
 @contextlib.contextmanager
 def _disk_log(path: Path) -> Iterator[Callable[[dict[str, float | str]], None]]:
     # Unbuffered, so that nothing is left for closing the file to fail at.
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
 
         def write(row: dict[str, float | str]) -> None:
             # Only for show: a full disk is the preparation's to complain of.
             with contextlib.suppress(OSError):
-                file.write(json.dumps(row).encode() + b"\n")
+                # A line that was cut short ends here.
+                file.write(b"\n" + json.dumps(row).encode() + b"\n")
 
         yield write
 
@@ -80,6 +83,8 @@ def _remote_log(place: Remote) -> Iterator[Callable[[dict[str, float | str]], No
     """Sends all rows again every few seconds: a store's files do not grow."""
     rows: list[str] = []
     due = 0.0
+    with contextlib.suppress(RemoteError):
+        rows.append((place.read() or b"").decode())
 
     def send() -> None:
         # Progress is not worth a preparation.
