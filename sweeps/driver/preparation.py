@@ -50,7 +50,7 @@ class Preparation:
         directory: Path,
         mirror: Mirror | None,
         check: Callable[[], None],
-        decoders: Mapping[str, Collection[str]],
+        decoders: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Groups the trials; starts nothing yet.
 
@@ -65,7 +65,7 @@ class Preparation:
             check: called while they are waited for; what it raises ends the waiting.
             decoders: as `workers.prepare` has them, by `decoder_key`.
         """
-        self.configs, self.share_of, self.check, self.decoders = configs, share_of, check, decoders
+        self.configs, self.share_of, self.check, self.decoders = configs, share_of, check, decoders or {}
         self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
         self.remote = None if mirror is None else mirror.remote
         self.groups: dict[str, list[str]] = {}
