@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.checks import check_axes
+from analysis.checks import check_axes, check_decoders
 from analysis.curves import CurveFit, fit_curve
 from analysis.evidence import PLAUSIBLE, fit_flags
 from analysis.figures import INK, LINE, display_name, log_axis, panels, save, write_atomic
@@ -258,6 +258,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     selection = select(frame[usable], x, y, include)
     if selection.x_column == column:
         raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
+    check_decoders(selection.used, y, [selection.x_column, column])
     other = numbers[selection.used.index].to_numpy(dtype=float)
     keys = pd.DataFrame({"configuration": selection.configurations, "second": other})
     groups = keys.groupby(["configuration", "second"], sort=False).ngroup().to_numpy()

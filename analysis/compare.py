@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.checks import check_design
+from analysis.checks import check_design, decoder_notes
 from analysis.runs import Selection, find_column, select
 from analysis.verdicts import Verdict, Word
 from drorae.errors import UserError
@@ -189,7 +189,7 @@ def compare_designs(
     """
     direction = better or _direction(y)
     column = find_column(frame, by)
-    chosen = select(frame, x, y, include, log=law == "log-linear")
+    chosen = select(frame, x, y, include, law == "log-linear", column)
     names = [str(name) for name in dict.fromkeys(chosen.used[column].dropna().astype(str))]
     _check_names(names, by, len(chosen.x), reference)
     cells = []
@@ -214,7 +214,7 @@ def compare_designs(
         pairs = [(i, k) for i in range(len(names)) if i != k]
     estimates = _paired(cells, middle, by, x) if paired else _unpaired(cells, middle, errors)
     differences = _differences(names, pairs, estimates)
-    notes = _warnings(names, cells, lines, errors, law)
+    notes = (*_warnings(names, cells, lines, errors, law), *decoder_notes(chosen.used))
     return Comparison(
         x, y, by, law, direction, errors, paired, float(10**middle if law == "log-linear" else middle),
         estimates.parallel_p, lines, differences,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.checks import decoder_notes
 from analysis.curves import CurveFit, fit_curve
 from analysis.forms import find_form
 from analysis.laws import LawFit, transform
@@ -145,6 +146,7 @@ def _selection_warnings(selection: Selection) -> list[Warning]:
             found.append(
                 Warning("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
             )
+    found += [Warning(*note) for note in decoder_notes(used)]
     if selection.pruned is not None:
         found.append(Warning("survivors", _survivors(selection, selection.pruned)))
     return found

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.checks import check_measurements, sample_column
+from analysis.checks import DECODER, check_decoders, check_measurements, sample_column
 from drorae.errors import UserError
 
 STATUSES = ("finished", "unconverged", "diverged", "pruned", "failed", "running", "missing")
@@ -36,7 +36,7 @@ _MLFLOW_COLUMNS = {
     "fusion.expert_hidden_dim": "expert_hidden_dim",
     "fusion.num_layers": "num_layers",
 }
-_TEXT_COLUMNS = ("config_hash", "status", "variant", "reason", "run_id")
+_TEXT_COLUMNS = ("config_hash", "status", "variant", "reason", "run_id", DECODER)
 
 ROLES: Mapping[str, str] = {
     "id": "config_hash",
@@ -172,13 +172,14 @@ def prepare(
     where: Iterable[str] = (),
     roles: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    mix_decoders: bool = False,
 ) -> pd.DataFrame:
     """A table as the analysis wants it: columns under the names of their roles, plain units, the rows asked for.
 
     where: COLUMN=VALUE or COLUMN=VALUE,VALUE; rows must match all. roles: role (`ROLES`) to the column that has
     it. units: column to the unit its numbers stand in (`UNITS`), so that a column of millions becomes plain
-    numbers. Rows keep their index, and so their number in every list of exclusions; `attrs["where"]` says what
-    was kept.
+    numbers. mix_decoders: lets one law go through runs of different phase-1 decoders (`check_decoders`). Rows keep
+    their index, and so their number in every list of exclusions; `attrs["where"]` says what was kept.
 
     Raises:
         UserError: an unknown role, unit or column, a role's name already taken, or no row that matches.
@@ -213,6 +214,8 @@ def prepare(
         frame = frame[matches]
     if kept_of:
         frame.attrs["where"] = kept_of
+    if mix_decoders:
+        frame.attrs["mix_decoders"] = True
     return frame
 
 
@@ -406,6 +409,7 @@ def _trial_row(run: _Run) -> dict[str, object]:
     row["config_hash"] = run.tags.get("drorae.config_hash")
     row["reason"] = run.tags.get("drorae.reason")
     row["run_id"] = run.run_id
+    row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
     if "drorae.tuning" in run.tags:
         row["tuning"] = run.tags["drorae.tuning"]
     return row
@@ -441,7 +445,9 @@ def find_column(frame: pd.DataFrame, name: str, aliases: Iterable[str] = ()) -> 
     raise UserError(f"{name}: no such column{hint}{'' if near else ';'} columns: {', '.join(listed)}")
 
 
-def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log: bool = True) -> Selection:
+def select(
+    frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log: bool = True, by: str = ""
+) -> Selection:
     """The rows that a fit of `y` on `x` may use, and why each other one may not.
 
     Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
@@ -451,7 +457,8 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
 
     Raises:
         UserError: no such column or status, x and y the same column, a column without numbers, nothing left, or
-            used rows that do not measure the same thing (`analysis.checks.check_measurements`).
+            used rows that do not measure the same thing (`analysis.checks.check_measurements`) or do not start from
+            the same decoder (`check_decoders`, which `by` is for).
     """
     include = tuple(include)
     for name in include:
@@ -511,6 +518,7 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
         )
     used = frame.iloc[kept]
     check_measurements(used, y)
+    check_decoders(used, y, by=by)
     images = None if counts is None or not some_counted else int(counts[kept[0]])
     stopped = [i for i in range(len(frame)) if statuses[i].lower() == "pruned" and "pruned" not in allowed]
     return Selection(

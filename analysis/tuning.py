@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.checks import DECODER, check_decoders
 from analysis.compare import Comparison, compare_designs
 from analysis.laws import Law
 from analysis.runs import X_ALIASES, find_column
@@ -107,7 +108,8 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
     if moved:
         # Columns that tell a best run from a fixed one by other means would make two configurations of one.
         both = pd.concat(list(parts.values()), ignore_index=True)
-        both = both.drop(columns=[COLUMN, "config_hash", "run_id", "run_url", *searched], errors="ignore")
+        check_decoders(both, y)
+        both = both.drop(columns=[COLUMN, DECODER, "config_hash", "run_id", "run_url", *searched], errors="ignore")
         comparison = compare_designs(both, x, y, DESIGN, law, paired=True)
     return Tuned(len(shared), len(moved), fresh, tuple(values), comparison)
 

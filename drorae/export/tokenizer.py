@@ -277,7 +277,7 @@ def export_trial(
     trial = {
         name: value
         for name, value in result.to_dict().items()
-        if name in ("config_hash", "status", "metrics", "baseline", "eval_images", "provenance")
+        if name in ("config_hash", "status", "metrics", "baseline", "eval_images", "weights", "provenance")
     }
     config = describe(workshop.config, workshop.encoder, statistics, embed_encoder, trial)
     model = PretrainedTokenizer(tokenizer, statistics, config)

@@ -44,14 +44,22 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def state_fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    """First 16 hexadecimal digits of a SHA-256 over names, shapes, types and bytes of a state dict."""
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over a state dict's content: each tensor's name, shape, type and bytes, in the order of the names.
+
+    Equal weights have equal digests on every machine and device, whatever file they lie in.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def state_fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    """First 16 hexadecimal digits of `state_sha256`."""
+    return state_sha256(state)[:16]
 
 
 def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict", "teacher")) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,19 +20,20 @@ import torch
 from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, phase1_key, to_dict
 from drorae.diagnostics.inspection import IMAGES, inspect
 from drorae.diagnostics.probe import probe
-from drorae.errors import UserError
+from drorae.errors import Notice, UserError
 from drorae.losses.adversarial import make_adversary
 from drorae.models.fusion.size import exact_params, paper_params
 from drorae.models.tokenizer import Tokenizer
-from drorae.models.weights import fit_state, read_state, save_sealed
+from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import naming_full_disk, replacing, write_atomic, write_json
 from drorae.storage.sealed import is_sound, read_sealed, set_aside, write_sealed
 from drorae.training.loop import Diverged, Report, Row, Trained, train_phase
 from drorae.training.phases import PHASE2, PHASE3
-from drorae.trial.shared import Workshop, open_workshop
+from drorae.trial.shared import DECODER_REMEDY, Workshop, decoder_place, open_workshop
 
+AGAIN = "run the trial again in an empty folder"
 INPUTS = "inputs.json"
 """Fingerprints of the images and weights that a trial is made from."""
 UNCONVERGED_DROP = 0.05
@@ -65,6 +67,9 @@ class TrialResult:
     """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
     loss_tail_drop: float = 0.0
     reason: str = ""
+    weights: dict[str, str] = field(default_factory=dict)
+    """SHA-256 (`drorae.weights.state_sha256`) of `phase1_decoder`, of `fusion` as it was measured, and of phase 3's
+    `decoder` where there was a phase 3; empty in results of older versions."""
     provenance: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,8 +77,10 @@ class TrialResult:
         return asdict(self)
 
 
-def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> None:
+def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> dict[str, str]:
     """Makes what all trials with this encoder, images and decoder share: features, phase 1, references.
+
+    Returns the fingerprints of what they are made from (`Workshop.fingerprints`).
 
     Raises:
         UserError: something the user can put right, a full disk and too little memory among it.
@@ -84,6 +91,7 @@ def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: 
         name = _prepared(config)
         write_json(cache / name, workshop.fingerprints)
         cache.share(name)
+    return workshop.fingerprints
 
 
 def _prepared(config: TrialConfig) -> str:
@@ -244,6 +252,8 @@ def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found:
     for name, fingerprint in found.items():
         if before.get(name, fingerprint) != fingerprint:
             where = f" ({config.images.path})" if name.startswith("images_") and config.images.path else ""
+            if name == "phase1_weights":
+                where = f" ({decoder_place(config, runtime, found)})"
             what = f"{name}{where} was {before[name][:12]} and is {fingerprint[:12]} now"
             raise UserError(f"{what}: changed since this trial {since}; {remedy}")
 
@@ -272,6 +282,7 @@ def _record(
         fusion_params=exact_params(tokenizer.fusion),
         fusion_params_paper=paper_params(depth, width, config.fusion.expert_hidden_dim),
         baseline=workshop.baseline,
+        weights={"phase1_decoder": workshop.fingerprints["phase1_weights"]},
         provenance=provenance(workshop),
     )
     if isinstance(trained, str):
@@ -302,6 +313,7 @@ def _record(
             eval_seconds=eval_seconds,
             device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
             loss_tail_drop=drop,
+            weights={**result.weights, **{part: _digest(tokenizer, part) for part in _own_parts(config)}},
             provenance={**result.provenance, **smaller},
         )
         with replacing(directory / "per_image.npz") as path:
@@ -365,7 +377,8 @@ def load_trained(
     `open_workshop` has them.
 
     Raises:
-        UserError: the directory holds no finished trial.
+        UserError: the directory holds no finished trial; weights that it trained are missing, damaged or not those
+            that it was measured with; the phase-1 decoder found is another than the trial's.
     """
     directory = Path(directory)
     result = read_result(directory)
@@ -373,16 +386,79 @@ def load_trained(
         raise UserError(f"{directory}: no finished trial here; expected a folder with result.json")
     if result.status == "diverged":
         raise UserError(f"{directory}: the trial diverged and left no weights ({result.reason})")
-    workshop = open_workshop(config or load_config(directory / "config.json"), runtime, report)
+    config = config or load_config(directory / "config.json")
+    files = _weight_files(directory, config, result)
+    workshop = open_workshop(config, runtime, report, partial(_check_decoder, config, runtime, directory, result))
     tokenizer = workshop.tokenizer()
-    for part in ("fusion", "decoder"):
-        path = directory / f"{part}.safetensors"
-        remedy = "run the trial again in an empty folder"
-        if not is_sound(path):
-            raise UserError(f"{path}: damaged, its SHA-256 is not the one beside it; {remedy}")
-        if path.is_file():
-            fit_state(getattr(tokenizer, part), read_state(path), path, remedy)
+    for part, path in files.items():
+        fit_state(getattr(tokenizer, part), read_state(path), path, AGAIN)
+    for part in _own_parts(config):
+        found = _digest(tokenizer, part)
+        if result.weights.get(part, found) != found:
+            raise UserError(
+                f"{files.get(part, directory)}: the {part}'s weights ({found[:12]}) are not those that the trial was "
+                f"measured with ({result.weights[part][:12]}); put them back, or {AGAIN}"
+            )
     return workshop, tokenizer
+
+
+def _own_parts(config: TrialConfig) -> tuple[str, ...]:
+    """The modules that a trial's result is of, beside the phase-1 decoder."""
+    return ("fusion", "decoder") if config.phase3.epochs else ("fusion",)
+
+
+def _digest(tokenizer: Tokenizer, part: str) -> str:
+    return state_sha256(getattr(tokenizer, part).state_dict())
+
+
+def _weight_files(directory: Path, config: TrialConfig, result: TrialResult) -> dict[str, Path]:
+    """The files of the weights that a finished trial trained, by module.
+
+    A fusion without parameters has none, and neither has a phase of no epochs.
+
+    Raises:
+        UserError: one of them is missing or damaged.
+    """
+    files: dict[str, Path] = {}
+    for phase in (PHASE2, PHASE3):
+        path = directory / f"{phase.trains}.safetensors"
+        if phase.settings(config).epochs and (phase is PHASE3 or result.fusion_params):
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: missing, and without it the trial's {phase.trains} is not the one that it trained; put "
+                    f"the file back, or {AGAIN}"
+                )
+            if not is_sound(path):
+                raise UserError(f"{path}: damaged, its SHA-256 is not the one beside it; {AGAIN}")
+            files[phase.trains] = path
+    return files
+
+
+def _check_decoder(
+    config: TrialConfig, runtime: Runtime, directory: Path, result: TrialResult, found: dict[str, str]
+) -> None:
+    """Refuses an encoder or a phase-1 decoder whose weights are not those that a finished trial started from."""
+    if "phase1_weights" not in found:
+        return
+    encoder = result.provenance.get("fingerprint.encoder", found["encoder"])
+    if encoder != found["encoder"]:
+        raise UserError(
+            f"{directory}: trained on the encoder {encoder}, found {found['encoder']}; put that one back, or {AGAIN}"
+        )
+    place = decoder_place(config, runtime, found)
+    if not result.weights:
+        warnings.warn(
+            f"{directory}: the result keeps no SHA-256 of its weights; the phase-1 decoder of {place} is taken for its "
+            "own",
+            Notice,
+            stacklevel=2,
+        )
+    expected = result.weights.get("phase1_decoder", found["phase1_weights"])
+    if expected != found["phase1_weights"]:
+        raise UserError(
+            f"{directory}: started from another phase-1 decoder ({expected[:12]}) than {place} holds "
+            f"({found['phase1_weights'][:12]}); {DECODER_REMEDY}, or {AGAIN}"
+        )
 
 
 def reevaluate(

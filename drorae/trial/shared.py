@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from drorae.metrics.samples import FeatureSample
 from drorae.models.encoder import Encoder, load_encoder
 from drorae.models.rae_decoder import Released, read_released
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
-from drorae.models.weights import fit_state, read_state, save_sealed
+from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
@@ -58,6 +58,8 @@ class Workshop:
     baseline: dict[str, float]
     """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
     fingerprints: dict[str, str]
+    """Of images and networks by their contents; `phase1_decoder` is an address in the cache, `phase1_weights` the
+    SHA-256 of what was found there."""
     lpips: Lpips | None = None
     external: dict[str, Moments] = field(default_factory=dict)
     """Statistics of `evaluation.reference` by metric."""
@@ -205,6 +207,15 @@ def _decoder_name(
     return f"decoders/{config_hash(key)}"
 
 
+DECODER_REMEDY = "put that one back, or delete what is there and make it with the threads and the device of then"
+"""What to do about a phase-1 decoder of other weights."""
+
+
+def decoder_place(config: TrialConfig, runtime: Runtime, fingerprints: Mapping[str, str]) -> str:
+    """Where the phase-1 decoder's weights lie, in words for a message."""
+    return config.decoder.weights or f"{runtime.cache_dir}/decoders/{fingerprints['phase1_decoder']}"
+
+
 def _read_json(path: Path) -> dict[str, float]:
     return json.loads(path.read_text())
 
@@ -300,7 +311,7 @@ def open_workshop(
         workshop = Workshop(
             config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
             {**seen, "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
-             "perceptual": objective.fingerprint}
+             "phase1_weights": state_sha256(decoder), "perceptual": objective.fingerprint}
             | ({"released_decoder": released.fingerprint} if released is not None else {})
             | {extractor.metric: extractor.fingerprint for extractor in extractors}
             | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),

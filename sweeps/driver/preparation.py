@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ def _preparation_key(config: TrialConfig) -> str:
     return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
 
 
+def decoder_key(config: TrialConfig) -> str:
+    """Trials with equal keys ask for one phase-1 decoder."""
+    return config_hash(phase1_key(config))
+
+
 class Preparation:
     """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs."""
 
@@ -45,6 +50,7 @@ class Preparation:
         directory: Path,
         mirror: Mirror | None,
         check: Callable[[], None],
+        decoders: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Groups the trials; starts nothing yet.
 
@@ -57,8 +63,9 @@ class Preparation:
             directory: the sweep's folder.
             mirror: where that folder is in a store.
             check: called while they are waited for; what it raises ends the waiting.
+            decoders: as `workers.prepare` has them, by `decoder_key`.
         """
-        self.configs, self.share_of, self.check = configs, share_of, check
+        self.configs, self.share_of, self.check, self.decoders = configs, share_of, check, decoders or {}
         self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
         self.remote = None if mirror is None else mirror.remote
         self.groups: dict[str, list[str]] = {}
@@ -76,11 +83,11 @@ class Preparation:
             self._forget(group)
             share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
             remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
-            config = canonical_json(self.configs[keys[0]])
+            config = self.configs[keys[0]]
             runtime = workers.threads(self.runtime, share)
-            self._jobs[group] = remote.remote(
-                config, runtime, str(self._remote_log(group) or self._log(group)), self.function
-            )
+            log = str(self._remote_log(group) or self._log(group))
+            decoders = sorted(self.decoders.get(decoder_key(config), ()))
+            self._jobs[group] = remote.remote(canonical_json(config), runtime, log, self.function, decoders)
 
     def _whole_node(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""

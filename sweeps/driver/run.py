@@ -26,7 +26,7 @@ from drorae.storage.files import naming_full_disk, write_json
 from drorae.storage.remote import Remote, absolute, locate, patiently
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.output import DRIVER_LOG, Tail, aside
-from sweeps.driver.preparation import Preparation
+from sweeps.driver.preparation import Preparation, decoder_key
 from sweeps.driver.queue import Asha, Listed
 from sweeps.driver.resources import Resources, Share, check_shares, most_memory
 from sweeps.driver.screen import Screen
@@ -322,8 +322,9 @@ class _Driver:
         share_of = self._sharing()
         groups = {key: self.basis[key] for key in self.missing}
         preparation = Preparation(
-            groups, screen, settings.runtime, share_of, settings.prepare, self.directory, self.mirror, check
-        )
+            groups, screen, settings.runtime, share_of, settings.prepare, self.directory, self.mirror, check,
+            self._decoders(),
+        )  # fmt: skip
         preparation.start()
         # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
         screen.doing("opening MLflow")
@@ -377,6 +378,15 @@ class _Driver:
 
     def _done(self) -> int:
         return sum(self._is_done(key) for key in self.configs)
+
+    def _decoders(self) -> dict[str, set[str]]:
+        """SHA-256 of the phase-1 decoders that trials with a result started from, by `decoder_key`."""
+        found: dict[str, set[str]] = {}
+        for key, config in self.configs.items():
+            digest = read_outcome(self.trials / key).get("weights", {}).get("phase1_decoder")
+            if digest:
+                found.setdefault(decoder_key(config), set()).add(digest)
+        return found
 
     def _leave(self, error: ClusterLost) -> None:
         """Ends the process from a thread: the main one hangs in a call to Ray."""

@@ -107,6 +107,8 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
             value = read_field(config, name)
             row[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     row |= {name: value for name, value in outcome.items() if not isinstance(value, dict)}
+    if digest := outcome.get("weights", {}).get("phase1_decoder"):
+        row["phase1_weights"] = digest[:16]
     row |= {name: value for name, value in outcome.get("metrics", {}).items() if name != "eval_images"}
     baseline = outcome.get("baseline", {})
     return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}

@@ -10,7 +10,7 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,34 @@ class Work:
     """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
 
-def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
-    """One preparation by `module:function`, its rows added to `log`, a path or a URL. None, or what to mend.
+def prepare(
+    config_json: str, runtime: Runtime, log: str, function: str, decoders: Sequence[str]
+) -> dict[str, Any] | None:
+    """Prepares once by `module:function` and adds its rows to `log`; returns None, or what the user has to mend.
 
     Ray tries again on the same log: an attempt leaves the rows of the ones before it where they are.
+
+    Args:
+        config_json: the config, as JSON.
+        runtime: device, threads, cache.
+        log: a path or a URL.
+        function: `module:function`.
+        decoders: SHA-256 of the phase-1 decoders of the sweep's trials that have a result; the one prepared has to be
+            among them, if there are any.
     """
     place = locate(log)
     with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
         try:
-            _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, write)
+            config = from_dict(TrialConfig, json.loads(config_json))
+            found = _load(function)(config, runtime, write) or {}
+            if decoders and found.get("phase1_weights", decoders[0]) not in decoders:
+                from drorae.trial.shared import DECODER_REMEDY, decoder_place
+
+                raise UserError(
+                    f"{decoder_place(config, runtime, found)}: another phase-1 decoder "
+                    f"({found['phase1_weights'][:12]}) than that of the sweep's earlier trials ({decoders[0][:12]}), "
+                    f"and no law may go through both; {DECODER_REMEDY}, or give this sweep another --name"
+                )
         except UserError as error:
             return {"reason": one_line(error), "user": True}
     return None
