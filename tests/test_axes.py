@@ -12,7 +12,7 @@ import statsmodels.api as sm
 
 from analysis.axes import analyse_axes
 from analysis.runs import read_table
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.errors import UserError
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper"

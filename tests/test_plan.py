@@ -13,7 +13,7 @@ from analysis.fit import analyse
 from analysis.plan import Cost, Design, measured_cost, plan
 from analysis.runs import read_table
 from analysis.uncertainty import points
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.commands.sweep import Sweep
 from drorae.errors import UserError
 from sweeps.spec import SweepSpec, expand

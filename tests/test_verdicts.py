@@ -23,7 +23,7 @@ from analysis.predict import forecast, horizon, observed, reach, register, score
 from analysis.runs import read_table
 from analysis.uncertainty import points, run_interval
 from analysis.verdicts import no_saturation, printed_line, trend, value_at
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.errors import UserError
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper" / "capacity.csv"

@@ -31,12 +31,12 @@ from drorae.commands.status import Resume, Status
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Eval, Train
 from drorae.commands.ui import Ui
-from drorae.doctor import set_telemetry_defaults
 from drorae.errors import ClusterLost, UserError, shorten
 from drorae.errors import one_line as error_line
-from drorae.files import disk_is_full, full_disk
-from drorae.remote import RemoteError
-from drorae.signals import WORDS, Interrupted, Signals, Stopped
+from drorae.machine.doctor import set_telemetry_defaults
+from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
+from drorae.storage.files import disk_is_full, full_disk
+from drorae.storage.remote import RemoteError
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
 
@@ -211,7 +211,3 @@ def _write_nowhere(stream: TextIO) -> None:
     """Has a stream's descriptor lead nowhere, so that what it still holds does no harm at the end of the process."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -76,7 +76,7 @@ def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory:
     """
     from analysis.pareto import pareto_figure, pareto_set
     from analysis.tuning import compare_tuned
-    from drorae.files import write_json
+    from drorae.storage.files import write_json
 
     try:
         if len(objectives) > 1:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from drorae.errors import UserError
-from drorae.remote import Remote, copies, locate
+from drorae.storage.remote import Remote, copies, locate
 
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 Precision = Literal["fp32", "bf16"]
@@ -28,7 +28,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """Which images, and how they are cut (`drorae.images`)."""
+    """Which images, and how they are cut (`drorae.data.images`)."""
 
     source: Literal["photos", "folder", "npz"] = "photos"
     """photos: crops of the photographs in scikit-image and scikit-learn; folder; npz with train and val."""
@@ -54,7 +54,7 @@ class ImagesConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The frozen vision transformer (`drorae.encoder`)."""
+    """The frozen vision transformer (`drorae.models.encoder`)."""
 
     name: str = "vit_small_patch14_dinov2"
     """A timm ViT by its timm name."""
@@ -74,7 +74,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """The fusion module (`drorae.fusion`); defaults are the paper's (arXiv 2605.10780, Table 5)."""
+    """The fusion module (`drorae.models.fusion`); defaults are the paper's (arXiv 2605.10780, Table 5)."""
 
     variant: Variant = "energy"
     incremental: bool = True
@@ -97,7 +97,7 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The ViT decoder (`drorae.decoder`)."""
+    """The ViT decoder (`drorae.models.decoder`)."""
 
     width: int = 192
     depth: int = 3
@@ -108,7 +108,7 @@ class DecoderConfig:
     sweep start from one phase-1 decoder, as in the paper."""
     weights: str = ""
     """One of RAE's released decoders: a weights file, or a folder in diffusers' `AutoencoderRAE` layout
-    (`drorae.official`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
+    (`drorae.models.rae_decoder`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
 
 
 DECODERS = {
@@ -159,7 +159,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """How one phase is optimised (`drorae.phases` says what it trains)."""
+    """How one phase is optimised (`drorae.training.phases` says what it trains)."""
 
     epochs: int
     batch_size: int = 64
@@ -208,7 +208,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """The diffusion probe on the trained tokenizer's latents (`drorae.probe`)."""
+    """The diffusion probe on the trained tokenizer's latents (`drorae.diagnostics.probe`)."""
 
     steps: int = 0
     """Training steps; 0: no probe."""
@@ -268,7 +268,7 @@ class Runtime:
     threads: int = 0
     """CPU threads for torch; 0: torch's choice. Bit-identical reruns need the same number."""
     cache_dir: str = field(default_factory=default_cache_dir)
-    """A folder, or a URL such as `s3://bucket/cache` (`drorae.cache.Cache`)."""
+    """A folder, or a URL such as `s3://bucket/cache` (`drorae.storage.cache.Cache`)."""
     cache_limit_gb: float = 20.0
     """Refuse a feature cache that would make the cache folder larger than this (10^9 bytes)."""
     features: Literal["cache", "online"] = "cache"

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drorae import memory
-from drorae.cache import Cache
 from drorae.config import EncoderConfig, Runtime
-from drorae.encoder import Encoder
+from drorae.data.images import ImageSet
 from drorae.errors import UserError
-from drorae.images import ImageSet
 from drorae.losses.perceptual import PerceptualNetwork
-from drorae.store import CHUNK, ArraySpec, ArrayStore
+from drorae.models.encoder import Encoder
+from drorae.runtime import out_of_memory
+from drorae.storage.arrays import CHUNK, ArraySpec, ArrayStore
+from drorae.storage.cache import Cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ENCODE_BATCH = 64
@@ -136,7 +136,7 @@ class CachedFeatures:
             def parts(size: int) -> list[Tensor]:
                 return [work(np.array(self.pixels[at : min(at + size, stop)])) for at in range(start, stop, size)]
 
-            done, at_once[what] = memory.fitting(at_once[what], parts, what)
+            done, at_once[what] = out_of_memory.fitting(at_once[what], parts, what)
             return torch.cat(done)
 
         def encode(start: int, stop: int) -> dict[str, np.ndarray]:

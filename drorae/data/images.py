@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from drorae.config import ImagesConfig
+from drorae.data.photos import read_photos, split_photo
 from drorae.errors import UserError, one_line
-from drorae.photos import read_photos, split_photo
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 FULL_CHECK_FILES = 20_000

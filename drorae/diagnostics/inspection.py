@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drorae.files import replacing, write_json
 from drorae.metrics.evaluate import to_uint8
-from drorae.tokenizer import Tokenizer
+from drorae.models.tokenizer import Tokenizer
+from drorae.storage.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from drorae.prepare import Workshop
+    from drorae.trial.shared import Workshop
 
 IMAGES = 16
 """Validation images looked at where nobody asks for another number."""

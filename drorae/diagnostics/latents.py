@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drorae.data.features import ENCODE_BATCH, Features, Note
 from drorae.errors import UserError
-from drorae.features import ENCODE_BATCH, Features, Note
-from drorae.tokenizer import Tokenizer
+from drorae.models.tokenizer import Tokenizer
 
 EPS = 1e-5
 """Added to the variance, as RAE does where it normalises latents (its src/stage1/rae.py)."""

@@ -44,16 +44,16 @@ import torch.nn.functional as F
 from timm.layers import Attention, GELUTanh, Mlp
 from torch import Tensor, nn
 
-from drorae import memory
 from drorae.config import ProbeConfig
-from drorae.decoder import sincos_positions
+from drorae.data.features import Features
 from drorae.errors import UserError
-from drorae.features import Features
-from drorae.schedule import epoch_order
-from drorae.tokenizer import Tokenizer
+from drorae.models.decoder import sincos_positions
+from drorae.models.tokenizer import Tokenizer
+from drorae.runtime import out_of_memory
+from drorae.training.schedule import epoch_order
 
 if TYPE_CHECKING:
-    from drorae.prepare import Workshop
+    from drorae.trial.shared import Workshop
 
 FREQUENCIES = 128
 """Sines, and as many cosines, that a time is embedded in; DiT's 256 together, with its base of 10000."""
@@ -219,7 +219,7 @@ def latents(
             found.append(tokenizer.latent(layers, fused).float().cpu())
         return found
 
-    return torch.cat(memory.fitting(batch_size, parts, "the probe's latents")[0])
+    return torch.cat(out_of_memory.fitting(batch_size, parts, "the probe's latents")[0])
 
 
 def _check(config: ProbeConfig, shape: torch.Size) -> int:
@@ -343,5 +343,5 @@ def probe(
         deviation = channel_deviation(
             latents(tokenizer, workshop.train, config.train_images, device, batch_size, fused=False)
         )
-    with memory.named("probe", "lower probe.batch_size, probe.width or probe.depth"):
+    with out_of_memory.named("probe", "lower probe.batch_size, probe.width or probe.depth"):
         return train_probe(train, held_out, config, device, report, deviation)

@@ -21,15 +21,15 @@ from drorae.config import (
     from_dict,
     to_dict,
 )
-from drorae.encoder import Encoder, encoder_from_state, load_encoder
+from drorae.data.features import DTYPES
+from drorae.diagnostics.latents import LatentStatistics, as_map, as_tokens, latent_statistics
 from drorae.errors import UserError, one_line, shorten
-from drorae.features import DTYPES
-from drorae.files import folder_bytes
-from drorae.latents import LatentStatistics, as_map, as_tokens, latent_statistics
-from drorae.tokenizer import Tokenizer, build_tokenizer
-from drorae.train import Report
-from drorae.trial import load_trained, read_result
-from drorae.weights import read_state, save_state
+from drorae.models.encoder import Encoder, encoder_from_state, load_encoder
+from drorae.models.tokenizer import Tokenizer, build_tokenizer
+from drorae.models.weights import read_state, save_state
+from drorae.storage.files import folder_bytes
+from drorae.training.loop import Report
+from drorae.trial.run import load_trained, read_result
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -43,7 +43,7 @@ CARD = """---
 A frozen vision encoder, a fusion of its layers and a ViT decoder (arXiv 2605.10780).
 
 ```python
-from drorae.pretrained import PretrainedTokenizer
+from drorae.export.tokenizer import PretrainedTokenizer
 
 tokenizer = PretrainedTokenizer.from_pretrained("{{ place }}")
 latent = tokenizer.encode(images)  # [B, 3, H, W] in [0, 1] -> {{ shape }}, normalised
@@ -70,7 +70,7 @@ class PretrainedTokenizer(
 
     Args:
         tokenizer: the trained modules.
-        statistics: of its latents (`drorae.latents.latent_statistics`).
+        statistics: of its latents (`drorae.diagnostics.latents.latent_statistics`).
         config: what config.json holds, as `describe` makes it.
     """
 

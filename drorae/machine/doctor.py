@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, default_tracking_uri
 from drorae.errors import UserError
-from drorae.files import folder_bytes, packaged_path
-from drorae.remote import Remote, absolute, locate, own_folder
+from drorae.storage.cache import Cache
+from drorae.storage.files import folder_bytes, packaged_path
+from drorae.storage.remote import Remote, absolute, locate, own_folder
 
 PACKAGES = {
     "torch": "torch", "torchvision": "torchvision", "timm": "timm", "numpy": "numpy", "pillow": "PIL",

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from drorae.config import DiscriminatorConfig, ObjectiveConfig, Runtime, TrialConfig
-from drorae.decoder import Decoder
-from drorae.doctor import ACTIVATION_BYTES, INCEPTION_FILE, LPIPS_FILE, downloaded
-from drorae.efficientnet import NAME as EFFNET
-from drorae.encoder import build_vit
-from drorae.fusion.size import exact_params
-from drorae.fusion.variants import LayerFusion
-from drorae.images import load_images
+from drorae.data.images import load_images
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.lpips import STAGES as LPIPS_STAGES
 from drorae.losses.perceptual import STAGES as EFFNET_STAGES
-from drorae.phases import PHASE1, PHASE2, PHASE3, Phase
+from drorae.machine.doctor import ACTIVATION_BYTES, INCEPTION_FILE, LPIPS_FILE, downloaded
+from drorae.models.decoder import Decoder
+from drorae.models.effnet import NAME as EFFNET
+from drorae.models.encoder import build_vit
+from drorae.models.fusion.registry import LayerFusion
+from drorae.models.fusion.size import exact_params
+from drorae.training.phases import PHASE1, PHASE2, PHASE3, Phase
 
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 

@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
     Linear embedding, a trainable class token, fixed sine-cosine positions, pre-norm blocks (biased queries, keys
     and values, exact GELU), a final LayerNorm and one linear layer to the pixels of a patch, which are
-    de-normalised with the ImageNet mean and deviation. `drorae.official` loads RAE's own weights into it.
+    de-normalised with the ImageNet mean and deviation. `drorae.models.rae_decoder` loads RAE's own weights into it.
 
     Positions and output statistics are part of the state: released decoders bring theirs, which are then kept with
     the weights.

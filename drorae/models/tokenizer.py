@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from drorae.config import TrialConfig
-from drorae.decoder import Decoder
-from drorae.encoder import Encoder
-from drorae.fusion.variants import FusionOutput, LayerFusion
+from drorae.models.decoder import Decoder
+from drorae.models.encoder import Encoder
+from drorae.models.fusion.registry import FusionOutput, LayerFusion
 
 
 class Tokenizer(nn.Module):

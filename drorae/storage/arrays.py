@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from drorae.cache import Cache
 from drorae.config import canonical_json, config_hash
 from drorae.errors import Notice, UserError
-from drorae.files import folder_bytes, write_json
+from drorae.storage.cache import Cache
+from drorae.storage.files import folder_bytes, write_json
 
 MANIFEST = "manifest.json"
 """The file of an entry that makes it whole: keys, checksums; written last."""

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from drorae.errors import Notice
-from drorae.remote import Remote, RemoteError, locate, own_folder, patiently
-from drorae.sealed import SEAL
+from drorae.storage.remote import Remote, RemoteError, locate, own_folder, patiently
+from drorae.storage.sealed import SEAL
 
 UPLOAD_SECONDS = 30.0
 """How long sharing an entry is tried: the trial at hand does not need it."""

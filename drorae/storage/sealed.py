@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from drorae.errors import Notice
-from drorae.files import file_sha256, replacing, write_atomic
+from drorae.storage.files import file_sha256, replacing, write_atomic
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drorae.errors import Notice
-from drorae.files import disk_is_full
+from drorae.storage.files import disk_is_full
 
 DIGEST = 32
 """Bytes of SHA-256, which end a checkpoint."""

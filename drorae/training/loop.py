@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drorae import distributed
-from drorae.checkpoint import load_checkpoint, save_checkpoint
 from drorae.config import PhaseConfig, Runtime
+from drorae.data.features import Features
 from drorae.errors import UserError, one_line, shorten
-from drorae.features import Features
 from drorae.losses.adversarial import Adversary
 from drorae.losses.objective import Objective
-from drorae.phases import Phase, freeze_all_but
-from drorae.schedule import learning_rate
-from drorae.step import Stepper
-from drorae.tokenizer import Tokenizer
+from drorae.models.tokenizer import Tokenizer
+from drorae.runtime import distributed
+from drorae.training.checkpoint import load_checkpoint, save_checkpoint
+from drorae.training.phases import Phase, freeze_all_but
+from drorae.training.schedule import learning_rate
+from drorae.training.step import Stepper
 
 Row = dict[str, float | str]
 Report = Callable[[Row], None]

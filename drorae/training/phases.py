@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from drorae.config import PhaseConfig, TrialConfig
-from drorae.tokenizer import Tokenizer
+from drorae.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

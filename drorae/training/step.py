@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drorae import distributed, memory
-from drorae.checkpoint import WeightAverage
 from drorae.config import PhaseConfig, Runtime
+from drorae.data.features import Batch, Features, as_images
 from drorae.errors import UserError
-from drorae.features import Batch, Features, as_images
 from drorae.losses.adversarial import Adversary
 from drorae.losses.augment import Draws, draw
 from drorae.losses.objective import Objective
-from drorae.phases import Phase
-from drorae.schedule import epoch_order, learning_rate, step_seed
-from drorae.tokenizer import Tokenizer
+from drorae.models.tokenizer import Tokenizer
+from drorae.runtime import distributed, out_of_memory
+from drorae.training.checkpoint import WeightAverage
+from drorae.training.phases import Phase
+from drorae.training.schedule import epoch_order, learning_rate, step_seed
 
 T = TypeVar("T")
 Painted = list[tuple[Tensor, Tensor]]
@@ -137,7 +137,7 @@ class Stepper:
         draws = self._draws() if self.adversary is not None and self.adversary.speaks(step) else None
         seen, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
         # A failure from here on leaves moved weights, and fewer images at once would be no help.
-        with memory.named(f"{where}, the optimiser"):
+        with out_of_memory.named(f"{where}, the optimiser"):
             if self.settings.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimiser.step()
@@ -153,12 +153,12 @@ class Stepper:
         if distributed.world_size() > 1:
             # The others already wait for this process's gradients and cannot be called back. It fails, and whoever
             # started them (Ray Train) ends them all.
-            with memory.named(
+            with out_of_memory.named(
                 what, f"several processes cannot change --micro-batch {self.micro_batch} midway: lower it"
             ):
                 return work(self.micro_batch)
         same = "the same batch, gradients added; --micro-batch begins with that"
-        result, self.micro_batch = memory.fitting(self.micro_batch, work, what, same)
+        result, self.micro_batch = out_of_memory.fitting(self.micro_batch, work, what, same)
         return result
 
     def _items(self, step: int) -> np.ndarray:

@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from drorae import distributed, memory
-from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, phase1_key, to_dict
+from drorae.diagnostics.inspection import IMAGES, inspect
+from drorae.diagnostics.probe import probe
 from drorae.errors import UserError
-from drorae.files import naming_full_disk, replacing, write_atomic, write_json
-from drorae.fusion.size import exact_params, paper_params
-from drorae.inspection import IMAGES, inspect
 from drorae.losses.adversarial import make_adversary
-from drorae.phases import PHASE2, PHASE3
-from drorae.prepare import Workshop, open_workshop
-from drorae.probe import probe
-from drorae.sealed import is_sound, read_sealed, set_aside, write_sealed
-from drorae.tokenizer import Tokenizer
-from drorae.train import Diverged, Report, Row, Trained, train_phase
-from drorae.weights import fit_state, read_state, save_sealed
+from drorae.models.fusion.size import exact_params, paper_params
+from drorae.models.tokenizer import Tokenizer
+from drorae.models.weights import fit_state, read_state, save_sealed
+from drorae.runtime import distributed, out_of_memory
+from drorae.storage.cache import Cache
+from drorae.storage.files import naming_full_disk, replacing, write_atomic, write_json
+from drorae.storage.sealed import is_sound, read_sealed, set_aside, write_sealed
+from drorae.training.loop import Diverged, Report, Row, Trained, train_phase
+from drorae.training.phases import PHASE2, PHASE3
+from drorae.trial.shared import Workshop, open_workshop
 
 INPUTS = "inputs.json"
 """Fingerprints of the images and weights that a trial is made from."""
@@ -79,7 +79,7 @@ def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: 
         UserError: something the user can put right, a full disk and too little memory among it.
     """
     cache = Cache(runtime.cache_dir)
-    with naming_full_disk(cache.local), memory.named("preparation"):
+    with naming_full_disk(cache.local), out_of_memory.named("preparation"):
         workshop = open_workshop(config, runtime, report)
         name = _prepared(config)
         write_json(cache / name, workshop.fingerprints)
@@ -110,7 +110,7 @@ def git_commit() -> str:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        if not git("ls-files", "trial.py"):
+        if not git("ls-files", Path(__file__).name):
             return "unknown"
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
@@ -166,14 +166,14 @@ def run_trial(
         report: called with rows of progress (`phase`, `step`, `loss`, ...); after a resume, with the earlier
             rows of the interrupted phase first.
         directory: the trial's own folder; gets config.json, result.json, history.jsonl, per_image.npz,
-            the trained weights, and what `drorae.inspection` saves.
+            the trained weights, and what `drorae.diagnostics.inspection` saves.
         runtime: device, threads, cache.
 
     Raises:
         UserError: something the user can put right, such as a directory that holds another trial.
     """
     directory = Path(directory)
-    with naming_full_disk(directory), memory.named("this trial"):
+    with naming_full_disk(directory), out_of_memory.named("this trial"):
         directory.mkdir(parents=True, exist_ok=True)
         with distributed.locked(directory / ".lock"):
             _check_config(directory, config)
@@ -308,7 +308,7 @@ def _record(
             np.savez(path, **dict[str, Any](evaluation.per_image))
         report({"phase": "evaluation", "note": "inspecting the fusion"})
         look = partial(inspect, workshop, tokenizer)
-        memory.fitting(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
+        out_of_memory.fitting(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
     write_atomic(directory / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     write_json(directory / "result.json", result.to_dict())
     if result.status != "diverged":

@@ -15,14 +15,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from drorae import distributed, memory
-from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
-from drorae.encoder import Encoder, load_encoder
+from drorae.data.features import Features, open_features
+from drorae.data.images import evaluation_crop, load_images
 from drorae.errors import UserError
-from drorae.features import Features, open_features
-from drorae.files import write_json
-from drorae.images import evaluation_crop, load_images
 from drorae.losses.adversarial import make_adversary
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
@@ -31,12 +27,16 @@ from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
 from drorae.metrics.references import Origin, Reference, extractor_of, read_reference, write_reference
 from drorae.metrics.samples import FeatureSample
-from drorae.official import Released, read_released
-from drorae.phases import PHASE1
-from drorae.sealed import read_sealed, write_sealed
-from drorae.tokenizer import Tokenizer, build_tokenizer
-from drorae.train import Diverged, Report, train_phase
-from drorae.weights import fit_state, read_state, save_sealed
+from drorae.models.encoder import Encoder, load_encoder
+from drorae.models.rae_decoder import Released, read_released
+from drorae.models.tokenizer import Tokenizer, build_tokenizer
+from drorae.models.weights import fit_state, read_state, save_sealed
+from drorae.runtime import distributed, out_of_memory
+from drorae.storage.cache import Cache
+from drorae.storage.files import write_json
+from drorae.storage.sealed import read_sealed, write_sealed
+from drorae.training.loop import Diverged, Report, train_phase
+from drorae.training.phases import PHASE1
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Workshop:
             )
 
         size = min(self.config.evaluation.batch_size, len(self.val))
-        return memory.fitting(size, measure, "evaluation", "the same images, up to rounding the same metrics")[0]
+        return out_of_memory.fitting(size, measure, "evaluation", "the same images, up to rounding the same metrics")[0]
 
     def origin(self, extractor: FeatureExtractor) -> Origin:
         """What the references' statistics were measured on."""
@@ -163,7 +163,7 @@ def _references(
             if sample is None:
                 size = min(config.evaluation.batch_size, len(val))
                 measure = partial(_sample, val, extractor, device)
-                sample = memory.fitting(size, measure, f"features of {extractor.metric}")[0]
+                sample = out_of_memory.fitting(size, measure, f"features of {extractor.metric}")[0]
                 sample.save(path)
                 for name in (f"{entry}.npy", f"{entry}.npz"):
                     cache.share(name)

@@ -47,7 +47,7 @@ def ray_session(address: str) -> Iterator[None]:
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     # Workers import the project from where it is, installed or not.
-    source = str(Path(__file__).resolve().parent.parent)
+    source = str(Path(__file__).resolve().parents[2])
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if source not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drorae.config import PhaseConfig, TrialConfig
-from drorae.doctor import KNOWN_SHAPES, EncoderShape
+from drorae.machine.doctor import KNOWN_SHAPES, EncoderShape
 
 IMAGES = 3000
 """Training images where the config does not say how many; as all trials of a sweep have the same, it hardly matters."""
@@ -76,7 +76,7 @@ def ended_trial(config: TrialConfig, seconds: float, outcome: Mapping[str, Any])
 
 
 def trial_flops(config: TrialConfig) -> float:
-    """Floating-point operations of a trial's training, about as `drorae.budget` counts them, but in microseconds.
+    """FLOPs of a trial's training, about as `drorae.machine.needs` counts them, but in microseconds.
 
     Of an encoder or a number of images that nobody has looked at a guess, the same for all trials of a sweep. The
     evaluation and cached features are left out. Never raises.
@@ -115,7 +115,7 @@ def _phase_flops(config: TrialConfig) -> tuple[float, float]:
     ends = decoder.width * (width + 3 * config.images.size**2 // tokens)
     painting = (tokens + 1) * (2 * (weights + ends) + 4 * decoder.depth * (tokens + 1) * decoder.width)
     frozen = 0.0
-    # Per pixel, forward and backward, as drorae.budget counts them.
+    # Per pixel, forward and backward, as drorae.machine.needs counts them.
     if config.objective.perceptual == "lpips_vgg":
         frozen += 1.83e6 * config.images.size**2
     elif config.objective.perceptual == "effnet":

@@ -12,14 +12,14 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
 from drorae.errors import UserError, last_line
-from drorae.files import write_atomic
-from drorae.remote import Remote, RemoteError
-from sweeps import workers
-from sweeps.cluster import alive_nodes
-from sweeps.mirror import Mirror
-from sweeps.resources import Share
-from sweeps.screen import Screen, duration
-from sweeps.state import RunningTrial
+from drorae.storage.files import write_atomic
+from drorae.storage.remote import Remote, RemoteError
+from sweeps.driver.cluster import alive_nodes
+from sweeps.driver.resources import Share
+from sweeps.driver.screen import Screen, duration
+from sweeps.folder.mirror import Mirror
+from sweeps.folder.status import RunningTrial
+from sweeps.worker import entry as workers
 
 DIED = (
     "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "

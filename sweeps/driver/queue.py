@@ -1,5 +1,5 @@
-"""What a sweep runs next: the trials of a list in order, or whatever Optuna's studies ask for (`sweeps.search`); and
-how it ends trials early."""
+"""What a sweep runs next: the trials of a list in order, or whatever Optuna's studies ask for
+(`sweeps.driver.search`); and how it ends trials early."""
 
 from __future__ import annotations
 

@@ -19,28 +19,28 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
 from drorae.errors import ClusterLost, UserError
-from drorae.files import naming_full_disk, write_json
-from drorae.remote import Remote, absolute, locate, patiently
-from drorae.shell import command
-from drorae.signals import WORDS, Interrupted, Signals, Stopped
-from sweeps.cluster import HeadWatch, alive_nodes, ray_session, require_tune
-from sweeps.lease import Lease, is_live, read_lease
-from sweeps.mirror import TOLD, Mirror, brought, check_store, in_trials
-from sweeps.output import DRIVER_LOG, Tail, aside
-from sweeps.preparation import Preparation
-from sweeps.queue import Asha, Listed
-from sweeps.resources import Resources, Share, check_shares
-from sweeps.screen import Screen
-from sweeps.search import Studies
-from sweeps.session import Session
+from drorae.runtime.shell import command
+from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
+from drorae.storage.files import naming_full_disk, write_json
+from drorae.storage.remote import Remote, absolute, locate, patiently
+from sweeps.driver.cluster import HeadWatch, alive_nodes, ray_session, require_tune
+from sweeps.driver.output import DRIVER_LOG, Tail, aside
+from sweeps.driver.preparation import Preparation
+from sweeps.driver.queue import Asha, Listed
+from sweeps.driver.resources import Resources, Share, check_shares
+from sweeps.driver.screen import Screen
+from sweeps.driver.search import Studies
+from sweeps.driver.session import Session
+from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.mirror import TOLD, Mirror, brought, check_store, in_trials
+from sweeps.folder.status import DRIVER_LEASE, read_spec
+from sweeps.folder.table import measured, read_outcome, ready_trial, table_rows, write_table
 from sweeps.spec import Search, SweepSpec, expand, field_name, varied_fields
-from sweeps.state import DRIVER_LEASE, read_spec
-from sweeps.table import measured, read_outcome, ready_trial, table_rows, write_table
-from sweeps.tracking import RunAddress, SweepTracker, check_nodes
-from sweeps.workers import Work
+from sweeps.tracking.client import RunAddress, SweepTracker, check_nodes
+from sweeps.worker.entry import Work
 
-RUN_TRIAL = "drorae.trial:run_trial"
-PREPARE = "drorae.trial:prepare"
+RUN_TRIAL = "drorae.trial.run:run_trial"
+PREPARE = "drorae.trial.run:prepare"
 DONE = ("finished", "unconverged", "diverged", "pruned")
 """Statuses that a rerun leaves alone."""
 AWAIT_STORE_SECONDS = 120.0
@@ -386,7 +386,7 @@ class _Driver:
     def _train(
         self, runnable: Sequence[str], share_of: Callable[[TrialConfig], Share], check: Callable[[], None]
     ) -> None:
-        from sweeps.tune import Plan, run_trials
+        from sweeps.driver.tune import Plan, run_trials
 
         assert self.address is not None
         settings, session = self.settings, self.session

@@ -21,8 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from drorae.errors import shorten
-from sweeps.output import OURS, Tail, in_notebook
-from sweeps.state import RunningTrial
+from sweeps.driver.output import OURS, Tail, in_notebook
+from sweeps.folder.status import RunningTrial
 
 REFRESH_SECONDS = 0.5
 SILENCE_SECONDS = 25.0

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drorae.config import TrialConfig, config_hash, from_dict, override, to_dict
 from drorae.errors import UserError, one_line
+from sweeps.folder.table import read_outcome, ready_trial
 from sweeps.spec import Range, SweepSpec, expand, field_name, point_label, read_field, varied_fields
-from sweeps.table import read_outcome, ready_trial
 
 if TYPE_CHECKING:
     import optuna

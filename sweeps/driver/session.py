@@ -11,21 +11,21 @@ from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import last_line
-from drorae.files import full_disk, has_room, write_json
-from drorae.remote import RemoteError, patiently
-from sweeps import workers
-from sweeps.eta import Ended, ended_trial, running_trial, seconds_left, trial_flops
-from sweeps.mirror import TOLD, Mirror
-from sweeps.preparation import DIED
-from sweeps.screen import Screen, duration
+from drorae.storage.files import full_disk, has_room, write_json
+from drorae.storage.remote import RemoteError, patiently
+from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left, trial_flops
+from sweeps.driver.preparation import DIED
+from sweeps.driver.screen import Screen, duration
+from sweeps.folder.mirror import TOLD, Mirror
+from sweeps.folder.status import PROGRESS, Cost, RunningTrial, read_cost, read_progress
+from sweeps.folder.table import read_outcome
 from sweeps.spec import point_label
-from sweeps.state import PROGRESS, Cost, RunningTrial, read_cost, read_progress
-from sweeps.table import read_outcome
-from sweeps.tracking import ARTIFACTS
+from sweeps.tracking.client import ARTIFACTS
+from sweeps.worker import entry as workers
 
 RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
 """What recording a trial's end needs."""
-AWAY = "drorae.remote.RemoteError: ", "drorae.errors.UserError: "
+AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: "
 """How the line of a traceback begins that says why a worker could not begin or end."""
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""

@@ -18,13 +18,13 @@ from ray.tune.search import Searcher
 
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLost
-from sweeps import workers
-from sweeps.mirror import TOLD
-from sweeps.queue import Asha, Asker
-from sweeps.resources import Resources, Share, times
-from sweeps.search import Studies
-from sweeps.session import Session
-from sweeps.workers import Work
+from sweeps.driver.queue import Asha, Asker
+from sweeps.driver.resources import Resources, Share, times
+from sweeps.driver.search import Studies
+from sweeps.driver.session import Session
+from sweeps.folder.mirror import TOLD
+from sweeps.worker import entry as workers
+from sweeps.worker.entry import Work
 
 DEATHS = 10
 """Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its

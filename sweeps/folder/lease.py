@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from drorae.files import write_atomic
-from drorae.remote import Remote
+from drorae.storage.files import write_atomic
+from drorae.storage.remote import Remote
 
 BEAT_SECONDS = 3.0
 EXPIRE_SECONDS = 30.0

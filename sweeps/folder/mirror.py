@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drorae.errors import UserError
-from drorae.remote import Remote, RemoteError, copies, locate, matches, patiently
-from sweeps.lease import Lease
+from drorae.storage.remote import Remote, RemoteError, copies, locate, matches, patiently
+from sweeps.folder.lease import Lease
 
 PUSH_SECONDS = 10.0
 """A trial's checkpoints and progress are sent this often."""

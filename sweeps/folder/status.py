@@ -19,14 +19,14 @@ from typing import Any
 
 from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
-from drorae.files import write_json
-from drorae.remote import locate
-from sweeps.eta import ended_trial, running_trial, seconds_left, trial_flops
-from sweeps.lease import Lease, is_live
-from sweeps.mirror import OUTCOME, brought, in_trials
-from sweeps.resources import Share
+from drorae.storage.files import write_json
+from drorae.storage.remote import locate
+from sweeps.driver.eta import ended_trial, running_trial, seconds_left, trial_flops
+from sweeps.driver.resources import Share
+from sweeps.folder.lease import Lease, is_live
+from sweeps.folder.mirror import OUTCOME, brought, in_trials
+from sweeps.folder.table import read_outcome
 from sweeps.spec import point_label, varied_fields
-from sweeps.table import read_outcome
 
 PROGRESS = "progress.json"
 DRIVER_LEASE = "driver.lease"
@@ -189,7 +189,7 @@ class SweepState:
     """Whether a driver is at work on this machine or on a disk it shares."""
     cost: Cost
     seconds_left: float | None
-    """Estimated with as many at once as now (`sweeps.eta`); None where nothing runs, or nothing can be said yet."""
+    """Estimated with as many at once as now (`sweeps.driver.eta`); None where nothing can be said yet."""
 
     @property
     def total(self) -> int:

@@ -12,9 +12,9 @@ from typing import Any
 
 from drorae.config import TrialConfig, config_hash, to_dict
 from drorae.errors import UserError
-from drorae.files import write_atomic, write_json
+from drorae.storage.files import write_atomic, write_json
 from sweeps.spec import read_field, varied_fields
-from sweeps.view import METRICS
+from sweeps.tracking.charts import METRICS
 
 COLUMNS = (
     "config_hash", "variant", "incremental", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
@@ -103,5 +103,5 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics that rows have values of and that are worth a chart, in the order of `sweeps.view.METRICS`."""
+    """The metrics worth a chart that rows have values of, in the order of `sweeps.tracking.charts.METRICS`."""
     return [name for name in METRICS if any(row.get(name) not in (None, "") for row in rows)]

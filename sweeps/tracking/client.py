@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 from drorae.config import TrialConfig, config_hash, default_tracking_uri, flatten
 from drorae.errors import UserError, one_line, shorten
-from drorae.files import write_atomic
-from sweeps.pictures import draw_pictures
-from sweeps.table import read_outcome, trial_row
-from sweeps.view import TAG, shared_view, view_address
+from drorae.storage.files import write_atomic
+from sweeps.folder.table import read_outcome, trial_row
+from sweeps.tracking.charts import TAG, shared_view, view_address
+from sweeps.tracking.pictures import draw_pictures
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -19,7 +19,7 @@ def draw_pictures(directory: Path) -> list[Path]:
     """Draws what a finished trial's folder has the numbers for; returns the files drawn.
 
     From samples.npz grid.png and routing.png, from inspection.npz spectrum.png, latents.png, logits.png and
-    energy.png (`drorae.inspection` says what they show), from history.jsonl loss.png.
+    energy.png (`drorae.diagnostics.inspection` says what they show), from history.jsonl loss.png.
     """
     import matplotlib
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from drorae.errors import one_line, shorten
-from sweeps.tracking import SPOOL_ROWS, TrialTracker
+from sweeps.tracking.client import SPOOL_ROWS, TrialTracker
 
 FLUSH_WAIT_SECONDS = 2.0
 """Longest wait for rows to be sent or spooled, where the trial may be ended at any moment after."""

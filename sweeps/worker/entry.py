@@ -17,14 +17,14 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import DiskFull, Notice, UserError, last_line, one_line
-from drorae.files import full_disk, has_room, write_atomic, write_json
-from drorae.remote import Remote, RemoteError, locate, patiently
-from sweeps.lease import Lease
-from sweeps.mirror import PUSH_SECONDS, Mirror, at_work
-from sweeps.recorder import Recorder
-from sweeps.resources import Share
-from sweeps.state import Sitting
-from sweeps.tracking import RunAddress, TrialTracker
+from drorae.storage.files import full_disk, has_room, write_atomic, write_json
+from drorae.storage.remote import Remote, RemoteError, locate, patiently
+from sweeps.driver.resources import Share
+from sweeps.folder.lease import Lease
+from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
+from sweeps.folder.status import Sitting
+from sweeps.tracking.client import RunAddress, TrialTracker
+from sweeps.tracking.recorder import Recorder
 
 ROOM_BYTES = 2**20
 """A disk with less room is full."""

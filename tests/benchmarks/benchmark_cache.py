@@ -1,6 +1,6 @@
 """Eight trials that share the feature cache against eight that encode for themselves, in turn.
 
-    python tests/benchmark_cache.py            # prints seconds and their ratio; about ten minutes on 2 cores
+    python tests/benchmarks/benchmark_cache.py            # prints seconds and their ratio; about ten minutes on 2 cores
 
 The cache starts empty: the first cached trial pays for the encoding. Phase 1 is trained before, for both.
 """
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from drorae.config import PRESETS, Runtime, TrialConfig, override
-from drorae.trial import prepare, run_trial
+from drorae.trial.run import prepare, run_trial
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What a sweep costs around its trials: seconds per trial and memory, for trials that only sleep, against a bare Tuner.
 
-    python tests/benchmark_orchestration.py 50 200 1000 --out results/orchestration
+    python tests/benchmarks/benchmark_orchestration.py 50 200 1000 --out results/orchestration
 
 Every number of trials is run by `run_sweep`, tracked in SQLite, and by a `tune.Tuner` that does nothing else, each in a
 process of its own with the same Ray session, trials at once and reused workers. Memory is the driver process's (Ray's
@@ -20,12 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
 import psutil
 import sleeping_trial
 
-from drorae.doctor import set_telemetry_defaults
+from drorae.machine.doctor import set_telemetry_defaults
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 4
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 KINDS = ("tuner", "drorae")
@@ -33,7 +35,7 @@ KINDS = ("tuner", "drorae")
 
 def run_tuner(count: int, folder: Path) -> dict[str, Any]:
     """The trials on a `tune.Tuner`, with Ray's settings as a sweep has them."""
-    from sweeps.cluster import ray_session
+    from sweeps.driver.cluster import ray_session
 
     with ray_session(""):
         import ray
@@ -56,10 +58,10 @@ def run_tuner(count: int, folder: Path) -> dict[str, Any]:
 def run_drorae(count: int, folder: Path) -> dict[str, Any]:
     """The trials as a sweep, and the seconds that the driver spent in each part of the tracking."""
     from drorae.config import PRESETS, Runtime
-    from sweeps.resources import Resources
-    from sweeps.run import run_sweep
+    from sweeps.driver.resources import Resources
+    from sweeps.driver.run import run_sweep
     from sweeps.spec import Axis, SweepSpec
-    from sweeps.tracking import SweepTracker
+    from sweeps.tracking.client import SweepTracker
 
     spent: dict[str, float] = {}
 
@@ -109,8 +111,8 @@ def measure(kind: str, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ended = folder / sleeping_trial.ENDED
-        command = [sys.executable, str(HERE / "benchmark_orchestration.py"), str(count), "--one", kind, "--in", name]
-        paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+        command = [sys.executable, __file__, str(count), "--one", kind, "--in", name]
+        paths = [str(ROOT), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         began = time.monotonic()
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -1,6 +1,6 @@
 """How long `drorae fit --out` takes for many runs, from a CSV and from MLflow.
 
-    python tests/benchmark_report.py [RUNS]
+    python tests/benchmarks/benchmark_report.py [RUNS]
 
 Makes 10,000 runs (10 sizes, seeds, one config of 60 fields, 12 metrics each), writes them as a CSV and, by the
 MLflow client's bulk interface, into an SQLite store, then times the command as a process of its own.
@@ -66,7 +66,17 @@ def main() -> None:
         fill(frame, uri)
         print(f"filled an MLflow store with {count} runs in {time.monotonic() - began:.0f} s", flush=True)
         for source in ([str(path)], ["mlflow:many", "--tracking-uri", uri]):
-            command = [sys.executable, "-m", "drorae.cli", "fit", *source, "--y", *FITTED, "--out", f"{folder}/law"]
+            command = [
+                sys.executable,
+                "-m",
+                "drorae.commands.main",
+                "fit",
+                *source,
+                "--y",
+                *FITTED,
+                "--out",
+                f"{folder}/law",
+            ]
             began = time.monotonic()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             size = (Path(folder) / "law" / "report.html").stat().st_size / 1e6

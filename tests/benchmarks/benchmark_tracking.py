@@ -1,6 +1,6 @@
 """What tracking takes of a trial's training: a real trial of the smoke preset's kind, as a worker runs it.
 
-    python tests/benchmark_tracking.py --out results/orchestration
+    python tests/benchmarks/benchmark_tracking.py --out results/orchestration
 
 One trial after the other on one thread: untracked, tracked in SQLite, by `mlflow server` on this machine, and by a
 server that accepts connections and never answers. Seconds are those that the training waits in its calls of tracking;
@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, override
-from drorae.doctor import set_telemetry_defaults
-from drorae.trial import prepare, run_trial
-from sweeps.recorder import Recorder
-from sweeps.resources import Share
-from sweeps.state import Sitting
-from sweeps.tracking import RunAddress, SweepTracker, TrialTracker
+from drorae.machine.doctor import set_telemetry_defaults
+from drorae.trial.run import prepare, run_trial
+from sweeps.driver.resources import Share
+from sweeps.folder.status import Sitting
+from sweeps.tracking.client import RunAddress, SweepTracker, TrialTracker
+from sweeps.tracking.recorder import Recorder
 
 STEPS_PER_EPOCH = 3
 STORES = ("none", "sqlite", "server", "silent")

@@ -1,6 +1,6 @@
 """A two-node Ray cluster whose machines share no disk: sweep and cache at S3 URLs, a node lost on the way.
 
-    python tests/apart_check.py
+    python tests/checks/apart_check.py
 
 Each node and the driver keep their copies in folders of their own. Prints what happened and how long it took; exits 1
 where a trial is missing or its metrics are not those of one machine. Not part of `make test`: it takes minutes.
@@ -17,10 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
 from local_cluster import LocalCluster
 from store_server import BUCKET, serving
 
-from drorae.remote import Remote
+from drorae.storage.remote import Remote
 
 # Bit-identical results need the same number of threads.
 TRIALS = ("--preset", "smoke", "--axis", "capacity=4,16", "seed=0,1,2", "--threads", "1")
@@ -29,7 +31,7 @@ ROOT = f"{BUCKET}/runs"
 
 def sweep(root: str, cache: str, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Starts a sweep of six trials."""
-    command = [sys.executable, "-m", "drorae.cli", "sweep", *TRIALS, "--name", "apart", "--root", root]
+    command = [sys.executable, "-m", "drorae", "sweep", *TRIALS, "--name", "apart", "--root", root]
     with log.open("wb") as file:
         own = environment | {"DRORAE_CACHE": cache}
         return subprocess.Popen([*command, "--no-fit", "--json"], env=own, stdout=file, stderr=subprocess.STDOUT)

@@ -1,6 +1,6 @@
 """A two-node Ray cluster on one machine, with token authentication: jobs killed and submitted again, mixed trials.
 
-    python tests/cluster_check.py [TRIALS]
+    python tests/checks/cluster_check.py [TRIALS]
 
 Prints what happened and how long it took; exits 1 where a trial is missing or was trained twice. Not part of
 `make test`: it takes minutes. Needs ray[default].
@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
 from local_cluster import RAY, ROOT, two_nodes
 
 
@@ -23,7 +25,7 @@ def submit(environment: dict[str, str], root: Path, wait: bool) -> str:
     address = environment["DASHBOARD"]
     own = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
     command = [RAY, "job", "submit", "--address", address, *([] if wait else ["--no-wait"]), "--runtime-env-json",
-               f'{{"env_vars": {{"PYTHONPATH": "{ROOT}"}}}}', "--", sys.executable, "-m", "drorae.cli", "sweep",
+               f'{{"env_vars": {{"PYTHONPATH": "{ROOT}"}}}}', "--", sys.executable, "-m", "drorae", "sweep",
                "--preset", "smoke", "--axis", "capacity=4,16", "seed=0,1,2", "--name", "job", "--root", str(root),
                "--no-fit"]  # fmt: skip
     done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=600)
@@ -44,7 +46,7 @@ def check_job(environment: dict[str, str], root: Path) -> None:
     while len(results(root, "job")) < 2:
         assert time.monotonic() - began < 300, "the first job does not get on"
         time.sleep(0.5)
-    subprocess.run(["pkill", "-9", "-f", f"drorae.cli sweep .*--root {root}"], check=True)
+    subprocess.run(["pkill", "-9", "-f", f"drorae sweep .*--root {root}"], check=True)
     before = results(root, "job")
     output = submit(environment, root, wait=True)
     after = results(root, "job")
@@ -58,8 +60,8 @@ MIXED = """
 import sys
 from pathlib import Path
 from drorae.config import PRESETS, Runtime, override
-from sweeps.resources import Resources, Rule
-from sweeps.run import run_sweep
+from sweeps.driver.resources import Resources, Rule
+from sweeps.driver.run import run_sweep
 from sweeps.spec import Axis, SweepSpec
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 base = override(PRESETS["smoke"], "encoder.path", "sleep=0.1")

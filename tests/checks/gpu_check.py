@@ -17,12 +17,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from drorae.config import DECODERS, DiscriminatorConfig, FusionConfig
-from drorae.decoder import Decoder
-from drorae.fusion.variants import VARIANTS, LayerFusion
 from drorae.losses.adversarial import adaptive_weight
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.perceptual import PerceptualNetwork
 from drorae.metrics import image
+from drorae.models.decoder import Decoder
+from drorae.models.fusion.registry import VARIANTS, LayerFusion
 
 RELATIVE = 1e-4
 """Largest relative error of float32 with TF32 off that passes."""
@@ -143,7 +143,8 @@ def speed(device: torch.device, small: bool, console: Console) -> None:
             )
             loss = (painted - wanted).abs().mean() + distance
             gan = timed("gan", lambda: -critic(2 * painted - 1).mean())
-            weight = timed("gan", lambda: adaptive_weight(loss, gan, offset, 1e4))
+            gradients = [torch.autograd.grad(term, offset, retain_graph=True)[0] for term in (loss, gan)]
+            weight = timed("gan", lambda: adaptive_weight(*gradients, 1e4))
         optimiser.zero_grad(set_to_none=True)
         timed("backward of all", lambda: (loss + 0.75 * weight * gan).backward() or loss)
         timed("optimiser", lambda: optimiser.step() or loss)

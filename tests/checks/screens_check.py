@@ -1,6 +1,6 @@
 """Photographs a sweep on a terminal of 80 x 24 with tmux: at the preparation, half-way, after Ctrl-C, at the end.
 
-    python tests/screens_check.py --into docs/terminal.md
+    python tests/checks/screens_check.py --into docs/terminal.md
 
 Runs the quickstart in a folder of its own, ends it with Ctrl-C half-way, goes on with the command that it printed, and
 exits with 1 where a code or a screen is not as it should be. Takes as long as the quickstart.

@@ -1,11 +1,11 @@
 """The services of docker/compose.yaml without Docker, and a sweep through them: is everything recorded, once, safely?
 
-    python tests/stack_check.py [--ui FILE.png]
+    python tests/checks/stack_check.py [--ui FILE.png]
 
 Starts PostgreSQL, an S3 server, docker/serve_mlflow.py and a two-node Ray cluster, each with authentication and on
 loopback, submits a sweep of eight trials as a Ray job, and prints what it found; exits 1 where something is not as it
-should be. `--ui` looks at the runs in the MLflow UI besides (tests/ui_check.py). Not part of `make test`: it takes
-minutes and needs PostgreSQL (Debian's `postgresql`) and `pip install -e ".[stack]"`.
+should be. `--ui` looks at the runs in the MLflow UI besides (tests/checks/ui_check.py). Not part of `make test`: it
+takes minutes and needs PostgreSQL (Debian's `postgresql`) and `pip install -e ".[stack]"`.
 
 Where it differs from the compose file: PostgreSQL is the system's, the S3 server is moto's with its check of keys and
 signatures on, both Ray nodes are on one machine, and the token is in a file.
@@ -34,6 +34,9 @@ import boto3
 import psycopg2
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
 from local_cluster import ROOT, free_ports, two_nodes
 from mlflow.tracking import MlflowClient
 
@@ -223,7 +226,7 @@ def sweep(cluster: dict[str, str], root: Path) -> tuple[str, float]:
     """Submits the sweep as a job; its output and seconds."""
     ray = str(Path(sys.executable).with_name("ray"))
     environment = {name: value for name, value in cluster.items() if name != "RAY_ADDRESS"}
-    command = [ray, "job", "submit", "--address", cluster["DASHBOARD"], "--", sys.executable, "-m", "drorae.cli",
+    command = [ray, "job", "submit", "--address", cluster["DASHBOARD"], "--", sys.executable, "-m", "drorae",
                "sweep", "--preset", "smoke", "--axis", *AXES, "--set", "phase2.epochs=8", "--cpus-per-trial", "1",
                "--name", "stack", "--root", str(root)]  # fmt: skip
     began = time.monotonic()

@@ -1,6 +1,6 @@
 """Runs compared in the real MLflow UI, in headless Chromium.
 
-    python tests/ui_check.py ADDRESS FILE.png
+    python tests/checks/ui_check.py ADDRESS FILE.png
 
 ADDRESS is the charts' link that a sweep prints; the account is read from MLFLOW_TRACKING_USERNAME and _PASSWORD. Needs
 Chromium and its driver (Debian's `chromium` and `chromium-driver`) and `pip install -e ".[stack]"`.

@@ -1,6 +1,6 @@
 """A fault drill: sweeps on a two-node cluster while workers, nodes, drivers and the tracking server are killed.
 
-    python tests/drill.py --seeds 20 --out results/drill
+    python tests/drill/drill.py --seeds 20 --out results/drill
 
 What is killed when is drawn from the seed. A seed is clean when, at the end, every trial has one finished run, none is
 RUNNING, no step is recorded twice and none is missing, and every metric equals that of an undisturbed sweep to the
@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
 from local_cluster import ROOT, LocalCluster, free_ports, kill_tree
 
-CLI = (sys.executable, "-m", "drorae.cli")
+CLI = (sys.executable, "-m", "drorae")
 NAME = "drill"
 DISK_BYTES = 300 * 2**20
 KINDS = ("worker", "node", "driver", "tracking", "disk")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from drorae.cli import main
+from drorae.commands.main import main
 
 Change = Callable[[pd.DataFrame], pd.DataFrame | str | bytes | None]
 

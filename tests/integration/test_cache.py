@@ -10,14 +10,15 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_images
 
-from drorae import prepare, trial
-from drorae.cache import Cache
 from drorae.config import Runtime
 from drorae.errors import UserError
 from drorae.metrics.samples import FeatureSample
-from drorae.prepare import Workshop, open_workshop
-from drorae.remote import Remote
-from drorae.store import ArraySpec, ArrayStore, Produce
+from drorae.storage.arrays import ArraySpec, ArrayStore, Produce
+from drorae.storage.cache import Cache
+from drorae.storage.remote import Remote
+from drorae.trial import run as trial
+from drorae.trial import shared as prepare
+from drorae.trial.shared import Workshop, open_workshop
 
 KEY = {"images": "some"}
 SPECS = {"numbers": ArraySpec((2,), "float32")}

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from drorae.cli import COMMANDS, main
+from drorae.commands.main import COMMANDS, main
 from drorae.config import PRESETS, Runtime, config_hash, override, to_dict
-from drorae.doctor import KNOWN_SHAPES, TELEMETRY, check_machine, encoder_shape, estimate
 from drorae.errors import UserError
+from drorae.machine.doctor import KNOWN_SHAPES, TELEMETRY, check_machine, encoder_shape, estimate
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
 
 
@@ -39,7 +39,7 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from drorae.cli import main; main(['--help']); main(['sweep', '--help'])\n"
+        "import sys; from drorae.commands.main import main; main(['--help']); main(['sweep', '--help'])\n"
         "heavy = {'torch', 'timm', 'numpy', 'ray', 'mlflow', 'pandas', 'scipy', 'matplotlib', 'statsmodels'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -124,14 +124,14 @@ def test_mistakes_are_one_line(arguments: str, said: str, elsewhere: Path, capsy
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_the_parser_s_boxes_become_one_line_in_any_locale(encoding: str) -> None:
-    command = [sys.executable, "-m", "drorae.cli", "fit"]
+    command = [sys.executable, "-m", "drorae", "fit"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(PYTHONIOENCODING=encoding))
     assert done.returncode == 2
     assert done.stderr == "error: missing from drorae fit: SOURCE; see drorae fit --help\n"
 
 
 def test_the_process_itself_exits_with_2_and_one_line() -> None:
-    command = [sys.executable, "-m", "drorae.cli", "fit", "missing.csv", "--y", "psnr"]
+    command = [sys.executable, "-m", "drorae", "fit", "missing.csv", "--y", "psnr"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(r"error: missing\.csv: [^\n]+\n", done.stderr)
@@ -225,7 +225,7 @@ def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
         said = capsys.readouterr().err
         assert "images.path" in said and "CUDA GPU" in said and "GB of GPU memory" in said and said.count("\n") == 1
     assert not list(elsewhere.iterdir())
-    monkeypatch.setattr("drorae.doctor.memory_bytes", lambda: 8e9)
+    monkeypatch.setattr("drorae.machine.doctor.memory_bytes", lambda: 8e9)
     for preset in ("quickstart", "smoke"):
         check_machine(PRESETS[preset], Runtime(device="cpu"))
     with pytest.raises(UserError, match="CUDA"):
@@ -234,7 +234,7 @@ def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
 
 @pytest.mark.parametrize("name", list(KNOWN_SHAPES))
 def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drorae.doctor.KNOWN_SHAPES", {})
+    monkeypatch.setattr("drorae.machine.doctor.KNOWN_SHAPES", {})
     assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
 
 
@@ -258,14 +258,14 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     assert found["packages"]["torch"] and found["devices"]["cpus"] >= 1
     assert found["cache"]["directory"] == os.environ["DRORAE_CACHE"]
     assert found["mlflow"] == {"uri": f"sqlite:///{elsewhere.resolve() / 'runs' / 'mlflow.db'}", "exists": False}
-    monkeypatch.setitem(__import__("drorae.doctor").doctor.PACKAGES, "no-such-package", "no_such_package")
+    monkeypatch.setitem(__import__("drorae.machine.doctor").doctor.PACKAGES, "no-such-package", "no_such_package")
     assert main(["doctor"]) == 1
     assert "pip install no-such-package" in " ".join(capsys.readouterr().out.split())
 
 
 def test_nothing_phones_home_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import os, sys; from drorae.cli import main; main(['doctor', '--help'])\n"
+        "import os, sys; from drorae.commands.main import main; main(['doctor', '--help'])\n"
         f"print({{name: os.environ[name] for name in {list(TELEMETRY)}}}, file=sys.stderr)\n"
         "from mlflow.telemetry.utils import is_telemetry_disabled\n"
         "from ray._common.usage.usage_lib import usage_stats_enabled\n"
@@ -304,11 +304,13 @@ def test_ui_starts_mlflow_on_the_store(
 def test_sweep_ends_with_its_law_and_fit_and_report_find_it_again(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import sweeps.run
+    import sweeps.driver.run
 
-    quick = functools.partial(sweeps.run.run_sweep, run_trial="fake_trial:run_trial", prepare="fake_trial:prepare")
-    monkeypatch.setattr(sweeps.run, "run_sweep", quick)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), str(ROOT)]))
+    quick = functools.partial(
+        sweeps.driver.run.run_sweep, run_trial="fake_trial:run_trial", prepare="fake_trial:prepare"
+    )
+    monkeypatch.setattr(sweeps.driver.run, "run_sweep", quick)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
     arguments = ["sweep", "--preset", "smoke", "--axis", "capacity=4,8,16,32", "--axis", "seed=0,1", "--name", "toy"]
     assert main([*arguments, "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)

@@ -1,6 +1,6 @@
 """The files in docker/: valid by their schemas, and closed to everyone who was not given a password.
 
-What the services do when they run is for tests/stack_check.py.
+What the services do when they run is for tests/checks/stack_check.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pytest
 import yaml
 from jsonschema.validators import validator_for
 
-from drorae.cli import main
+from drorae.commands.main import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 SCHEMAS = Path(__file__).with_name("schemas")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|USERNAME")

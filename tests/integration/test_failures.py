@@ -18,18 +18,18 @@ import torch
 from tiny import tiny_config, tiny_images
 from torch import Tensor
 
-from drorae import prepare
-from drorae import step as step_module
-from drorae.checkpoint import load_checkpoint
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig, override
 from drorae.errors import DiskFull, Notice, UserError
 from drorae.losses.adversarial import Adversary, make_adversary
-from drorae.memory import fitting, out_of_memory
-from drorae.sealed import is_sound, read_sealed, seal_path, write_sealed
-from drorae.tokenizer import Tokenizer
-from drorae.trial import TrialResult, load_trained, run_trial
-from drorae.trial import prepare as prepare_trials
-from drorae.weights import dinov2_offline_path, read_state, save_sealed, state_fingerprint
+from drorae.models.tokenizer import Tokenizer
+from drorae.models.weights import dinov2_offline_path, read_state, save_sealed, state_fingerprint
+from drorae.runtime.out_of_memory import fitting, out_of_memory
+from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
+from drorae.training import step as step_module
+from drorae.training.checkpoint import load_checkpoint
+from drorae.trial import shared as prepare
+from drorae.trial.run import TrialResult, load_trained, run_trial
+from drorae.trial.run import prepare as prepare_trials
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
 
@@ -235,8 +235,8 @@ def test_the_discriminator_goes_on_with_fewer_at_once(
 def test_encoding_and_references_go_on_with_fewer_at_once(
     config: TrialConfig, runtime: Runtime, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from drorae.encoder import Encoder
     from drorae.metrics.extractors import EffnetExtractor
+    from drorae.models.encoder import Encoder
 
     for network in (Encoder, EffnetExtractor):
 
@@ -490,7 +490,7 @@ def test_images_that_changed_since_the_preparation_are_refused(
 
 
 def test_a_damaged_npz_is_named_wherever_it_is_damaged(config: TrialConfig, tmp_path: Path) -> None:
-    from drorae.images import load_images
+    from drorae.data.images import load_images
 
     with np.load(config.images.path) as arrays:
         np.savez_compressed(tmp_path / "images.npz", train=arrays["train"], val=arrays["val"])
@@ -516,7 +516,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.fixture
 def filled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Fills the disk for the file of a name; `filled("")` frees it."""
-    from drorae import files
+    from drorae.storage import files
 
     usual = files.os.replace
     name = ""
@@ -551,7 +551,7 @@ def test_a_full_disk_is_one_line_and_costs_no_training(
 
 
 def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
-    from drorae.files import naming_full_disk
+    from drorae.storage.files import naming_full_disk
 
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(UserError, match="the disk is full"), naming_full_disk(tmp_path):
@@ -561,7 +561,7 @@ def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
 
 
 def test_an_error_that_stands_behind_itself_is_no_full_disk() -> None:
-    from drorae.files import disk_is_full
+    from drorae.storage.files import disk_is_full
 
     carried, carrier = ValueError("the head node is gone"), RuntimeError("a carrier")
     carried.__context__, carrier.__cause__ = carrier, carried
@@ -572,7 +572,7 @@ def test_an_error_that_stands_behind_itself_is_no_full_disk() -> None:
 def test_a_full_disk_while_a_cache_is_filled(
     config: TrialConfig, runtime: Runtime, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from drorae import store
+    from drorae.storage import arrays as store
 
     def full(descriptor: int) -> None:
         raise FULL
@@ -586,7 +586,7 @@ def test_a_full_disk_while_a_cache_is_filled(
 
 
 def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeps.run import run_sweep
+    from sweeps.driver.run import run_sweep
     from sweeps.spec import Axis, SweepSpec
 
     def full(self: Path, content: bytes) -> int:
@@ -602,9 +602,9 @@ def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeyp
 
 def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from drorae.config import PRESETS, config_hash
-    from sweeps import workers
-    from sweeps.table import ready_trial
-    from sweeps.tracking import RunAddress
+    from sweeps.folder.table import ready_trial
+    from sweeps.tracking.client import RunAddress
+    from sweeps.worker import entry as workers
 
     trouble = override(override(PRESETS["smoke"], "encoder.path", "user=8"), "fusion.expert_hidden_dim", 8)
     key = config_hash(trouble)

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from jupyter_client import BlockingKernelClient, KernelManager
 
-from sweeps.output import DRIVER_LOG
+from sweeps.driver.output import DRIVER_LOG
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 START = """
 import sys
 from pathlib import Path
@@ -36,7 +36,7 @@ ENDED = ("[1/3] ", "[2/3] ", "[3/3] ")
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """One that finds the project and its stand-ins, and no notebook settings of the developer's."""
-    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     own = {name: str(tmp_path / "jupyter") for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
     own |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "jupyter"), "JUPYTER_PLATFORM_DIRS": "1"}
     # A kernel that finds itself in a test does not look after its descriptors.
@@ -68,7 +68,7 @@ def counts(table: Path) -> dict[str, int]:
 def test_a_script_and_a_thread_of_it(tmp_path: Path, environment: dict[str, str]) -> None:
     code = """
 import threading
-from sweeps.cluster import ray_session
+from sweeps.driver.cluster import ray_session
 print("before")
 print("its stderr", file=sys.stderr)
 found = []

@@ -19,20 +19,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from drorae import remote
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
-from drorae.remote import Remote, RemoteError, locate
-from sweeps import lease, mirror
-from sweeps.lease import Lease, is_live, read_lease
-from sweeps.mirror import Mirror, at_work, brought, check_store
-from sweeps.resources import Resources
-from sweeps.run import run_sweep
+from drorae.storage import remote
+from drorae.storage.remote import Remote, RemoteError, locate
+from sweeps.driver.resources import Resources
+from sweeps.driver.run import run_sweep
+from sweeps.folder import lease, mirror
+from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.mirror import Mirror, at_work, brought, check_store
+from sweeps.folder.status import sweep_state
 from sweeps.spec import Axis, SweepSpec, expand
-from sweeps.state import sweep_state
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 SPEC = SweepSpec(
     "mine",
     override(PRESETS["smoke"], "encoder.path", "sleep=0.3&once=4"),
@@ -236,7 +236,9 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = str(store / "runs")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
+    )
     monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "first"))
     code = f"import test_mirror; test_mirror.start({root!r})"
     driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
@@ -263,7 +265,7 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     said = capsys.readouterr().out
     assert f"mine: 4 trials: {len(before)} finished" in said and f"resume mine --root {root}" in said
 
-    command = [sys.executable, "-m", "drorae.cli", "resume", "mine", "--root", root, "--no-fit", "--json"]
+    command = [sys.executable, "-m", "drorae", "resume", "mine", "--root", root, "--no-fit", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from drorae.config import PRESETS, override
 from drorae.errors import UserError
-from sweeps.search import Studies
+from sweeps.driver.search import Studies
 from sweeps.spec import Axis, Range, Search, SweepSpec, parse_range
 
 pytestmark = pytest.mark.usefixtures("ray")

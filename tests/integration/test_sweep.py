@@ -19,14 +19,14 @@ from fake_sweep import sweep
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.config import PRESETS, config_hash, override
 from drorae.errors import UserError
-from sweeps.lease import Lease
-from sweeps.resources import Resources, Share
-from sweeps.run import Asha, SweepOutcome, resume_sweep
+from sweeps.driver.resources import Resources, Share
+from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
+from sweeps.folder.lease import Lease
+from sweeps.folder.status import RunningTrial, Sitting, read_progress, sweep_state
 from sweeps.spec import Axis, SweepSpec, expand
-from sweeps.state import RunningTrial, Sitting, read_progress, sweep_state
 
 pytestmark = pytest.mark.usefixtures("ray")
 

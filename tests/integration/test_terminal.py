@@ -19,24 +19,15 @@ from typing import Any
 
 import pytest
 from fake_sweep import sweep
-from terminal import CONTROL, CTRL_C, HANG_UP, ROOT, Done, run
+from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, Done, check, impatient, run
 from tiny import tiny_config, tiny_images
 
-from drorae.cli import COMMANDS
+from drorae.commands.main import COMMANDS
 from drorae.commands.options import working, wrapped
 from drorae.config import PRESETS, Runtime
-from drorae.trial import run_trial
+from drorae.trial.run import run_trial
 from sweeps.spec import Axis, SweepSpec
 
-PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
-MODES: dict[str, dict[str, Any]] = {
-    "60 columns": {"columns": 60},
-    "200 columns": {"columns": 200},
-    "dumb": {"environment": {"TERM": "dumb"}},
-    "no colour": {"environment": {"NO_COLOR": "1"}},
-    "stderr alone": {"on": "stderr"},
-    "pipes": {"on": "none"},
-}
 LINES = {
     "fit": f"{PAPER} --y rfid",
     "predict": f"{PAPER} --y rfid --at 2e8 --target 0.4",
@@ -85,32 +76,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "trial"
 
 
-def impatient() -> None:
-    """In the child: signs of life from the beginning."""
-    import drorae.commands.options
-
-    drorae.commands.options.PATIENCE = 0.0
-
-
 def instead_of_mlflow() -> None:
     """In the child: what would become the MLflow server prints how it would."""
     os.execv = lambda path, arguments: print(shlex.join(arguments))  # type: ignore[assignment]
-
-
-def check(done: Done, mode: str) -> None:
-    """What holds of all that any command writes."""
-    assert "Traceback" not in done.text, done.text
-    everything = done.terminal + done.stdout + done.stderr
-    if mode in ("dumb", "pipes"):
-        assert not re.search(r"[\x1b\b\x07\r]", everything), everything
-    assert not re.search(r"[\x1b\b\x07\r]", done.stdout)
-    if mode == "no colour":
-        for code in re.findall(r"\x1b\[([0-9;]*)m", everything):
-            assert not re.search(r"\b(3[0-8]|4[0-8]|9\d|10[0-7])\b", code), repr(code)
-    if mode != "pipes":
-        for line in re.split(r"[\n\r]", CONTROL.sub("", done.terminal)):
-            # Paths, and commands with paths, are the terminal's to break: what is copied stays whole.
-            assert len(line) <= done.columns or "/" in line and not set(line) & set("│┃"), line
 
 
 @pytest.mark.parametrize("mode", MODES)

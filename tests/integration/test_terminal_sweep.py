@@ -24,12 +24,11 @@ from typing import Any
 
 import psutil
 import pytest
-from terminal import CONTROL, CTRL_C, HANG_UP, ROOT, Done, run
-from test_terminal import MODES, PAPER, check, impatient
+from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, ROOT, Done, check, impatient, run
 from tiny import tiny_config, tiny_images
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash
-from drorae.signals import Signals, Stopped
+from drorae.runtime.signals import Signals, Stopped
 
 TRIALS = 4
 ODD = "an odd 'place'"
@@ -54,15 +53,15 @@ class Patch:
     """The law takes for ever."""
 
     def __call__(self) -> None:
-        import sweeps.cluster
-        import sweeps.run
+        import sweeps.driver.cluster
+        import sweeps.driver.run
 
         stand_ins = {"run_trial": "fake_trial:run_trial", "prepare": "fake_trial:prepare"}
         # A resumed sweep knows them from its sweep.json.
-        run_sweep = sweeps.run.run_sweep
-        sweeps.run.run_sweep = lambda *given, **named: run_sweep(*given, **{**stand_ins, **named})
+        run_sweep = sweeps.driver.run.run_sweep
+        sweeps.driver.run.run_sweep = lambda *given, **named: run_sweep(*given, **{**stand_ins, **named})
         if self.lost_seconds is not None:
-            sweeps.cluster.LOST_SECONDS = sweeps.cluster.STUCK_SECONDS = self.lost_seconds
+            sweeps.driver.cluster.LOST_SECONDS = sweeps.driver.cluster.STUCK_SECONDS = self.lost_seconds
         if self.nohup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self.slow_law:
@@ -94,7 +93,7 @@ def here(tmp_path: Path, records: Path) -> Path:
 
 def drorae(*words: str, cwd: Path, environment: Mapping[str, str] | None = None, **given: Any) -> Done:
     """Runs a command with the stand-ins."""
-    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    paths = os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)])
     given = {"patch": Patch(), "seconds": SECONDS} | given
     return run(words, cwd=cwd, environment={"PYTHONPATH": paths, **(environment or {})}, **given)
 
@@ -375,7 +374,7 @@ def enters(signals: Signals) -> str:
 
 
 def test_a_reader_that_goes_away() -> None:
-    words = [sys.executable, "-m", "drorae.cli", "fit", PAPER, "--y", "rfid"]
+    words = [sys.executable, "-m", "drorae", "fit", PAPER, "--y", "rfid"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdout is not None
         child.stdout.close()
@@ -387,9 +386,9 @@ def test_a_reader_that_goes_away() -> None:
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """What a driver knows, with its screen on a terminal and at work."""
-    from sweeps.output import Tail
-    from sweeps.screen import Screen
-    from sweeps.session import Session
+    from sweeps.driver.output import Tail
+    from sweeps.driver.screen import Screen
+    from sweeps.driver.session import Session
 
     monkeypatch.setenv("TERM", "xterm-256color")
     ours, theirs = os.openpty()
@@ -404,9 +403,9 @@ def reached(things: Any) -> list[str]:
     """What a pickle of `things` comes upon that belongs to the driver alone, whether or not it then fails at it."""
     import cloudpickle
 
-    from sweeps.recorder import Recorder
-    from sweeps.screen import Screen
-    from sweeps.session import Session
+    from sweeps.driver.screen import Screen
+    from sweeps.driver.session import Session
+    from sweeps.tracking.recorder import Recorder
 
     lock_types = (type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.Event)
     found = []
@@ -427,13 +426,13 @@ def reached(things: Any) -> list[str]:
 def test_tune_is_given_nothing_of_the_drivers(scheduler: str, session: Any, tmp_path: Path) -> None:
     import cloudpickle
 
-    from sweeps.queue import Asha, Listed
-    from sweeps.resources import Resources, Share
-    from sweeps.search import Studies
+    from sweeps.driver.queue import Asha, Listed
+    from sweeps.driver.resources import Resources, Share
+    from sweeps.driver.search import Studies
+    from sweeps.driver.tune import Plan, make_tuner
     from sweeps.spec import Axis, Search, SweepSpec, parse_range
-    from sweeps.tracking import RunAddress
-    from sweeps.tune import Plan, make_tuner
-    from sweeps.workers import Work
+    from sweeps.tracking.client import RunAddress
+    from sweeps.worker.entry import Work
 
     asker: Any = Listed(list(session.configs))
     if scheduler == "pruner":
@@ -452,7 +451,9 @@ def test_tune_is_given_nothing_of_the_drivers(scheduler: str, session: Any, tmp_
     assert given["tune_config"].search_alg and given["tune_config"].scheduler and given["run_config"].callbacks
     assert reached(given) == []
     assert cloudpickle.loads(cloudpickle.dumps(given))
-    assert {"sweeps.session.Session", "sweeps.screen.Screen"} <= set(reached(session)), "the check sees nothing"
+    assert {"sweeps.driver.session.Session", "sweeps.driver.screen.Screen"} <= set(reached(session)), (
+        "the check sees nothing"
+    )
     assert reached(plan.check) and reached(session.screen._painter), "the check sees nothing"
 
 
@@ -462,8 +463,8 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
     import cloudpickle
     import ray
 
-    from sweeps import preparation
-    from sweeps.resources import Share
+    from sweeps.driver import preparation
+    from sweeps.driver.resources import Share
 
     sent: list[Any] = []
 

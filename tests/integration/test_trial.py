@@ -26,9 +26,9 @@ from drorae.config import (
     override,
 )
 from drorae.errors import UserError
-from drorae.prepare import open_workshop
-from drorae.trial import load_trained, loss_tail_drop, read_result, reevaluate, run_trial
-from drorae.weights import read_state, save_state
+from drorae.models.weights import read_state, save_state
+from drorae.trial.run import load_trained, loss_tail_drop, read_result, reevaluate, run_trial
+from drorae.trial.shared import open_workshop
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime
-from sweeps.run import SweepOutcome, run_sweep
+from sweeps.driver.run import SweepOutcome, run_sweep
 from sweeps.spec import SweepSpec
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from drorae.cache import Cache
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash
 from drorae.errors import UserError
+from drorae.storage.cache import Cache
 
 STEPS = 6
 

@@ -19,7 +19,7 @@ from types import TracebackType
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 START_SECONDS = 90
 
@@ -77,7 +77,7 @@ class LocalCluster:
             "RAY_health_check_period_ms": str(int(1000 * beat_seconds)),
             "RAY_health_check_timeout_ms": "5000",
             "RAY_health_check_failure_threshold": "3",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
         }
 
     @property

@@ -34,9 +34,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
+MODES: dict[str, dict[str, Any]] = {
+    "60 columns": {"columns": 60},
+    "200 columns": {"columns": 200},
+    "dumb": {"environment": {"TERM": "dumb"}},
+    "no colour": {"environment": {"NO_COLOR": "1"}},
+    "stderr alone": {"on": "stderr"},
+    "pipes": {"on": "none"},
+}
 CTRL_C = b"\x03"
 HANG_UP = "hang up"
 """Closes the terminal, as its window's button does."""
@@ -98,7 +107,7 @@ def run(
     """Runs `drorae` with `arguments` and returns when it has ended.
 
     Args:
-        arguments: those of `drorae.cli.main`.
+        arguments: those of `drorae.commands.main.main`.
         on: what is on the terminal: all of stdin, stdout and stderr; all but stdout; or none, with no terminal at all.
         columns: the terminal's width.
         rows: the terminal's height.
@@ -219,12 +228,12 @@ def _context() -> multiprocessing.context.ForkServerContext:
     ]
     heavy = [
         *("pytest", "torch", "torchvision", "timm", "pandas", "scipy.stats", "scipy.optimize", "matplotlib.pyplot"),
-        *("statsmodels.regression.linear_model", "rich.table", "rich.live", "sweeps.spec", "sweeps.state"),
+        *("statsmodels.regression.linear_model", "rich.table", "rich.live", "sweeps.spec", "sweeps.folder.status"),
     ]
     context.set_forkserver_preload([*heavy, *ours])
     before = os.environ.get("PYTHONPATH")
     # The server looks for modules where a new interpreter would, not where this one does.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "tests"), before)))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "tests" / "support"), before)))
     try:
         multiprocessing.forkserver.ensure_running()
     finally:
@@ -267,10 +276,33 @@ def _child(
     if patch is not None:
         patch()
     ready.close()
-    from drorae.cli import main
+    from drorae.commands.main import main
 
     code = main()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     atexit._run_exitfuncs()
     sys.exit(code)
+
+
+def impatient() -> None:
+    """In the child: signs of life from the beginning."""
+    import drorae.commands.options
+
+    drorae.commands.options.PATIENCE = 0.0
+
+
+def check(done: Done, mode: str) -> None:
+    """What holds of all that any command writes."""
+    assert "Traceback" not in done.text, done.text
+    everything = done.terminal + done.stdout + done.stderr
+    if mode in ("dumb", "pipes"):
+        assert not re.search(r"[\x1b\b\x07\r]", everything), everything
+    assert not re.search(r"[\x1b\b\x07\r]", done.stdout)
+    if mode == "no colour":
+        for code in re.findall(r"\x1b\[([0-9;]*)m", everything):
+            assert not re.search(r"\b(3[0-8]|4[0-8]|9\d|10[0-7])\b", code), repr(code)
+    if mode != "pipes":
+        for line in re.split(r"[\n\r]", CONTROL.sub("", done.terminal)):
+            # Paths, and commands with paths, are the terminal's to break: what is copied stays whole.
+            assert len(line) <= done.columns or "/" in line and not set(line) & set("│┃"), line

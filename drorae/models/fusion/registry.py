@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from drorae.config import FusionConfig
 from drorae.errors import UserError
-from drorae.fusion import routing
-from drorae.fusion.attention import DepthAttention
-from drorae.fusion.experts import Experts
-from drorae.fusion.residual import bounded_residuals
+from drorae.models.fusion import routing
+from drorae.models.fusion.attention import DepthAttention
+from drorae.models.fusion.experts import Experts
+from drorae.models.fusion.residual import bounded_residuals
 
 Routing = Callable[[Tensor, float], Tensor]
 
@@ -48,7 +48,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "cross_attention": Variant(
         "z_fuse = LN(attention(query LN(z(L)), keys and values LN(z(k))))",
-        "arXiv 2605.10780, Table 3, which gives no formula (see drorae.fusion.attention)",
+        "arXiv 2605.10780, Table 3, which gives no formula (see drorae.models.fusion.attention)",
         attends=True,
     ),
     "softmax": Variant("z_fuse = LN(sum_k softmax(w)_k h_k)", "arXiv 2605.10780, Table 3", routing=routing.softmax),

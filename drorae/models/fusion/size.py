@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from drorae.config import FusionConfig
-from drorae.fusion.variants import LayerFusion
+from drorae.models.fusion.registry import LayerFusion
 
 
 def paper_params(num_layers: int, width: int, expert_hidden_dim: int) -> int:

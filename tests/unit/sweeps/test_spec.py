@@ -9,7 +9,7 @@ import pytest
 
 from drorae.config import PRESETS, config_hash
 from drorae.errors import UserError
-from drorae.fusion.size import paper_params
+from drorae.models.fusion.size import paper_params
 from sweeps.spec import SWEEPS, Axis, SweepSpec, expand, parse_axis, varied_fields
 
 BASE = PRESETS["smoke"]

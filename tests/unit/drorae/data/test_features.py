@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from drorae.config import EncoderConfig, ObjectiveConfig, Runtime
-from drorae.encoder import Encoder, load_encoder
-from drorae.features import as_images, open_features
+from drorae.data.features import as_images, open_features
 from drorae.losses.perceptual import load_perceptual
+from drorae.models.encoder import Encoder, load_encoder
 
 CPU = torch.device("cpu")
 CONFIG = EncoderConfig(name="vit_tiny_patch16_224", weights="random", input_size=32)

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import drorae.images
+import drorae.data.images
 from drorae.config import ImagesConfig
+from drorae.data.images import centre_crop, load_images, train_crop
+from drorae.data.photos import read_photos, split_photo
 from drorae.errors import UserError
-from drorae.images import centre_crop, load_images, train_crop
-from drorae.photos import read_photos, split_photo
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -45,7 +45,7 @@ def folder_config(path: Path, **changes: Any) -> ImagesConfig:
     return replace(ImagesConfig(source="folder", path=str(path), size=16), **changes)
 
 
-def everything(images: drorae.images.ImageSet, view: int = 0) -> np.ndarray:
+def everything(images: drorae.data.images.ImageSet, view: int = 0) -> np.ndarray:
     return images.crops(range(len(images)), view)
 
 
@@ -154,7 +154,7 @@ def test_photo_crops_for_training_and_validation_share_no_pixel(size: int, monke
         rows, columns = np.mgrid[:height, :width]
         coded = (number << 20) + (rows << 10) + columns
         coordinates.append(np.stack([coded >> 16, coded >> 8, coded], -1).astype(np.uint8))
-    monkeypatch.setattr(drorae.images, "read_photos", lambda: coordinates)
+    monkeypatch.setattr(drorae.data.images, "read_photos", lambda: coordinates)
     seen = {name: np.zeros(len(coordinates) << 20, bool) for name in ("train", "val")}
     sides = []
 
@@ -164,8 +164,8 @@ def test_photo_crops_for_training_and_validation_share_no_pixel(size: int, monke
         sides.append(len(pixels))
         return np.zeros((size, size, 3), np.uint8)
 
-    monkeypatch.setattr(drorae.images, "train_crop", lambda image, *_: record("train", image))
-    monkeypatch.setattr(drorae.images, "centre_crop", lambda image, _: record("val", image))
+    monkeypatch.setattr(drorae.data.images, "train_crop", lambda image, *_: record("train", image))
+    monkeypatch.setattr(drorae.data.images, "centre_crop", lambda image, _: record("val", image))
     images = load_images(ImagesConfig(size=size, train_images=150, val_images=150))
     for view in range(2):
         everything(images.train, view)
@@ -366,7 +366,7 @@ def test_a_file_cut_short_never_passes(tmp_path: Path, kept: float, kind: str, p
 
 
 def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drorae.images, "FULL_CHECK_FILES", 10)
+    monkeypatch.setattr(drorae.data.images, "FULL_CHECK_FILES", 10)
     write_pictures(tmp_path / "train", 39)
     write_pictures(tmp_path / "val", 2)
     (tmp_path / "train" / "zero.png").touch()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from drorae import config as settings
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.config import (
     DecoderConfig,
     EncoderConfig,
@@ -28,7 +28,7 @@ from drorae.config import (
     Runtime,
     TrialConfig,
 )
-from drorae.inspection import (
+from drorae.diagnostics.inspection import (
     energy_share,
     inspect,
     observe,
@@ -36,10 +36,10 @@ from drorae.inspection import (
     spectrum_difference,
     variance_share,
 )
-from drorae.prepare import Workshop, open_workshop
-from drorae.tokenizer import Tokenizer
-from drorae.trial import read_result, run_trial
-from sweeps.pictures import draw_pictures
+from drorae.models.tokenizer import Tokenizer
+from drorae.trial.run import read_result, run_trial
+from drorae.trial.shared import Workshop, open_workshop
+from sweeps.tracking.pictures import draw_pictures
 
 VARIANTS = get_args(settings.Variant)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from drorae.config import ProbeConfig
+from drorae.diagnostics.probe import VelocityModel, held_out_loss, latent_space, linear_loss, train_probe
 from drorae.errors import UserError
-from drorae.probe import VelocityModel, held_out_loss, latent_space, linear_loss, train_probe
 
 CPU = torch.device("cpu")
 SMALL = ProbeConfig(steps=60, width=32, depth=2, heads=2, batch_size=32, lr=3e-3)

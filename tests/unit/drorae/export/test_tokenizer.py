@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.config import (
     DecoderConfig,
     EvaluationConfig,
@@ -23,14 +23,14 @@ from drorae.config import (
     TrialConfig,
     override,
 )
+from drorae.data.features import as_images
+from drorae.diagnostics.latents import as_tokens, latent_statistics
 from drorae.errors import UserError
-from drorae.features import as_images
-from drorae.latents import as_tokens, latent_statistics
+from drorae.export.tokenizer import PretrainedTokenizer
 from drorae.metrics.evaluate import evaluate, to_uint8
-from drorae.prepare import Workshop, open_workshop
-from drorae.pretrained import PretrainedTokenizer
-from drorae.trial import load_trained, read_result, run_trial
-from drorae.weights import file_sha256
+from drorae.models.weights import file_sha256
+from drorae.trial.run import load_trained, read_result, run_trial
+from drorae.trial.shared import Workshop, open_workshop
 
 DECODER = DecoderConfig(width=64, depth=2, heads=4, mlp_dim=96)
 
@@ -198,7 +198,9 @@ def test_a_folder_with_its_encoder_needs_nothing_else(
     report = json.loads(capsys.readouterr().out)
     assert report["latent_images"] == 8 and report["latent_shape"] == [384, 4, 4] and report["metrics"] == {}
     monkeypatch.setenv("DRORAE_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("drorae.pretrained.load_encoder", lambda *arguments: pytest.fail("looked for the encoder"))
+    monkeypatch.setattr(
+        "drorae.export.tokenizer.load_encoder", lambda *arguments: pytest.fail("looked for the encoder")
+    )
     other = PretrainedTokenizer.from_pretrained(str(whole))
     images = as_images(pixels)
     assert torch.equal(other.encode(images, normalised=False), loaded.encode(images, normalised=False))

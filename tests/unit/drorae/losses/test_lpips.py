@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drorae.errors import UserError
 from drorae.losses.lpips import BACKBONES, Lpips, load_lpips
-from drorae.weights import save_state
+from drorae.models.weights import save_state
 
 
 def untrained(net: str) -> dict[str, Tensor]:

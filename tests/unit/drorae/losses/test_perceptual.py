@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drorae import efficientnet
 from drorae.config import ObjectiveConfig
 from drorae.errors import UserError
 from drorae.losses.objective import load_objective
 from drorae.losses.perceptual import PerceptualNetwork, load_perceptual
+from drorae.models import effnet as efficientnet
 
 
 def photo(name: str, size: int) -> Tensor:

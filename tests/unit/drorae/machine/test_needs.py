@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from drorae.budget import Budget, budget, needed_weights
 from drorae.config import DECODERS, PRESETS, Runtime, override
+from drorae.machine.needs import Budget, budget, needed_weights
 
 IMAGES = 1_281_167
 C, L, H, N = 768, 12, 3072, 256

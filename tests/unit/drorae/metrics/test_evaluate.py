@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from drorae.config import EncoderConfig, EvaluationConfig
-from drorae.encoder import load_encoder
 from drorae.errors import UserError
 from drorae.metrics import image
 from drorae.metrics.evaluate import evaluate, to_uint8
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import FeatureStatistics, frechet_distance
 from drorae.metrics.samples import FeatureSample
+from drorae.models.encoder import load_encoder
 
 CONFIG = EvaluationConfig(dinov2_size=28, effnet_size=32)
 

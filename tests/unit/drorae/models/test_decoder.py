@@ -8,11 +8,11 @@ import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
 
-from drorae.checkpoint import WeightAverage
 from drorae.config import DECODERS, DecoderConfig, PhaseConfig
-from drorae.decoder import Decoder, sincos_positions
 from drorae.errors import UserError
-from drorae.schedule import epoch_order, learning_rate
+from drorae.models.decoder import Decoder, sincos_positions
+from drorae.training.checkpoint import WeightAverage
+from drorae.training.schedule import epoch_order, learning_rate
 
 
 def test_patches_land_where_their_tokens_are() -> None:

@@ -14,10 +14,10 @@ from torch import nn
 
 from drorae.config import FusionConfig
 from drorae.errors import UserError
-from drorae.fusion.experts import Experts
-from drorae.fusion.residual import CAPS, bounded_residuals, depth_groups
-from drorae.fusion.size import exact_params, fusion_params, paper_params
-from drorae.fusion.variants import LayerFusion
+from drorae.models.fusion.experts import Experts
+from drorae.models.fusion.registry import LayerFusion
+from drorae.models.fusion.residual import CAPS, bounded_residuals, depth_groups
+from drorae.models.fusion.size import exact_params, fusion_params, paper_params
 
 WIDTH, LAYERS, TOKENS = 24, 5, 7
 
@@ -222,7 +222,7 @@ def test_fusion_does_not_own_the_encoders_norm(layers: torch.Tensor) -> None:
 def test_sizes_of_the_papers_twenty_configurations() -> None:
     """Tables 8 and 9 print one decimal, unevenly rounded: 113.44 M stands as 113.3."""
     for name in ("capacity.csv", "layers.csv"):
-        path = Path(__file__).parents[1] / "results" / "paper" / name
+        path = Path(__file__).resolve().parents[4] / "results" / "paper" / name
         with path.open() as stream:
             rows = list(csv.DictReader(stream))
         assert len(rows) == {"capacity.csv": 8, "layers.csv": 12}[name]

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from drorae.config import DECODERS
-from drorae.decoder import Decoder
 from drorae.errors import UserError
-from drorae.official import Released, convert, read_released
+from drorae.models.decoder import Decoder
+from drorae.models.rae_decoder import Released, convert, read_released
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 diffusers = pytest.importorskip("diffusers")

@@ -13,7 +13,7 @@ import torch
 from tiny import tiny_config, tiny_images
 
 from drorae.config import ObjectiveConfig, Runtime, TrialConfig
-from drorae.weights import read_state
+from drorae.models.weights import read_state
 
 
 def trials(config: TrialConfig) -> dict[str, TrialConfig]:
@@ -34,10 +34,8 @@ def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
     import torch.distributed as dist
 
     from drorae.losses import adversarial
-    from drorae.trial import run_trial
+    from drorae.trial.run import run_trial
 
-    # Augmentation is drawn by each process for its own images, which is the one thing one process cannot repeat.
-    adversarial.augment = lambda images: images
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from drorae.shell import command, program
+from drorae.runtime.shell import command, program
 
 WORDS = ["plain", "two words", "it's", '"', "$HOME", "`date`", "a;b", "#", "*", "-x", "", "ünï", "tab\there", "a\nb"]
 
@@ -33,7 +33,7 @@ def test_the_program_is_named_as_it_was_called(monkeypatch: pytest.MonkeyPatch) 
         ("drorae", "drorae"),
         ("bin/drorae", "bin/drorae"),
         ("/opt/my tools/drorae", "'/opt/my tools/drorae'"),
-        # python -m drorae.cli, a script, a notebook, an interpreter
+        # python -m drorae, a script, a notebook, an interpreter
         ("/somewhere/drorae/cli.py", "drorae"),
         ("train_all.py", "drorae"),
         ("ipykernel_launcher.py", "drorae"),

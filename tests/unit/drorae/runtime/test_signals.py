@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from drorae.signals import ENDING, WORDS, Interrupted, Signals, Stopped, exception
+from drorae.runtime.signals import ENDING, WORDS, Interrupted, Signals, Stopped, exception
 
 HEAD = """
 import os, signal, sys, time
-from drorae.signals import Interrupted, Signals, Stopped
+from drorae.runtime.signals import Interrupted, Signals, Stopped
 def send(signum=signal.SIGTERM):
     os.kill(os.getpid(), signum)
 def say(*words):

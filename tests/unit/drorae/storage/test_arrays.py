@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drorae.errors import Notice, UserError
-from drorae.store import CHUNK, ArraySpec, ArrayStore
+from drorae.storage.arrays import CHUNK, ArraySpec, ArrayStore
 
 COUNT = 3 * CHUNK + 10
 SPECS = {"x": ArraySpec((4,), "float32")}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from drorae.checkpoint import load_checkpoint, save_checkpoint
 from drorae.errors import Notice
+from drorae.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def state(step: int) -> dict[str, object]:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from drorae.errors import ClusterLost, UserError
-from sweeps import cluster
-from sweeps.cluster import HeadWatch
+from sweeps.driver import cluster
+from sweeps.driver.cluster import HeadWatch
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from drorae.config import PRESETS, Runtime, TrialConfig, override
-from sweeps.eta import Ended, Running, ended_trial, fit, running_trial, seconds_left, share_done, trial_flops
+from sweeps.driver.eta import Ended, Running, ended_trial, fit, running_trial, seconds_left, share_done, trial_flops
 from sweeps.spec import SweepSpec
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parents[4] / "results"
 
 
 def test_the_trials_that_ran_at_once_are_not_counted_one_after_another() -> None:
@@ -85,7 +85,7 @@ def test_the_fit() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_trial_is_as_large_as_the_budget_counts(preset: str) -> None:
-    from drorae.budget import budget
+    from drorae.machine.needs import budget
 
     for variant, width in (("energy", 8), ("energy", 512), ("cross_attention", 128)):
         config = override(override(PRESETS[preset], "fusion.variant", variant), "fusion.expert_hidden_dim", width)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.output import OURS, Tail, aside
+from sweeps.driver.output import OURS, Tail, aside
 
 FULL = Path("/dev/full")
 TALK = """
 import logging, os, subprocess, sys
 from pathlib import Path
-from sweeps.output import aside
+from sweeps.driver.output import aside
 logging.basicConfig(format="%(message)s")
 out, err = sys.stdout, sys.stderr
 print("before, out")
@@ -132,7 +132,7 @@ print("after, out")
 
 def test_the_command_with_streams_closed(tmp_path: Path) -> None:
     code = (
-        "from drorae.cli import main; raise SystemExit(main(['status', 'none', '--root', __import__('sys').argv[1]]))"
+        "import sys; from drorae.commands.main import main; sys.exit(main(['status', 'none', '--root', sys.argv[1]]))"
     )
     for redirection in (">&-", "2>&-", ">&- 2>&-"):
         done = talk(tmp_path, redirection, code)
@@ -259,7 +259,7 @@ def test_a_reader_that_has_gone_harms_nobody(tmp_path: Path) -> None:
 import sys
 import threading
 from pathlib import Path
-from sweeps.output import aside
+from sweeps.driver.output import aside
 with aside(Path(sys.argv[1])) as (people, log):
     for number in range(1000):
         people.write("ours\\n" * 10)

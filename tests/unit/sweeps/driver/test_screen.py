@@ -20,10 +20,10 @@ import pyte
 import pytest
 from rich.console import Console
 
-from sweeps import screen
-from sweeps.output import OURS, Tail, Unfailing
-from sweeps.screen import NAMED_IN_LOG, Screen, duration
-from sweeps.state import RunningTrial
+from sweeps.driver import screen
+from sweeps.driver.output import OURS, Tail, Unfailing
+from sweeps.driver.screen import NAMED_IN_LOG, Screen, duration
+from sweeps.folder.status import RunningTrial
 
 FOOTER = "Ctrl-C stops it; to go on: drorae resume my-sweep --root /a/path/that/is/somewhat/long"
 LABELS = (

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import lease
-from sweeps.lease import Lease, is_live, read_lease
+from sweeps.folder import lease
+from sweeps.folder.lease import Lease, is_live, read_lease
 
 
 def hold(path: Path, ready: Event) -> None:

@@ -16,8 +16,8 @@ from mlflow.tracking import MlflowClient
 
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, flatten
 from drorae.errors import UserError
-from sweeps import recorder
-from sweeps.tracking import RunAddress, SweepTracker, TrialTracker, check_nodes, resolve_uri
+from sweeps.tracking import recorder
+from sweeps.tracking.client import RunAddress, SweepTracker, TrialTracker, check_nodes, resolve_uri
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_a_password_in_the_address_and_sqlite_between_machines_are_refused(tmp_p
 def test_a_full_disk_and_a_long_absence_cost_no_trial(
     sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeps import tracking
+    from sweeps.tracking import client as tracking
 
     said: list[str] = []
     config = replace(PRESETS["smoke"], seed=77)
