@@ -36,7 +36,8 @@ def draw(count: int, height: int, width: int, device: torch.device) -> Draws:
 def augment(images: Tensor, draws: Draws | None = None) -> Tensor:
     """images [B, 3, H, W] in [-1, 1] -> the same, each changed in colour and position as drawn, or as drawn now.
 
-    Gradients pass through. Colour and translation as the paper's policies; cutout is off, as in RAE's published configuration.
+    Gradients pass through. Colour and translation as the paper's policies; cutout is off, as in RAE's published
+    configuration.
     """
     count, _, height, width = images.shape
     draws = draws or draw(count, height, width, images.device)

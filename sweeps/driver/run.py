@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import threading
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
+from drorae.config import Runtime, TrialConfig, config_hash, from_dict, is_moved, load_config, shared_key, to_dict
 from drorae.errors import ClusterLost, UserError
 from drorae.runtime.shell import command
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
@@ -32,6 +33,7 @@ from sweeps.driver.screen import Screen
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
 from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.migration import migrate
 from sweeps.folder.mirror import TOLD, Mirror, brought, check_store, in_trials
 from sweeps.folder.status import DRIVER_LEASE, read_spec
 from sweeps.folder.table import measured, read_outcome, ready_trial, table_rows, write_table
@@ -255,7 +257,9 @@ class _Driver:
         """Opens the sweep, runs what is missing, and leaves table and records in order, however it ends."""
         self.open()
         try:
-            with ray_session(self.settings.resources.address) if self.missing else contextlib.nullcontext():
+            with (
+                ray_session(self.settings.resources.address) if self.missing or self.moved else contextlib.nullcontext()
+            ):
                 self.signals.install()
                 with HeadWatch(self.screen.line, self._leave) as watch:
                     try:
@@ -285,7 +289,8 @@ class _Driver:
             pull = self.mirror.pull
             patiently(lambda: pull(patterns=DRIVER_FILES))
         self.new = not (self.directory / "sweep.json").exists()
-        self.sweep_id = _check_spec(self.directory, self.spec, self.basis)
+        self.former = {} if self.new else migrate(self.directory, self.mirror)
+        self.sweep_id = _check_spec(self.directory, self.spec, self.basis, self.former)
         self.known = _known_address(self.directory)
         search = self.spec.search
         self.studies = None if search is None else Studies(self.directory / "studies.db", self.spec, self.trials)
@@ -294,6 +299,7 @@ class _Driver:
             self.missing = [key for key in self.configs if not self._is_done(key)]
         else:
             self.missing = [] if self.studies.finished else list(self.basis)
+        self.moved = self._moved()
         self.screen.total = len(self.configs) if self.studies is None else self.studies.total
         varied = varied_fields(list(self.basis.values()))
         varied += [field_name(item.name) for item in search.ranges] if search else []
@@ -308,20 +314,26 @@ class _Driver:
         """Prepares, records and trains what is missing."""
         screen, settings = self.screen, self.settings
         share_of = self._sharing()
-        groups = {key: self.basis[key] for key in self.missing}
+        groups = {key: self.basis[key] for key in self.missing} | {key: self.configs[key] for key in self.moved}
         preparation = Preparation(
-            groups, screen, settings.runtime, share_of, settings.prepare, self.directory, self.mirror, check
-        )
+            groups, screen, settings.runtime, share_of, settings.prepare, self.directory, self.mirror, check,
+            self._inputs(),
+        )  # fmt: skip
         preparation.start()
         # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
         screen.doing("opening MLflow")
         require_tune()
         home = self.directory.parent
         self.tracker = SweepTracker(self.spec.name, self.sweep_id, home, self.tracking_uri, self.known)
-        nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if self.missing else ()
+        nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if self.missing or self.moved else ()
         check_nodes(self.tracker.uri, nodes)
         failed, prepared = preparation.finish()
+        for key in self.moved:
+            if key in failed:
+                raise UserError(failed[key])
+            write_json(self.trials / key / "config.json", to_dict(self.configs[key]))
         self.address = self.tracker.open_parent(f"{screen.total} trials", screen.line)
+        self.tracker.rename(self.former, screen.line)
         self._write_spec()
         runnable = self._ready(failed)
         self.session.send()
@@ -359,6 +371,21 @@ class _Driver:
     def standing(self) -> str:
         """`3 of 12 trials are done`."""
         return f"{self._done()} of {max(self.screen.total, len(self.configs))} trials are done"
+
+    def _moved(self) -> list[str]:
+        """The trials that are done, but with data or weights at other places, which must hold the same."""
+        paths = {key: self.trials / key / "config.json" for key in self.configs if self._is_done(key)}
+        return [key for key, path in paths.items() if path.is_file() and is_moved(load_config(path), self.configs[key])]
+
+    def _inputs(self) -> dict[str, dict[str, str]]:
+        """Fingerprints that trials were made from so far, by what they share; not of the decoder, which follows."""
+        found: dict[str, dict[str, str]] = {}
+        for key, config in self.configs.items():
+            with contextlib.suppress(OSError, ValueError):
+                tree = json.loads((self.trials / key / "inputs.json").read_text())
+                known = {name: value for name, value in tree.items() if not name.startswith("phase1_")}
+                found.setdefault(config_hash(shared_key(config)), {}).update(known)
+        return found
 
     def _is_done(self, key: str) -> bool:
         return read_outcome(self.trials / key)["status"] in DONE
@@ -438,17 +465,19 @@ class _Driver:
             "settings": self.settings.tree(),
             "tracking": None if address is None else asdict(address),
             "trials": list(self.configs),
+            "former_hashes": self.former,
         }
         write_json(self.directory / "sweep.json", tree)
 
 
-def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig]) -> str:
+def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig], today: Mapping[str, str]) -> str:
     """The sweep's id: that of the folder if its trials are all among these, a new one in an empty folder."""
     if not (directory / "sweep.json").exists():
         return uuid.uuid4().hex
     known = read_spec(directory)
     # A call that was interrupted before it began a trial binds nobody.
-    before = {key for key in known["trials"] if (directory / "trials" / key).exists()}
+    keys = {today.get(key, key) for key in known["trials"]}
+    before = {key for key in keys if (directory / "trials" / key).exists()}
     search = None
     if known["spec"].get("search"):
         earlier = SweepSpec.from_dict(known["spec"])

@@ -68,7 +68,8 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
         if name not in _IN_COLUMNS:
             value = read_field(config, name)
             row[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict)}
+    # An earlier version knew the trial by another hash.
+    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict) and name != "config_hash"}
     row |= {name: value for name, value in outcome.get("metrics", {}).items() if name != "eval_images"}
     baseline = outcome.get("baseline", {})
     return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}

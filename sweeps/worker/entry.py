@@ -49,13 +49,28 @@ class Work:
     """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
 
-def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
-    """One preparation by `module:function`, its rows written to `log`, a path or a URL. None, or what the user has to
-    mend."""
+def prepare(
+    config_json: str, runtime: Runtime, log: str, function: str, inputs: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """One preparation. None, or what the user has to mend.
+
+    Args:
+        config_json: a trial of those that share it.
+        runtime: device, threads, cache.
+        log: path or URL of the file that its rows are written to.
+        function: `module:function` that prepares, and may return fingerprints of what it prepared from.
+        inputs: the fingerprints that the sweep's trials were made from so far, which must be the same.
+    """
+    config = from_dict(TrialConfig, json.loads(config_json))
     place = locate(log)
     with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
         try:
-            _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, write)
+            found = _load(function)(config, runtime, write)
+            if found and inputs:
+                from drorae.trial.run import check_same
+
+                remedy = "put it back, or choose another folder (--name, --out)"
+                check_same(config, inputs, found, "the sweep's trials were made", remedy)
         except UserError as error:
             return {"reason": one_line(error), "user": True}
     return None
