@@ -91,19 +91,9 @@ def test_every_field_changes_the_hash_and_the_runtime_has_no_part_in_it() -> Non
 
 
 QUICKSTART = [
-    "31427d5be16a",
-    "71bcb7a0e40a",
-    "6936d9d1edac",
-    "5c8b5bde160c",
-    "0758881b917b",
-    "bb69fc839ae6",
-    "198e10ee5b29",
-    "2575dc766b79",
-    "22a4c036f9a9",
-    "59e7c974d492",
-    "f20de64ea114",
-    "62b43d05499a",
-]
+    "31427d5be16a", "71bcb7a0e40a", "6936d9d1edac", "5c8b5bde160c", "0758881b917b", "bb69fc839ae6",
+    "198e10ee5b29", "2575dc766b79", "22a4c036f9a9", "59e7c974d492", "f20de64ea114", "62b43d05499a",
+]  # fmt: skip
 """Of drorae 0.1.0, as all hashes here."""
 
 
