@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, is_moved, load_config, shared_key, to_dict
-from drorae.errors import ClusterLost, UserError
+from drorae.errors import ClusterLost, UserError, one_line
 from drorae.runtime.shell import command
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import naming_full_disk, write_json
@@ -203,7 +203,12 @@ class Settings:
         """The inverse of `tree`."""
         runtime, resources = from_dict(Runtime, tree["runtime"]), Resources.from_dict(tree["resources"])
         asha = Asha(**tree["asha"]) if tree["asha"] else None
-        return Settings(**{**tree, "runtime": runtime, "resources": resources, "asha": asha})
+        # Where drorae 0.1.0 had them.
+        moved = {name: tree[name].replace("drorae.trial:", "drorae.trial.run:") for name in ("run_trial", "prepare")}
+        try:
+            return Settings(**{**tree, **moved, "runtime": runtime, "resources": resources, "asha": asha})
+        except TypeError as error:
+            raise UserError(f"sweep.json: {one_line(error)}; made by a newer drorae: update this one") from None
 
 
 class _Driver:
