@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_images
 
 from drorae.config import Runtime, config_hash, load_config, override
 from drorae.errors import UserError
+from drorae.losses.discriminator import discriminator_fingerprint
 from sweeps.driver.resources import Resources
 from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
 from sweeps.folder.migration import migrate
@@ -115,4 +117,45 @@ def test_fields_that_an_earlier_version_lacked_have_their_defaults(begun: Path) 
     (begun / "sweep.json").write_text(json.dumps(tree))
     assert expand(SweepSpec.from_dict(read_spec(begun)["spec"])) == expand(
         SweepSpec.from_dict(read_spec(BEGUN)["spec"])
+    )
+
+
+def test_addresses_in_the_cache_are_those_of_the_first_version_and_know_a_discriminator_by_its_weights(
+    begun: Path,
+) -> None:
+    """The decoder's address, of the fingerprints that the sweep's trials kept, is the one that they name."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from drorae.trial.shared import _decoder_name
+
+    trial = begun / "trials" / "545f65be55d2"
+    known, config = json.loads((trial / "inputs.json").read_text()), load_config(trial / "config.json")
+    encoder: Any = SimpleNamespace(fingerprint=known["encoder"])
+
+    def address(path: str, heard: dict[str, str]) -> str:
+        placed = override(config, "discriminator.path", path)
+        return _decoder_name(placed, known["images_train"], encoder, known["perceptual"], None, heard, False)
+
+    assert address("", {}) == f"decoders/{known['phase1_decoder']}"
+    assert address("/here/dino.pth", {"discriminator": "a"}) == address("/there/dino.pth", {"discriminator": "a"})
+    assert address("/here/dino.pth", {"discriminator": "a"}) != address("/here/dino.pth", {"discriminator": "b"})
+
+
+def test_a_discriminator_read_from_a_file_has_a_fingerprint_where_it_is_heard(begun: Path) -> None:
+    from safetensors.torch import save_file
+
+    config = load_config(begun / "trials" / "545f65be55d2" / "config.json")
+    config = override(override(config, "discriminator.weights", "file"), "discriminator.path", "dino.safetensors")
+    assert discriminator_fingerprint(config) == {}, "no adversarial term"
+    config = override(config, "objective.gan_weight", 0.75)
+    found = []
+    for value in (0.0, 1.0):
+        save_file({"weight": torch.full((2,), value)}, "dino.safetensors")
+        found.append(discriminator_fingerprint(config)["discriminator"])
+    assert found[0] != found[1]
+    save_file({"weight": torch.zeros(2)}, "moved.safetensors")
+    assert (
+        discriminator_fingerprint(override(config, "discriminator.path", "moved.safetensors"))["discriminator"]
+        == found[0]
     )
