@@ -23,7 +23,7 @@ from drorae.commands.options import (
     show,
     working,
 )
-from drorae.config import Runtime, TrialConfig, config_hash
+from drorae.config import Runtime, TrialConfig, config_hash, former_hash
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, locate
 
@@ -68,7 +68,8 @@ class Train(RuntimeOptions, ConfigOptions):
             return 0
         if self.out is not None and isinstance(locate(self.out), Remote):
             raise UserError(f"--out {locate(self.out)}: expected a path; a sweep's --root may be a URL")
-        out = (self.out or Path("runs") / f"train-{config_hash(config)}").resolve()
+        own, former = (Path("runs") / f"train-{key}" for key in (config_hash(config), former_hash(config)))
+        out = (self.out or (former if former.exists() and not own.exists() else own)).resolve()
         run = _untracked if self.no_track else _tracked
         directory, result, reason = run(config, runtime, out)
         if result is None:

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drorae.config import Runtime, TrialConfig, config_hash, load_config, override, phase1_key, to_dict
+from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_config, override, shared_key, to_dict
 from drorae.diagnostics.inspection import IMAGES, inspect
 from drorae.diagnostics.probe import probe
 from drorae.errors import Notice, UserError
@@ -96,8 +96,7 @@ def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: 
 
 def _prepared(config: TrialConfig) -> str:
     """Where in the cache `prepare` notes what it found."""
-    key = config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
-    return f"prepared/{key}.json"
+    return f"prepared/{config_hash(shared_key(config))}.json"
 
 
 def loss_tail_drop(losses: Sequence[float]) -> float:
@@ -184,17 +183,27 @@ def run_trial(
     with naming_full_disk(directory), out_of_memory.named("this trial"):
         directory.mkdir(parents=True, exist_ok=True)
         with distributed.locked(directory / ".lock"):
-            _check_config(directory, config)
+            moved = _check_config(directory, config)
             if distributed.is_main():
                 _set_damaged_aside(directory)
             distributed.barrier()
-            return read_result(directory) or _run(config, report, directory, runtime or Runtime())
+            result = read_result(directory)
+            if result is not None and moved:
+                _open_workshop(config, report, directory, runtime or Runtime())
+            return result or _run(config, report, directory, runtime or Runtime())
 
 
-def _check_config(directory: Path, config: TrialConfig) -> None:
-    begun = directory / "config.json"
-    if begun.is_file() and config_hash(load_config(begun)) != config_hash(config):
+def _check_config(directory: Path, config: TrialConfig) -> bool:
+    """Whether the trial begun in a folder had its data or weights at other places.
+
+    Raises:
+        UserError: it is another trial.
+    """
+    path = directory / "config.json"
+    begun = load_config(path) if path.is_file() else config
+    if config_hash(begun) != config_hash(config):
         raise UserError(f"{directory}: holds a trial of another config; choose another folder, or delete this one")
+    return is_moved(begun, config)
 
 
 def _set_damaged_aside(directory: Path) -> None:
@@ -205,12 +214,17 @@ def _set_damaged_aside(directory: Path) -> None:
         set_aside(directory / "result.json", "unreadable")
 
 
-def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> TrialResult:
-    if distributed.is_main():
-        write_json(directory / "config.json", to_dict(config))
+def _open_workshop(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> Workshop:
+    """The workshop of a trial, whose images and weights are found to be those that it began with."""
     workshop = open_workshop(config, runtime, report, partial(_check_inputs, config, runtime, directory))
     if distributed.is_main():
+        write_json(directory / "config.json", to_dict(config))
         write_json(directory / INPUTS, workshop.fingerprints)
+    return workshop
+
+
+def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> TrialResult:
+    workshop = _open_workshop(config, report, directory, runtime)
     tokenizer = workshop.tokenizer()
     rows: list[Row] = []
 
@@ -239,7 +253,7 @@ def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found:
         UserError: images or weights have changed since.
     """
     note, since = directory / INPUTS, "began"
-    remedy = f"put it back, or delete {directory} to start over"
+    remedy = f"put it back, choose another folder (--out, a sweep's --name), or delete {directory} to start over"
     if not note.is_file():
         cache, name = Cache(runtime.cache_dir), _prepared(config)
         cache.fetch(name, anew=True)
@@ -249,13 +263,29 @@ def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found:
         before: dict[str, str] = json.loads(note.read_text())
     except (FileNotFoundError, ValueError):
         return
+    check_same(config, runtime, before, found, f"this trial {since}", remedy)
+
+
+def check_same(
+    config: TrialConfig,
+    runtime: Runtime,
+    before: Mapping[str, str],
+    found: Mapping[str, str],
+    since: str,
+    remedy: str,
+) -> None:
+    """Compares fingerprints by name; those that either side lacks pass.
+
+    Raises:
+        UserError: one is another than it was; the message says since when, and the remedy.
+    """
     for name, fingerprint in found.items():
         if before.get(name, fingerprint) != fingerprint:
             where = f" ({config.images.path})" if name.startswith("images_") and config.images.path else ""
             if name == "phase1_weights":
                 where = f" ({decoder_place(config, runtime, found)})"
             what = f"{name}{where} was {before[name][:12]} and is {fingerprint[:12]} now"
-            raise UserError(f"{what}: changed since this trial {since}; {remedy}")
+            raise UserError(f"{what}: changed since {since}; {remedy}")
 
 
 def _record(

@@ -15,11 +15,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
 from drorae.data.features import Features, open_features
 from drorae.data.images import evaluation_crop, load_images
 from drorae.errors import UserError
 from drorae.losses.adversarial import make_adversary
+from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
@@ -37,6 +38,8 @@ from drorae.storage.files import write_json
 from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.loop import Diverged, Report, train_phase
 from drorae.training.phases import PHASE1
+
+DECODER = "decoder.safetensors"
 
 
 @dataclass
@@ -195,15 +198,23 @@ def _decoder_name(
     encoder: Encoder,
     perceptual_fingerprint: str,
     released: Released | None,
+    heard: dict[str, str],
+    located: bool,
 ) -> str:
-    """Address in the cache of a phase-1 decoder: a hash of all that it depends on; of a released one, its contents."""
-    tree = to_dict(config)
+    """Address in the cache of a phase-1 decoder: a hash of all that it depends on; of a released one, its contents.
+
+    `heard`: the fingerprint of a discriminator that is read from a file. `located`: the address that drorae 0.1.0 gave
+    it, by the places of files instead of their contents.
+    """
+    tree = identity(config, located)
     key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "discriminator", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
     key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
     if released is not None:
         key["decoder"] = {**tree["decoder"], "weights": released.fingerprint}
+    if not located:
+        key |= heard
     return f"decoders/{config_hash(key)}"
 
 
@@ -248,7 +259,7 @@ def open_workshop(
 
     global _last
     device = choose_device(runtime)
-    key = canonical_json({**phase1_key(config), "evaluation": to_dict(config.evaluation), "runtime": to_dict(runtime)})
+    key = canonical_json({**shared_key(config), "runtime": to_dict(runtime)})
     if _last is not None and _last[0] == key:
         check(_last[1].fingerprints)
         return replace(_last[1], config=config)
@@ -280,10 +291,16 @@ def open_workshop(
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
-    name = _decoder_name(config, images.train.fingerprint, encoder, objective.fingerprint, released)
+    heard = discriminator_fingerprint(config)
+    name, former = (
+        _decoder_name(config, images.train.fingerprint, encoder, objective.fingerprint, released, heard, located)
+        for located in (False, True)
+    )
+    if former != name and ((cache / former).is_dir() or cache.fetch(f"{former}/{DECODER}")):
+        name = former
     folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "decoder.safetensors"
+    weights = folder / DECODER
     with distributed.locked(folder / ".lock"):
         if decoder is None and distributed.is_main():
             cache.fetch(f"{name}/{weights.name}")
@@ -312,7 +329,7 @@ def open_workshop(
             config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
             {**seen, "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
              "phase1_weights": state_sha256(decoder), "perceptual": objective.fingerprint}
-            | ({"released_decoder": released.fingerprint} if released is not None else {})
+            | ({"released_decoder": released.fingerprint} if released is not None else {}) | heard
             | {extractor.metric: extractor.fingerprint for extractor in extractors}
             | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
             lpips,

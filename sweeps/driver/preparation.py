@@ -6,11 +6,11 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, shared_key
 from drorae.errors import UserError, last_line
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
@@ -27,16 +27,6 @@ DIED = (
 )
 
 
-def _preparation_key(config: TrialConfig) -> str:
-    """Trials with equal keys share everything that `prepare` makes: phase 1 and the reference statistics."""
-    return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
-
-
-def decoder_key(config: TrialConfig) -> str:
-    """Trials with equal keys ask for one phase-1 decoder."""
-    return config_hash(phase1_key(config))
-
-
 class Preparation:
     """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs."""
 
@@ -50,7 +40,7 @@ class Preparation:
         directory: Path,
         mirror: Mirror | None,
         check: Callable[[], None],
-        decoders: Mapping[str, Collection[str]] | None = None,
+        inputs: Mapping[str, Mapping[str, str]],
     ) -> None:
         """Groups the trials; starts nothing yet.
 
@@ -63,14 +53,15 @@ class Preparation:
             directory: the sweep's folder.
             mirror: where that folder is in a store.
             check: called while they are waited for; what it raises ends the waiting.
-            decoders: as `workers.prepare` has them, by `decoder_key`.
+            inputs: fingerprints that the sweep's trials were made from, by the hash of `shared_key`.
         """
-        self.configs, self.share_of, self.check, self.decoders = configs, share_of, check, decoders or {}
+        self.configs, self.share_of, self.check = configs, share_of, check
         self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
+        self.inputs = inputs
         self.remote = None if mirror is None else mirror.remote
         self.groups: dict[str, list[str]] = {}
         for key, config in configs.items():
-            self.groups.setdefault(_preparation_key(config), []).append(key)
+            self.groups.setdefault(config_hash(shared_key(config)), []).append(key)
         self._jobs: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -83,11 +74,10 @@ class Preparation:
             self._forget(group)
             share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
             remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
-            config = self.configs[keys[0]]
+            config = canonical_json(self.configs[keys[0]])
             runtime = workers.threads(self.runtime, share)
             log = str(self._remote_log(group) or self._log(group))
-            decoders = sorted(self.decoders.get(decoder_key(config), ()))
-            self._jobs[group] = remote.remote(canonical_json(config), runtime, log, self.function, decoders)
+            self._jobs[group] = remote.remote(config, runtime, log, self.function, self.inputs.get(group, {}))
 
     def _whole_node(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""

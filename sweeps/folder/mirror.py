@@ -23,7 +23,7 @@ PUSH_SECONDS = 10.0
 RESULT = "result.json"
 OUTCOME = ("config.json", RESULT, "failure.json", "pruned.json", "progress.json")
 """What tells the state of a trial."""
-TOLD = (*OUTCOME, "error-*.txt", "warnings.txt", "spool.jsonl")
+TOLD = (*OUTCOME, "inputs.json", "error-*.txt", "warnings.txt", "spool.jsonl")
 """What a trial tells its driver."""
 PASSING = ("*.pt", "failure.json", "error-*.txt", "warnings.txt", "spool.jsonl")
 """What is removed in the course of work. Whatever else vanishes here was cleaned away, and stays in the store."""

@@ -106,7 +106,8 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
         if name not in _IN_COLUMNS:
             value = read_field(config, name)
             row[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict)}
+    # An earlier version knew the trial by another hash.
+    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict) and name != "config_hash"}
     if digest := outcome.get("weights", {}).get("phase1_decoder"):
         row["phase1_weights"] = digest[:16]
     row |= {name: value for name, value in outcome.get("metrics", {}).items() if name != "eval_images"}

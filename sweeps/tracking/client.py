@@ -650,6 +650,15 @@ class SweepTracker:
             if run.status == "RUNNING":
                 self.client.set_terminated(run.run_id, "KILLED")
 
+    def rename(self, today: Mapping[str, str], warn: Warn) -> None:
+        """Gives trials' runs today's hash, which `today` has by the former one; never raises for the store."""
+        try:
+            for key, runs in self._children().items() if today else ():
+                for run in runs if key in today else ():
+                    self.client.set_tag(run.run_id, "drorae.config_hash", today[key])
+        except Exception as error:
+            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); runs are renamed at the next start")
+
     def tag_tuning(self, roles: Mapping[str, str], warn: Warn) -> None:
         """Tags the trials of a search with what they are to the law; never raises for the store."""
         if not roles:

@@ -10,7 +10,7 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,33 +51,29 @@ class Work:
 
 
 def prepare(
-    config_json: str, runtime: Runtime, log: str, function: str, decoders: Sequence[str]
+    config_json: str, runtime: Runtime, log: str, function: str, inputs: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """Prepares once by `module:function` and adds its rows to `log`; returns None, or what the user has to mend.
+    """Prepares once; returns None, or what the user has to mend.
 
     Ray tries again on the same log: an attempt leaves the rows of the ones before it where they are.
 
     Args:
-        config_json: the config, as JSON.
+        config_json: a trial of those that share it.
         runtime: device, threads, cache.
-        log: a path or a URL.
-        function: `module:function`.
-        decoders: SHA-256 of the phase-1 decoders of the sweep's trials that have a result; the one prepared has to be
-            among them, if there are any.
+        log: path or URL of the file that its rows are added to.
+        function: `module:function` that prepares, and may return fingerprints of what it prepared from.
+        inputs: the fingerprints that the sweep's trials were made from so far, which must be the same.
     """
+    config = from_dict(TrialConfig, json.loads(config_json))
     place = locate(log)
     with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
         try:
-            config = from_dict(TrialConfig, json.loads(config_json))
-            found = _load(function)(config, runtime, write) or {}
-            if decoders and found.get("phase1_weights", decoders[0]) not in decoders:
-                from drorae.trial.shared import DECODER_REMEDY, decoder_place
+            found = _load(function)(config, runtime, write)
+            if found and inputs:
+                from drorae.trial.run import check_same
 
-                raise UserError(
-                    f"{decoder_place(config, runtime, found)}: another phase-1 decoder "
-                    f"({found['phase1_weights'][:12]}) than that of the sweep's earlier trials ({decoders[0][:12]}), "
-                    f"and no law may go through both; {DECODER_REMEDY}, or give this sweep another --name"
-                )
+                remedy = "put it back, or choose another folder (--name, --out)"
+                check_same(config, runtime, inputs, found, "the sweep's trials were made", remedy)
         except UserError as error:
             return {"reason": one_line(error), "user": True}
     return None
