@@ -261,7 +261,7 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
     """The trials a sweep would run, with their fusion parameters where the encoder's size is known."""
-    from drorae.machine.doctor import encoder_shape
+    from drorae.machine.needs import encoder_shape
     from drorae.models.fusion.size import fusion_params
 
     rows = []

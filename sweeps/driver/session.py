@@ -11,10 +11,11 @@ from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import last_line
+from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import RemoteError, patiently
-from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left, trial_flops
+from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.preparation import DIED
 from sweeps.driver.screen import Screen, duration
 from sweeps.folder.mirror import TOLD, Mirror
