@@ -238,7 +238,7 @@ def test_a_sweep_goes_on_with_the_decoder_it_began_with(
         path.write_text(json.dumps(tree | {"weights": tree["weights"] | {"phase1_decoder": "e" * 64}}))
     content = first.read_text()
     first.unlink()
-    with pytest.raises(UserError, match="decoders/.*another phase-1 decoder .* earlier trials .eeeeeeeeeeee.*--name"):
+    with pytest.raises(UserError, match="phase1_weights .*decoders/.* was eeeeeeeeeeee .*sweep's trials were made.*--name"):
         run_sweep(spec, root=tmp_path / "runs", runtime=runtime, quiet=True)
     assert not first.exists(), "refused before any training"
     first.write_text(content)

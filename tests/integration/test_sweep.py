@@ -80,7 +80,7 @@ def test_a_sweep_leaves_a_table_and_a_run_per_trial(undisturbed: SweepOutcome) -
     key = undisturbed.charts.split("viewStateShareKey=")[1].split("&")[0]
     state = json.loads(zlib.decompress(base64.b64decode(experiment.tags[f"mlflow.sharedViewState.{key}"][8:])))
     charted = [chart["yaxis"]["key"] for chart in state["compareRunCharts"]]
-    assert charted == ["rfd_dinov2", "rfd_effnet", "psnr", "ssim"]
+    assert charted == ["rfd_dinov2", "psnr", "rfd_effnet", "ssim"]
 
 
 def test_a_rerun_redoes_nothing_and_another_sweep_is_refused(undisturbed: SweepOutcome) -> None:
@@ -128,8 +128,10 @@ def test_failures_are_retried_then_recorded_and_tried_again_next_time(
 
 
 def test_killing_the_driver_loses_and_repeats_nothing(undisturbed: SweepOutcome, tmp_path: Path) -> None:
-    code = "import sys, test_sweep; from pathlib import Path; test_sweep.sweep(test_sweep.SLOW, Path(sys.argv[1]))"
-    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
+    code = "import sys; sys.path.insert(0, sys.argv[2]); import test_sweep; from pathlib import Path; "
+    code += "test_sweep.sweep(test_sweep.SLOW, Path(sys.argv[1]))"
+    here = str(Path(__file__).parent)
+    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here], stdout=subprocess.DEVNULL)
     trials = tmp_path / "sweep" / "trials"
     deadline = time.monotonic() + 90
     while len(list(trials.glob("*/result.json"))) < 1 and time.monotonic() < deadline and driver.poll() is None:
