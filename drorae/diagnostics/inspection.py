@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drorae.metrics.evaluate import to_uint8
+from drorae.data.pixels import to_uint8
 from drorae.models.tokenizer import Tokenizer
 from drorae.storage.files import replacing, write_json
 

@@ -50,12 +50,12 @@ class PerceptualNetwork(nn.Module):
         """Numbers per image in a packed target."""
         return sum(c * h * w for c, h, w in self._shapes)
 
-    def pack(self, features: list[Tensor]) -> Tensor:
-        """Features of all stages as one [B, flat_size] float16 tensor, for the cache."""
-        return torch.cat([f.flatten(1) for f in features], dim=1).half()
+    def targets(self, images: Tensor) -> Tensor:
+        """Returns the features of images [B, 3, H, W], of all stages in one [B, flat_size] float16 tensor."""
+        return torch.cat([f.flatten(1) for f in self.features(images)], dim=1).half()
 
     def unpack(self, packed: Tensor) -> list[Tensor]:
-        """The inverse of `pack`, in float32."""
+        """Returns the features, in float32, that `targets` packed."""
         parts = packed.float().split([c * h * w for c, h, w in self._shapes], dim=1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
 

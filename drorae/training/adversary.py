@@ -1,4 +1,4 @@
-"""The adversarial term: hinge losses, the adaptive weight, and the discriminator's own training."""
+"""The discriminator of a phase: its say in the tokenizer's loss, and its own training."""
 
 from __future__ import annotations
 
@@ -7,31 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, TrialConfig
+from drorae.losses.adversarial import adaptive_weight, hinge_loss
 from drorae.losses.augment import Draws, augment, draw
 from drorae.losses.discriminator import load_discriminator
 from drorae.runtime import distributed, out_of_memory
 from drorae.training.schedule import learning_rate
-
-
-def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """(mean relu(1 - real) + mean relu(1 + fake)) / 2, of the discriminator's logits (VQGAN, arXiv 2012.09841)."""
-    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, largest: float) -> Tensor:
-    """|gradient of the reconstruction loss| / (|gradient of the adversarial loss| + 1e-6), at most `largest`.
-
-    VQGAN, arXiv 2012.09841, Eq. 7, with RAE's constants. The gradients, over the whole batch, are those of the
-    decoder's last linear weight, taken with respect to zeros that the decoder adds to that weight (`head_offset`): so
-    they exist where the weight itself is frozen (phase 2), and nothing can update it. Over several processes, the mean
-    gradients.
-    """
-    norms = [distributed.mean(gradient).norm() for gradient in (reconstruction, adversarial)]
-    return (norms[0] / (norms[1] + 1e-6)).clamp(0, largest).detach()
 
 
 class Adversary:

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from drorae.config import PhaseConfig, Runtime
-from drorae.data.features import Batch, Features, as_images
+from drorae.data.features import Batch, Features
+from drorae.data.pixels import as_images
 from drorae.errors import UserError
-from drorae.losses.adversarial import Adversary
 from drorae.losses.augment import Draws, draw
 from drorae.losses.objective import Objective
 from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed, out_of_memory
+from drorae.training.adversary import Adversary
 from drorae.training.checkpoint import WeightAverage
 from drorae.training.phases import Phase
 from drorae.training.schedule import epoch_order, learning_rate, step_seed
 
 T = TypeVar("T")
-Painted = list[tuple[Tensor, Tensor]]
+Reconstructions = list[tuple[Tensor, Tensor]]
 """Reconstructions and originals, float32 [b, 3, S, S] in [0, 1], piece by piece."""
 
 
@@ -115,7 +116,7 @@ class Stepper:
             self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, foreach=True
         )
         self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
-        self._module = module
+        self.module = module
         self._painter = distributed.shared(Painter(tokenizer, phase), device)
         # The fusion reads n layers; decoders of z_base only the last.
         self._depth = tokenizer.fusion.num_layers if phase.latent == "fused" else 1
@@ -142,7 +143,7 @@ class Stepper:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimiser.step()
             if self.average is not None:
-                self.average.update(self._module)
+                self.average.update(self.module)
         if self.adversary is not None:
             both = self._draws(), self._draws()
             seen |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece))
@@ -206,7 +207,7 @@ class Stepper:
         pixels = piece.batch.pixels.to(self.device)
         return self.objective(painted, pixels, targets), pixels
 
-    def _gradients(self, step: int, piece: int, draws: Draws | None) -> tuple[dict[str, Tensor], Painted]:
+    def _gradients(self, step: int, piece: int, draws: Draws | None) -> tuple[dict[str, Tensor], Reconstructions]:
         """The gradients of a step's loss, `piece` images at once; moves no weight.
 
         With `draws`, the loss has its adversarial term.
@@ -225,7 +226,7 @@ class Stepper:
                 images.append((painted.detach().float(), as_images(pixels)))
         return seen, images
 
-    def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], Painted]:
+    def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], Reconstructions]:
         """The same with an adversarial term.
 
         Its weight is a ratio of gradients of the whole batch. So both losses' gradients are first taken back to the
@@ -258,7 +259,7 @@ class Stepper:
             painted.backward(reconstruction + weight * adversarial)
         return seen, images
 
-    def _teach(self, step: int, images: Painted, draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
+    def _teach(self, step: int, images: Reconstructions, draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
         """The discriminator's own step, on pieces of at most `piece` images; `draws` for originals, reconstructions."""
         assert self.adversary is not None
         fakes, reals = ([part for pair in images for part in pair[which].split(piece)] for which in (0, 1))

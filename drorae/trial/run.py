@@ -21,7 +21,6 @@ from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_conf
 from drorae.diagnostics.inspection import IMAGES, inspect
 from drorae.diagnostics.probe import probe
 from drorae.errors import Notice, UserError
-from drorae.losses.adversarial import make_adversary
 from drorae.models.fusion.size import exact_params, paper_params
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
@@ -29,7 +28,8 @@ from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import naming_full_disk, replacing, write_atomic, write_json
 from drorae.storage.sealed import is_sound, read_sealed, set_aside, write_sealed
-from drorae.training.loop import Diverged, Report, Row, Trained, train_phase
+from drorae.training.adversary import make_adversary
+from drorae.training.loop import DivergenceError, Report, Row, TrainingRecord, train_phase
 from drorae.training.phases import PHASE2, PHASE3
 from drorae.trial.shared import DECODER_REMEDY, Workshop, decoder_place, open_workshop
 
@@ -232,10 +232,10 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
         rows.append(row)
         report(row)
 
-    trained: list[Trained] | str
+    trained: list[TrainingRecord] | str
     try:
         trained = _train(workshop, tokenizer, directory, note)
-    except Diverged as error:
+    except DivergenceError as error:
         trained = str(error)
     if distributed.is_main():
         _record(workshop, tokenizer, trained, rows, directory, report)
@@ -291,7 +291,7 @@ def check_same(
 def _record(
     workshop: Workshop,
     tokenizer: Tokenizer,
-    trained: list[Trained] | str,
+    trained: list[TrainingRecord] | str,
     rows: list[Row],
     directory: Path,
     report: Report,
@@ -358,7 +358,7 @@ def _record(
             (directory / f"{phase.name}.pt").unlink(missing_ok=True)
 
 
-def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[Trained]:
+def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[TrainingRecord]:
     """Phases 2 and 3 in turn; a phase whose weights are already there, and whole, is not trained again."""
     outcomes = []
     for phase in (PHASE2, PHASE3):
@@ -391,8 +391,8 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
     return outcomes
 
 
-def _read_log(path: Path) -> Trained:
-    return Trained(**json.loads(path.read_text()))
+def _read_log(path: Path) -> TrainingRecord:
+    return TrainingRecord(**json.loads(path.read_text()))
 
 
 def load_trained(

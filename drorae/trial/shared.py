@@ -16,14 +16,15 @@ from filelock import FileLock
 from torch import Tensor
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
+from drorae.data.crops import evaluation_crop
 from drorae.data.features import Features, open_features
-from drorae.data.images import evaluation_crop, load_images
+from drorae.data.images import load_images
+from drorae.data.pixels import to_uint8
 from drorae.errors import UserError
-from drorae.losses.adversarial import make_adversary
 from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
-from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
+from drorae.metrics.evaluate import Evaluation, evaluate
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
 from drorae.metrics.references import Origin, Reference, extractor_of, read_reference, write_reference
@@ -36,7 +37,8 @@ from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
 from drorae.storage.sealed import read_sealed, write_sealed
-from drorae.training.loop import Diverged, Report, train_phase
+from drorae.training.adversary import make_adversary
+from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.training.phases import PHASE1
 
 DECODER = "decoder.safetensors"
@@ -314,7 +316,7 @@ def open_workshop(
                     tokenizer, PHASE1, config.phase1, train, objective, adversary,
                     seed=config.decoder.seed, device=device, checkpoint=checkpoint, runtime=runtime, report=report,
                 )  # fmt: skip
-            except Diverged as error:
+            except DivergenceError as error:
                 raise UserError(f"{error}; until then no trial with this decoder can run") from None
             if distributed.is_main():
                 write_json(folder / "history.json", trained.rows)

