@@ -20,8 +20,10 @@ from drorae.config import FusionConfig, PhaseConfig, Runtime, TrialConfig
 from drorae.errors import Notice, UserError
 from drorae.models.weights import read_state, save_sealed, state_sha256
 from drorae.trial import shared
-from drorae.trial.run import TrialResult, load_trained, read_result, reevaluate, run_trial
+from drorae.trial.reload import load_trained, reevaluate
+from drorae.trial.result import TrialResult, read_result
 from drorae.trial.run import prepare as prepare_trials
+from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
 from sweeps.driver.run import run_sweep
 from sweeps.spec import Axis, SweepSpec
@@ -238,7 +240,7 @@ def test_a_sweep_goes_on_with_the_decoder_it_began_with(
         path.write_text(json.dumps(tree | {"weights": tree["weights"] | {"phase1_decoder": "e" * 64}}))
     content = first.read_text()
     first.unlink()
-    with pytest.raises(UserError, match="phase1_weights .*decoders/.* was eeeeeeeeeeee .*sweep's trials were made.*--name"):
+    with pytest.raises(UserError, match="phase1_weights .*decoders/.* was eeeeeeeeeeee .*sweep's trials.*--name"):
         run_sweep(spec, root=tmp_path / "runs", runtime=runtime, quiet=True)
     assert not first.exists(), "refused before any training"
     first.write_text(content)
