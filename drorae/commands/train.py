@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -70,6 +71,8 @@ class Train(RuntimeOptions, ConfigOptions):
             raise UserError(f"--out {locate(self.out)}: expected a path; a sweep's --root may be a URL")
         own, former = (Path("runs") / f"train-{key}" for key in (config_hash(config), former_hash(config)))
         out = (self.out or (former if former.exists() and not own.exists() else own)).resolve()
+        # Missing torch is found here, not by a worker.
+        importlib.import_module("torch")
         run = _untracked if self.no_track else _tracked
         directory, result, reason = run(config, runtime, out)
         if result is None:
