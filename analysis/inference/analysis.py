@@ -13,13 +13,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.checks import check_design
-from analysis.evidence import CANDIDATES, BackTest, Comparison, Warning, back_test, compare_laws, fit_flags, warnings
-from analysis.laws import Law, LawFit, Unit, fit_law
-from analysis.predict import Forecast, Horizon, Reach, forecast, horizon, reach
-from analysis.runs import Selection, select
-from analysis.uncertainty import curve_tree
-from analysis.verdicts import Verdict, verdicts
+from analysis.inference.evidence import (
+    CANDIDATES,
+    BackTest,
+    Comparison,
+    Warning,
+    back_test,
+    compare_laws,
+    fit_flags,
+    warnings,
+)
+from analysis.inference.predict import Forecast, Horizon, Reach, forecast, horizon, reach
+from analysis.inference.verdicts import Verdict, verdicts
+from analysis.laws.intervals import curve_tree
+from analysis.laws.line import Law, LawFit, Unit, fit_law
+from analysis.table.files import Selection, select
+from analysis.table.selection import check_design
 from drorae.errors import UserError
 
 VERSION = 2
@@ -68,11 +77,11 @@ class Analysis:
         return tuple(found)
 
     def predict(self, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
-        """See `analysis.predict.forecast`."""
+        """See `analysis.inference.predict.forecast`."""
         return forecast(self.comparison, at, extrapolate, seeds)
 
     def target(self, value: float, extrapolate: bool = False) -> Reach:
-        """See `analysis.predict.reach`."""
+        """See `analysis.inference.predict.reach`."""
         return reach(self.comparison, value, extrapolate)
 
     def remarks(self) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def analyse(
     False
 
     Raises:
-        UserError: what `select`, `analysis.checks.check_design` and `fit_law` refuse.
+        UserError: what `select`, `analysis.table.selection.check_design` and `fit_law` refuse.
     """
     selection = select(frame, x, y, include, log=law == "log-linear")
     check_design(selection, unit)
@@ -221,7 +230,7 @@ class FitOutcome:
     fits: tuple[LawFit, ...]
     selections: tuple[Selection, ...]
     jsons: tuple[dict[str, Any], ...]
-    """Machine-readable, one object per fit: `analysis.report.fit_json` and `Analysis.tree`."""
+    """Machine-readable, one object per fit: `analysis.report.write.fit_json` and `Analysis.tree`."""
     paths: dict[str, Path]
     """The report's files by name; empty where none was asked for."""
     text: str
@@ -242,8 +251,8 @@ def fit_table(
 ) -> FitOutcome:
     """Fits each metric of `y` on `x` over the usable rows of `frame`; writes the report to `out` if given.
 
-    x: a column, or params, capacity, layers (`analysis.runs.X_ALIASES`). include: statuses other than finished
-    to fit as well. unit: see `analysis.laws.fit_law`.
+    x: a column, or params, capacity, layers (`analysis.table.files.X_ALIASES`). include: statuses other than finished
+    to fit as well. unit: see `analysis.laws.line.fit_law`.
 
     Raises:
         UserError: what `select`, `fit_law` and `write_report` refuse; nothing is written then.
@@ -268,7 +277,7 @@ def report_analyses(
     Raises:
         UserError: what `write_report` refuses.
     """
-    from analysis.report import findings_of, fit_json, write_report
+    from analysis.report.write import findings_of, fit_json, write_report
 
     fits, selections = tuple(item.fit for item in analyses), tuple(item.selection for item in analyses)
     jsons = tuple(fit_json(item.fit, item.selection, item.warnings) | item.tree() for item in analyses)

@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.checks import check_axes
-from analysis.curves import CurveFit, fit_curve
-from analysis.evidence import PLAUSIBLE, fit_flags
-from analysis.figures import INK, LINE, display_name, log_axis, panels, save, write_atomic
-from analysis.fit import VERSION, finite
-from analysis.forms import FORMS
-from analysis.laws import seed_spread
-from analysis.page import Block, Heading, Notes, Picture, Table, Text, html_page, markdown_page
-from analysis.runs import X_ALIASES, Selection, find_column, select
-from analysis.uncertainty import Sample, curve_tree, parameter_intervals, precision
-from analysis.verdicts import Verdict
+from analysis.inference.analysis import VERSION, finite
+from analysis.inference.evidence import PLAUSIBLE, fit_flags
+from analysis.inference.verdicts import Verdict
+from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.forms import FORMS
+from analysis.laws.intervals import Sample, curve_tree, parameter_intervals, precision
+from analysis.laws.line import seed_spread
+from analysis.report.blocks import Block, Heading, Notes, Picture, Table, Text, html_page, markdown_page
+from analysis.report.figures import INK, LINE, display_name, log_axis, panels, save, write_atomic
+from analysis.table.files import X_ALIASES, Selection, find_column, select
+from analysis.table.selection import check_axes
 from drorae.errors import UserError
 
 JOINT = ("plane", "interaction", "two-powers")
@@ -234,7 +234,7 @@ class JointAnalysis:
 def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iterable[str] = ()) -> JointAnalysis:
     """Laws of `y` on log10 of size `x` and on `second` together, over the usable rows of `frame`.
 
-    Runs that differ in seed alone are averaged first, as in `analysis.fit.analyse`.
+    Runs that differ in seed alone are averaged first, as in `analysis.inference.analysis.analyse`.
 
     >>> import itertools
     >>> import pandas as pd
@@ -247,7 +247,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     ['supported', 'supported', 'undecided']
 
     Raises:
-        UserError: what `analysis.runs.select` and `analysis.checks.check_axes` refuse; fewer configurations than a
+        UserError: what `select` and `check_axes` refuse; fewer configurations than a
             plane's parameters + 2; the same y everywhere.
     """
     column = find_column(frame, second, X_ALIASES.get(second, ()))

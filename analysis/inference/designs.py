@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.checks import check_design
-from analysis.runs import Selection, find_column, select
-from analysis.verdicts import Verdict, Word
+from analysis.inference.verdicts import Verdict, Word
+from analysis.table.files import Selection, find_column, select
+from analysis.table.selection import check_design
 from drorae.errors import UserError
 
 SCHEMA = 1

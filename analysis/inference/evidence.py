@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.curves import CurveFit, fit_curve
-from analysis.forms import find_form
-from analysis.laws import LawFit, transform
-from analysis.runs import Selection
-from analysis.uncertainty import Sample, run_interval
+from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.forms import find_form
+from analysis.laws.intervals import Sample, run_interval
+from analysis.laws.line import LawFit, transform
+from analysis.table.files import Selection
 from drorae.errors import UserError
 
 FEW_CONFIGURATIONS = 6

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.compare import HIGHER_IS_BETTER
-from analysis.figures import INK, LINE, display_name, panels, save
-from analysis.runs import X_ALIASES, find_column
+from analysis.inference.designs import HIGHER_IS_BETTER
+from analysis.report.figures import INK, LINE, display_name, panels, save
+from analysis.table.files import X_ALIASES, find_column
 from drorae.errors import UserError
 
 

@@ -1,7 +1,7 @@
 """Which sizes to run next: candidate designs within a budget, judged by simulating the data they would bring.
 
 The truth is drawn from what the data so far leave possible, new runs are simulated from it with the scatter seen so
-far, and the analysis is repeated on old and new points together. All intervals are those of `analysis.uncertainty`.
+far, and the analysis is repeated on old and new points together. All intervals are those of `analysis.laws.intervals`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from analysis.curves import Profile, grid
-from analysis.evidence import Comparison
-from analysis.forms import FORMS
-from analysis.uncertainty import Sample
+from analysis.inference.evidence import Comparison
+from analysis.laws.curves import Profile, grid
+from analysis.laws.forms import FORMS
+from analysis.laws.intervals import Sample
 from drorae.errors import UserError
 
 Goal = Literal["slope", "offset", "prediction"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.evidence import HORIZON, Comparison
-from analysis.uncertainty import Interval, InverseSet, Sample, inverse, law_interval, run_interval
+from analysis.inference.evidence import HORIZON, Comparison
+from analysis.laws.intervals import Interval, InverseSet, Sample, inverse, law_interval, run_interval
 from drorae.errors import UserError
 
 FARTHEST = 1.0

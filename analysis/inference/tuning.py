@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.compare import Comparison, compare_designs
-from analysis.laws import Law
-from analysis.runs import X_ALIASES, find_column
+from analysis.inference.designs import Comparison, compare_designs
+from analysis.laws.line import Law
+from analysis.table.files import X_ALIASES, find_column
 from drorae.errors import UserError
 
 COLUMN = "tuning"
@@ -65,7 +65,7 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
 
     Where a size was run with several seeds, the seed that the search chose by is left out: its best run is the
     best of many, and would be flattered by that alone. The two slopes and the intervals of their difference are
-    `analysis.compare.compare_designs`', paired.
+    `analysis.inference.designs.compare_designs`', paired.
 
     >>> sizes = [1e6, 3e6, 1e7, 3e7, 1e8]
     >>> noise = [0.01, -0.02, 0.01, 0.01, -0.01]

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.curves import CurveFit, fit_curve
-from analysis.evidence import BackTest, Comparison, lack_of_fit
-from analysis.predict import Horizon, forecast, horizon
-from analysis.uncertainty import parameter_intervals
+from analysis.inference.evidence import BackTest, Comparison, lack_of_fit
+from analysis.inference.predict import Horizon, forecast, horizon
+from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.intervals import parameter_intervals
 from drorae.errors import UserError
 
 Word = Literal["supported", "not supported", "undecided"]

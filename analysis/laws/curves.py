@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, stats
 
-from analysis.forms import Form, find_form, sizes
+from analysis.laws.forms import Form, find_form, sizes
 from drorae.errors import UserError
 
 Method = Literal["least-squares", "log-log", "huber"]

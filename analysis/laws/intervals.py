@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from analysis.curves import CurveFit, Profile
-from analysis.forms import sizes
+from analysis.laws.curves import CurveFit, Profile
+from analysis.laws.forms import sizes
 from drorae.errors import UserError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.runs import Selection
-from analysis.uncertainty import Sample, precision
+from analysis.laws.intervals import Sample, precision
+from analysis.table.files import Selection
 from drorae.errors import UserError
 
 Law = Literal["log-linear", "linear"]
@@ -51,9 +51,9 @@ class LawFit:
 
     Where a configuration was run with several seeds the fit goes through the configurations' means, so that
     n_configurations, not n, sets the degrees of freedom. The means weigh the same, or, where configurations have
-    different numbers of seeds or standard errors of their own, by `analysis.uncertainty.precision`. Slope, intercept,
+    different numbers of seeds or standard errors of their own, by `precision`. Slope, intercept,
     r2 and residual_sd are then those of the means, and the prediction interval is that of a new configuration's mean
-    over as many seeds; a single new run scatters more, by `seed_sd` (`analysis.uncertainty.run_interval`).
+    over as many seeds; a single new run scatters more, by `seed_sd` (`analysis.laws.intervals.run_interval`).
     """
 
     law: Law

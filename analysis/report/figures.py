@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.laws import LawFit
+from analysis.laws.line import LawFit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.evidence import warnings
-from analysis.laws import LawFit
-from analysis.runs import Selection, check_store
+from analysis.inference.evidence import warnings
+from analysis.laws.line import LawFit
+from analysis.table.files import Selection, check_store
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def write_fits(
 
 
 def write_predictions(records: Sequence[Mapping[str, Any]], tracking_uri: str, experiment: str) -> list[str]:
-    """Records predictions (`analysis.predict.register`) as runs tagged drorae.kind=prediction; returns the run ids.
+    """Records predictions (`predict.register`) as runs tagged drorae.kind=prediction; returns the run ids.
 
     Tags: x, y, at and data_sha256, the hash of the data it was made from, each under drorae. Metrics: prediction_low,
     prediction_high. Artifact: prediction.json, the record. A prediction is never written over.

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures
-from analysis.evidence import Warning, warnings
-from analysis.figures import Curve, display_name, number, short, write_atomic
-from analysis.laws import LawFit
-from analysis.page import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
-from analysis.runs import Selection
-from analysis.uncertainty import parameter_intervals, run_interval
-from analysis.verdicts import Verdict
+from analysis.inference.evidence import Warning, warnings
+from analysis.inference.verdicts import Verdict
+from analysis.laws.intervals import parameter_intervals, run_interval
+from analysis.laws.line import LawFit
+from analysis.report import figures
+from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
+from analysis.report.figures import Curve, display_name, number, short, write_atomic
+from analysis.table.files import Selection
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.fit import Analysis
+    from analysis.inference.analysis import Analysis
 
 _LISTED = 12
 """Values of a hyper-parameter or sizes that the checklist names one by one."""
@@ -82,7 +82,7 @@ class Findings:
     back_tests: tuple[BackTest, ...] = ()
     predictions: tuple[Predicted, ...] = ()
     horizon: float | None = None
-    """Largest x up to which predictions are trusted; None: the default of `analysis.figures.horizon`."""
+    """Largest x up to which predictions are trusted; None: the default of `analysis.report.figures.horizon`."""
     envelope: tuple[Curve, Curve] | None = None
     """Lowest and highest end of the intervals of all laws that are still in question."""
 
@@ -90,7 +90,7 @@ class Findings:
 def fit_json(fit: LawFit, selection: Selection, found: Sequence[Warning]) -> dict[str, Any]:
     """The line as one JSON-able object without NaN or infinity (None stands for either).
 
-    What goes beyond the line stands beside these keys by `analysis.fit.Analysis.tree`, which has the version.
+    What goes beyond the line stands beside these keys by `Analysis.tree`, which has the version.
 
     | key | what it holds |
     |---|---|
@@ -130,7 +130,7 @@ def fit_json(fit: LawFit, selection: Selection, found: Sequence[Warning]) -> dic
 
 
 def findings_of(analysis: Analysis) -> Findings:
-    """What `analysis.fit.analyse` found, as the report shows it."""
+    """What `analysis.inference.analysis.analyse` found, as the report shows it."""
     sample, comparison, fit = analysis.fit.sample, analysis.comparison, analysis.fit
     end = analysis.horizon.high
     at = np.geomspace(sample.low, end, 60) if sample.low > 0 else np.linspace(sample.low, end, 60)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.checks import check_measurements, sample_column
+from analysis.table.selection import check_measurements, sample_column
 from drorae.errors import UserError
 
 STATUSES = ("finished", "unconverged", "diverged", "pruned", "failed", "running", "missing")
@@ -451,7 +451,7 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
 
     Raises:
         UserError: no such column or status, x and y the same column, a column without numbers, nothing left, or
-            used rows that do not measure the same thing (`analysis.checks.check_measurements`).
+            used rows that do not measure the same thing (`analysis.table.selection.check_measurements`).
     """
     include = tuple(include)
     for name in include:

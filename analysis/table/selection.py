@@ -11,7 +11,7 @@ import pandas as pd
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.runs import Selection
+    from analysis.table.files import Selection
 
 LEAST_LEVELS = 3
 """Distinct sizes below which no form of a law can be told from another: two points lie on every curve."""

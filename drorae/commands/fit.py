@@ -65,7 +65,7 @@ class SourceOptions:
         Raises:
             UserError: nothing readable there.
         """
-        from analysis.runs import prepare, read_mlflow, read_table
+        from analysis.table.files import prepare, read_mlflow, read_table
         from sweeps.mirror import brought
 
         if self.experiment is not None:
@@ -137,14 +137,14 @@ class Fit(SourceOptions):
         command = command_anywhere(*sys.argv[1:])
         if self.second is not None:
             return self._both_axes(names, self.second, command)
-        from analysis.fit import fit_table
+        from analysis.inference.analysis import fit_table
 
         with working(f"fitting {self.source}"):
             outcome = fit_table(
                 self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
             )
             if self.track and self.experiment is not None:
-                from analysis.tracking import write_fits
+                from analysis.report.mlflow import write_fits
 
                 write_fits(outcome.fits, outcome.selections, outcome.paths, self.uri(), self.experiment)
         if self.as_json:
@@ -158,7 +158,7 @@ class Fit(SourceOptions):
 
     def _both_axes(self, names: list[str], second: str, command: str) -> int:
         """Laws of two axes; with --out a page for each metric."""
-        from analysis.axes import analyse_axes
+        from analysis.inference.axes import analyse_axes
 
         if self.track or self.law != "log-linear" or self.unit != "configuration":
             raise UserError("--and: laws of two axes go without --track, --law and --unit; drop them")

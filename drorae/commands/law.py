@@ -13,8 +13,8 @@ from drorae.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.fit import FitOutcome
-    from analysis.laws import Law
+    from analysis.inference.analysis import FitOutcome
+    from analysis.laws.line import Law
 
 METRICS = ("rfd_dinov2", "psnr", "rfd_effnet", "ssim", "rfid_inception", "rfid")
 """Fitted where a table has them; the first found heads the report."""
@@ -49,7 +49,7 @@ def fit_trials(
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
     """
-    from analysis.fit import analyse, report_analyses
+    from analysis.inference.analysis import analyse, report_analyses
 
     axis = choose_axis(frame)
     if axis is None:
@@ -74,8 +74,8 @@ def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory:
     One objective: the law of the best against the law at fixed values (tuning.json). Several: their Pareto set
     (pareto.csv, pareto.png).
     """
-    from analysis.pareto import pareto_figure, pareto_set
-    from analysis.tuning import compare_tuned
+    from analysis.inference.pareto import pareto_figure, pareto_set
+    from analysis.inference.tuning import compare_tuned
     from drorae.files import write_json
 
     try:

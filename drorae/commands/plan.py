@@ -17,8 +17,8 @@ from drorae.shell import command
 if TYPE_CHECKING:
     import numpy as np
 
-    from analysis import plan as planning
-    from analysis.fit import Analysis
+    from analysis.inference import plan as planning
+    from analysis.inference.analysis import Analysis
     from sweeps.spec import SweepSpec
 
 SHOWN = 8
@@ -75,8 +75,8 @@ class Plan(SourceOptions, ConfigOptions):
             raise UserError("--goal prediction: expected --at SIZE")
         if self.replications < 50:
             raise UserError(f"--replications {self.replications}: expected 50 or more")
-        from analysis import plan as planning
-        from analysis.fit import VERSION, analyse, finite
+        from analysis.inference import plan as planning
+        from analysis.inference.analysis import VERSION, analyse, finite
 
         found = analyse(self.read(), self.x, self.y)
         cost = self._cost(found)
@@ -117,7 +117,7 @@ class Plan(SourceOptions, ConfigOptions):
         return 0
 
     def _cost(self, found: Analysis) -> planning.Cost:
-        from analysis.plan import Cost, measured_cost
+        from analysis.inference.plan import Cost, measured_cost
 
         if self.runs is not None:
             if self.cost:

@@ -14,8 +14,8 @@ from drorae.commands.options import Listed, flat, print_json, say, show, working
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.fit import Analysis
-    from analysis.predict import Forecast, Reach, Score
+    from analysis.inference.analysis import Analysis
+    from analysis.inference.predict import Forecast, Reach, Score
 
 
 @dataclass(kw_only=True)
@@ -59,7 +59,7 @@ class Predict(SourceOptions):
             raise UserError("--register: expected sizes to predict, --at SIZE")
         if self.register and self.experiment is None and self.out is None:
             raise UserError(f"--register: the runs come from {self.source}; expected --out DIR to write to")
-        from analysis.fit import VERSION, analyse, finite, forecast_tree, reach_tree
+        from analysis.inference.analysis import VERSION, analyse, finite, forecast_tree, reach_tree
 
         with working(f"fitting {self.source}"):
             found = analyse(self.read(), self.x, self.y, self.law)
@@ -89,11 +89,11 @@ class Predict(SourceOptions):
 
     def _register(self, found: Analysis, made: list[Forecast]) -> list[str]:
         """Writes the predictions and returns where each is: a run id or a file."""
-        from analysis.predict import register
+        from analysis.inference.predict import register
 
         records = [register(found.comparison, item) for item in made]
         if self.experiment is not None:
-            from analysis.tracking import write_predictions
+            from analysis.report.mlflow import write_predictions
 
             return write_predictions(records, self.uri(), self.experiment)
         assert self.out is not None
@@ -109,8 +109,8 @@ class Predict(SourceOptions):
         return written
 
     def _score(self, path: Path) -> int:
-        from analysis.predict import observed, score
-        from analysis.runs import select
+        from analysis.inference.predict import observed, score
+        from analysis.table.files import select
 
         try:
             record: dict[str, Any] = json.loads(path.read_text())

@@ -33,7 +33,7 @@ from drorae.remote import locate, patiently
 from drorae.shell import command
 
 if TYPE_CHECKING:
-    from analysis.fit import FitOutcome
+    from analysis.inference.analysis import FitOutcome
     from sweeps.run import SweepOutcome
     from sweeps.spec import Search, SweepSpec
 
@@ -235,7 +235,12 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
 
 def import_analysis() -> None:
     """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
-    for name in ("analysis.fit", "analysis.report", "statsmodels.regression.linear_model", "matplotlib.pyplot"):
+    for name in (
+        "analysis.inference.analysis",
+        "analysis.report.write",
+        "statsmodels.regression.linear_model",
+        "matplotlib.pyplot",
+    ):
         importlib.import_module(name)
 
 
@@ -281,8 +286,8 @@ def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
 
 def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
-    from analysis.runs import read_table
-    from analysis.tracking import write_fits
+    from analysis.report.mlflow import write_fits
+    from analysis.table.files import read_table
     from drorae.commands.law import fit_trials, searched_pictures, trial_pictures
 
     name = spec.name
@@ -320,7 +325,7 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
 
 
 def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> None:
-    from analysis.runs import LOCAL_UI
+    from analysis.table.files import LOCAL_UI
 
     paths = sorted((outcome.directory / "trials").glob("*/config.json"))
     points = dict(

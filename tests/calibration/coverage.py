@@ -1,4 +1,4 @@
-"""How often nominal 95% intervals hold, by simulation: `make coverage`, or python -m analysis.coverage --out DIR.
+"""How often nominal 95% intervals hold, by simulation: `make coverage`.
 
 Every row is seeded. Rows of the default path must lie between 93.5% and 96.5%; rows of a wrong law show what the form
 costs; rows of the tool judge its verdicts and envelope on data that saturate.
@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from analysis.curves import Profile, fit_curve, grid
-from analysis.evidence import CANDIDATES, HORIZON, compare_laws
-from analysis.forms import FORMS
-from analysis.predict import horizon
-from analysis.uncertainty import (
+from analysis.inference.evidence import CANDIDATES, HORIZON, compare_laws
+from analysis.inference.predict import horizon
+from analysis.inference.verdicts import no_saturation, trend
+from analysis.laws.curves import Profile, fit_curve, grid
+from analysis.laws.forms import FORMS
+from analysis.laws.intervals import (
     Sample,
     law_interval,
     parameter_intervals,
@@ -29,7 +30,6 @@ from analysis.uncertainty import (
     run_interval,
     wild_cluster_bootstrap,
 )
-from analysis.verdicts import no_saturation, trend
 
 LINE = (0.9, -0.05)
 SATURATING = (0.3, 0.2, 0.3)

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from analysis.axes import analyse_axes
-from analysis.runs import read_table
+from analysis.inference.axes import analyse_axes
+from analysis.table.files import read_table
 from drorae.cli import main
 from drorae.errors import UserError
 
-PAPER = Path(__file__).resolve().parent.parent / "results" / "paper"
+PAPER = Path(__file__).resolve().parents[4] / "results" / "paper"
 
 
 def grid(noise: float = 0.01, crossing: float = 0.0, seeds: int = 1) -> pd.DataFrame:

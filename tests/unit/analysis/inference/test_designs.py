@@ -12,8 +12,8 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
-import analysis.compare
-from analysis.compare import Comparison, Difference, compare_designs, holm
+import analysis.inference.designs
+from analysis.inference.designs import Comparison, Difference, compare_designs, holm
 from drorae.cli import main
 from drorae.errors import UserError
 
@@ -175,4 +175,4 @@ def test_unknown_metrics_need_their_direction(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_its_example_runs() -> None:
-    assert doctest.testmod(analysis.compare).failed == 0
+    assert doctest.testmod(analysis.inference.designs).failed == 0

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.evidence import compare_laws
-from analysis.fit import analyse
-from analysis.plan import Cost, Design, measured_cost, plan
-from analysis.runs import read_table
-from analysis.uncertainty import points
+from analysis.inference.analysis import analyse
+from analysis.inference.evidence import compare_laws
+from analysis.inference.plan import Cost, Design, measured_cost, plan
+from analysis.laws.intervals import points
+from analysis.table.files import read_table
 from drorae.cli import main
 from drorae.commands.sweep import Sweep
 from drorae.errors import UserError
 from sweeps.spec import SweepSpec, expand
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parents[4] / "results"
 PAPER = RESULTS / "paper" / "capacity.csv"
 
 
@@ -65,7 +65,7 @@ def test_dear_sizes_are_avoided() -> None:
 
 
 def test_seeds_of_one_size_are_worth_less_where_configurations_scatter() -> None:
-    from analysis.plan import _Simulation
+    from analysis.inference.plan import _Simulation
 
     x = np.geomspace(1e5, 1e7, 8)
     y = 1 - 0.05 * np.log10(x) + np.random.default_rng(1).normal(0, 0.01, 8)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.fit import analyse
-from analysis.pareto import pareto_figure, pareto_set
-from analysis.tuning import compare_tuned
+from analysis.inference.analysis import analyse
+from analysis.inference.pareto import pareto_figure, pareto_set
+from analysis.inference.tuning import compare_tuned
 from drorae.errors import UserError
 
 

@@ -10,23 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from calibration.coverage import tool
 from mlflow.tracking import MlflowClient
 
-import analysis.curves
-import analysis.fit
-import analysis.uncertainty
-from analysis.coverage import tool
-from analysis.curves import fit_curve
-from analysis.evidence import Comparison, back_test, compare_laws, fit_flags, influence, lack_of_fit
-from analysis.fit import Analysis, analyse
-from analysis.predict import forecast, horizon, observed, reach, register, score
-from analysis.runs import read_table
-from analysis.uncertainty import points, run_interval
-from analysis.verdicts import no_saturation, printed_line, trend, value_at
+import analysis.inference.analysis
+import analysis.laws.curves
+import analysis.laws.intervals
+from analysis.inference.analysis import Analysis, analyse
+from analysis.inference.evidence import Comparison, back_test, compare_laws, fit_flags, influence, lack_of_fit
+from analysis.inference.predict import forecast, horizon, observed, reach, register, score
+from analysis.inference.verdicts import no_saturation, printed_line, trend, value_at
+from analysis.laws.curves import fit_curve
+from analysis.laws.intervals import points, run_interval
+from analysis.table.files import read_table
 from drorae.cli import main
 from drorae.errors import UserError
 
-PAPER = Path(__file__).resolve().parent.parent / "results" / "paper" / "capacity.csv"
+PAPER = Path(__file__).resolve().parents[4] / "results" / "paper" / "capacity.csv"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def saturating(n: int, sd: float, seed: int) -> Comparison:
     return compare_laws(points(x, y))
 
 
-@pytest.mark.parametrize("module", [analysis.curves, analysis.fit, analysis.uncertainty])
+@pytest.mark.parametrize("module", [analysis.laws.curves, analysis.inference.analysis, analysis.laws.intervals])
 def test_examples_in_the_documentation(module: object) -> None:
     done = doctest.testmod(module)  # type: ignore[arg-type]
     assert done.attempted > 0 and done.failed == 0
@@ -213,7 +213,7 @@ def test_predict_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_predictions_go_to_mlflow(tmp_path: Path, paper: Analysis) -> None:
-    from analysis.tracking import write_predictions
+    from analysis.report.mlflow import write_predictions
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.curves import Profile, fit_curve
-from analysis.forms import FORMS
+from analysis.laws.curves import Profile, fit_curve
+from analysis.laws.forms import FORMS
 from drorae.errors import UserError
 
 TRUTHS = {

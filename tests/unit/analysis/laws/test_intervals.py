@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from calibration.coverage import LINE, SATURATING, replicated, single_runs, wrong_form
 from scipy import stats
 
-from analysis.coverage import LINE, SATURATING, replicated, single_runs, wrong_form
-from analysis.curves import fit_curve
-from analysis.laws import fit_law
-from analysis.runs import select
-from analysis.uncertainty import fieller, inverse, law_interval, parameter_intervals, precision, run_interval
+from analysis.laws.curves import fit_curve
+from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, precision, run_interval
+from analysis.laws.line import fit_law
+from analysis.table.files import select
 from drorae.errors import UserError
 
 

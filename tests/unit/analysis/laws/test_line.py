@@ -10,12 +10,12 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from analysis.evidence import warnings
-from analysis.laws import LawFit, fit_law
-from analysis.runs import read_table, select
+from analysis.inference.evidence import warnings
+from analysis.laws.line import LawFit, fit_law
+from analysis.table.files import read_table, select
 from drorae.errors import UserError
 
-PAPER = Path(__file__).resolve().parent.parent / "results" / "paper"
+PAPER = Path(__file__).resolve().parents[4] / "results" / "paper"
 
 # NIST StRD, data set Norris: (y, x).
 NORRIS = """0.1 0.2 338.8 337.4 118.1 118.2 888.0 884.6 9.2 10.1 228.1 226.5 668.5 666.3 998.5 996.3 449.1 448.6

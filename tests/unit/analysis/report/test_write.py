@@ -16,11 +16,11 @@ import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
-from analysis.figures import Overlay, law_figure
-from analysis.fit import FitOutcome, fit_table
-from analysis.report import BackTest, Findings, LawRow, Predicted, checklist, headline, write_report
-from analysis.runs import prepare
-from analysis.verdicts import Verdict
+from analysis.inference.analysis import FitOutcome, fit_table
+from analysis.inference.verdicts import Verdict
+from analysis.report.figures import Overlay, law_figure
+from analysis.report.write import BackTest, Findings, LawRow, Predicted, checklist, headline, write_report
+from analysis.table.files import prepare
 from drorae.errors import UserError
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.checks import check_axes, check_design
-from analysis.fit import fit_table
-from analysis.runs import prepare, read_mlflow, read_table, select
-from analysis.tracking import write_fits
+from analysis.inference.analysis import fit_table
+from analysis.report.mlflow import write_fits
+from analysis.table.files import prepare, read_mlflow, read_table, select
+from analysis.table.selection import check_axes, check_design
 from drorae.errors import UserError
 
 
