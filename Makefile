@@ -57,19 +57,19 @@ ui: setup
 	$(BIN)/drorae ui
 
 benchmark: setup
-	$(BIN)/python tests/benchmark_orchestration.py
-	$(BIN)/python tests/benchmark_tracking.py
-	$(BIN)/python tests/benchmark_cache.py
+	$(BIN)/python tests/benchmarks/benchmark_orchestration.py
+	$(BIN)/python tests/benchmarks/benchmark_tracking.py
+	$(BIN)/python tests/benchmarks/benchmark_cache.py
 
 gpu-check: setup
-	$(BIN)/python tests/gpu_check.py
+	$(BIN)/python tests/checks/gpu_check.py
 
 stack-check: $(VENV)/.tools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[stack]"
-	$(BIN)/python tests/stack_check.py
+	$(BIN)/python tests/checks/stack_check.py
 
 drill: setup
-	$(BIN)/python tests/drill.py --seeds 20 --out results/drill
+	$(BIN)/python tests/drill/drill.py --seeds 20 --out results/drill
 
 coverage: setup
 	$(BIN)/python tests/calibration/coverage.py --out results/coverage

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from drorae.doctor import set_telemetry_defaults
-from drorae.remote import Remote
+from drorae.machine.doctor import set_telemetry_defaults
+from drorae.storage.remote import Remote
 
 set_telemetry_defaults()
 
@@ -27,7 +27,7 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def cache_dir(own_environment: None) -> Path:
     """A cache folder for the session, with the offline encoder converted in its `weights`."""
     pytest.importorskip("onnx")
-    from drorae.weights import dinov2_offline_path
+    from drorae.models.weights import dinov2_offline_path
 
     folder = Path(os.environ["DRORAE_CACHE"])
     dinov2_offline_path(folder)
@@ -37,11 +37,11 @@ def cache_dir(own_environment: None) -> Path:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """One Ray session whose workers can import the stand-ins for trials."""
-    from sweeps.cluster import ray_session
+    from sweeps.driver.cluster import ray_session
 
     here = Path(__file__).resolve().parent
     with pytest.MonkeyPatch.context() as patch:
-        paths = [str(here.parent), str(here), os.environ.get("PYTHONPATH", "")]
+        paths = [str(here.parent), str(here / "support"), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         with ray_session(""):
             yield
@@ -52,7 +52,7 @@ def store() -> Iterator[Remote]:
     """A bucket of an S3 server on loopback, whose address and credentials are in the environment."""
     from store_server import BUCKET, serving
 
-    from drorae import remote
+    from drorae.storage import remote
 
     with serving() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from drorae.commands.options import print_json, show, terminal_width
 from drorae.config import Runtime
-from drorae.shell import command
+from drorae.runtime.shell import command
 
 
 @dataclass(kw_only=True)
@@ -28,7 +28,7 @@ class Doctor:
 
     def run(self) -> int:
         """Prints the findings."""
-        from drorae.doctor import examine
+        from drorae.machine.doctor import examine
 
         found = examine(Runtime(), self.root)
         if self.as_json:

@@ -40,7 +40,7 @@ class Export(RuntimeOptions):
             raise UserError(f"{self.out_dir}: is there already; choose another folder, or delete this one")
         directory = finished_trial(self.run_dir)
         runtime = self.runtime()
-        from drorae.pretrained import export_trial
+        from drorae.export.tokenizer import export_trial
 
         with working(f"exporting {directory}") as note:
             exported = export_trial(

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from drorae.commands.options import Listed, command_anywhere, flat, print_json, say, show, working
 from drorae.config import default_tracking_uri
 from drorae.errors import UserError
-from drorae.remote import Remote, locate
+from drorae.storage.remote import Remote, locate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class SourceOptions:
             UserError: nothing readable there.
         """
         from analysis.table.files import prepare, read_mlflow, read_table
-        from sweeps.mirror import brought
+        from sweeps.folder.mirror import brought
 
         if self.experiment is not None:
             frame = read_mlflow(self.uri(), self.experiment, filter_string=self.filter)
@@ -186,8 +186,8 @@ class Report(SourceOptions):
 
     def run(self) -> int:
         """Writes the report and prints where it is."""
-        from drorae.commands.law import fit_trials, trial_pictures
-        from sweeps.mirror import brought
+        from drorae.commands.sweep_report import fit_trials, trial_pictures
+        from sweeps.folder.mirror import brought
 
         place = locate(self.source)
         if isinstance(place, Remote) and self.out is None:

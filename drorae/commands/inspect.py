@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from drorae.commands.options import RuntimeOptions, finished_trial, print_json, print_table, say, working
 from drorae.errors import UserError
-from drorae.remote import Remote, locate
+from drorae.storage.remote import Remote, locate
 
 
 @dataclass(kw_only=True)
@@ -38,9 +38,9 @@ class Inspect(RuntimeOptions):
             raise UserError(f"{locate(self.run_dir)}: expected a folder for the figures; name one with --out")
         directory = finished_trial(self.run_dir)
         runtime = self.runtime()
-        from drorae.inspection import inspect
-        from drorae.trial import load_trained
-        from sweeps.pictures import draw_pictures
+        from drorae.diagnostics.inspection import inspect
+        from drorae.trial.run import load_trained
+        from sweeps.tracking.pictures import draw_pictures
 
         with working(f"looking at {self.images} images of {directory}") as note:
             workshop, tokenizer = load_trained(directory, runtime, report=note)

@@ -21,8 +21,8 @@ from tyro.conf import UseAppendAction, arg
 
 from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
-from drorae.remote import Remote, absolute, locate
-from drorae.signals import WORDS, Interrupted, Stopped
+from drorae.runtime.signals import WORDS, Interrupted, Stopped
+from drorae.storage.remote import Remote, absolute, locate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,7 +155,7 @@ def finished_trial(directory: Path) -> Path:
     """
     place = locate(directory)
     if isinstance(place, Remote):
-        from sweeps.mirror import brought
+        from sweeps.folder.mirror import brought
 
         names = [f"{place.name}/{name}" for name in place.files() if name.rpartition("/")[2] == "result.json"]
         if len(names) != 1:
@@ -385,5 +385,5 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 def command_anywhere(*words: object) -> str:
-    """A command for a report, which others read: `drorae.shell.command` without this machine's path of the program."""
+    """A command for a report, which others read: without this machine's path of the program."""
     return f"drorae {shlex.join(map(str, words))}"

@@ -12,7 +12,7 @@ from tyro.conf import arg
 from drorae.commands.fit import SourceOptions
 from drorae.commands.options import ConfigOptions, Listed, flat, print_json, print_table, say, show, working
 from drorae.errors import UserError
-from drorae.shell import command
+from drorae.runtime.shell import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +144,7 @@ class Plan(SourceOptions, ConfigOptions):
 
     def _spec(self, found: Analysis, design: planning.Design) -> SweepSpec | None:
         """The design as a sweep; None where x is nothing that a sweep can vary."""
-        from sweeps.mirror import brought
+        from sweeps.folder.mirror import brought
         from sweeps.spec import SWEEPS, SweepSpec, expand
 
         self.one_source()

@@ -52,8 +52,8 @@ class Probe(RuntimeOptions):
                 raise UserError(f"--set {text}: expected NAME=VALUE, such as steps=1000")
             config = override(config, f"probe.{name.removeprefix('probe.')}", value)
         runtime = self.runtime()
-        from drorae.probe import probe
-        from drorae.trial import load_trained
+        from drorae.diagnostics.probe import probe
+        from drorae.trial.run import load_trained
 
         def show(row: dict[str, float | str]) -> None:
             if int(row["step"]) % 50 == 0:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from drorae.commands.options import print_json, print_table, show
-from drorae.remote import locate
-from drorae.shell import command
+from drorae.runtime.shell import command
+from drorae.storage.remote import locate
 
 if TYPE_CHECKING:
-    from sweeps.state import SweepState
+    from sweeps.folder.status import SweepState
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class Status(_Named):
 
     def run(self) -> int:
         """Prints the state; changes nothing."""
-        from sweeps.state import sweep_state
+        from sweeps.folder.status import sweep_state
 
         state = sweep_state(self.root / self.name)
         if self.as_json:
@@ -49,7 +49,7 @@ class Status(_Named):
         return 0
 
     def _print(self, state: SweepState) -> None:
-        from sweeps.screen import duration
+        from sweeps.driver.screen import duration
 
         counts = ", ".join(f"{number} {status}" for status, number in sorted(state.counts.items()))
         lines = [f"{state.name}: {state.total} trials: {counts}"]
@@ -94,10 +94,10 @@ class Resume(_Named):
     def run(self) -> int:
         """Runs what is missing; 0, or 1 where a trial failed."""
         from drorae.commands.sweep import conclude, import_analysis
-        from sweeps.mirror import brought
-        from sweeps.run import resume_sweep
+        from sweeps.driver.run import resume_sweep
+        from sweeps.folder.mirror import brought
+        from sweeps.folder.status import read_spec
         from sweeps.spec import SweepSpec
-        from sweeps.state import read_spec
 
         directory = self.root / self.name
         spec = SweepSpec.from_dict(read_spec(brought(directory, ("sweep.json",)))["spec"])

@@ -29,12 +29,12 @@ from drorae.commands.options import (
 )
 from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
-from drorae.remote import locate, patiently
-from drorae.shell import command
+from drorae.runtime.shell import command
+from drorae.storage.remote import locate, patiently
 
 if TYPE_CHECKING:
     from analysis.inference.analysis import FitOutcome
-    from sweeps.run import SweepOutcome
+    from sweeps.driver.run import SweepOutcome
     from sweeps.spec import Search, SweepSpec
 
 
@@ -122,12 +122,12 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
             return 0
         if not self.address:
-            from drorae.doctor import check_machine
+            from drorae.machine.doctor import check_machine
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.resources import Resources, parse_rule
-        from sweeps.run import Asha, run_sweep
+        from sweeps.driver.resources import Resources, parse_rule
+        from sweeps.driver.run import Asha, run_sweep
 
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
@@ -267,8 +267,8 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
     """The trials a sweep would run, with their fusion parameters where the encoder's size is known."""
-    from drorae.doctor import encoder_shape
-    from drorae.fusion.size import fusion_params
+    from drorae.machine.doctor import encoder_shape
+    from drorae.models.fusion.size import fusion_params
 
     rows = []
     for config, point in zip(configs, _points(configs), strict=True):
@@ -288,7 +288,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
     from analysis.report.mlflow import write_fits
     from analysis.table.files import read_table
-    from drorae.commands.law import fit_trials, searched_pictures, trial_pictures
+    from drorae.commands.sweep_report import fit_trials, searched_pictures, trial_pictures
 
     name = spec.name
     try:

@@ -25,10 +25,10 @@ from drorae.commands.options import (
 )
 from drorae.config import Runtime, TrialConfig, config_hash
 from drorae.errors import UserError
-from drorae.remote import Remote, locate
+from drorae.storage.remote import Remote, locate
 
 if TYPE_CHECKING:
-    from drorae.trial import TrialResult
+    from drorae.trial.run import TrialResult
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class Train(RuntimeOptions, ConfigOptions):
 
     def run(self) -> int:
         """Runs the trial; 0, or 1 where it failed or diverged."""
-        from drorae.doctor import check_machine
+        from drorae.machine.doctor import check_machine
 
         config = self.trial_config()
         if self.seed is not None:
@@ -82,7 +82,7 @@ class Train(RuntimeOptions, ConfigOptions):
 
 
 def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float, as_json: bool) -> None:
-    from drorae.budget import budget, needed_weights, train_images
+    from drorae.machine.needs import budget, needed_weights, train_images
 
     images, counted = train_images(config)
     found = budget(config, runtime, images)
@@ -128,7 +128,7 @@ def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float
 
 
 def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
-    from drorae.trial import prepare, run_trial
+    from drorae.trial.run import prepare, run_trial
 
     with ending(f"the same command goes on from the last checkpoint in {out}"), working("training") as note:
         prepare(config, runtime, note)
@@ -136,10 +136,10 @@ def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, 
 
 
 def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
-    from drorae.trial import read_result
-    from sweeps.run import run_sweep
+    from drorae.trial.run import read_result
+    from sweeps.driver.run import run_sweep
+    from sweeps.folder.table import read_outcome
     from sweeps.spec import SweepSpec
-    from sweeps.table import read_outcome
 
     runtime = replace(runtime, threads=runtime.threads or os.cpu_count() or 1)
     outcome = run_sweep(SweepSpec(out.name, config), root=out.parent, runtime=runtime)
@@ -201,7 +201,7 @@ class Eval(RuntimeOptions):
                 raise UserError(f"--extractors {name}: no such extractor; choose from {', '.join(known)}")
         directory = finished_trial(self.run_dir)
         runtime = self.runtime()
-        from drorae.trial import reevaluate
+        from drorae.trial.run import reevaluate
 
         settings = {
             name: value

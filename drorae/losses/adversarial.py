@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drorae import distributed, memory
 from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, TrialConfig
 from drorae.losses.augment import augment
 from drorae.losses.discriminator import load_discriminator
-from drorae.schedule import learning_rate
+from drorae.runtime import distributed, out_of_memory
+from drorae.training.schedule import learning_rate
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Adversary:
             for buffer, before in iterations:
                 buffer.copy_(before)
             raise
-        with memory.named(f"step {step + 1}, the discriminator's optimiser"):
+        with out_of_memory.named(f"step {step + 1}, the discriminator's optimiser"):
             self.optimiser.step()
         return {"disc_loss": torch.stack(losses).sum()}
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from drorae.config import DiscriminatorConfig
-from drorae.decoder import IMAGENET_MEAN, IMAGENET_STD
 from drorae.errors import UserError, one_line, shorten
-from drorae.weights import read_state
+from drorae.models.decoder import IMAGENET_MEAN, IMAGENET_STD
+from drorae.models.weights import read_state
 
 KERNEL = 9
 """Width over tokens of the heads' middle convolution (RAE's published configuration)."""

@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from drorae.errors import UserError, one_line, shorten
-from drorae.weights import packaged_file, read_state, state_fingerprint
+from drorae.models.weights import packaged_file, read_state, state_fingerprint
 
 STAGES = {"vgg": (4, 9, 16, 23, 30), "alex": (2, 5, 8, 10, 12)}
 """Where the features of torchvision's network are cut: after relu1_2, 2_2, 3_3, 4_3, 5_3 of VGG16, and after each of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
-from drorae.features import as_images
+from drorae.data.features import as_images
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.perceptual import PerceptualNetwork, load_perceptual
 

@@ -8,7 +8,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
-from drorae.efficientnet import MEAN, NAME, SHA256, STD, load_effnet
+from drorae.models.effnet import MEAN, NAME, SHA256, STD, load_effnet
 
 STAGES = (0, 1, 2, 4)
 """Blocks after which features are read: strides 2, 4, 8 and 16 (16, 24, 40 and 112 channels). The last stage,

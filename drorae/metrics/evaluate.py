@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drorae.features import as_images
+from drorae.data.features import as_images
 from drorae.losses.lpips import Lpips
 from drorae.metrics import image
 from drorae.metrics.extractors import FeatureExtractor

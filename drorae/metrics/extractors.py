@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, EvaluationConfig
-from drorae.efficientnet import MEAN, NAME, SHA256, STD, load_effnet
-from drorae.encoder import load_encoder
+from drorae.data.features import as_images
 from drorae.errors import UserError, one_line, shorten
-from drorae.features import as_images
-from drorae.weights import read_state, state_fingerprint
+from drorae.models.effnet import MEAN, NAME, SHA256, STD, load_effnet
+from drorae.models.encoder import load_encoder
+from drorae.models.weights import read_state, state_fingerprint
 
 INCEPTION_REMEDY = (
     "download weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0 "

@@ -176,7 +176,7 @@ def frechet_influence(
     images per feature each replicate is a distance between poorer covariances, and the replicates' spread comes out
     too large. Against the spread over independent sets of images it is 1.0 to 1.3 times as large, that of drawn
     replicates 1.0 to 5.6 times (Gaussian features, 200 to 1500 images, 48 to 400 features, spectra flat to k^-0.7;
-    tests/test_sampling_error.py has two of the cases).
+    tests/unit/drorae/metrics/test_sampling_error.py has two of the cases).
 
     Works in the smaller of sample and feature space.
 

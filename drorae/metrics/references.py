@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from drorae.errors import UserError, one_line, shorten
-from drorae.files import file_sha256, write_atomic
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import FeatureStatistics, Moments
+from drorae.storage.files import file_sha256, write_atomic
 
 INCEPTION = "rfid_inception"
 """What mu and sigma without a name are of: ADM's files, pytorch-fid's, clean-fid's."""
@@ -30,7 +30,7 @@ class Origin:
     images: str = ""
     """Fingerprint of the set of images, which covers their crop; empty: unknown."""
     crop: str = ""
-    """How the images were cut, as `drorae.images.evaluation_crop` says it; empty: unknown."""
+    """How the images were cut, as `drorae.data.images.evaluation_crop` says it; empty: unknown."""
     n: int = 0
     """Number of images; 0: unknown."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from drorae.metrics.frechet import FeatureStatistics
-from drorae.sealed import read_sealed, write_sealed
+from drorae.storage.sealed import read_sealed, write_sealed
 
 
 class FeatureSample:

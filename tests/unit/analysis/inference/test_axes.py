@@ -12,7 +12,7 @@ import statsmodels.api as sm
 
 from analysis.inference.axes import analyse_axes
 from analysis.table.files import read_table
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.errors import UserError
 
 PAPER = Path(__file__).resolve().parents[4] / "results" / "paper"

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 import analysis.inference.designs
 from analysis.inference.designs import Comparison, Difference, compare_designs, holm
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.errors import UserError
 
 SIZES = np.geomspace(1e6, 1e8, 6)

@@ -13,7 +13,7 @@ from analysis.inference.evidence import compare_laws
 from analysis.inference.plan import Cost, Design, measured_cost, plan
 from analysis.laws.intervals import points
 from analysis.table.files import read_table
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.commands.sweep import Sweep
 from drorae.errors import UserError
 from sweeps.spec import SweepSpec, expand

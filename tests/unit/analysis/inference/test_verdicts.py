@@ -23,7 +23,7 @@ from analysis.inference.verdicts import no_saturation, printed_line, trend, valu
 from analysis.laws.curves import fit_curve
 from analysis.laws.intervals import points, run_interval
 from analysis.table.files import read_table
-from drorae.cli import main
+from drorae.commands.main import main
 from drorae.errors import UserError
 
 PAPER = Path(__file__).resolve().parents[4] / "results" / "paper" / "capacity.csv"

@@ -1,0 +1,213 @@
+"""The `drorae` command.
+
+Results go to stdout; progress, notes and errors to stderr. Exit codes: 0 done, 1 something failed, 2 bad input,
+130 interrupted, 143 terminated (TERM), 129 hung up (HUP), 141 the reader of the output has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TextIO, Union
+
+import tyro
+
+from drorae.commands.compare import Compare
+from drorae.commands.doctor import Doctor
+from drorae.commands.export import Export
+from drorae.commands.fit import Fit, Report
+from drorae.commands.inspect import Inspect
+from drorae.commands.plan import Plan
+from drorae.commands.predict import Predict
+from drorae.commands.probe import Probe
+from drorae.commands.status import Resume, Status
+from drorae.commands.sweep import Sweep
+from drorae.commands.train import Eval, Train
+from drorae.commands.ui import Ui
+from drorae.errors import ClusterLost, UserError, shorten
+from drorae.errors import one_line as error_line
+from drorae.machine.doctor import set_telemetry_defaults
+from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
+from drorae.storage.files import disk_is_full, full_disk
+from drorae.storage.remote import RemoteError
+
+DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
+
+Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
+
+COMMANDS = {
+    "train": Train,
+    "eval": Eval,
+    "inspect": Inspect,
+    "probe": Probe,
+    "export": Export,
+    "sweep": Sweep,
+    "status": Status,
+    "resume": Resume,
+    "fit": Fit,
+    "predict": Predict,
+    "plan": Plan,
+    "compare": Compare,
+    "report": Report,
+    "ui": Ui,
+    "doctor": Doctor,
+}
+# What tyro reads the subcommands from, at run time.
+_ANY_COMMAND: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
+
+
+class Command(Protocol):
+    """A parsed command, ready to run."""
+
+    def run(self) -> int:
+        """Does the work and returns the exit code."""
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments name.
+
+    Raises:
+        UserError: arguments that no command takes.
+        SystemExit: help was asked for and printed.
+    """
+    box = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(arguments):
+        # Wide, so that no line of the box that an error comes in is broken.
+        os.environ["COLUMNS"] = "1000"
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                _ANY_COMMAND,
+                prog="drorae",
+                description=DESCRIPTION,
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        names = [name for name in arguments[:1] if name in COMMANDS]
+        raise UserError(f"{one_line(box.getvalue())}; see {' '.join(['drorae', *names, '--help'])}") from None
+    finally:
+        if columns is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = columns
+
+
+def one_line(box: str) -> str:
+    """What tyro's error box says: the message, then hints such as the subcommands there are.
+
+    tyro draws a box whose frame holds the title, or, where stdout takes ASCII only, a title above dashes.
+    """
+    # On a terminal the box is coloured.
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip().strip("│").strip()
+        if text.startswith(("╭", "╰")):
+            continue
+        if text and set(text) <= {"─", "-"}:
+            sections.append([])
+        elif text:
+            sections[-1].append(text)
+    if "╭" not in box:
+        del sections[0]
+    kept = []
+    for section in sections:
+        first, *rest = section or [""]
+        if first.startswith("Missing from"):
+            wanted = [text for text in rest if not text.endswith(("(required)", "(repeatable)"))]
+            kept.append(f"{first} {', '.join(wanted)}")
+        elif first.startswith("Perhaps you meant"):
+            kept.append("perhaps you meant " + " or ".join(text.split()[0] for text in rest if text.startswith("--")))
+        elif first and not first.startswith(("Argument helptext", "For full helptext")):
+            kept.append(" ".join(section))
+    message = "; ".join(text.rstrip(".") for text in kept) or "the arguments do not fit"
+    message = re.sub(r"invalid literal for int\(\) with base 10:", "expected a whole number, got", message)
+    message = re.sub(r"could not convert string to float:", "expected a number, got", message)
+    message = message.removeprefix("Error parsing ")
+    return message[0].lower() + message[1:]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `drorae` and returns its exit code; whatever ends it early becomes one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    set_telemetry_defaults()
+    _fill_closed()
+    with Signals() as signals:
+        try:
+            code = parse([text for text in given if text != "--debug"]).run()
+            sys.stdout.flush()
+            return code
+        except (KeyboardInterrupt, SystemExit) as error:
+            end = signals.meant(error)
+            if isinstance(end, Interrupted | Stopped):
+                if debug:
+                    raise
+                return _end(end)
+            return end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
+        except BrokenPipeError:
+            # Whoever read the output has gone, as `head` does: nothing is left to say, and nobody to say it to.
+            _write_nowhere(sys.stdout)
+            return 128 + signal.SIGPIPE
+        except Exception as error:
+            if debug:
+                raise
+            text, code = _explain(error)
+            _say(text)
+            return code
+
+
+def _end(error: Interrupted | Stopped) -> int:
+    """Says what a signal ended, unless a sweep has; the shell's exit code for it."""
+    if not error.said:
+        _say(f"{WORDS[error.signum]} before it was done")
+    # A terminal that was closed takes nothing, and Python would complain of it when it ends.
+    if error.signum == signal.SIGHUP:
+        for stream in (sys.stdout, sys.stderr):
+            _write_nowhere(stream)
+    return 128 + error.signum
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """An error's line and exit code."""
+    if isinstance(error, UserError | RemoteError):
+        return f"error: {error_line(error)}", 2
+    if isinstance(error, ClusterLost):
+        return f"error: {error_line(error)}", 1
+    if isinstance(error, ModuleNotFoundError):
+        install = f"{shlex.quote(sys.executable)} -m pip install {error.name}"
+        return (f"error: the package {error.name} is not installed; `make setup` installs everything, or: {install}"), 2
+    if disk_is_full(error):
+        file = getattr(error, "filename", None)
+        return f"error: {full_disk(Path(file).parent if file else Path.cwd())}", 2
+    what = f"{type(error).__name__}: {shorten(error_line(error), 300)}"
+    return f"internal error: {what} (rerun with --debug for the traceback)", 1
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _fill_closed() -> None:
+    """Has stdout and stderr lead nowhere where they are closed (`>&-`): Python has no stream there then."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def _write_nowhere(stream: TextIO) -> None:
+    """Has a stream's descriptor lead nowhere, so that what it still holds does no harm at the end of the process."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,1 @@
+"""Images, their crops, and the encoder's features of them."""

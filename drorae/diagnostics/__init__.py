@@ -1,0 +1,1 @@
+"""Looking into a trained tokenizer: its latents, its router, how well a diffusion model learns them."""

@@ -1,0 +1,1 @@
+"""Handing a trained tokenizer on: folders and hubs to load it from."""

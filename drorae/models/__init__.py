@@ -1,0 +1,1 @@
+"""The networks of a tokenizer: encoder, fusion, decoder, and their weights."""

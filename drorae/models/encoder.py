@@ -1,0 +1,167 @@
+"""The frozen vision encoder: any timm ViT, giving every block's patch tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from drorae.config import EncoderConfig
+from drorae.errors import UserError, one_line, shorten
+from drorae.models.weights import dinov2_offline_path, read_state, state_fingerprint
+
+OFFLINE_NAME = "vit_small_patch14_dinov2"
+
+
+class LayerFeatures(NamedTuple):
+    """What the encoder says about a batch of B images, N patch tokens of width C each."""
+
+    layers: Tensor
+    """[B, L, N, C]: raw outputs z(1) .. z(L) of all blocks, prefix tokens dropped (paper, Eq. 1)."""
+    base: Tensor
+    """[B, N, C]: z_base = LN(z(L)), the latent of RAE."""
+
+
+class Encoder(nn.Module):
+    """A frozen timm ViT.
+
+    `norm` is the LayerNorm the whole project calls LN: the backbone's final one, with or without its scale
+    and shift (`EncoderConfig.norm_affine`).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vit: VisionTransformer, config: EncoderConfig) -> None:
+        super().__init__()
+        self.vit = vit
+        self.num_layers = len(vit.blocks)
+        self.width: int = vit.embed_dim
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.input_size = config.input_size
+        self.grid = config.input_size // self.patch_size
+        eps = getattr(vit.norm, "eps", 1e-6)
+        self.norm = nn.LayerNorm(self.width, eps=eps, elementwise_affine=config.norm_affine)
+        if config.norm_affine:
+            if not isinstance(vit.norm, nn.LayerNorm):
+                raise UserError(f"encoder.name: {config.name} has no final LayerNorm; set encoder.norm_affine=false")
+            self.norm.load_state_dict(vit.norm.state_dict())
+        normalisation: Any = vit.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
+        # Read by caches and tracking: which features these are, to the last weight.
+        self.fingerprint = f"{config.name}-{config.input_size}px-{state_fingerprint(vit.state_dict())}"
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> LayerFeatures:
+        """Encodes images [B, 3, H, W] in [0, 1], resized (bicubic, antialiased) to the encoder's input size."""
+        if images.shape[-2:] != (self.input_size, self.input_size):
+            images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=True).clamp(0, 1)
+        normalised = (images - self.mean) / self.std
+        blocks: Any = self.vit.forward_intermediates(normalised, output_fmt="NLC", norm=False, intermediates_only=True)
+        layers = torch.stack(blocks, dim=1)
+        return LayerFeatures(layers, self.norm(layers[:, -1]))
+
+
+def _nearest_sizes(size: int, patch: int) -> str:
+    below = size // patch * patch
+    return f"{below} or {below + patch}" if below else str(patch)
+
+
+def build_vit(name: str, **arguments: Any) -> VisionTransformer:
+    """A timm vision transformer without its classifier.
+
+    Raises:
+        UserError: timm cannot build it, or it is another kind of network.
+    """
+    try:
+        vit = timm.create_model(name, num_classes=0, **arguments)
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        reason = shorten(one_line(error), 160)
+        if arguments.get("pretrained"):
+            raise UserError(
+                f"encoder.weights=hub: {name} could not be downloaded ({reason}); "
+                "fetch its file elsewhere and use encoder.weights=file, or encoder.weights=offline"
+            ) from None
+        raise UserError(
+            f"encoder.name: timm cannot build {name!r} with {arguments} ({reason}); "
+            "expected a ViT named by timm.list_models('vit*')"
+        ) from None
+    if not isinstance(vit, VisionTransformer):
+        raise UserError(f"encoder.name: {name} is a {type(vit).__name__}; expected a timm VisionTransformer")
+    return vit
+
+
+def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
+    """Builds the frozen encoder a config names.
+
+    `cache_dir` keeps the converted offline weights.
+
+    Raises:
+        UserError: unknown model, missing or ill-fitting weights, or an input size that is no multiple of
+            the patch size (the message names the nearest valid ones).
+    """
+    if config.weights == "offline" and config.name != OFFLINE_NAME:
+        raise UserError(
+            f"encoder.weights=offline holds only {OFFLINE_NAME}, not {config.name}; use encoder.weights=hub or file"
+        )
+    if not timm.is_model(config.name.split(".")[0]):
+        raise UserError(f"encoder.name: timm knows no model {config.name!r}; see timm.list_models('vit*')")
+    patch = _patch_size(config.name)
+    if config.input_size < patch or config.input_size % patch:
+        raise UserError(
+            f"encoder.input_size: {config.input_size} is no multiple of {config.name}'s patch size {patch}; "
+            f"use {_nearest_sizes(config.input_size, patch)}"
+        )
+    if config.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Encoder(build_vit(config.name, img_size=config.input_size), config)
+    if config.weights == "hub":
+        state = build_vit(config.name, pretrained=True).state_dict()
+    else:
+        path = dinov2_offline_path(cache_dir) if config.weights == "offline" else Path(config.path)
+        state = read_state(path)
+    vit = build_vit(config.name, img_size=config.input_size)
+    try:
+        # Without antialiasing, as DINOv2 itself resamples its position table; timm's own default differs by 6%
+        # in the tokens at 224 px.
+        state = checkpoint_filter_fn(state, vit, antialias=False)
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
+        vit.load_state_dict(kept, strict=True)
+    except (RuntimeError, KeyError, AttributeError) as error:
+        reason = shorten(one_line(error), 200)
+        raise UserError(f"encoder.path: the weights do not fit {config.name} ({reason})") from None
+    return Encoder(vit, config)
+
+
+def encoder_from_state(config: EncoderConfig, state: Mapping[str, Tensor]) -> Encoder:
+    """The frozen encoder of exactly these tensors, which `Encoder.vit.state_dict()` gave.
+
+    Raises:
+        UserError: they are not those of the model that the config names.
+    """
+    vit = build_vit(config.name, img_size=config.input_size)
+    try:
+        vit.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"encoder.name: the tensors are not those of {config.name} ({shorten(one_line(error), 200)})"
+        ) from None
+    return Encoder(vit, config)
+
+
+def _patch_size(name: str) -> int:
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    embedding = getattr(model, "patch_embed", None)
+    if embedding is None or not hasattr(embedding, "patch_size"):
+        raise UserError(f"encoder.name: {name} has no patch embedding; expected a ViT (timm.list_models('vit*'))")
+    return embedding.patch_size[0]

@@ -1,0 +1,197 @@
+"""The fusion module and the table of its named variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from drorae.config import FusionConfig
+from drorae.errors import UserError
+from drorae.models.fusion import routing
+from drorae.models.fusion.attention import DepthAttention
+from drorae.models.fusion.experts import Experts
+from drorae.models.fusion.residual import bounded_residuals
+
+Routing = Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: how the layers are combined into z_fuse. LN is the backbone's final LayerNorm."""
+
+    formula: str
+    source: str
+    routing: Routing | None = None
+    """How router logits become weights; None: no experts and no router."""
+    router_reads: Literal["layers", "last"] = "layers"
+    """layers: R reads all fused layers, Linear(n C, n); last: the deepest alone, Linear(C, n)."""
+    attends: bool = False
+    """Cross-attention in place of experts and router."""
+    adds_spatial_mean: bool = False
+    bounded: bool = False
+    """z_fuse is already a bounded correction of z_base, and so the latent; `incremental` does not apply."""
+    activation: Literal["none", "gelu"] = "none"
+    """The experts' activation where the config says `auto`."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "last": Variant("z = LN(z(L))", "RAE, arXiv 2510.11690"),
+    "mean": Variant("z_fuse = mean_k LN(z(k))", "RAEv2, arXiv 2605.18324"),
+    "mean_dc": Variant(
+        "z_fuse = mean_k LN(z(k)) + mean over tokens of LN(z(L))",
+        "RAEv2's form for DINOv3, arXiv 2605.18324",
+        adds_spatial_mean=True,
+    ),
+    "cross_attention": Variant(
+        "z_fuse = LN(attention(query LN(z(L)), keys and values LN(z(k))))",
+        "arXiv 2605.10780, Table 3, which gives no formula (see drorae.models.fusion.attention)",
+        attends=True,
+    ),
+    "softmax": Variant("z_fuse = LN(sum_k softmax(w)_k h_k)", "arXiv 2605.10780, Table 3", routing=routing.softmax),
+    "energy": Variant(
+        "z_fuse = LN(sum_k w_k h_k / sqrt(sum_k w_k^2 + eps))", "arXiv 2605.10780, Eq. 4", routing=routing.energy
+    ),
+    "hirae": Variant(
+        "z = LN(LN(z(L)) + sum_g Delta_g), |Delta_g| <= c_g |LN(z(L))| per image",
+        "HiRAE, arXiv 2609.37775, Eqs. 7-11",
+        routing=routing.unit,
+        router_reads="last",
+        bounded=True,
+        activation="gelu",
+    ),
+}
+"""The published fusions, simplest first."""
+
+
+class FusionOutput(NamedTuple):
+    """What the fusion makes of B images with N tokens of width C."""
+
+    latent: Tensor
+    """[B, N, C]: what the decoder reads, z_final of Eq. 5 (or z_fuse where `incremental` is off)."""
+    fused: Tensor
+    """[B, N, C]: z_fuse of Eq. 4."""
+    weights: Tensor
+    """[B, N, n]: each layer's share, shallowest first."""
+    outputs: Tensor | None = None
+    """[B, n, N, C]: h_k, the experts' outputs after LN; None without experts."""
+    logits: Tensor | None = None
+    """[B, N, n]: w of Eq. 3, before any normalisation; None without a router."""
+
+
+class LayerFusion(nn.Module):
+    """Fuses the deepest n encoder layers into one latent (arXiv 2605.10780, Sec. 3.2).
+
+    h_k = LN(e_k(LN(z(k)))), w = R [z(1); ...; z(n)], z_fuse as the variant's row in VARIANTS says and, if
+    incremental, z_final = LN(z_base + beta (z_fuse - z_base)) (Eq. 5).
+
+    At beta = 0 the paper calls the module the RAE baseline; LN(LN(z)) differs from LN(z) in the last bits, so
+    z_base itself is returned there.
+
+    Args:
+        config: variant, sizes and options.
+        num_layers: blocks of the encoder, L.
+        norm: LN, the encoder's final LayerNorm; frozen and shared, not copied into this module's state.
+
+    Raises:
+        UserError: more layers asked for than the encoder has, a non-positive width, or a variant without the
+            form asked for.
+    """
+
+    def __init__(self, config: FusionConfig, num_layers: int, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        if not 0 <= config.num_layers <= num_layers:
+            raise UserError(
+                f"fusion.num_layers: {config.num_layers} asked for, the encoder has {num_layers}; "
+                f"use 1 to {num_layers}, or 0 for all"
+            )
+        if config.expert_hidden_dim < 1:
+            raise UserError(f"fusion.expert_hidden_dim: {config.expert_hidden_dim} is no width; use 1 or more")
+        variant = VARIANTS[config.variant]
+        if variant.bounded and not config.incremental:
+            raise UserError(
+                f"fusion.incremental: {config.variant} is a bounded correction of the last layer by itself and has no "
+                "form without; leave fusion.incremental true"
+            )
+        self.config = config
+        self.num_layers = config.num_layers or num_layers
+        self.variant = variant
+        self._norm = (norm,)
+        width = norm.normalized_shape[0]
+        self.experts: Experts | None = None
+        self.router: nn.Linear | None = None
+        self.attention: DepthAttention | None = None
+        if variant.routing is not None:
+            if config.activation == "auto":
+                config = replace(config, activation=variant.activation)
+            self.experts = Experts(config, self.num_layers, width)
+            read = self.num_layers * width if variant.router_reads == "layers" else width
+            self.router = nn.Linear(read, self.num_layers)
+        elif variant.attends:
+            self.attention = DepthAttention(width, config.expert_hidden_dim)
+
+    @property
+    def norm(self) -> nn.LayerNorm:
+        """LN, in a tuple so that it stays the encoder's and is not saved or trained with the fusion."""
+        return self._norm[0]
+
+    def forward(self, layers: Tensor) -> FusionOutput:
+        """layers [B, n or more, N, C], raw block outputs, deepest last."""
+        layers = layers[:, -self.num_layers :]
+        batch, n, tokens, width = layers.shape
+        base = self.norm(layers[:, -1])
+        if self.config.variant == "last":
+            only_last = base.new_zeros(batch, tokens, n)
+            only_last[..., -1] = 1
+            return FusionOutput(base, base, only_last)
+        # Layers lead from here on: [n, B * N, C], one batched product per step.
+        raw = layers.transpose(0, 1).reshape(n, batch * tokens, width)
+        normalised = self.norm(raw)
+        outputs, logits = None, None
+        if self.experts is not None and self.router is not None and self.variant.routing is not None:
+            logits = self._logits(raw if self.config.router_input == "raw" else normalised, self.router)
+            weights = self.variant.routing(logits, self.config.eps)
+            outputs = self.norm(self.experts(normalised))
+            fused = self._aggregate(outputs, weights, base)
+        elif self.attention is not None:
+            attended, weights = self.attention(normalised)
+            fused = self.norm(attended)
+        else:
+            fused, weights = normalised.mean(0), base.new_full((batch * tokens, n), 1 / n)
+        fused = fused.view(batch, tokens, width)
+        if self.variant.adds_spatial_mean:
+            fused = fused + base.mean(1, keepdim=True)
+        if self.variant.bounded or not self.config.incremental:
+            latent = fused
+        elif self.config.beta == 0:
+            latent = base
+        else:
+            latent = self.norm(base + self.config.beta * (fused - base))
+        return FusionOutput(
+            latent,
+            fused,
+            weights.view(batch, tokens, n),
+            None if outputs is None else outputs.view(n, batch, tokens, width).transpose(0, 1),
+            None if logits is None else logits.view(batch, tokens, n),
+        )
+
+    def _logits(self, read: Tensor, router: nn.Linear) -> Tensor:
+        """What the router reads [n, T, C] -> its logits [T, n]."""
+        if self.variant.router_reads == "last":
+            return router(read[-1])
+        n, _, width = read.shape
+        # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
+        matrices = router.weight.view(n, n, width).permute(1, 2, 0)
+        return torch.bmm(read, matrices).sum(0) + router.bias
+
+    def _aggregate(self, outputs: Tensor, weights: Tensor, base: Tensor) -> Tensor:
+        """h_k [n, T, C], weights [T, n], base [B, N, C] -> z_fuse [T, C]."""
+        # Elementwise rather than as a product: a third of the time of the strided bmm einsum would choose.
+        weighted = outputs * weights.T.unsqueeze(-1)
+        if not self.variant.bounded:
+            return self.norm(weighted.sum(0))
+        deltas = bounded_residuals(weighted.view(-1, *base.shape), base, self.config.eps, self.training)
+        return self.norm(base + torch.stack(deltas).sum(0)).flatten(0, 1)

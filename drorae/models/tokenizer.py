@@ -1,0 +1,59 @@
+"""The visual tokenizer: encode, fuse, decode."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from drorae.config import TrialConfig
+from drorae.models.decoder import Decoder
+from drorae.models.encoder import Encoder
+from drorae.models.fusion.registry import FusionOutput, LayerFusion
+
+
+class Tokenizer(nn.Module):
+    """A frozen encoder, a fusion module and a decoder.
+
+    Training reads features from the store, so `fuse` and `decode` start from the encoder's layers; `encode`
+    starts from images.
+    """
+
+    def __init__(self, encoder: Encoder, fusion: LayerFusion, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.fusion = fusion
+        self.decoder = decoder
+
+    def base(self, layers: Tensor) -> Tensor:
+        """layers [B, n, N, C] -> z_base [B, N, C], the RAE latent."""
+        return self.encoder.norm(layers[:, -1])
+
+    def fuse(self, layers: Tensor) -> FusionOutput:
+        """layers [B, n, N, C], raw -> the fused latent."""
+        return self.fusion(layers)
+
+    def latent(self, layers: Tensor, fused: bool = True) -> Tensor:
+        """layers [B, n, N, C], raw -> what the decoder reads [B, N, C]: the fusion's latent, or z_base."""
+        return self.fuse(layers).latent if fused else self.base(layers)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in [0, 1] -> latent [B, N, C]."""
+        return self.latent(self.encoder(images).layers)
+
+    def decode(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
+        """latent [B, N, C] -> images [B, 3, S, S], nominally in [0, 1]; `head_offset` as in `Decoder.forward`."""
+        return self.decoder(latent, head_offset)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in [0, 1] -> their reconstruction [B, 3, S, S]."""
+        return self.decode(self.encode(images))
+
+
+def build_tokenizer(config: TrialConfig, encoder: Encoder) -> Tokenizer:
+    """A tokenizer with a freshly initialised fusion (`config.seed`) and decoder (`config.decoder.seed`)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.decoder.seed)
+        decoder = Decoder(config.decoder, encoder.width, encoder.grid, config.images.size)
+        torch.manual_seed(config.seed)
+        fusion = LayerFusion(config.fusion, encoder.num_layers, encoder.norm)
+    return Tokenizer(encoder, fusion, decoder)

@@ -1,0 +1,1 @@
+"""Training one phase: what it trains, its steps, its loop, its checkpoints."""

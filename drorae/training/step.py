@@ -1,0 +1,194 @@
+"""One training step: a batch in, the phase's module and its adversary moved a little."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drorae.config import PhaseConfig, Runtime
+from drorae.data.features import Features, as_images
+from drorae.errors import UserError
+from drorae.losses.adversarial import Adversary
+from drorae.losses.objective import Objective
+from drorae.models.tokenizer import Tokenizer
+from drorae.runtime import distributed, out_of_memory
+from drorae.training.checkpoint import WeightAverage
+from drorae.training.phases import Phase
+from drorae.training.schedule import epoch_order, learning_rate, step_seed
+
+T = TypeVar("T")
+Painted = list[tuple[Tensor, Tensor]]
+"""Reconstructions and originals, float32 [b, 3, S, S] in [0, 1], piece by piece."""
+
+
+class Painter(nn.Module):
+    """A phase's forward pass, from layers to images, as one module, because that is what several processes wrap."""
+
+    def __init__(self, tokenizer: Tokenizer, phase: Phase) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.fused = phase.latent == "fused"
+
+    def forward(self, layers: Tensor, noise: Tensor | None, head_offset: Tensor | None) -> Tensor:
+        """layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S]."""
+        latent = self.tokenizer.latent(layers, self.fused)
+        return self.tokenizer.decode(latent if noise is None else latent + noise, head_offset)
+
+
+class Stepper:
+    """Takes the steps of one phase, each a function of the weights and its number alone.
+
+    Attributes:
+        steps_per_epoch, total: numbers of steps.
+        optimiser, average: what a checkpoint keeps beside the module; `average` is None without an EMA.
+        micro_batch: images that go through the networks at once. Where memory runs out it is halved, with a
+            `Notice`, and the step taken again from its beginning: the same batch, the same gradients up to rounding.
+            (With an adversary its augmentation and adaptive weight are those of the pieces.)
+
+    Raises:
+        UserError: there are no images for one batch, or the batch cannot be shared by the processes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        phase: Phase,
+        settings: PhaseConfig,
+        features: Features,
+        objective: Objective,
+        adversary: Adversary | None,
+        *,
+        seed: int,
+        device: torch.device,
+        runtime: Runtime,
+    ) -> None:
+        self.tokenizer, self.phase, self.settings, self.features = tokenizer, phase, settings, features
+        self.objective, self.adversary, self.seed, self.device = objective, adversary, seed, device
+        self.batch_size = min(settings.batch_size, len(features))
+        self.steps_per_epoch = len(features) // self.batch_size if self.batch_size else 0
+        if self.steps_per_epoch == 0:
+            raise UserError("images: no training images; check images.path and images.train_images")
+        processes = distributed.world_size()
+        if self.batch_size % processes:
+            raise UserError(
+                f"{phase.name}.batch_size: {self.batch_size} images cannot be shared by {processes} processes; "
+                f"use a multiple of {processes}"
+            )
+        self.share = self.batch_size // processes
+        self.micro_batch = min(runtime.micro_batch or self.share, self.share)
+        self.total = settings.epochs * self.steps_per_epoch
+        module = phase.trained(tokenizer)
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, foreach=True
+        )
+        self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
+        self._module = module
+        self._painter = distributed.shared(Painter(tokenizer, phase), device)
+        # The fusion reads n layers; decoders of z_base only the last.
+        self._depth = tokenizer.fusion.num_layers if phase.latent == "fused" else 1
+        self._noises = torch.Generator(device)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+        self._order, self._ordered = np.empty(0, np.int64), -1
+
+    def take(self, step: int) -> dict[str, Tensor]:
+        """Takes step `step` (counted from 0); its losses by name, scalars, of this process's share of the batch.
+
+        Raises:
+            UserError: not even one image fits into memory, or memory ran out in one of several processes.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.settings, step, self.total)
+        where = f"{self.phase.name}, step {step + 1}"
+        seen, images = self._fitting(where, lambda piece: self._gradients(step, piece))
+        # A failure from here on leaves moved weights, and fewer images at once would be no help.
+        with out_of_memory.named(f"{where}, the optimiser"):
+            if self.settings.clip_norm:
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+            self.optimiser.step()
+            if self.average is not None:
+                self.average.update(self._module)
+        if self.adversary is not None:
+            seen |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, piece))
+        return seen
+
+    def _fitting(self, what: str, work: Callable[[int], T]) -> T:
+        """work(micro_batch), with a smaller one where memory runs out."""
+        if distributed.world_size() > 1:
+            # The others already wait for this process's gradients and cannot be called back. It fails, and whoever
+            # started them (Ray Train) ends them all.
+            with out_of_memory.named(
+                what, f"several processes cannot change --micro-batch {self.micro_batch} midway: lower it"
+            ):
+                return work(self.micro_batch)
+        same = "the same batch, gradients added; --micro-batch begins with that"
+        result, self.micro_batch = out_of_memory.fitting(self.micro_batch, work, what, same)
+        return result
+
+    def _items(self, step: int) -> np.ndarray:
+        """The batch's items [batch_size], in the order of its epoch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._ordered:
+            # Once an epoch: a permutation of a million images takes as long as a step.
+            self._order = epoch_order(self.seed, self.phase.number, epoch, len(self.features))
+            self._ordered = epoch
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _noise(self, step: int, mine: slice) -> Tensor | None:
+        """What is added to the latents of this process's share [share, N, C]."""
+        if not self.settings.latent_noise:
+            return None
+        # Drawn for the whole batch, so that sharing it out changes nothing.
+        self._noises.manual_seed(step_seed(self.seed, self.phase.number, step))
+        sigma = torch.rand(self.batch_size, 1, 1, generator=self._noises, device=self.device)
+        shape = (self.batch_size, self.tokenizer.encoder.grid**2, self.tokenizer.encoder.width)
+        normal = torch.randn(shape, generator=self._noises, device=self.device)
+        return (sigma * self.settings.latent_noise * normal)[mine]
+
+    def _gradients(self, step: int, piece: int) -> tuple[dict[str, Tensor], Painted]:
+        """The gradients of a step's loss, `piece` images at once; moves no weight."""
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.manual_seed(step_seed(self.seed, self.phase.number, step, distributed.rank()))
+        first = distributed.rank() * self.share
+        mine = slice(first, first + self.share)
+        items, noise = self._items(step)[mine], self._noise(step, mine)
+        adversary = self.adversary
+        speaks = adversary is not None and adversary.speaks(step)
+        offset = torch.zeros_like(self.tokenizer.decoder.head.weight, requires_grad=True) if speaks else None
+        pieces: list[dict[str, Tensor]] = []
+        images: Painted = []
+        for start in range(0, self.share, piece):
+            chosen = items[start : start + piece]
+            weight = len(chosen) / self.share
+            batch = self.features.batch(chosen, step // self.steps_per_epoch, self._depth)
+            pixels, layers = batch.pixels.to(self.device), batch.layers.to(self.device).float()
+            targets = None if batch.targets is None else batch.targets.to(self.device)
+            # Gradients are exchanged once a step, with the last piece.
+            alone = distributed.world_size() == 1 or start + piece >= self.share
+            with contextlib.nullcontext() if alone else self._painter.no_sync():
+                with self._autocast:
+                    painted = self._painter(layers, None if noise is None else noise[start : start + piece], offset)
+                losses = self.objective(painted, pixels, targets)
+                whole = losses["loss"]
+                if adversary is not None and offset is not None:
+                    with self._autocast:
+                        losses |= adversary.term(painted, whole, offset)
+                    whole = whole + losses.pop("gan_term")
+                (whole * weight).backward()
+            pieces.append({name: value.detach() * weight for name, value in losses.items()})
+            if adversary is not None:
+                images.append((painted.detach().float(), as_images(pixels)))
+        seen = {name: torch.stack([values[name] for values in pieces]).sum() for name in pieces[0]}
+        return seen, images
+
+    def _teach(self, step: int, images: Painted, piece: int) -> dict[str, Tensor]:
+        """The discriminator's own step, on pieces of at most `piece` images."""
+        assert self.adversary is not None
+        fakes, reals = ([part for pair in images for part in pair[which].split(piece)] for which in (0, 1))
+        with self._autocast:
+            return self.adversary.learn(step, self.total, fakes, reals)

@@ -1,0 +1,1 @@
+"""One trial: what it shares with others, how it runs, its result."""

@@ -1,0 +1,1 @@
+"""The process that drives a sweep: what runs next, on what, and what a person sees of it."""

@@ -1,0 +1,177 @@
+"""A Ray session for a sweep: a local one, or a cluster that is joined."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from drorae.errors import ClusterLost, UserError, one_line, shorten
+
+LOOK_SECONDS = 2.0
+"""Between two looks at the head node."""
+LOST_SECONDS = 20.0
+"""A head node that does not answer for so long is lost. Ray ends the process itself after 60."""
+STUCK_SECONDS = 10.0
+"""So long the driver may take to notice, before it is taken to hang in a call to Ray."""
+
+
+@contextlib.contextmanager
+def ray_session(address: str) -> Iterator[None]:
+    """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep.
+
+    Ray's own RAY_ADDRESS, which `ray job submit` sets, is an address like one that is given.
+
+    Raises:
+        UserError: Ray is not installed, does not start, or nothing answers at the address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # Tune's own result files and TensorBoard logs: nobody reads them here.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    # Workers import the project from where it is, installed or not.
+    source = str(Path(__file__).resolve().parents[2])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if source not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
+    try:
+        import ray
+    except ImportError:
+        raise UserError("a sweep needs Ray; pip install 'ray[tune]'") from None
+    if ray.is_initialized():
+        yield
+        return
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address:
+            environment = {name: os.environ[name] for name in settings}
+            packages = [str(Path(source) / name) for name in ("drorae", "sweeps")]
+            # The code is sent along: nodes need its dependencies, not this version of it. No credentials: workers find
+            # those in their own nodes' environment.
+            ray.init(address=address, runtime_env={"env_vars": environment, "py_modules": packages}, **common)
+        else:
+            ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address} " if address else ""
+        raise UserError(f"Ray {where}did not start ({shorten(one_line(error), 200)})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """The session's nodes as Ray describes them: `Resources`, `NodeManagerAddress`."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+class HeadWatch:
+    """Watches the session's head node from a thread; a context manager. Nothing to watch where there is no session.
+
+    Args:
+        say: told once when the head node stops answering.
+        last: called in the thread, with what `check` would raise, where nobody calls `check` for STUCK_SECONDS: Ray
+            keeps some calls for ever, and then ends the process.
+    """
+
+    def __init__(self, say: Callable[[str], None], last: Callable[[ClusterLost], None]) -> None:
+        self._say, self._last = say, last
+        self._lost: ClusterLost | None = None
+        self._noticed = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> HeadWatch:
+        import ray
+
+        if ray.is_initialized():
+            context = ray.get_runtime_context()
+            self._address, self._node = context.gcs_address, context.get_node_id()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if not self._thread.is_alive():
+            return
+        self._noticed.set()
+        self._thread.join(LOOK_SECONDS)
+        # Ray's calls may have noticed first, in errors of many kinds.
+        if isinstance(error, Exception) and not isinstance(error, ClusterLost | UserError):
+            trouble = self._trouble()
+            if trouble is not None:
+                raise ClusterLost(trouble) from error
+
+    def check(self) -> None:
+        """Does nothing, or raises.
+
+        Raises:
+            ClusterLost: the head node is gone.
+        """
+        if self._lost is not None:
+            self._noticed.set()
+            raise self._lost
+
+    def _look(self) -> None:
+        silent_since: float | None = None
+        while not self._over.wait(LOOK_SECONDS):
+            trouble = self._trouble()
+            if trouble is None:
+                silent_since = None
+                continue
+            if silent_since is None:
+                silent_since = time.monotonic()
+                self._say(f"{trouble}; waiting up to {LOST_SECONDS:.0f} s for it")
+            if time.monotonic() - silent_since >= LOST_SECONDS:
+                self._lost = ClusterLost(trouble)
+                if not self._noticed.wait(STUCK_SECONDS) and not self._over.is_set():
+                    self._last(self._lost)
+                return
+
+    def _trouble(self) -> str | None:
+        """What is wrong with the cluster; None where nothing is."""
+        host, _, port = self._address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_SECONDS).close()
+        except OSError as error:
+            return f"the Ray head node at {self._address} does not answer ({error.strerror or one_line(error)})"
+        nodes = {node["NodeID"]: node["Alive"] for node in _nodes()}
+        return None if nodes.get(self._node, True) else "Ray's own process on this machine (raylet) has died"
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    try:
+        return ray.nodes()
+    except Exception:  # whatever Ray raises while its head node goes away
+        return []
+
+
+def require_tune() -> None:
+    """Raises UserError where Ray has no Tune."""
+    try:
+        from ray import tune  # noqa: F401
+    except ImportError:
+        raise UserError("a sweep needs Ray Tune; pip install 'ray[tune]'") from None

@@ -1,0 +1,235 @@
+"""How long a sweep still takes, from how large its trials are, how many run at once and how far those are.
+
+Pure functions without torch: a driver calls them every second.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drorae.config import PhaseConfig, TrialConfig
+from drorae.machine.doctor import KNOWN_SHAPES, EncoderShape
+
+IMAGES = 3000
+"""Training images where the config does not say how many; as all trials of a sweep have the same, it hardly matters."""
+VITS = {
+    "tiny": EncoderShape(12, 192, 16), "small": EncoderShape(12, 384, 14), "base": EncoderShape(12, 768, 14),
+    "large": EncoderShape(24, 1024, 14), "giant": EncoderShape(40, 1536, 14),
+}  # fmt: skip
+"""By the word in a timm name. Asking timm takes seconds."""
+TELLING_SHARE = 0.1
+"""Of a trial's steps: from here on its own pace says something."""
+SLOPE_SHARE, SLOPE_POINTS = 0.3, 0.3
+"""Before trials of different sizes have ended, the share of a mean trial's seconds that is taken to grow with size; and
+how many trials that assumption counts for. Both halve the error on results/quickstart, whose smallest trials come
+first: they alone do not show what size costs."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial that has ended."""
+
+    seconds: float
+    """Wall seconds, all attempts."""
+    size: float
+    """`trial_flops`."""
+    after: float = 0.0
+    """Those of its wall seconds that came after training (`eval_seconds` of its result); 0 where unknown."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs."""
+
+    elapsed: float
+    """Wall seconds so far, all attempts."""
+    size: float
+    """`trial_flops`."""
+    share: float | None = None
+    """Of its training that is done, 0 to 1 (`share_done`); None while it loads."""
+    reached: float | None = None
+    """Wall seconds in which that share was reached, for steps are reported only now and then; None: `elapsed`."""
+    begun: tuple[float, float] = (0.0, 0.0)
+    """Wall seconds and share at the first step that was reported: what came before, such as loading, is no training."""
+
+
+def running_trial(config: TrialConfig, progress: Mapping[str, Any]) -> Running:
+    """A running trial from its config and what its progress.json holds."""
+
+    def share(row: Mapping[str, Any]) -> float | None:
+        step, total = (float(row.get(name, 0)) for name in ("step", "total_steps"))
+        return share_done(config, str(row.get("phase", "")), step, total)
+
+    first = progress.get("first_step", {})
+    begun = float(first.get("seconds", 0)), share(first) or 0.0
+    seconds, reached = float(progress.get("seconds", 0)), progress.get("trained_seconds")
+    return Running(seconds, trial_flops(config), share(progress), reached, begun)
+
+
+def ended_trial(config: TrialConfig, seconds: float, outcome: Mapping[str, Any]) -> Ended:
+    """An ended trial from its config, wall seconds and what its result.json holds."""
+    return Ended(seconds, trial_flops(config), float(outcome.get("eval_seconds", 0)))
+
+
+def trial_flops(config: TrialConfig) -> float:
+    """FLOPs of a trial's training, about as `drorae.machine.needs` counts them, but in microseconds.
+
+    Of an encoder or a number of images that nobody has looked at a guess, the same for all trials of a sweep. The
+    evaluation and cached features are left out. Never raises.
+    """
+    return sum(_phase_flops(config))
+
+
+def share_done(config: TrialConfig, phase: str, step: float, total_steps: float) -> float | None:
+    """The share of a trial's training that is done at a step of a phase; None before training."""
+    if phase not in ("phase2", "phase3"):
+        # Evaluation and probe come after training.
+        return None if phase in ("", "starting", "prepare", "phase1") else 1.0
+    if total_steps <= 0:
+        return None
+    flops = _phase_flops(config)
+    first = flops[0] / sum(flops) if sum(flops) else 1.0
+    within = min(step / total_steps, 1.0)
+    return first * within if phase == "phase2" else first + (1 - first) * within
+
+
+def _phase_flops(config: TrialConfig) -> tuple[float, float]:
+    """Phases 2 and 3. A product of matrices takes 2 operations per weight and token forward, 2 more for each gradient:
+    the weights' and the input's."""
+    shape, decoder, fusion = _encoder_shape(config.encoder.name), config.decoder, config.fusion
+    tokens = max(config.encoder.input_size // shape.patch, 1) ** 2
+    layers, width, hidden = fusion.num_layers or shape.depth, shape.width, fusion.expert_hidden_dim
+    # The layers need no gradient, so that the first product of an expert has one backward and the second has two.
+    if fusion.variant in ("last", "mean", "mean_dc"):
+        first, second = 0, 0
+    elif fusion.variant == "cross_attention":
+        first, second = (1 + 2 * layers) * width * hidden, width * hidden
+    else:
+        first, second = layers * width * (hidden + layers), layers * width * hidden
+    forward, training = (2 * first + 2 * second) * tokens, (4 * first + 6 * second) * tokens
+    weights = decoder.depth * (4 * decoder.width**2 + 2 * decoder.width * decoder.mlp_dim)
+    ends = decoder.width * (width + 3 * config.images.size**2 // tokens)
+    painting = (tokens + 1) * (2 * (weights + ends) + 4 * decoder.depth * (tokens + 1) * decoder.width)
+    frozen = 0.0
+    # Per pixel, forward and backward, as drorae.machine.needs counts them.
+    if config.objective.perceptual == "lpips_vgg":
+        frozen += 1.83e6 * config.images.size**2
+    elif config.objective.perceptual == "effnet":
+        frozen += 1.94e4 * config.objective.perceptual_size**2
+    if config.images.views == 0:
+        frozen += _vit_flops(shape, tokens)
+    critic = _encoder_shape(config.discriminator.name)
+    patches = max(config.discriminator.input_size // critic.patch, 1) ** 2
+    # The tokenizer's term, its adaptive weight and the heads' own step, in forward passes.
+    adversarial = 8 * _vit_flops(critic, patches) if config.objective.gan_weight else 0.0
+    images = (config.images.train_images or IMAGES) * max(config.images.views, 1)
+
+    def phase(settings: PhaseConfig, per_image: float) -> float:
+        steps = settings.epochs * images / max(min(settings.batch_size, images), 1)
+        heard = max(steps - settings.gan_start_steps, 0) / max(steps, 1)
+        return settings.epochs * images * (per_image + frozen + adversarial * heard)
+
+    # A fusion without weights is not trained.
+    return phase(config.phase2, training + 2 * painting) if training else 0.0, phase(
+        config.phase3, forward + 3 * painting
+    )
+
+
+def _vit_flops(shape: EncoderShape, tokens: int) -> float:
+    """Of one image forward."""
+    return tokens * shape.depth * (24 * shape.width**2 + 4 * tokens * shape.width)
+
+
+def _encoder_shape(name: str) -> EncoderShape:
+    """Of a timm ViT; a guess from its name where that is none of the presets'."""
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
+    shape = next((shape for word, shape in VITS.items() if word in name), VITS["small"])
+    patch = re.search(r"patch([1-9]\d*)", name)
+    return shape._replace(patch=int(patch[1])) if patch else shape
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Wall seconds of a trial: fixed + slope * size."""
+
+    mean: float
+    """Wall seconds of a trial of unknown size."""
+    fixed: float
+    slope: float
+
+    def seconds(self, size: float | None) -> float:
+        """Of a trial of this size; None: unknown."""
+        return self.mean if size is None else self.fixed + self.slope * size
+
+
+def fit(points: Iterable[tuple[float, float, float]]) -> Fit | None:
+    """Least squares through trials given as (size, wall seconds, weight), neither term below 0; None without any.
+
+    The slope is drawn, less the more sizes were seen, to the one by which SLOPE_SHARE of a mean trial grows with size.
+    """
+    known = [point for point in points if point[1] > 0 and point[2] > 0]
+    weight = sum(w for _, _, w in known)
+    if not weight:
+        return None
+    size, seconds = sum(w * x for x, _, w in known) / weight, sum(w * y for _, y, w in known) / weight
+    if size <= 0:
+        return Fit(seconds, seconds, 0.0)
+    across = sum(w * (x - size) * (y - seconds) for x, y, w in known)
+    along = sum(w * (x - size) ** 2 for x, _, w in known)
+    steepest = seconds / size
+    slope = (across + SLOPE_POINTS * size * SLOPE_SHARE * seconds) / (along + SLOPE_POINTS * size**2)
+    slope = min(max(slope, 0.0), steepest)
+    return Fit(seconds, seconds - slope * size, slope)
+
+
+def seconds_left(
+    ended: Sequence[Ended], running: Sequence[Running], waiting: Sequence[float | None], at_once: int
+) -> float | None:
+    """Wall seconds until the last trial ends; None while nothing can be said.
+
+    Nothing can be said before a trial has ended or has done a tenth of its training, nor where none can run. Until one
+    is evaluated, nobody knows how long that takes, and it is left out.
+
+    Args:
+        ended: trials that ran to their end.
+        running: trials that run.
+        waiting: `trial_flops` of the others, in the order in which they start; None: not known yet.
+        at_once: how many run at once; of more that run already, as many.
+    """
+    if not running and not waiting:
+        return 0.0
+    measured = [trial.after for trial in ended if trial.after > 0]
+    if not measured:
+        # Of an evaluation seen in its midst, one half has passed on average.
+        measured = [2 * (trial.elapsed - trial.reached) for trial in running if trial.share == 1 and trial.reached]
+    after = sum(measured) / len(measured) if measured else 0.0
+    points = [(trial.size, trial.seconds, 1.0) for trial in ended]
+    paces: list[float | None] = []
+    for trial in running:
+        share, pace = trial.share or 0.0, None
+        began, before = trial.begun
+        if share - before >= TELLING_SHARE:
+            reached = trial.elapsed if trial.reached is None else trial.reached
+            pace = reached + (1 - share) * (reached - began) / (share - before) + after
+            points.append((trial.size, pace, share))
+        paces.append(pace)
+    line = fit(points)
+    if line is None or max(at_once, len(running)) < 1:
+        return None
+    slots = [0.0] * (at_once - len(running))
+    for trial, pace in zip(running, paces, strict=True):
+        total, share = line.seconds(trial.size), trial.share or 0.0
+        if pace is not None:
+            total += share * (pace - total)
+        slots.append(max(total - trial.elapsed, 0.0))
+    heapq.heapify(slots)
+    last = max(slots)
+    for size in waiting:
+        last = max(last, slots[0] + line.seconds(size))
+        heapq.heapreplace(slots, slots[0] + line.seconds(size))
+    return last

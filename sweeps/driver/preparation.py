@@ -1,0 +1,189 @@
+"""What trials share, made before them: features, phase 1 and reference statistics, as tasks of the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
+from drorae.errors import UserError, last_line
+from drorae.storage.files import write_atomic
+from drorae.storage.remote import Remote, RemoteError
+from sweeps.driver.cluster import alive_nodes
+from sweeps.driver.resources import Share
+from sweeps.driver.screen import Screen, duration
+from sweeps.folder.mirror import Mirror
+from sweeps.folder.status import RunningTrial
+from sweeps.worker import entry as workers
+
+DIED = (
+    "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
+    "--max-concurrent or more --cpus-per-trial)"
+)
+
+
+def _preparation_key(config: TrialConfig) -> str:
+    """Trials with equal keys share everything that `prepare` makes: phase 1 and the reference statistics."""
+    return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
+
+
+class Preparation:
+    """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs."""
+
+    def __init__(
+        self,
+        configs: Mapping[str, TrialConfig],
+        screen: Screen,
+        runtime: Runtime,
+        share_of: Callable[[TrialConfig], Share],
+        function: str,
+        directory: Path,
+        mirror: Mirror | None,
+        check: Callable[[], None],
+    ) -> None:
+        """Groups the trials; starts nothing yet.
+
+        Args:
+            configs: the trials to prepare, by config hash.
+            screen: shows how the preparations get on.
+            runtime: device, threads, cache.
+            share_of: what a trial gets of a node.
+            function: `module:function` that prepares.
+            directory: the sweep's folder.
+            mirror: where that folder is in a store.
+            check: called while they are waited for; what it raises ends the waiting.
+        """
+        self.configs, self.share_of, self.check = configs, share_of, check
+        self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
+        self.remote = None if mirror is None else mirror.remote
+        self.groups: dict[str, list[str]] = {}
+        for key, config in configs.items():
+            self.groups.setdefault(_preparation_key(config), []).append(key)
+        self._jobs: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Sends all preparations to Ray, which runs them as nodes come free."""
+        if not self.groups:
+            return
+        import ray
+
+        for group, keys in self.groups.items():
+            share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
+            remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
+            config = canonical_json(self.configs[keys[0]])
+            runtime = workers.threads(self.runtime, share)
+            self._jobs[group] = remote.remote(
+                config, runtime, str(self._remote_log(group) or self._log(group)), self.function
+            )
+
+    def _whole_node(self, shares: Sequence[Share]) -> Share:
+        """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""
+        gpus = min(1.0, max(share.gpus for share in shares))
+        nodes = [node["Resources"] for node in alive_nodes()]
+        fitting = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= gpus]
+        return Share(max([*fitting, *(share.one()["CPU"] for share in shares)]), gpus)
+
+    def finish(self) -> tuple[dict[str, str], list[dict[str, float | str]]]:
+        """Waits for the preparations, showing how they get on.
+
+        Returns the trials that cannot run with the reason, and the reported rows of the only preparation (none
+        where there were several).
+
+        Raises:
+            UserError: no preparation succeeded, and each for a reason the user can mend.
+        """
+        failed: dict[str, str] = {}
+        mendable = 0
+        rows: list[dict[str, float | str]] = []
+        screen = self.screen
+        for number, (group, keys) in enumerate(self.groups.items(), 1):
+            title = "prepare" if len(self.groups) == 1 else f"prepare {number}/{len(self.groups)}"
+            started = time.monotonic()
+            tail = _Tail(self._log(group), title)
+            screen.doing("preparing", tail)
+            screen.line(f"{title}: what {len(keys)} trials share (features, decoder, references)")
+            problem = self._wait(group, tail)
+            self._fetch(group)
+            rows = tail.read()
+            self._log(group).unlink(missing_ok=True)
+            if log := self._remote_log(group):
+                with contextlib.suppress(RemoteError):
+                    log.delete()
+            if problem is None:
+                screen.line(f"{title}: ready in {duration(time.monotonic() - started)}")
+            else:
+                mendable += bool(problem["user"])
+                reason = problem["reason"] if problem["user"] else f"preparation failed: {problem['reason']}"
+                failed |= dict.fromkeys(keys, reason)
+                screen.line(f"{title}: {reason}")
+        if self.groups and mendable == len(self.groups):
+            raise UserError(next(iter(failed.values())))
+        return failed, rows if len(self.groups) == 1 else []
+
+    def _log(self, group: str) -> Path:
+        return self.directory / f"prepare-{group}.jsonl"
+
+    def _remote_log(self, group: str) -> Remote | None:
+        return None if self.remote is None else self.remote / self._log(group).name
+
+    def _fetch(self, group: str) -> None:
+        """Brings the rows here from the store that they are written to, if they are."""
+        with contextlib.suppress(RemoteError):
+            if (log := self._remote_log(group)) and (content := log.read()):
+                write_atomic(self._log(group), content)
+
+    def _wait(self, group: str, tail: _Tail) -> dict[str, Any] | None:
+        """None, or what went wrong."""
+        import ray
+
+        job = self._jobs[group]
+        while not ray.wait([job], timeout=0.5 if self.remote is None else 5.0)[0]:
+            self._fetch(group)
+            self.check()
+        try:
+            return ray.get(job)
+        except Exception as error:
+            return {"reason": _reason(error), "user": False}
+
+
+class _Tail:
+    """Follows the rows that a preparation writes to a file, for the screen."""
+
+    def __init__(self, path: Path, title: str) -> None:
+        self.path, self.title = path, title
+        self.rows: list[dict[str, float | str]] = []
+        self._position = 0
+        self._lock = threading.Lock()
+
+    def read(self) -> list[dict[str, float | str]]:
+        """All rows so far."""
+        with self._lock, contextlib.suppress(FileNotFoundError), self.path.open() as file:
+            file.seek(self._position)
+            # Text mode cannot tell after iteration, so lines are read one by one.
+            while (line := file.readline()).endswith("\n"):
+                # A full disk cuts rows short.
+                with contextlib.suppress(ValueError):
+                    self.rows.append(json.loads(line))
+                self._position = file.tell()
+        return self.rows
+
+    def running(self) -> list[RunningTrial]:
+        """The preparation, as far as it is."""
+        rows = self.read()
+        return [RunningTrial.from_progress(self.title, rows[-1] if rows else {})]
+
+    def seconds_left(self) -> float | None:
+        """Nobody knows: what is cached already takes no time."""
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    """What an exception that came through Ray says, as one line."""
+    if type(error).__name__ in ("ActorDiedError", "WorkerCrashedError", "OutOfMemoryError", "ActorUnavailableError"):
+        return DIED
+    return last_line(str(error)) or type(error).__name__

@@ -1,0 +1,400 @@
+"""What a sweep says while it runs: a table refreshed in place on a terminal and in a notebook, lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Protocol, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from drorae.errors import shorten
+from sweeps.driver.output import OURS, Tail, in_notebook
+from sweeps.folder.status import RunningTrial
+
+REFRESH_SECONDS = 0.5
+SILENCE_SECONDS = 25.0
+"""A log gets a line at least this often."""
+NAMED_IN_LOG = 4
+"""Running trials that such a line describes."""
+SIZE = (80, 24)
+"""Columns and lines of a terminal that does not know its own."""
+NOTEBOOK_SIZE = (100, 40)
+LEAST = 8
+"""Columns that a name, a label, a note or the bar has at least; with fewer, it says nothing."""
+GAP = 2
+"""Columns between two of the table's."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `34 s`, `5 min` or `3.2 h`."""
+    if seconds < 119.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7170 else f"{seconds / 3600:.1f} h"
+
+
+class Work(Protocol):
+    """What the screen looks at while trials run; asked from a thread of the screen's own."""
+
+    def running(self) -> Sequence[RunningTrial]:
+        """The trials that workers are at, or the preparation."""
+
+    def seconds_left(self) -> float | None:
+        """Estimated time to the end of the last trial; None while nothing is known."""
+
+
+class Screen:
+    """Shows a sweep's progress and prints its events; a context manager.
+
+    Args:
+        name: the sweep's.
+        stream: where people look, as `output.aside` yields it; how it is shown depends on what that is.
+        log: gets every event with its time, whatever is shown.
+        tail: finds what Ray and MLflow wrote there that a user can act on.
+        footer: how to stop and how to go on: the last line of the table, the first of a log.
+        quiet: show nothing.
+        whole: makes blocks in which the terminal is written to, and which no signal may end half-way: the table would
+            be drawn over the wrong lines from then on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: TextIO,
+        log: TextIO,
+        tail: Tail,
+        footer: str,
+        quiet: bool = False,
+        whole: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.name, self.footer = name, footer
+        self._whole = whole
+        self.total, self.done = 0, 0
+        self._log, self._tail = log, tail
+        self._phase = "starting"
+        self._work: Work | None = None
+        self._running: Sequence[RunningTrial] = ()
+        self._left: float | None = None
+        self._began = time.monotonic()
+        self._spoke = time.monotonic()
+        self._painter: _Painter = _Silent() if quiet else _painter(stream)
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> Screen:
+        self._painter.start(self._picture, self.footer)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._report_libraries()
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the terminal as it was; also for whoever has no time to leave the block."""
+        self._painter.stop(f"{self.name}: {self.done} of {self.total} trials have ended" if self.total else self.name)
+
+    def record(self, text: str) -> None:
+        """Writes an event to the log alone."""
+        self._log.write(f"{OURS}{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+
+    def line(self, text: str, remedy: str = "") -> None:
+        """Prints an event, and after it a command that a person may copy."""
+        self.record(text + remedy)
+        with self._whole(), self._lock:
+            self._spoke = time.monotonic()
+            self._painter.line(text, remedy)
+
+    def doing(self, phase: str, work: Work | None = None) -> None:
+        """Says what goes on now and, with `work`, who is at it."""
+        with self._whole(), self._lock:
+            self._phase, self._work, self._running, self._left = phase, work, (), None
+            self._began = time.monotonic()
+            self._painter.refresh()
+
+    def ended(self, text: str) -> None:
+        """One more trial has ended."""
+        self.done += 1
+        rest = self._ask_seconds_left() if self.done < self.total else None
+        self.line(f"[{self.done}/{self.total}] {text}" + (f", {_about(rest)}" if rest is not None else ""))
+
+    def _ask_seconds_left(self) -> float | None:
+        return None if self._work is None else self._work.seconds_left()
+
+    def _tick(self) -> None:
+        while not self._over.wait(REFRESH_SECONDS):
+            self._report_libraries()
+            work = self._work
+            if work is not None:
+                # A trial's files may vanish while they are read; the next look is soon.
+                with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
+                    running, left = work.running(), work.seconds_left()
+                    if work is self._work:
+                        self._running, self._left = running, left
+            with self._lock:
+                if time.monotonic() - self._spoke > SILENCE_SECONDS:
+                    self._spoke = time.monotonic()
+                    self._painter.status(self._status())
+                self._painter.refresh()
+
+    def _report_libraries(self) -> None:
+        for text in self._tail.news():
+            self.line(f"from Ray or MLflow: {text}")
+
+    def _counts(self) -> str:
+        return f"[{self.done}/{self.total}] " if self.total else ""
+
+    def _status(self) -> str:
+        """Where the sweep stands, in a line for a log."""
+        running = list(self._running)
+        elapsed = duration(time.monotonic() - self._began)
+        shown = "; ".join(_sentence(item) for item in running[:NAMED_IN_LOG]) or f"for {elapsed}"
+        more = f"; and {len(running) - NAMED_IN_LOG} more" if len(running) > NAMED_IN_LOG else ""
+        left = f"; {_about(self._left)}" if self._left is not None else ""
+        return f"{self._counts()}{self._phase}: {shown}{more}{left}"
+
+    def _picture(self, columns: int, lines: int) -> Group:
+        """The same as a table for a screen of this size."""
+        running = list(self._running)
+        room = max(1, lines - 6)
+        shown = running if len(running) <= room else running[: room - 1]
+        parts: list[Any] = [self._head(columns)]
+        if shown:
+            parts.append(_table(shown, columns))
+        if len(running) > len(shown):
+            parts.append(Text(f"and {len(running) - len(shown)} more running", style="dim"))
+        # Room for the ^C that a terminal echoes: were it on the next line, the picture would not be drawn over.
+        parts.append(Text(shorten(self.footer, max(columns - 4, 8)), style="dim", no_wrap=True, overflow="crop"))
+        return Group(*parts)
+
+    def _head(self, columns: int) -> Table:
+        """The sweep in a line: in a narrow one the bar gives way first, then the name, then the phase."""
+        left = _about(self._left) if self._left is not None else duration(time.monotonic() - self._began)
+        counts = self._counts()
+        state = f"{counts}{shorten(self._phase, max(columns - len(counts) - len(left) - 2, 8))}, {left}"
+        room = columns - len(state) - 1
+        name = shorten(self.name, room) if room >= LEAST else ""
+        bar = min(30, room - len(name) - 1)
+        cells: list[Any] = [Text(name, style="bold")] if name else []
+        if self.total and bar >= LEAST:
+            cells.append(ProgressBar(self.total, self.done, width=bar))
+        head = Table.grid(padding=(0, 1, 0, 0), expand=False)
+        head.add_row(*cells, Text(state, no_wrap=True, overflow="ellipsis"))
+        return head
+
+
+def _about(seconds: float) -> str:
+    return f"about {duration(seconds)} left"
+
+
+def _columns(item: RunningTrial) -> tuple[str, str, str, str, str]:
+    """Phase, step, loss, images/s and memory as a person reads them; empty where unknown."""
+    step = f"{item.step}/{item.total_steps}" if item.total_steps else item.note
+    loss = "" if item.loss is None else f"{item.loss:.3g}" if math.isfinite(item.loss) else str(item.loss)
+    speed = "" if item.images_per_second is None else f"{item.images_per_second:,.0f}"
+    memory = "" if item.memory_bytes is None else f"{item.memory_bytes / 1e9:.1f} GB"
+    return item.phase, step, loss, speed, memory
+
+
+def _sentence(item: RunningTrial) -> str:
+    phase, step, loss, speed, memory = _columns(item)
+    parts = [item.label, phase, step, loss and f"loss {loss}", speed and f"{speed} images/s", memory]
+    return " ".join(part for part in parts if part)
+
+
+def _table(running: Sequence[RunningTrial], columns: int) -> Table:
+    names = ("running", "phase", "step", "loss", "images/s", "memory")
+    rows = [(item.label, *_columns(item)) for item in running]
+    kept = [index for index in range(1, len(names)) if any(row[index] for row in rows)]
+    widths = {index: max(len(names[index]), *(len(row[index]) for row in rows)) for index in (0, *kept)}
+    # The label gives way, then the notes of what has no steps, then whole columns, so that no number is ever cut.
+    steps = max((len(row[2]) for row, item in zip(rows, running, strict=True) if item.total_steps), default=0)
+    for index, least in ((0, LEAST), (2, max(LEAST, steps))):
+        excess = _width(widths) - columns
+        if index in widths and excess > 0:
+            widths[index] = min(widths[index], max(least, widths[index] - excess))
+    for index in (5, 4, 1, 3):
+        if _width(widths) > columns:
+            widths.pop(index, None)
+    # Where columns were left out, the label may have some of their room.
+    widths[0] = min(max(len(row[0]) for row in (names, *rows)), max(LEAST, widths[0] + columns - _width(widths)))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    for index, width in widths.items():
+        numeric = index > 2 or (index == 2 and any(item.total_steps for item in running))
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(names[index], justify=justify, no_wrap=True, overflow="ellipsis", width=width)
+    for row in rows:
+        table.add_row(*(row[index] for index in widths))
+    return table
+
+
+def _width(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)
+
+
+Picture = Callable[[int, int], Group]
+"""Draws the table for so many columns and lines."""
+
+
+class _Painter(Protocol):
+    """How a kind of screen is written to."""
+
+    def start(self, picture: Picture, footer: str) -> None: ...
+
+    def line(self, text: str, remedy: str) -> None:
+        """An event, which stays."""
+
+    def status(self, text: str) -> None:
+        """Where things stand, for a screen that shows no picture."""
+
+    def refresh(self) -> None: ...
+
+    def stop(self, last: str) -> None:
+        """Takes the picture away; `last` stands for it where a gap would remain."""
+
+
+class _Silent:
+    """Shows nothing."""
+
+    def start(self, picture: Picture, footer: str) -> None:
+        pass
+
+    def line(self, text: str, remedy: str) -> None:
+        pass
+
+    def status(self, text: str) -> None:
+        pass
+
+    def refresh(self) -> None:
+        pass
+
+    def stop(self, last: str) -> None:
+        pass
+
+
+class _Log(_Silent):
+    """A pipe, a file or a terminal that cannot move its cursor: plain lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def start(self, picture: Picture, footer: str) -> None:
+        self.line(footer)
+
+    def line(self, text: str, remedy: str = "") -> None:
+        self._stream.write(f"{text}{remedy}\n")
+        self._stream.flush()
+
+    def status(self, text: str) -> None:
+        self.line(text)
+
+
+class _Terminal(_Silent):
+    """The picture below the events, drawn over itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._console = Console(file=stream, force_terminal=True, highlight=False, emoji=False, markup=False)
+        self._live: Live | None = None
+
+    def start(self, picture: Picture, footer: str) -> None:
+        def draw() -> Group:
+            columns, lines = self._measure()
+            return picture(columns, lines)
+
+        self._measure()
+        self._live = Live(
+            get_renderable=draw, console=self._console, auto_refresh=False, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._live.start(refresh=True)
+
+    def line(self, text: str, remedy: str) -> None:
+        # Lines break between words, but never within a command or a path: the terminal breaks what is too long.
+        columns = self._measure()[0]
+        if len(text) + len(remedy) <= columns:
+            text, remedy = text + remedy, ""
+        lines = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
+        self._console.print("\n".join([*lines, *([remedy] if remedy else [])]), soft_wrap=True)
+
+    def refresh(self) -> None:
+        if self._live is not None:
+            self._live.refresh()
+
+    def stop(self, last: str) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _measure(self) -> tuple[int, int]:
+        # rich asks stdin, stdout and stderr, which lead elsewhere meanwhile.
+        try:
+            columns, lines = os.get_terminal_size(self._stream.fileno())
+        except OSError:
+            columns, lines = SIZE
+        columns, lines = columns or SIZE[0], lines or SIZE[1]
+        self._console.width, self._console.height = columns, lines
+        return columns, lines
+
+
+class _Notebook(_Silent):
+    """The output of a cell: events as lines, and the picture in an output that is replaced."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._handle: Any = None
+        self._picture: Picture | None = None
+        self._shown = ""
+
+    def start(self, picture: Picture, footer: str) -> None:
+        self._picture = picture
+        self.refresh()
+
+    def line(self, text: str, remedy: str) -> None:
+        self._stream.write(f"{text}{remedy}\n")
+
+    def refresh(self) -> None:
+        if self._picture is not None:
+            columns, lines = NOTEBOOK_SIZE
+            text = io.StringIO()
+            console = Console(file=text, width=columns, force_jupyter=False, force_terminal=False, no_color=True)
+            console.print(self._picture(columns, lines))
+            self._show(text.getvalue())
+
+    def stop(self, last: str) -> None:
+        if self._picture is not None:
+            self._picture = None
+            self._show(last)
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display({"text/plain": text}, raw=True, display_id=True)
+        elif text != self._shown:
+            self._handle.update({"text/plain": text}, raw=True)
+        self._shown = text
+
+
+def _painter(stream: TextIO) -> _Painter:
+    if in_notebook():
+        return _Notebook(stream)
+    dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown", "")
+    return _Terminal(stream) if stream.isatty() and not dumb else _Log(stream)

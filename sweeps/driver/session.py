@@ -1,0 +1,186 @@
+"""What the driver knows while trials run, and what it makes of a trial that has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drorae.config import TrialConfig
+from drorae.errors import last_line
+from drorae.storage.files import full_disk, has_room, write_json
+from drorae.storage.remote import RemoteError, patiently
+from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left, trial_flops
+from sweeps.driver.preparation import DIED
+from sweeps.driver.screen import Screen, duration
+from sweeps.folder.mirror import TOLD, Mirror
+from sweeps.folder.status import PROGRESS, Cost, RunningTrial, read_cost, read_progress
+from sweeps.folder.table import read_outcome
+from sweeps.spec import point_label
+from sweeps.tracking.client import ARTIFACTS
+from sweeps.worker import entry as workers
+
+RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
+"""What recording a trial's end needs."""
+AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: "
+"""How the line of a traceback begins that says why a worker could not begin or end."""
+FETCH_SECONDS = 10.0
+"""Between two looks at a store for how far running trials are."""
+
+
+@dataclass
+class Session:
+    """What the driver knows while trials run."""
+
+    configs: dict[str, TrialConfig]
+    trials: Path
+    varied: list[str]
+    screen: Screen
+    mirror: Mirror | None
+    listed: Sequence[str] = ()
+    """Trials to run, in order, as far as they are known before."""
+    begun: set[str] = field(default_factory=set)
+    """Trials that workers have been started for."""
+    started: dict[str, float] = field(default_factory=dict)
+    """When each trial that runs was started."""
+    costs: dict[str, Cost] = field(default_factory=dict)
+    raised: dict[str, int] = field(default_factory=dict)
+    """Errors that each trial has left, as far as they were looked at."""
+    tune_trials: dict[str, Any] = field(default_factory=dict)
+    ended: list[Ended] = field(default_factory=list)
+    """Trials with a result, for the estimate of what the others will take."""
+    sizes: dict[str, float] = field(default_factory=dict)
+    """`trial_flops` of the trials that were asked for: a screen asks every second."""
+    at_once: int = 1
+    """Most trials that were seen to run together."""
+    progress: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the workers of the trials that run said last, as `running` found it."""
+    fetched: float = 0.0
+    """When the store was last asked how far running trials are."""
+
+    def begin(self, key: str, tune_trial: Any) -> None:
+        """A worker is started for a trial."""
+        self.started[key] = time.monotonic()
+        self.tune_trials[key] = tune_trial
+        self.begun.add(key)
+        self.at_once = max(self.at_once, len(self.started))
+
+    def end(self, key: str, died: bool) -> None:
+        """Says what became of a trial that Tune has ended, and leaves failure.json or pruned.json where it left no
+        result."""
+        self.conclude(key, died)
+        directory = self.trials / key
+        outcome = read_outcome(directory)
+        if outcome["status"] in ("failed", "pruned", "diverged"):
+            said = f"{outcome['status']}: {outcome.get('reason', '')}"
+        else:
+            shown = {name: outcome.get("metrics", {}).get(name) for name in ("psnr", "rfd_dinov2")}
+            said = " ".join(f"{name}={value:.4g}" for name, value in shown.items() if value is not None)
+            if outcome["status"] != "finished":
+                said += f" {outcome['status']}"
+            self.ended.append(ended_trial(self.configs[key], read_cost(directory).seconds, outcome))
+        seconds = duration(time.monotonic() - self.started.pop(key, time.monotonic()))
+        self.costs.pop(key, None)
+        self.screen.ended(f"{self.label(key)} {said} {seconds}")
+        warnings = directory / "warnings.txt"
+        if warnings.is_file():
+            for line in dict.fromkeys(warnings.read_text().splitlines()):
+                self.screen.line(f"{self.label(key)}: {line}")
+            warnings.unlink()
+
+    def look_back(self, keys: Iterable[str]) -> None:
+        """Takes trials that ended before this call into the estimate of what the others will take."""
+        for key in keys:
+            outcome = read_outcome(self.trials / key)
+            seconds = read_cost(self.trials / key).seconds
+            if outcome["status"] in ("finished", "unconverged") and seconds:
+                self.ended.append(ended_trial(self.configs[key], seconds, outcome))
+
+    def running(self) -> list[RunningTrial]:
+        """What the workers of the trials that run said last."""
+        keys = list(self.started)
+        if self.mirror is not None and time.monotonic() - self.fetched > FETCH_SECONDS:
+            for key in keys:
+                with contextlib.suppress(RemoteError):
+                    self.mirror.pull(f"trials/{key}", (PROGRESS,))
+            self.fetched = time.monotonic()
+        self.progress = {key: read_progress(self.trials / key) for key in keys}
+        return [RunningTrial.from_progress(self.label(key), progress) for key, progress in self.progress.items()]
+
+    def seconds_left(self) -> float | None:
+        """Estimated time to the end of the last trial; None while nothing is known."""
+        running = [running_trial(self.configs[key], self.progress.get(key, {})) for key in list(self.started)]
+        known = [self._size(key) for key in self.listed if key not in self.begun]
+        unknown = self.screen.total - self.screen.done - len(running) - len(known)
+        return seconds_left(self.ended, running, [*known, *[None] * max(unknown, 0)], max(self.at_once, len(running)))
+
+    def _size(self, key: str) -> float:
+        if key not in self.sizes:
+            self.sizes[key] = trial_flops(self.configs[key])
+        return self.sizes[key]
+
+    def fetch(self, key: str, names: Sequence[str] = RECORDED) -> None:
+        """Brings files of a trial here, where the sweep's folder is in a store."""
+        if self.mirror is not None:
+            pull = self.mirror.pull
+            patiently(lambda: pull(f"trials/{key}", names))
+
+    def send(self, under: str = "") -> None:
+        """Sends what changed in the sweep's folder, where that is in a store."""
+        if self.mirror is not None:
+            push = self.mirror.push
+            patiently(lambda: push(under))
+
+    def label(self, key: str) -> str:
+        """`capacity=8 seed=0`."""
+        return point_label(self.configs[key], self.varied or ["fusion.expert_hidden_dim"])
+
+    def over_budget(self, hours: float) -> bool:
+        """Whether the sweep has cost so many GPU hours, or CPU hours where no trial had a GPU; 0 is no limit."""
+        if not hours:
+            return False
+        for key in self.configs:
+            # This is asked before every trial: files of those that nobody works on are read once.
+            if key in self.started or key not in self.costs:
+                if key in self.started:
+                    self.fetch(key, (PROGRESS,))
+                self.costs[key] = read_cost(self.trials / key)
+        gpu_hours = sum(cost.gpu_hours for cost in self.costs.values())
+        return (gpu_hours or sum(cost.cpu_hours for cost in self.costs.values())) >= hours
+
+    def reason(self, key: str) -> str:
+        """Why the last attempt at a trial ended without a result."""
+        errors = workers.errors(self.trials / key)
+        before, self.raised[key] = self.raised.get(key, 0), len(errors)
+        if len(errors) > before:
+            return last_line(errors[-1].read_text()) or "unknown error"
+        # A worker that a store keeps from the trial's folder cannot leave a word there.
+        told = getattr(self.tune_trials.get(key), "error_file", None)
+        lines = Path(told).read_text().splitlines() if told and Path(told).is_file() else []
+        away = next((line.partition(": ")[2] for line in reversed(lines) if line.startswith(AWAY)), "")
+        if away:
+            return away
+        # An attempt that left no word of what it raised had no time to, or no room.
+        directory = self.trials / key
+        return DIED if has_room(directory, workers.ROOM_BYTES) else full_disk(directory)
+
+    def conclude(self, key: str, died: bool) -> None:
+        """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
+        directory = self.trials / key
+        if read_outcome(directory)["status"] == "missing":
+            self.fetch(key, TOLD)
+        if read_outcome(directory)["status"] != "missing":
+            return
+        name, reason = "failure.json", self.reason(key) if died else ""
+        if not died:
+            name = "pruned.json"
+            reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
+        try:
+            write_json(directory / name, {"reason": reason})
+            self.send(f"trials/{key}")
+        except OSError as error:
+            # It stays missing, and the next call tries it again.
+            self.screen.line(f"{self.label(key)}: {reason}; not recorded ({error.strerror or error})")

@@ -1,0 +1,257 @@
+"""The adapter to Ray Tune: trials are asked for one by one, watched, and said to have ended."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ray import cluster_resources, tune
+
+# Where no TrialProgressCallback is given, Tune adds one that prints whatever the verbosity.
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from drorae.config import TrialConfig
+from drorae.errors import ClusterLost
+from sweeps.driver.queue import Asha, Asker
+from sweeps.driver.resources import Resources, Share, times
+from sweeps.driver.search import Studies
+from sweeps.driver.session import Session
+from sweeps.folder.mirror import TOLD
+from sweeps.worker import entry as workers
+from sweeps.worker.entry import Work
+
+DEATHS = 10
+"""Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its
+checkpoint."""
+WAITING_BYTES = 2**28
+"""Memory of the process around a trial of several, which waits for them."""
+
+T = TypeVar("T")
+
+
+class Here(Generic[T]):
+    """Holds something that stays in this process: Tune pickles what it is given, and this pickles as nothing.
+
+    No copy is ever worked with. What a driver holds (its screen, locks, a store's connections) cannot be pickled.
+    """
+
+    def __init__(self, *held: T) -> None:
+        self._held = held
+
+    def __call__(self) -> T:
+        """What it holds.
+
+        Raises:
+            RuntimeError: this is a copy.
+        """
+        if not self._held:
+            raise RuntimeError("a copy that Tune pickled holds nothing of the driver's")
+        return self._held[0]
+
+    def __reduce__(self) -> tuple[type[Here[T]], tuple[()]]:
+        return Here, ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, and how."""
+
+    asker: Asker
+    share_of: Callable[[TrialConfig], Share]
+    resources: Resources
+    max_failures: int
+    asha: Asha | None
+    budget_hours: float
+    check: Callable[[], None] = lambda: None
+    """Called at every step of Tune's; what it raises ends the trials."""
+
+
+class _End(BaseException):
+    """Carries an error through Tune, which for an Exception would first wait for workers that may be gone."""
+
+    def __init__(self, error: ClusterLost) -> None:
+        super().__init__(str(error))
+
+
+def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
+    """Runs the trials; what became of each is then in its folder.
+
+    Raises:
+        ClusterLost: the Ray cluster is gone.
+    """
+    shutil.rmtree(storage, ignore_errors=True)
+    tuner = make_tuner(session, plan, work, storage)
+    # What Tune logs about a failed trial is said by the watcher, in one line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        tuner.fit()
+    except _End as end:
+        raise ClusterLost(str(end)) from None
+    finally:
+        # Trials keep what matters in their own folders.
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def make_tuner(session: Session, plan: Plan, work: Work, storage: Path) -> tune.Tuner:
+    """The Tuner of a plan. It holds nothing of the driver's that cannot be pickled."""
+
+    def trainable(given: dict[str, Any]) -> None:
+        workers.run_one(work, given["trial"]["config_hash"], Share(**given["trial"]["share"]))
+
+    resources = plan.resources
+    shares = [plan.share_of(config) for config in session.configs.values()] or [plan.share_of(TrialConfig())]
+    together = any(share.processes > 1 for share in shares)
+    reuse = not together and all(share.gpus == 0 for share in shares)
+    if resources.reuse_workers is not None:
+        reuse = resources.reuse_workers
+    return tune.Tuner(
+        tune.with_resources(trainable, _request),
+        tune_config=tune.TuneConfig(
+            scheduler=_scheduler(plan),
+            reuse_actors=reuse,
+            max_concurrent_trials=resources.max_concurrent or (_fitting(shares) if together else None),
+            trial_name_creator=_key,
+            trial_dirname_creator=_key,
+            # Trials are asked for one by one: the driver's memory does not grow with a list of them.
+            search_alg=_Asking(session, plan),
+            num_samples=-1,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(storage),
+            failure_config=tune.FailureConfig(max_failures=plan.max_failures + DEATHS if plan.max_failures else 0),
+            callbacks=[_Watcher(session, plan.check)],
+            progress_reporter=_Mute(),
+            verbose=0,
+        ),
+    )
+
+
+def _request(given: dict[str, Any]) -> tune.PlacementGroupFactory:
+    share = Share(**given["trial"]["share"])
+    # Ray Train asks for the processes itself; around them is one that only waits, and Tune wants a request for it.
+    return tune.PlacementGroupFactory([share.one() if share.processes == 1 else {"memory": WAITING_BYTES}])
+
+
+def _key(trial: Any) -> str:
+    """The config hash of a Tune trial."""
+    return trial.config["trial"]["config_hash"]
+
+
+def _fitting(shares: Sequence[Share]) -> int:
+    """How many trials the cluster has room for if all are of the smallest kind.
+
+    Tune cannot count trials whose processes Ray Train asks for: it would start them all, to wait in processes.
+    """
+    return max(1, times(cluster_resources(), "CPU", min(share.cpus for share in shares)))
+
+
+def _scheduler(plan: Plan) -> Any:
+    if plan.asha is not None:
+        return ASHAScheduler(
+            "epoch", metric="loss", mode="min", grace_period=plan.asha.grace_epochs,
+            reduction_factor=plan.asha.reduction, max_t=10**6,
+        )  # fmt: skip
+    if not isinstance(plan.asker, Studies) or plan.asker.search.pruner == "none":
+        return FIFOScheduler()
+    return _Pruning(plan.asker)
+
+
+class _Pruning(FIFOScheduler):
+    """Ends trials that Optuna's pruner finds hopeless."""
+
+    def __init__(self, studies: Studies) -> None:
+        super().__init__()
+        self._studies = Here(studies)
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        hopeless = "loss" in result and self._studies().prunes(_key(trial), int(result["epoch"]), float(result["loss"]))
+        return FIFOScheduler.STOP if hopeless else FIFOScheduler.CONTINUE
+
+
+class _Asking(Searcher):
+    """A search algorithm of Tune's that asks a plan what to run."""
+
+    def __init__(self, session: Session, plan: Plan) -> None:
+        super().__init__()
+        self._session, self._plan = Here(session), Here(plan)
+        self._keys: dict[str, str] = {}
+        self._spent = False
+
+    def suggest(self, trial_id: str) -> Any:
+        session, plan = self._session(), self._plan()
+        asker = plan.asker
+        if not self._spent and session.over_budget(plan.budget_hours):
+            self._spent = True
+            session.screen.line(f"the budget of {plan.budget_hours:g} hours is spent: no more trials are started")
+        key = None if self._spent else asker.ask()
+        if key is None:
+            return Searcher.FINISHED if asker.finished or (self._spent and not self._keys) else None
+        session.send(f"trials/{key}")
+        session.send("studies.db")
+        session.screen.total = max(asker.total, session.screen.total)
+        self._keys[trial_id] = key
+        return {"trial": {"config_hash": key, "share": asdict(plan.share_of(session.configs[key]))}}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        if trial_id not in self._keys:
+            return
+        session, asker = self._session(), self._plan().asker
+        key = self._keys.pop(trial_id)
+        session.conclude(key, error)
+        session.tune_trials.pop(key, None)
+        asker.tell(key)
+        session.send("studies.db")
+
+    def save(self, checkpoint_path: str) -> None:
+        """What is done stands in the trials' folders, what a search asked for in its file."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class _Mute(tune.ProgressReporter):
+    """Says nothing. Without a reporter, Tune takes one of its own, which in a notebook clears the cell's output."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        pass
+
+
+class _Watcher(TrialProgressCallback):
+    """Tells the session what becomes of trials, in the driver."""
+
+    def __init__(self, session: Session, check: Callable[[], None]) -> None:
+        super().__init__()
+        self._session, self._check = Here(session), Here(check)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        try:
+            self._check()()
+        except ClusterLost as error:
+            raise _End(error) from None
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        pass
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._session().begin(_key(trial), trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        session, key = self._session(), _key(trial)
+        session.fetch(key, TOLD)
+        session.screen.line(f"{session.label(key)}: tried again ({session.reason(key)})")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._session().end(_key(trial), died=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._session().end(_key(trial), died=True)

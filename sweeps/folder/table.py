@@ -1,0 +1,107 @@
+"""A sweep's table: one row per trial, read from what the trials left on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drorae.config import TrialConfig, config_hash, to_dict
+from drorae.errors import UserError
+from drorae.storage.files import write_atomic, write_json
+from sweeps.spec import read_field, varied_fields
+from sweeps.tracking.charts import METRICS
+
+COLUMNS = (
+    "config_hash", "variant", "incremental", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
+    "fusion_params_paper", "psnr", "ssim", "l1", "rfd_dinov2", "rfd_effnet", "eval_images", "train_seconds",
+    "eval_seconds", "device_seconds", "loss_tail_drop", "status", "reason",
+)  # fmt: skip
+"""Always there, in this order; other metrics, the baseline's and the swept fields follow."""
+_IN_COLUMNS = ("fusion.variant", "fusion.incremental", "fusion.expert_hidden_dim", "fusion.num_layers", "seed")
+
+
+def read_outcome(directory: Path) -> dict[str, Any]:
+    """What a trial's folder says of it: the dictionary of result.json, or that of pruned.json or failure.json.
+
+    Always has `status` and `reason`; the status is missing where there is none of the files.
+
+    Raises:
+        UserError: the file is not readable.
+    """
+    for name, status in (("result.json", ""), ("pruned.json", "pruned"), ("failure.json", "failed")):
+        path = directory / name
+        try:
+            tree = json.loads(path.read_text())
+            return tree if not status else {"status": status, "reason": str(tree["reason"])}
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not readable ({error}); delete it and run the sweep again") from None
+    return {"status": "missing", "reason": ""}
+
+
+def ready_trial(directory: Path, config: TrialConfig) -> None:
+    """Readies a trial's folder for another attempt."""
+    write_json(directory / "config.json", to_dict(config))
+    for left in (directory / "failure.json", *directory.glob("error-*.txt")):
+        left.unlink(missing_ok=True)
+
+
+def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) -> dict[str, Any]:
+    """One trial as a flat row: metrics by their plain names, the baseline's as `baseline_...`, `varied` fields."""
+    outcome = read_outcome(directory)
+    row: dict[str, Any] = {
+        "config_hash": config_hash(config),
+        "variant": config.fusion.variant,
+        "incremental": config.fusion.incremental,
+        "expert_hidden_dim": config.fusion.expert_hidden_dim,
+        # 0 stands for all layers of an encoder that nothing has opened yet.
+        "num_layers": config.fusion.num_layers or "",
+        "seed": config.seed,
+    }
+    for name in varied:
+        if name not in _IN_COLUMNS:
+            value = read_field(config, name)
+            row[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict)}
+    row |= {name: value for name, value in outcome.get("metrics", {}).items() if name != "eval_images"}
+    baseline = outcome.get("baseline", {})
+    return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}
+
+
+def table_rows(
+    configs: Sequence[TrialConfig], trials: Path, tuning: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """A sweep's rows.
+
+    Args:
+        configs: the sweep's trials, in row order.
+        trials: the folder that holds one folder per trial, named by config hash.
+        tuning: what each trial of a search is to the law, by config hash: the column of that name.
+    """
+    varied = varied_fields(configs)
+    rows = [trial_row(config, trials / config_hash(config), varied) for config in configs]
+    for row in rows if tuning else ():
+        row["tuning"] = (tuning or {}).get(row["config_hash"], "")
+    return rows
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Writes trials.csv atomically and returns how many trials have each status."""
+    extra = sorted({name for row in rows for name in row} - set(COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*COLUMNS, *extra], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+    return dict(Counter(str(row["status"]) for row in rows))
+
+
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics worth a chart that rows have values of, in the order of `sweeps.tracking.charts.METRICS`."""
+    return [name for name in METRICS if any(row.get(name) not in (None, "") for row in rows)]

@@ -1,0 +1,95 @@
+"""Records a trial from a thread of its own: training never waits for MLflow, however slow it is or silent."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from drorae.errors import one_line, shorten
+from sweeps.tracking.client import SPOOL_ROWS, TrialTracker
+
+FLUSH_WAIT_SECONDS = 2.0
+"""Longest wait for rows to be sent or spooled, where the trial may be ended at any moment after."""
+FINISH_WAIT_SECONDS = 120.0
+"""Longest wait for a trial's outcome to be recorded; beyond it, the sweep's end or its next start does it."""
+
+
+class Recorder:
+    """Hands what a trial reports to its tracker, in order, in a thread of its own; a context manager.
+
+    Nothing is lost where the thread falls behind or is killed with its process: a trial that goes on reports its
+    rows again, and one that ends has them all in its history.jsonl.
+    """
+
+    def __init__(self, tracker: TrialTracker) -> None:
+        self._tracker = tracker
+        self._todo: queue.Queue[Callable[[], object] | None] = queue.Queue(SPOOL_ROWS)
+        self._flushed = threading.Event()
+        self._flushed.set()
+        self._warned = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Recorder:
+        self._put(self._tracker.start)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.flush()
+        self._put(None)
+
+    def report(self, row: Mapping[str, float | str]) -> None:
+        """Takes a reported row; returns at once."""
+        self._put(functools.partial(self._tracker.report, dict(row)))
+
+    def flush(self) -> bool:
+        """Has the rows so far sent, or spooled; False where that takes longer than `FLUSH_WAIT_SECONDS`.
+
+        A store that kept one call waiting keeps no other waiting before it has come back.
+        """
+        if not self._flushed.is_set():
+            return False
+        self._flushed = self._ask(self._tracker.flush)
+        return self._flushed.wait(FLUSH_WAIT_SECONDS)
+
+    def finish(self) -> bool:
+        """Has the outcome in the trial's folder recorded; False where that takes longer than `FINISH_WAIT_SECONDS`."""
+        return self._ask(self._tracker.finish).wait(FINISH_WAIT_SECONDS)
+
+    def _ask(self, action: Callable[[], object]) -> threading.Event:
+        """Queues an action; the event is set once it is over."""
+        over = threading.Event()
+
+        def act() -> None:
+            try:
+                action()
+            finally:
+                over.set()
+
+        self._put(act)
+        return over
+
+    def _put(self, action: Callable[[], object] | None) -> None:
+        # Full after hours of a store that holds a call: what finds no place stands in the trial's history.
+        with contextlib.suppress(queue.Full):
+            self._todo.put_nowait(action)
+
+    def _work(self) -> None:
+        while (action := self._todo.get()) is not None:
+            try:
+                action()
+            except Exception as error:  # recording is never worth a trial
+                self._warn(f"{self._tracker.directory.name}: not recorded ({shorten(one_line(error), 200)})")
+
+    def _warn(self, line: str) -> None:
+        if not self._warned:
+            self._warned = True
+            with contextlib.suppress(OSError):
+                self._tracker.warn(line)

@@ -1,0 +1,87 @@
+"""How long `drorae fit --out` takes for many runs, from a CSV and from MLflow.
+
+    python tests/benchmarks/benchmark_report.py [RUNS]
+
+Makes 10,000 runs (10 sizes, seeds, one config of 60 fields, 12 metrics each), writes them as a CSV and, by the
+MLflow client's bulk interface, into an SQLite store, then times the command as a process of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from drorae.config import PRESETS, flatten
+
+METRICS = ("psnr", "ssim", "l1", "rfd_dinov2", "rfd_effnet", "train_seconds", "eval_seconds", "device_seconds")
+FITTED = ("psnr", "ssim", "rfd_dinov2", "rfd_effnet")
+
+
+def table(count: int) -> pd.DataFrame:
+    """Synthetic trials."""
+    rng = np.random.default_rng(0)
+    hidden = np.resize([8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096], count)
+    frame = pd.DataFrame({"config_hash": [f"{i:012x}" for i in range(count)], "variant": "energy"})
+    frame["expert_hidden_dim"], frame["num_layers"] = hidden, 12
+    frame["seed"] = np.arange(count) // 10
+    frame["fusion_params"] = hidden * 9216 + 60_000
+    for name in METRICS:
+        frame[name] = 20 + 2 * np.log10(hidden) + rng.normal(0, 0.5, count)
+    return frame.assign(eval_images=50_000, status=np.where(rng.uniform(size=count) < 0.98, "finished", "failed"))
+
+
+def fill(frame: pd.DataFrame, uri: str) -> None:
+    """One MLflow run per row, in experiment `many`."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("many")
+    config = flatten(PRESETS["quickstart"])
+    for row in frame.to_dict("records"):
+        tags = {"drorae.kind": "trial", "drorae.config_hash": row["config_hash"], "drorae.status": row["status"]}
+        run = client.create_run(experiment, tags={**tags, "mlflow.runName": row["config_hash"]}).info.run_id
+        changed = {"fusion.expert_hidden_dim": row["expert_hidden_dim"], "fusion.num_layers": 12, "seed": row["seed"]}
+        params = [Param(name, str(value)) for name, value in (config | changed).items()]
+        values = {name: row[name] for name in (*METRICS, "fusion_params", "eval_images")} | {"num_layers": 12}
+        metrics = [Metric(name, float(value), 0, 0) for name, value in values.items()]
+        client.log_batch(run, metrics=metrics, params=params, tags=[RunTag("drorae.reason", "")])
+        client.set_terminated(run, "FAILED" if row["status"] == "failed" else "FINISHED")
+
+
+def main() -> None:
+    """Prints the seconds of both."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as folder:
+        path, uri = Path(folder) / "runs.csv", f"sqlite:///{folder}/mlflow.db"
+        frame = table(count)
+        frame.to_csv(path, index=False)
+        began = time.monotonic()
+        fill(frame, uri)
+        print(f"filled an MLflow store with {count} runs in {time.monotonic() - began:.0f} s", flush=True)
+        for source in ([str(path)], ["mlflow:many", "--tracking-uri", uri]):
+            command = [
+                sys.executable,
+                "-m",
+                "drorae.commands.main",
+                "fit",
+                *source,
+                "--y",
+                *FITTED,
+                "--out",
+                f"{folder}/law",
+            ]
+            began = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            size = (Path(folder) / "law" / "report.html").stat().st_size / 1e6
+            print(f"{source[0]}: {time.monotonic() - began:.1f} s, page of {size:.1f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""A cache in an object store: what one machine made, others get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_config, tiny_images
+
+from drorae.config import Runtime
+from drorae.errors import UserError
+from drorae.metrics.samples import FeatureSample
+from drorae.storage.arrays import ArraySpec, ArrayStore, Produce
+from drorae.storage.cache import Cache
+from drorae.storage.remote import Remote
+from drorae.trial import run as trial
+from drorae.trial import shared as prepare
+from drorae.trial.shared import Workshop, open_workshop
+
+KEY = {"images": "some"}
+SPECS = {"numbers": ArraySpec((2,), "float32")}
+
+
+def numbers(start: int, stop: int) -> dict[str, np.ndarray]:
+    return {"numbers": np.arange(2 * start, 2 * stop, dtype=np.float32).reshape(-1, 2)}
+
+
+def forbidden(*anything: object, **named: object) -> None:
+    raise AssertionError("made again")
+
+
+def test_cached_arrays_are_made_once_for_all_machines(
+    store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(machine: str, produce: Produce) -> np.ndarray:
+        monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / machine))
+        cache = Cache(str(store / "arrays"))
+        return ArrayStore(cache / "features", 1e9, cache).open(KEY, 600, SPECS, produce)["numbers"]
+
+    first = on("first", numbers)
+    assert np.array_equal(on("second", forbidden), first)
+    # What is not whole, or damaged, is no entry: the third machine makes it again, the fourth gets that.
+    files = (store / "arrays/features").files()
+    name = next(name for name in files if name.endswith(".bin"))
+    (store / "arrays/features" / name).write(b"\0" * first.nbytes)
+    with pytest.warns(UserWarning, match="was damaged"):
+        assert np.array_equal(on("third", numbers), first)
+    assert np.array_equal(on("fourth", forbidden), first)
+    (store / "arrays/features" / name).with_name("manifest.json").delete()
+    with pytest.raises(AssertionError, match="made again"):
+        on("fifth", forbidden)
+    with pytest.raises(UserError, match="--cache-limit-gb"):
+        monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "small"))
+        cache = Cache(str(store / "arrays"))
+        ArrayStore(cache / "features", 100, cache).open(KEY, 600, SPECS, numbers)
+
+
+def test_what_was_prepared_last_is_known_on_every_machine(
+    store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = tiny_images(tmp_path / "images.npz")
+    config = tiny_config(images)
+    runtime = Runtime(device="cpu", threads=1, cache_dir=str(store / "prepared"))
+    with np.load(images) as found:
+        train, val = found["train"], found["val"]
+
+    def on(machine: str, brightness: int) -> None:
+        """Another machine, and other images."""
+        monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / machine))
+        monkeypatch.setattr(prepare, "_last", None)
+        np.savez(images, train=train, val=val // brightness)
+
+    on("first", 1)
+    trial.prepare(config, runtime)
+    on("second", 2)
+    trial.prepare(config, runtime)
+    on("first", 2)
+    assert trial.run_trial(config, directory=tmp_path / "one", runtime=runtime).eval_images == 16
+    on("second", 3)
+    with pytest.raises(UserError, match="images_val .* changed since this trial was prepared"):
+        trial.run_trial(replace(config, seed=1), directory=tmp_path / "two", runtime=runtime)
+    monkeypatch.setattr(prepare, "_last", None)
+    assert not (tmp_path / "s3:").exists(), "a URL is no path"
+
+
+def test_a_second_machine_trains_no_first_phase_and_encodes_nothing(
+    store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_images(tmp_path / "images.npz"))
+    runtime = Runtime(device="cpu", threads=1, cache_dir=str(store / "cache"))
+    monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "first"))
+    first = open_workshop(config, runtime)
+    monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr(prepare, "_last", None)
+    monkeypatch.setattr(prepare, "train_phase", forbidden)
+    monkeypatch.setattr(Workshop, "evaluate", forbidden)
+    monkeypatch.setattr(ArrayStore, "_fill", forbidden)
+    monkeypatch.setattr(FeatureSample, "save", forbidden)
+    second = open_workshop(config, runtime)
+    monkeypatch.setattr(prepare, "_last", None)
+    assert second.baseline == first.baseline
+    assert all(torch.equal(second.decoder[name], value) for name, value in first.decoder.items())

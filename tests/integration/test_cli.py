@@ -1,0 +1,341 @@
+"""The command line: help, results on stdout alone, and every mistake answered with exit code 2 and one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drorae.commands.main import COMMANDS, main
+from drorae.config import PRESETS, Runtime, config_hash, override, to_dict
+from drorae.errors import UserError
+from drorae.machine.doctor import KNOWN_SHAPES, TELEMETRY, check_machine, encoder_shape, estimate
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    captured = capsys.readouterr()
+    assert f"usage: drorae {command}" in captured.out and captured.err == ""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from drorae.commands.main import main; main(['--help']); main(['sweep', '--help'])\n"
+        "heavy = {'torch', 'timm', 'numpy', 'ray', 'mlflow', 'pandas', 'scipy', 'matplotlib', 'statsmodels'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.stderr.strip() == "[]"
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+MISTAKES: list[tuple[str, str]] = [
+    ("", "expected one of"),
+    ("trian", "unrecognized options: trian"),
+    ("train --treads 3", "perhaps you meant --threads"),
+    ("train --threads three", "--threads: expected a whole number"),
+    ("train --threads -1", "expected 0"),
+    ("train --device tpu", "not a device"),
+    ("train --device cuda:99", "cuda"),
+    ("train --features sometimes", "invalid choice 'sometimes'"),
+    ("train --cache-limit-gb 0", "above 0"),
+    ("train --preset enormous", "choose one of quickstart"),
+    ("train --preset smoke --config c.json", "expected one of them"),
+    ("train --config missing.json", "no such config file"),
+    ("train --config broken.json", "not readable as JSON"),
+    ("train --set fusion.beta", "expected NAME=VALUE"),
+    ("train --set fusion.gamma=1", "fusion.gamma"),
+    ("train --set fusion.beta=much", "expected a number"),
+    ("train --set seed=1 seed=2", "given twice"),
+    ("train --set capacity=big", "expected a whole number"),
+    ("train --set images.source=folder images.path=nowhere", "nowhere"),
+    ("train --set images.source=npz", "images.path"),
+    ("sweep --preset enormous", "choose one of quickstart"),
+    ("sweep --axis capacity", "not an axis"),
+    ("sweep --axis capacity=", "an empty value"),
+    ("sweep --axis capacity=8,big", "expected a whole number"),
+    ("sweep --axis depth=1,2", "depth"),
+    ("sweep --axis capacity=8 fusion.expert_hidden_dim=16", "given twice"),
+    ("sweep --set seed=3", "the sweep varies it"),
+    ("sweep --name a/b", "not usable as a sweep's name"),
+    ("sweep --max-concurrent -1", "expected 0"),
+    ("sweep --preset smoke --max-failures -1", "expected 0 or more"),
+    ("sweep --config broken.json", "not readable as JSON"),
+    ("eval nowhere", "no finished trial here"),
+    ("eval . --extractors vgg", "choose from inception"),
+    ("inspect nowhere", "no finished trial here"),
+    ("probe nowhere", "no finished trial here"),
+    ("fit", "missing from drorae fit"),
+    ("fit missing.csv --y psnr", "no such file"),
+    ("fit broken.json --y psnr", "ending in .csv or .parquet"),
+    ("fit empty.csv --y psnr", "empty.csv"),
+    ("fit . --y psnr", "no trials.csv"),
+    ("fit mlflow:nothing --y psnr", "no such MLflow store"),
+    ("fit PAPER", "at least one metric"),
+    ("fit PAPER --y rfod", "did you mean rfid"),
+    ("fit PAPER --x weights --y rfid", "no such column"),
+    ("fit PAPER --y rfid --law cubic", "invalid choice 'cubic'"),
+    ("fit PAPER --y rfid --include some", "no such status"),
+    ("fit PAPER --y rfid --track", "mlflow:EXPERIMENT"),
+    ("fit PAPER --y rfid --out broken.json", "broken.json"),
+    ("report nowhere", "no such file"),
+    ("ui", "no MLflow store here"),
+    ("ui --root here --port 99999", "from 1 to 65535"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
+def test_mistakes_are_one_line(arguments: str, said: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "broken.json").write_text("{")
+    (elsewhere / "empty.csv").write_text("")
+    (elsewhere / "here").mkdir()
+    (elsewhere / "here" / "mlflow.db").touch()
+    before = sorted(elsewhere.rglob("*"))
+    assert main(arguments.replace("PAPER", PAPER).split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", captured.err), captured.err
+    assert said in captured.err
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_parser_s_boxes_become_one_line_in_any_locale(encoding: str) -> None:
+    command = [sys.executable, "-m", "drorae", "fit"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(PYTHONIOENCODING=encoding))
+    assert done.returncode == 2
+    assert done.stderr == "error: missing from drorae fit: SOURCE; see drorae fit --help\n"
+
+
+def test_the_process_itself_exits_with_2_and_one_line() -> None:
+    command = [sys.executable, "-m", "drorae", "fit", "missing.csv", "--y", "psnr"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(r"error: missing\.csv: [^\n]+\n", done.stderr)
+    done = subprocess.run([*command, "--debug"], capture_output=True, text=True, env=environment())
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (
+            RuntimeError("two\nlines"),
+            1,
+            "internal error: RuntimeError: two lines (rerun with --debug for the traceback)",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted before it was done"),
+        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "error: the package ray is not installed"),
+    ],
+)
+def test_what_goes_wrong_inside_is_one_line(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: Any) -> int:
+        raise raised
+
+    monkeypatch.setattr("drorae.commands.doctor.Doctor.run", fail)
+    assert main(["doctor"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(said) and captured.err.count("\n") == 1
+    with pytest.raises(type(raised)):
+        main(["doctor", "--debug"])
+
+
+def test_fit_prints_the_paper_s_law_as_one_json_object(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", PAPER, "--x", "params", "--y", "rfid", "--json"]) == 0
+    captured = capsys.readouterr()
+    tree = json.loads(captured.out)
+    assert captured.err == ""
+    assert (tree["n"], tree["law"]) == (8, "log-linear")
+    assert round(tree["slope"], 4) == -0.0564
+    assert round(tree["intercept"], 4) == 0.9194
+    assert round(tree["r2"], 4) == 0.8605
+    assert [round(value, 4) for value in tree["slope_ci95"]] == [-0.0790, -0.0337]
+    assert not list(elsewhere.iterdir())
+    assert main(["fit", PAPER, "--y", "rfid", "--out", "law"]) == 0
+    assert "slope -0.0564" in capsys.readouterr().out
+    assert {"law.json", "law.csv", "law.png", "law.svg", "report.html"} <= set(os.listdir("law"))
+
+
+def test_dry_run_lists_the_trials_and_writes_nothing(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "sweep",
+        "--preset",
+        "smoke",
+        "--axis",
+        "capacity=8,16",
+        "--axis",
+        "seed=0,1",
+        "--set",
+        "fusion.beta=0.3",
+    ]
+    assert main([*arguments, "--dry-run", "--json"]) == 0
+    trials = json.loads(capsys.readouterr().out)["trials"]
+    assert [(trial["capacity"], trial["seed"]) for trial in trials] == [(8, 0), (8, 1), (16, 0), (16, 1)]
+    base = override(override(PRESETS["smoke"], "fusion.beta", 0.3), "fusion.expert_hidden_dim", 8)
+    assert trials[0]["config_hash"] == config_hash(base)
+    # The formula of the paper for 12 layers of 384, written out.
+    assert trials[0]["fusion_params"] == 12 * (2 * 384 * 8 + 8 + 384) + 384 * 12**2 + 12
+    assert main(["sweep", "--preset", "paper", "--dry-run"]) == 0
+    assert "8 trials" in capsys.readouterr().out
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_saved_config_can_be_swept(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = override(PRESETS["smoke"], "fusion.beta", 0.4)
+    (elsewhere / "mine.json").write_text(json.dumps(to_dict(config)))
+    assert main(["sweep", "--config", "mine.json", "--axis", "seed=0,5", "--dry-run", "--json"]) == 0
+    trials = json.loads(capsys.readouterr().out)["trials"]
+    assert [trial["config_hash"] for trial in trials] == [
+        config_hash(config),
+        config_hash(override(config, "seed", 5)),
+    ]
+
+
+def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for command in ("train", "sweep"):
+        assert main([command, "--preset", "paper"]) == 2
+        said = capsys.readouterr().err
+        assert "images.path" in said and "CUDA GPU" in said and "GB of GPU memory" in said and said.count("\n") == 1
+    assert not list(elsewhere.iterdir())
+    monkeypatch.setattr("drorae.machine.doctor.memory_bytes", lambda: 8e9)
+    for preset in ("quickstart", "smoke"):
+        check_machine(PRESETS[preset], Runtime(device="cpu"))
+    with pytest.raises(UserError, match="CUDA"):
+        check_machine(PRESETS["smoke"], Runtime(device="cuda"))
+
+
+@pytest.mark.parametrize("name", list(KNOWN_SHAPES))
+def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drorae.machine.doctor.KNOWN_SHAPES", {})
+    assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
+
+
+def test_the_estimate_grows_with_what_it_is_about() -> None:
+    shape = encoder_shape("vit_base_patch14_reg4_dinov2")
+    assert shape == (12, 768, 14)
+    paper = estimate(PRESETS["paper"], shape)
+    # 675 M weights in 28 blocks, 256 tokens, batches of 256: 2 x 3 floating-point operations each.
+    weights = 28 * (4 * 1152**2 + 2 * 1152 * 4096)
+    assert paper.flops == pytest.approx(6 * weights * 256 * 256)
+    assert paper.bytes > 20 * weights
+    half = estimate(override(PRESETS["paper"], "phase1.batch_size", 128), shape)
+    assert half == paper, "phase 2 and 3 still take as much"
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--json"]) in (0, 1)
+    found = json.loads(capsys.readouterr().out)
+    assert found["packages"]["torch"] and found["devices"]["cpus"] >= 1
+    assert found["cache"]["directory"] == os.environ["DRORAE_CACHE"]
+    assert found["mlflow"] == {"uri": f"sqlite:///{elsewhere.resolve() / 'runs' / 'mlflow.db'}", "exists": False}
+    monkeypatch.setitem(__import__("drorae.machine.doctor").doctor.PACKAGES, "no-such-package", "no_such_package")
+    assert main(["doctor"]) == 1
+    assert "pip install no-such-package" in " ".join(capsys.readouterr().out.split())
+
+
+def test_nothing_phones_home_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import os, sys; from drorae.commands.main import main; main(['doctor', '--help'])\n"
+        f"print({{name: os.environ[name] for name in {list(TELEMETRY)}}}, file=sys.stderr)\n"
+        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
+        "from ray._common.usage.usage_lib import usage_stats_enabled\n"
+        "print(is_telemetry_disabled(), usage_stats_enabled(), file=sys.stderr)"
+    )
+    clean = {name: value for name, value in environment().items() if name not in TELEMETRY}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean)
+    said, libraries = done.stderr.splitlines()[-2:]
+    assert said == str(TELEMETRY) and libraries == "True False"
+    asked = {**clean, "RAY_USAGE_STATS_ENABLED": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=asked)
+    assert "'RAY_USAGE_STATS_ENABLED': '1'" in done.stderr and done.stderr.splitlines()[-1] == "True True"
+
+
+def test_ui_starts_mlflow_on_the_store(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "runs").mkdir()
+    (elsewhere / "runs" / "mlflow.db").touch()
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["ui", "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot listen there" in capsys.readouterr().err and not started
+    main(["ui", "--port", "5123"])
+    store = f"sqlite:///{elsewhere.resolve() / 'runs' / 'mlflow.db'}"
+    wanted = ["-m", "mlflow", "ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", "5123"]
+    assert started[0][1 : len(wanted) + 1] == wanted
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert main(["ui"]) == 2
+
+
+def test_sweep_ends_with_its_law_and_fit_and_report_find_it_again(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sweeps.driver.run
+
+    quick = functools.partial(
+        sweeps.driver.run.run_sweep, run_trial="fake_trial:run_trial", prepare="fake_trial:prepare"
+    )
+    monkeypatch.setattr(sweeps.driver.run, "run_sweep", quick)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
+    arguments = ["sweep", "--preset", "smoke", "--axis", "capacity=4,8,16,32", "--axis", "seed=0,1", "--name", "toy"]
+    assert main([*arguments, "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["counts"] == {"finished": 8}
+    slopes = {fit["y"]: fit["slope"] for fit in outcome["fits"]}
+    assert slopes["psnr"] == pytest.approx(1.0)
+    assert Path(outcome["paths"]["html"]) == elsewhere.resolve() / "runs" / "toy" / "law" / "report.html"
+
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "psnr = " in said and "report.html" in said and "drorae ui --root runs" in said
+
+    for source in ("runs/toy", "mlflow:toy"):
+        assert main(["fit", source, "--y", "psnr", "--json"]) == 0
+        tree = json.loads(capsys.readouterr().out)
+        assert tree["slope"] == pytest.approx(1.0) and tree["n"] == 8
+    page = elsewhere / "runs" / "toy" / "law" / "report.html"
+    page.unlink()
+    assert main(["report", "runs/toy"]) == 0
+    assert page.is_file()
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(outcome["tracking_uri"])
+    experiment = client.get_experiment_by_name("toy")
+    assert experiment is not None
+    written = client.search_runs([experiment.experiment_id], "tags.`drorae.kind` = 'analysis'")
+    assert {run.data.tags["drorae.y"] for run in written} == set(slopes)

@@ -1,0 +1,99 @@
+"""The feature cache: what it returns is what the encoder says, encoded once, whichever process asks."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drorae.config import EncoderConfig, ObjectiveConfig, Runtime
+from drorae.data.features import as_images, open_features
+from drorae.losses.perceptual import load_perceptual
+from drorae.models.encoder import Encoder, load_encoder
+
+CPU = torch.device("cpu")
+CONFIG = EncoderConfig(name="vit_tiny_patch16_224", weights="random", input_size=32)
+
+
+class Squares:
+    """Ten images of 16 px; a view shifts the colours, and every call is noted in a file."""
+
+    fingerprint = "squares"
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def __len__(self) -> int:
+        return 10
+
+    def crops(self, indices: Sequence[int], view: int = 0) -> np.ndarray:
+        with self.log.open("a") as stream:
+            stream.write(f"{len(indices)}\n")
+        values = [np.random.default_rng([index, view]).integers(0, 255, (16, 16, 3), np.uint8) for index in indices]
+        return np.stack(values)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder(CONFIG, "unused")
+
+
+@pytest.mark.parametrize("feature_dtype", ["bf16", "fp16", "fp32"])
+def test_cache_returns_what_the_encoder_says(tmp_path: Path, encoder: Encoder, feature_dtype: str) -> None:
+    images = Squares(tmp_path / "log")
+    config = dataclasses.replace(CONFIG, feature_dtype=feature_dtype)
+    runtime = Runtime(cache_dir=str(tmp_path))
+    cached = open_features(images, encoder, config, 2, None, runtime, CPU)
+    online = open_features(images, encoder, config, 2, None, dataclasses.replace(runtime, features="online"), CPU)
+    assert len(cached) == len(online) == 20
+    items = np.array([13, 2, 2, 19])
+    crops = np.stack([images.crops([int(item) % 10], int(item) // 10)[0] for item in items])
+    expected = encoder(as_images(torch.from_numpy(crops).permute(0, 3, 1, 2))).layers
+    for features in (cached, online):
+        batch = features.batch(items, 0, 3)
+        assert np.array_equal(batch.pixels.permute(0, 2, 3, 1).numpy(), crops)
+        assert batch.layers.shape == (4, 3, 4, 192)
+        tolerance = {"bf16": 2e-2, "fp16": 2e-3, "fp32": 1e-4}[feature_dtype]
+        assert torch.allclose(batch.layers.float(), expected[:, -3:], rtol=tolerance, atol=tolerance)
+
+
+def _open(folder: Path) -> None:
+    runtime = Runtime(cache_dir=str(folder))
+    open_features(Squares(folder / "log"), load_encoder(CONFIG, "unused"), CONFIG, 1, None, runtime, CPU)
+
+
+def test_two_processes_at_once_encode_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_open, args=(tmp_path,)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    cut = [line for line in (tmp_path / "log").read_text().split() if line == "10"]
+    assert len(cut) == 1
+
+
+def test_perceptual_targets_come_from_the_cache(tmp_path: Path, encoder: Encoder) -> None:
+    network = load_perceptual(ObjectiveConfig(perceptual_size=32))
+    assert network is not None
+    images = Squares(tmp_path / "log")
+    features = open_features(images, encoder, CONFIG, 1, network, Runtime(cache_dir=str(tmp_path)), CPU)
+    batch = features.batch(np.array([3, 7]), 0, 1)
+    assert batch.targets is not None
+    direct = network.features(as_images(batch.pixels))
+    assert float(network.distance(network.unpack(batch.targets), direct)) < 1e-4
+
+
+def test_fresh_crops_change_with_the_epoch(tmp_path: Path, encoder: Encoder) -> None:
+    runtime = Runtime(cache_dir=str(tmp_path), features="online")
+    features = open_features(Squares(tmp_path / "log"), encoder, CONFIG, 0, None, runtime, CPU)
+    items = np.arange(10)
+    assert len(features) == 10
+    first, again, second = (features.batch(items, epoch, 1).pixels for epoch in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, second)

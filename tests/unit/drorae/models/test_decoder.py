@@ -1,0 +1,88 @@
+"""The decoder's geometry, sizes and optimisation schedule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from timm.layers import build_sincos2d_pos_embed
+
+from drorae.config import DECODERS, DecoderConfig, PhaseConfig
+from drorae.errors import UserError
+from drorae.models.decoder import Decoder, sincos_positions
+from drorae.training.checkpoint import WeightAverage
+from drorae.training.schedule import epoch_order, learning_rate
+
+
+def test_patches_land_where_their_tokens_are() -> None:
+    decoder = Decoder(DecoderConfig(64, 0, 4, 64), latent_width=8, grid=4, size=32)
+    latent = torch.zeros(1, 16, 8)
+    other = latent.clone()
+    other[0, 6] = 1.0
+    changed = (decoder(latent) != decoder(other)).any(1)[0]
+    expected = torch.zeros(32, 32, dtype=torch.bool)
+    expected[8:16, 16:24] = True
+    assert not changed[~expected].any() and changed[expected].any()
+
+
+def test_output_is_denormalised_with_imagenets_statistics() -> None:
+    decoder = Decoder(DECODERS["tiny"], 8, 4, 32)
+    torch.nn.init.zeros_(decoder.head.weight)
+    image = decoder(torch.randn(2, 16, 8))
+    assert torch.allclose(image[0, :, 5, 5], torch.tensor([0.485, 0.456, 0.406]))
+    assert image.shape == (2, 3, 32, 32)
+
+
+def test_positions_hold_timms_sines_and_cosines() -> None:
+    """timm's own table has the same 64 values per position, in another order of its four quarters."""
+    ours = sincos_positions(6, 64)
+    theirs = build_sincos2d_pos_embed([6, 6], dim=64, temperature=10000.0)
+    assert torch.allclose(ours.sort(-1).values, theirs.sort(-1).values, atol=1e-5)
+    assert len(torch.unique(ours, dim=0)) == 36
+
+
+@pytest.mark.parametrize(("name", "millions"), [("B", 86.4), ("L", 303.9), ("XL", 415.8)])
+def test_sizes_of_raes_decoders(name: str, millions: float) -> None:
+    """Counted by hand: depth (4 w^2 + 2 w m + 9 w + m) + (C + 1) w + w + 2 w + (w + 1) 768 at C = 768."""
+    config = DECODERS[name]
+    w, m = config.width, config.mlp_dim
+    expected = config.depth * (4 * w * w + 2 * w * m + 9 * w + m) + 769 * w + 3 * w + (w + 1) * 768
+    with torch.device("meta"):
+        decoder = Decoder(config, 768, 16, 256)
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == expected
+    assert expected / 1e6 == pytest.approx(millions, abs=0.8)
+
+
+def test_sizes_that_do_not_divide_are_named() -> None:
+    with pytest.raises(UserError, match="multiple of 4"):
+        Decoder(DECODERS["tiny"], 8, 4, 30)
+    with pytest.raises(UserError, match=r"decoder\.heads"):
+        Decoder(DecoderConfig(width=100, heads=3), 8, 4, 32)
+
+
+def test_learning_rate_warms_up_and_ends_where_it_should() -> None:
+    settings = PhaseConfig(epochs=1, lr=1.0, final_lr=0.1, warmup_steps=10)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 11) and max(rates) == rates[10] == 1.0
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[54] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * (54 - 10) / 89)) / 2)
+
+
+def test_order_depends_on_seed_phase_and_epoch_only() -> None:
+    assert (epoch_order(1, 2, 3, 50) == epoch_order(1, 2, 3, 50)).all()
+    assert sorted(epoch_order(1, 2, 3, 50)) == list(range(50))
+    for other in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
+        assert (epoch_order(*other, 50) != epoch_order(1, 2, 3, 50)).any()
+
+
+def test_weight_average_is_the_recursion() -> None:
+    module = torch.nn.Linear(2, 1)
+    average = WeightAverage(module, 0.9)
+    expected = module.weight.detach().clone()
+    for value in (1.0, -2.0, 3.0):
+        torch.nn.init.constant_(module.weight, value)
+        average.update(module)
+        expected = 0.9 * expected + 0.1 * value
+    average.copy_to(module)
+    assert torch.allclose(module.weight, expected)

@@ -1,0 +1,154 @@
+"""The driver notices that a cluster's head node is away, waits for it, and gives up."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from drorae.errors import ClusterLost, UserError
+from sweeps.driver import cluster
+from sweeps.driver.cluster import HeadWatch
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+class Fake(HeadWatch):
+    """A watch of a cluster that is well or not as it is told."""
+
+    def __init__(self, last: Callable[[ClusterLost], None] = lambda error: None) -> None:
+        self.said: list[str] = []
+        self.trouble: str | None = None
+        super().__init__(self.said.append, last)
+
+    def __enter__(self) -> HeadWatch:
+        self._thread.start()
+        return self
+
+    def _trouble(self) -> str | None:
+        return self.trouble
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch that looks often and gives up soon."""
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 0.5)
+    monkeypatch.setattr(cluster, "STUCK_SECONDS", 0.5)
+
+
+AWAY = "the Ray head node at 10.0.0.1:6379 does not answer (Connection refused)"
+
+
+def test_a_head_node_that_stays_away_is_lost(hasty: None) -> None:
+    late: list[ClusterLost] = []
+    with Fake(late.append) as watch:
+        assert isinstance(watch, Fake)
+        time.sleep(0.1)
+        watch.check()
+        assert watch.said == []
+        began = time.monotonic()
+        watch.trouble = AWAY
+        until(lambda: watch.said)
+        # Not at once: it may come back.
+        watch.check()
+        until(lambda: watch._lost)
+        assert 0.4 < time.monotonic() - began < 10
+        for _ in range(2):
+            with pytest.raises(ClusterLost, match="does not answer"):
+                watch.check()
+        time.sleep(0.7)
+    assert watch.said == [f"{AWAY}; waiting up to 0 s for it"]
+    # Whoever calls check needs nobody to end the process.
+    assert late == []
+
+
+def test_a_head_node_that_answers_again_is_not(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 1.0)
+    with Fake() as watch:
+        assert isinstance(watch, Fake)
+        for count in (1, 2):
+            watch.trouble = AWAY
+            until(lambda count=count: len(watch.said) == count)
+            time.sleep(0.2)
+            watch.trouble = None
+            time.sleep(0.2)
+            watch.check()
+        time.sleep(1.0)
+        watch.check()
+
+
+def test_where_nobody_checks_the_last_word_is_had(hasty: None) -> None:
+    late: list[ClusterLost] = []
+    with Fake(late.append) as watch:
+        assert isinstance(watch, Fake)
+        watch.trouble = AWAY
+        until(lambda: late)
+        assert str(late[0]) == AWAY
+        assert len(watch.said) == 1
+
+
+def test_no_last_word_once_the_work_is_over(hasty: None) -> None:
+    late: list[ClusterLost] = []
+    with Fake(late.append) as watch:
+        assert isinstance(watch, Fake)
+        watch.trouble = AWAY
+        until(lambda: watch._lost)
+    time.sleep(0.7)
+    assert late == []
+    assert not watch._thread.is_alive()
+
+
+def test_errors_of_a_head_node_that_is_away_are_its_loss(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 60.0)
+    for error in (RuntimeError("GCS"), ConnectionError("refused"), KeyError("node")):
+        with pytest.raises(ClusterLost, match="does not answer") as caught, Fake() as watch:
+            assert isinstance(watch, Fake)
+            watch.trouble = AWAY
+            raise error
+        assert caught.value.__cause__ is error
+        # With a head node that answers, it is what it is.
+        with pytest.raises(type(error)), Fake():
+            raise error
+    # What a user can mend, and what asks the process to end, are no news of a cluster.
+    for end in (UserError("nothing there"), ClusterLost("another"), KeyboardInterrupt(), SystemExit(143)):
+        with pytest.raises(type(end)) as raised, Fake() as watch:
+            assert isinstance(watch, Fake)
+            watch.trouble = AWAY
+            raise end
+        assert raised.value is end
+
+
+def test_without_a_session_there_is_nothing_to_watch() -> None:
+    threads = threading.active_count()
+    with HeadWatch(lambda text: None, lambda error: None) as watch:
+        watch.check()
+        assert threading.active_count() == threads
+    with pytest.raises(ZeroDivisionError), HeadWatch(lambda text: None, lambda error: None):
+        raise ZeroDivisionError
+
+
+def test_it_asks_the_head_nodes_port_and_its_own_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = HeadWatch(lambda text: None, lambda error: None)
+    watch._node = "here"
+    alive = {"here": True}
+    monkeypatch.setattr(
+        cluster, "_nodes", lambda: [{"NodeID": name, "Alive": well} for name, well in alive.items()]
+    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        watch._address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert watch._trouble() is None
+        alive["here"] = False
+        assert watch._trouble() == "Ray's own process on this machine (raylet) has died"
+        # A head node that is busy names none.
+        alive.clear()
+        assert watch._trouble() is None
+    assert watch._trouble() == f"the Ray head node at {watch._address} does not answer (Connection refused)"
