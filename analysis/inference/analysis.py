@@ -27,8 +27,8 @@ from analysis.inference.predict import Forecast, Horizon, Reach, forecast, horiz
 from analysis.inference.verdicts import Verdict, verdicts
 from analysis.laws.intervals import curve_tree
 from analysis.laws.line import Law, LawFit, Unit, fit_law
-from analysis.table.files import Selection, select
-from analysis.table.selection import check_design
+from analysis.table.design import check_design
+from analysis.table.selection import Selection, select
 from drorae.errors import UserError
 
 VERSION = 2

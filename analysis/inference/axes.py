@@ -22,8 +22,9 @@ from analysis.laws.intervals import Sample, curve_tree, parameter_intervals, pre
 from analysis.laws.line import seed_spread
 from analysis.report.blocks import Block, Heading, Notes, Picture, Table, Text, html_page, markdown_page
 from analysis.report.figures import INK, LINE, display_name, log_axis, panels, save, write_atomic
-from analysis.table.files import X_ALIASES, Selection, find_column, select
-from analysis.table.selection import check_axes
+from analysis.table.columns import find_column
+from analysis.table.design import check_axes
+from analysis.table.selection import Selection, select
 from drorae.errors import UserError
 
 JOINT = ("plane", "interaction", "two-powers")
@@ -250,7 +251,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
         UserError: what `select` and `check_axes` refuse; fewer configurations than a
             plane's parameters + 2; the same y everywhere.
     """
-    column = find_column(frame, second, X_ALIASES.get(second, ()))
+    column = find_column(frame, second)
     numbers = pd.to_numeric(frame[column], errors="coerce")
     usable = np.isfinite(numbers.to_numpy(dtype=float))
     if not usable.any():

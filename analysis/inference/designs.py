@@ -13,8 +13,9 @@ import pandas as pd
 from scipy import stats
 
 from analysis.inference.verdicts import Verdict, Word
-from analysis.table.files import Selection, find_column, select
-from analysis.table.selection import check_design
+from analysis.table.columns import find_column
+from analysis.table.design import check_design
+from analysis.table.selection import Selection, select
 from drorae.errors import UserError
 
 SCHEMA = 1

@@ -15,7 +15,7 @@ from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
 from analysis.laws.line import LawFit, transform
-from analysis.table.files import Selection
+from analysis.table.selection import Selection
 from drorae.errors import UserError
 
 FEW_CONFIGURATIONS = 6

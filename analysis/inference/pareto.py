@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.inference.designs import HIGHER_IS_BETTER
 from analysis.report.figures import INK, LINE, display_name, panels, save
-from analysis.table.files import X_ALIASES, find_column
+from analysis.table.columns import find_column
 from drorae.errors import UserError
 
 
@@ -34,7 +34,7 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     """
     if len(objectives) < 2:
         raise UserError("a Pareto set needs two objectives or more, such as fusion_params rfd_dinov2")
-    columns = [find_column(frame, name, X_ALIASES.get(name, ())) for name in objectives]
+    columns = [find_column(frame, name) for name in objectives]
     numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
     usable = np.isfinite(numbers.to_numpy(dtype=float)).all(axis=1)
     if "status" in frame.columns:
@@ -49,7 +49,7 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
 def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> Path:
     """Draws all finished runs and the Pareto set in the plane of the first two objectives; returns pareto.png."""
-    x, y = (find_column(frame, name, X_ALIASES.get(name, ())) for name in objectives[:2])
+    x, y = (find_column(frame, name) for name in objectives[:2])
     best = pareto_set(frame, objectives)
     figure, (axes,) = panels(1)
     every = frame[frame["status"] == "finished"] if "status" in frame.columns else frame

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.inference.designs import Comparison, compare_designs
 from analysis.laws.line import Law
-from analysis.table.files import X_ALIASES, find_column
+from analysis.table.columns import find_column
 from drorae.errors import UserError
 
 COLUMN = "tuning"
@@ -82,7 +82,7 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
     if COLUMN not in frame.columns:
         raise UserError(f"no column {COLUMN} in the table; expected the trials.csv of a sweep with --tune")
     roles = frame[COLUMN].fillna("").astype(str)
-    size = find_column(frame, x, X_ALIASES.get(x, ()))
+    size = find_column(frame, x)
     searched = [name for name in frame.columns if "." in str(name)]
     tried = set(frame.loc[roles == "tried", "seed"]) if "seed" in frame.columns else set()
     chosen = frame[~frame["seed"].isin(tried)] if tried else frame

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.laws.intervals import Sample, precision
-from analysis.table.files import Selection
+from analysis.table.selection import Selection
 from drorae.errors import UserError
 
 Law = Literal["log-linear", "linear"]

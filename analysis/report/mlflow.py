@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.inference.evidence import warnings
 from analysis.laws.line import LawFit
-from analysis.table.files import Selection, check_store
+from analysis.table.mlflow import check_store
+from analysis.table.selection import Selection
 from drorae.errors import UserError
 
 if TYPE_CHECKING:

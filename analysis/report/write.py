@@ -22,7 +22,7 @@ from analysis.laws.line import LawFit
 from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
 from analysis.report.figures import Curve, display_name, number, short, write_atomic
-from analysis.table.files import Selection
+from analysis.table.selection import Selection
 from drorae.errors import UserError
 
 if TYPE_CHECKING:

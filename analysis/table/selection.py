@@ -1,34 +1,195 @@
-"""What a fit refuses: data that cannot carry a law, each with one line that says why and what would mend it."""
+"""The rows that a fit may use, why each other row may not be used, and what must be the same in all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from analysis.table.columns import bad_cell, find_column, numbers, texts
 from drorae.errors import UserError
 
-if TYPE_CHECKING:
-    from analysis.table.files import Selection
+STATUSES = ("finished", "unconverged", "diverged", "pruned", "failed", "running", "missing")
+"""What a trial can be. Only finished ones are fitted unless another is asked for by name."""
 
-LEAST_LEVELS = 3
-"""Distinct sizes below which no form of a law can be told from another: two points lie on every curve."""
-
-COLLINEAR_VIF = 1e3
-"""Variance inflation factor from which two axes count as one: the standard error of either coefficient is then
-more than 30 times what it would be on its own (condition numbers above 1e3 are flagged for the same reason)."""
-
-SEED_NAMES = ("seed", "seeds", "random_seed", "rep", "replicate", "repeat")
-"""Columns that number repeats."""
+CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
+"""Columns that, beside x and every dotted config column, tell one configuration from another."""
 
 _METRIC_COLUMNS = ("metric", "metric_name", "extractor", "feature_extractor", "fid_tool", "dataset", "split")
 """Columns of a table that say what its numbers measure."""
+
 _IMAGE_FIELDS = ("source", "path", "val_path", "val_fraction", "size", "val_images", "seed")
 """Fields of a trial's `images` that choose or cut the validation images (`drorae.config.ImagesConfig`)."""
+
 _NO_MATTER = ("evaluation.batch_size", "evaluation.extractors")
 """Fields of `evaluation` that change no number of a given metric."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs a fit uses, and those it does not.
+
+    `used` keeps the table's columns and index; `excluded` holds (row label, reason) in table order.
+    `x` and `y` are the numbers of the used rows, in the order of `used`.
+    """
+
+    used: pd.DataFrame
+    excluded: tuple[tuple[str, str], ...]
+    x_name: str
+    x_column: str
+    y_name: str
+    x: np.ndarray
+    y: np.ndarray
+    labels: tuple[str, ...]
+    eval_images: int | None
+    """Number of images every used value was measured on; None where the table does not say."""
+    included: tuple[str, ...] = ()
+    """Statuses other than finished that were asked for."""
+    pruned: pd.DataFrame | None = None
+    """Rows of runs that a scheduler stopped early, if any were left out; of a tuned sweep none, as its best decide."""
+
+    @cached_property
+    def seeds(self) -> tuple[str, ...]:
+        """The seed of every used row as text; empty where the table has none."""
+        if "seed" not in self.used.columns:
+            return ("",) * len(self.used)
+        column = self.used["seed"]
+        return tuple(
+            "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column
+        )
+
+    @cached_property
+    def configurations(self) -> np.ndarray:
+        """Number of the configuration of every used row, in order of first appearance, shape (rows,).
+
+        Rows of one configuration agree in x, `CONFIGURATION_COLUMNS` and every dotted config column, and so
+        differ in seed alone. Without seeds every row is one of its own.
+        """
+        if not any(self.seeds):
+            return np.arange(len(self.x))
+        columns = [name for name in CONFIGURATION_COLUMNS if name in self.used.columns]
+        columns += [name for name in self.used.columns if "." in str(name) and name not in columns]
+        columns = [name for name in columns if self.used[name].nunique(dropna=False) > 1]
+        keys = pd.DataFrame({name: self.used[name].astype(str).to_numpy() for name in columns})
+        keys["x"] = self.x
+        return keys.groupby(list(keys.columns), sort=False, dropna=False).ngroup().to_numpy()
+
+    def take(self, chosen: np.ndarray) -> Selection:
+        """Returns the selection with the used rows for which `chosen`, a mask of shape (rows,), holds."""
+        labels = tuple(label for label, wanted in zip(self.labels, chosen, strict=True) if wanted)
+        return replace(
+            self, used=self.used[chosen], excluded=(), x=self.x[chosen], y=self.y[chosen], labels=labels, pruned=None
+        )
+
+
+def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log: bool = True) -> Selection:
+    """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
+
+    Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
+    not finite; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
+    evaluation images where other rows have one; a config_hash or run_id that an earlier used row has; a row that
+    states its seed and is the copy of an earlier one. A table without a status column counts as finished.
+
+    Args:
+        frame: one row per run.
+        x: column of the size, or params, capacity, layers (`X_ALIASES`).
+        y: column of the metric.
+        include: statuses to use beside finished.
+        log: whether the law takes the logarithm of x.
+
+    Raises:
+        UserError: no such column or status, x and y the same column, a column without numbers, nothing left, or
+            used rows that do not measure the same thing (`check_measurements`).
+    """
+    include = tuple(include)
+    for name in include:
+        if name not in STATUSES:
+            raise UserError(f"include {name}: no such status; statuses: {', '.join(STATUSES)}")
+    x_column, y_column = find_column(frame, x), find_column(frame, y)
+    if x_column == y_column:
+        raise UserError(f"{y} on {x}: both are the column {y}; expected a size for x and a metric for y")
+    x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
+    reasons = _reasons(frame, {"finished", *include}, {x_column: x_values, y_column: y_values})
+    size = sample_column(frame, y)
+    counts = np.full(len(frame), np.nan)
+    if size is not None:
+        counts = pd.to_numeric(frame[size], errors="coerce").to_numpy(dtype=float)
+    for i in range(len(frame)):
+        if not reasons[i] and log and x_values[i] <= 0:
+            reasons[i] = f"{x_column} is {x_values[i]:g}, which has no logarithm"
+        elif not reasons[i] and np.isfinite(counts).any() and not np.isfinite(counts[i]):
+            reasons[i] = f"{size} is {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
+    labels = _labels(frame)
+    _mark_copies(frame, labels, reasons)
+    excluded = tuple((label, reason) for label, reason in zip(labels, reasons, strict=True) if reason)
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    if not kept:
+        reason, count = Counter(reason for _, reason in excluded).most_common(1)[0]
+        raise UserError(
+            f"{y} on {x}: none of {len(frame)} rows can be used ({count} x {reason}); "
+            "expected finished runs with both numbers"
+        )
+    used = frame.iloc[kept]
+    check_measurements(used, y)
+    images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
+    stopped = [status.lower() == "pruned" for status in texts(frame, "status")]
+    shown = any(stopped) and "pruned" not in include and not any("best" in role for role in texts(frame, "tuning"))
+    return Selection(
+        used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
+        include, frame[stopped] if shown else None,
+    )  # fmt: skip
+
+
+def _labels(frame: pd.DataFrame) -> list[str]:
+    """Every row by its number in the file and the name of its run."""
+    numbered = frame.index.is_unique and pd.api.types.is_integer_dtype(frame.index)
+    rows = [int(i) + 1 for i in frame.index] if numbered else range(1, len(frame) + 1)
+    names = [key or run[:8] for key, run in zip(texts(frame, "config_hash"), texts(frame, "run_id"), strict=True)]
+    return [f"row {row}" + (f" ({name})" if name else "") for row, name in zip(rows, names, strict=True)]
+
+
+def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.ndarray]) -> list[str]:
+    """Why a row's status, its part in a search or one of the `columns` rules it out; empty where nothing does."""
+    statuses, notes, roles = (texts(frame, name) for name in ("status", "reason", "tuning"))
+    tuned = any("best" in role for role in roles)
+    reasons = []
+    for i in range(len(frame)):
+        status = statuses[i].lower() if "status" in frame.columns else "finished"
+        bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
+        if status not in allowed:
+            reasons.append(f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
+        elif tuned and "best" not in roles[i]:
+            reasons.append("tried while tuning; another run of this size was better")
+        else:
+            reasons.append("" if bad is None else f"{bad} is {bad_cell(frame[bad].iloc[i])}")
+    return reasons
+
+
+def _mark_copies(frame: pd.DataFrame, labels: Sequence[str], reasons: list[str]) -> None:
+    """Gives a reason to every row that repeats an earlier usable one."""
+    seen: dict[str, str] = {}
+    kinds = ("same config_hash as", "same run_id as", "a copy of")
+    for i, keys in enumerate(zip(texts(frame, "config_hash"), texts(frame, "run_id"), _copies(frame), strict=True)):
+        if reasons[i]:
+            continue
+        reasons[i] = next((f"{kind} {seen[key]}" for kind, key in zip(kinds, keys, strict=True) if key in seen), "")
+        if not reasons[i]:
+            seen |= {key: labels[i] for key in keys if key}
+
+
+def _copies(frame: pd.DataFrame) -> list[str]:
+    """A key per row that rows with a stated seed share with their exact copies; empty where no seed is stated."""
+    seeds = texts(frame, "seed")
+    if not any(seeds) or all(texts(frame, "config_hash")):
+        # A hash, where every row has one, tells copies already.
+        return [""] * len(frame)
+    first = frame.drop(columns=["run_id", "run_url"], errors="ignore").astype(str)
+    groups = first.groupby(list(first.columns), sort=False, dropna=False).ngroup()
+    return [f"copy {group}" if seed else "" for group, seed in zip(groups, seeds, strict=True)]
 
 
 def sample_column(frame: pd.DataFrame, y: str) -> str | None:
@@ -63,77 +224,4 @@ def check_measurements(used: pd.DataFrame, y: str) -> None:
             raise UserError(
                 f"{y}: rows of different {name}, {listed}; expected one: their values measure different things; "
                 f"keep the rows of one with where {name}={values.index[0]}"
-            )
-
-
-def check_design(selection: Selection, unit: str = "configuration", parameters: int = 2) -> None:
-    """Refuses runs that cannot carry a law with so many `parameters`.
-
-    Raises:
-        UserError: a size that is a seed, seeds counted as configurations, one or two sizes, fewer configurations
-            than parameters + 2, or the same y everywhere.
-    """
-    what = f"{selection.y_name} on {selection.x_name}"
-    seeds = selection.seeds
-    numbers = pd.to_numeric(pd.Series(seeds), errors="coerce").to_numpy(dtype=float)
-    if selection.x_column.lower() in SEED_NAMES or (len(set(seeds)) > 1 and np.array_equal(numbers, selection.x)):
-        raise UserError(
-            f"{what}: {selection.x_column} numbers repeats (seeds), it is no size; expected a size such as params"
-        )
-    groups = selection.configurations
-    configurations, runs = int(groups.max()) + 1, len(groups)
-    if unit == "row" and configurations < runs:
-        raise UserError(
-            f"{what}: {runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not "
-            "sizes, and would make the interval too narrow; use unit configuration, which averages them"
-        )
-    levels = np.unique(selection.x)
-    if len(levels) == 1:
-        raise UserError(
-            f"{what}: all runs have {selection.x_column} = {levels[0]:g}; expected different sizes; run more of them"
-        )
-    if len(levels) < LEAST_LEVELS:
-        raise UserError(
-            f"{what}: {selection.x_column} takes two values only ({levels[0]:g}, {levels[1]:g}), which fit any law; "
-            f"expected at least {LEAST_LEVELS} sizes; run one between them and one beyond"
-        )
-    if configurations < parameters + 2:
-        raise UserError(
-            f"{what}: {configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out); a law of "
-            f"{parameters} parameters needs at least {parameters + 2}; run more sizes, not more seeds"
-        )
-    if np.ptp(selection.y) == 0:
-        raise UserError(
-            f"{what}: {selection.y_name} is {selection.y[0]:g} in every run; expected values that differ; "
-            "check that the metric was measured"
-        )
-
-
-def check_axes(axes: Mapping[str, np.ndarray]) -> None:
-    """Refuses axes of which one is a linear function of the others, up to `COLLINEAR_VIF`.
-
-    axes: transformed values per axis, each of shape (runs,). The variance inflation factor of an axis is
-    1 / (1 - R2) of its regression on the others.
-
-    Raises:
-        UserError: an axis that does not vary, that has two levels, or that another one repeats.
-    """
-    for name, values in axes.items():
-        levels = len(np.unique(values))
-        if levels < LEAST_LEVELS:
-            only = "one value" if levels == 1 else "two values"
-            raise UserError(f"{name}: the axis takes {only} only; expected at least {LEAST_LEVELS}; leave it out")
-    for name, values in axes.items():
-        others = [other for key, other in axes.items() if key != name]
-        if not others:
-            continue
-        centred = values - values.mean()
-        design = np.column_stack([other - other.mean() for other in others])
-        coefficients, *_ = np.linalg.lstsq(design, centred, rcond=None)
-        left = float(np.sum((centred - design @ coefficients) ** 2) / np.sum(centred**2))
-        if left < 1 / COLLINEAR_VIF:
-            rest = " and ".join(key for key in axes if key != name)
-            raise UserError(
-                f"{name}: collinear with {rest} in these runs (R2 {1 - left:.6f}); their effects cannot be told apart; "
-                "leave one out, or vary them independently"
             )

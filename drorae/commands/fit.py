@@ -65,7 +65,9 @@ class SourceOptions:
         Raises:
             UserError: nothing readable there.
         """
-        from analysis.table.files import prepare, read_mlflow, read_table
+        from analysis.table.columns import arrange
+        from analysis.table.files import read_table
+        from analysis.table.mlflow import read_mlflow
         from sweeps.folder.mirror import brought
 
         if self.experiment is not None:
@@ -81,7 +83,7 @@ class SourceOptions:
                 if not path.is_file():
                     raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
             frame = read_table(path)
-        return prepare(frame, flat(self.where), pairs("--roles", self.roles), pairs("--units", self.units))
+        return arrange(frame, flat(self.where), pairs("--roles", self.roles), pairs("--units", self.units))
 
 
 def pairs(option: str, given: list[list[str]]) -> dict[str, str]:

@@ -110,7 +110,7 @@ class Predict(SourceOptions):
 
     def _score(self, path: Path) -> int:
         from analysis.inference.predict import observed, score
-        from analysis.table.files import select
+        from analysis.table.selection import select
 
         try:
             record: dict[str, Any] = json.loads(path.read_text())

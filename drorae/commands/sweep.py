@@ -325,7 +325,7 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
 
 
 def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> None:
-    from analysis.table.files import LOCAL_UI
+    from analysis.table.mlflow import LOCAL_UI
 
     paths = sorted((outcome.directory / "trials").glob("*/config.json"))
     points = dict(

@@ -11,7 +11,7 @@ from scipy import stats
 from analysis.laws.curves import fit_curve
 from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, precision, run_interval
 from analysis.laws.line import fit_law
-from analysis.table.files import select
+from analysis.table.selection import select
 from drorae.errors import UserError
 
 

@@ -12,7 +12,8 @@ from scipy import stats
 
 from analysis.inference.evidence import warnings
 from analysis.laws.line import LawFit, fit_law
-from analysis.table.files import read_table, select
+from analysis.table.files import read_table
+from analysis.table.selection import select
 from drorae.errors import UserError
 
 PAPER = Path(__file__).resolve().parents[4] / "results" / "paper"

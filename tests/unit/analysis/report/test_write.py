@@ -20,7 +20,7 @@ from analysis.inference.analysis import FitOutcome, fit_table
 from analysis.inference.verdicts import Verdict
 from analysis.report.figures import Overlay, law_figure
 from analysis.report.write import BackTest, Findings, LawRow, Predicted, checklist, headline, write_report
-from analysis.table.files import prepare
+from analysis.table.columns import arrange
 from drorae.errors import UserError
 
 
@@ -166,7 +166,7 @@ def test_markdown_is_the_page_s_twin(outcome: FitOutcome) -> None:
 def test_the_checklist_answers_a_reviewer(outcome: FitOutcome) -> None:
     frame = sweep()
     frame["phase2.lr"], frame["phase2.epochs"] = [1e-3] * 6 + [1e-4] * 4, 3
-    frame = prepare(frame, ["eval_images=1500"])
+    frame = arrange(frame, ["eval_images=1500"])
     fit = fit_table(frame, "params", ["psnr"])
     answers = dict(checklist(fit.fits[0], fit.selections[0]))
     assert len(answers) == 9

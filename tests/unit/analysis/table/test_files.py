@@ -10,8 +10,11 @@ import pytest
 
 from analysis.inference.analysis import fit_table
 from analysis.report.mlflow import write_fits
-from analysis.table.files import prepare, read_mlflow, read_table, select
-from analysis.table.selection import check_axes, check_design
+from analysis.table.columns import arrange
+from analysis.table.design import check_axes, check_design
+from analysis.table.files import read_table
+from analysis.table.mlflow import read_mlflow
+from analysis.table.selection import select
 from drorae.errors import UserError
 
 
@@ -76,11 +79,11 @@ def test_aliases_prefer_the_column_of_that_name() -> None:
 def test_roles_units_and_conditions() -> None:
     frame = trials(rep=[0, 1, 0, 1, 0, 1], millions=[0.1, 0.2, 0.4, 0.8, 1.6, 3.2], design=["a"] * 5 + ["b"])
     roles = {"seed": "rep", "variant": "design"}
-    ready = prepare(frame, ["variant=a", "capacity=8,16.0,32,64"], roles, {"millions": "M"})
+    ready = arrange(frame, ["variant=a", "capacity=8,16.0,32,64"], roles, {"millions": "M"})
     assert list(ready["seed"]) == [0, 1, 0, 1]
     np.testing.assert_allclose(ready["millions"], ready["fusion_params"])
     assert ready.attrs["where"] == ["variant=a (5 of 6 rows)", "capacity=8,16.0,32,64 (4 of 5 rows)"]
-    late = prepare(frame, ["capacity=128,256"])
+    late = arrange(frame, ["capacity=128,256"])
     assert select(late, "params", "psnr").labels == ("row 5 (hash4)", "row 6 (hash5)"), "rows keep their numbers"
     assert "rep" in frame.columns, "the table given is left as it was"
 
