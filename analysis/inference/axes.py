@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.inference.analysis import VERSION, finite
-from analysis.inference.evidence import PLAUSIBLE, fit_flags
+from analysis.inference.cautions import Caution, fit_flags
+from analysis.inference.evidence import PLAUSIBLE
 from analysis.inference.verdicts import Verdict
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import FORMS
-from analysis.laws.intervals import Sample, curve_tree, parameter_intervals, precision
-from analysis.laws.line import seed_spread
-from analysis.report.blocks import Block, Heading, Notes, Picture, Table, Text, html_page, markdown_page
-from analysis.report.figures import INK, LINE, display_name, log_axis, panels, save, write_atomic
+from analysis.laws.intervals import Sample, parameter_intervals
+from analysis.laws.line import average
 from analysis.table.columns import find_column
 from analysis.table.design import check_axes
 from analysis.table.selection import Selection, select
@@ -62,9 +58,14 @@ class JointAnalysis:
         """The law of both axes called `name`, if it was fitted."""
         return next((fit for fit in self.fits if fit.name == name), None)
 
+    @property
+    def preferred(self) -> CurveFit:
+        """The law with the least AICc, of one axis or of both."""
+        return min((*self.fits, *(fit for _, fit in self.alone)), key=lambda fit: fit.aicc)
+
     def delta(self, fit: CurveFit) -> float:
-        """How much AICc a law is behind the best of all of them."""
-        return fit.aicc - min(item.aicc for item in (*self.fits, *(other for _, other in self.alone)))
+        """How much AICc a law is behind the preferred one."""
+        return fit.aicc - self.preferred.aicc
 
     @cached_property
     def tests(self) -> tuple[FTest, ...]:
@@ -121,34 +122,9 @@ class JointAnalysis:
         return tuple(found)
 
     @cached_property
-    def warnings(self) -> tuple[Any, ...]:
-        """Of each plausible law."""
+    def cautions(self) -> tuple[Caution, ...]:
+        """What is wrong with a plausible law of both axes."""
         return tuple(item for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE for item in fit_flags(fit))
-
-    def tree(self) -> dict[str, Any]:
-        """Plain values; None stands for an end that the data leave open.
-
-        Keys: version, x, and, y, n, n_configurations, preferred, laws (name, formula, parameters (name, value, ci95),
-        r2, aicc, delta_aicc, at_bound, condition, residual_sd), laws_of_one_axis (axis and the same),
-        laws_skipped (name, reason), tests (what, f, extra, dof, p_value), verdicts, warnings, excluded.
-        """
-        tree = {
-            "version": VERSION,
-            "x": self.x_name,
-            "and": self.second_name,
-            "y": self.y_name,
-            "n": len(self.selection.x),
-            "n_configurations": self.sample.n,
-            "preferred": self.fits[0].name,
-            "laws": [curve_tree(fit, self.delta(fit)) for fit in self.fits],
-            "laws_of_one_axis": [{"axis": axis} | curve_tree(fit, self.delta(fit)) for axis, fit in self.alone],
-            "laws_skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
-            "tests": [test.__dict__ for test in self.tests],
-            "verdicts": [item._asdict() for item in self.verdicts],
-            "warnings": [item._asdict() for item in self.warnings],
-            "excluded": [{"row": row, "reason": reason} for row, reason in self.selection.excluded],
-        }
-        return finite(tree)
 
     def text(self) -> str:
         """Plain lines for a terminal."""
@@ -156,15 +132,16 @@ class JointAnalysis:
             f"{self.y_name} against {self.x_name} (P) and {self.second_name} (L): {self.sample.n} configurations, "
             f"{len(self.selection.x)} runs"
         ]
-        for name, formula, values, r2, delta in self._rows():
+        for name, formula, values, r2, delta in self.rows():
             lines.append(f"  {name}: {formula}; {values}; R2 {r2}; AICc {delta} behind the best")
         lines += [f"  {name}: not fitted: {reason}" for name, reason in self.skipped]
         lines += [f"  left out: {row}: {reason}" for row, reason in self.selection.excluded]
-        lines += [f"  note: {item.message} [{item.code}]" for item in self.warnings]
+        lines += [f"  note: {item.message} [{item.code}]" for item in self.cautions]
         lines += [line for item in self.verdicts for line in item.lines()]
         return "\n".join(lines)
 
-    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Name, formula, parameters, R2 and AICc behind the preferred law, of every law fitted."""
         rows = []
         named = [*((fit.name, fit) for fit in self.fits), *((f"{axis} alone", fit) for axis, fit in self.alone)]
         for name, fit in named:
@@ -175,67 +152,18 @@ class JointAnalysis:
             rows.append((name, fit.form.formula, values, f"{fit.r2:.3f}", f"{self.delta(fit):.1f}"))
         return rows
 
-    def write(self, out: str | Path, command: str | None = None) -> dict[str, Path]:
-        """Writes axes.json, axes.png, axes.svg, report.html and report.md to `out`."""
-        folder = Path(out)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{out}: cannot be created ({error.strerror}); choose another folder") from None
-        paths = save(self._figure(), folder, "axes")
-        paths["json"] = write_atomic(folder / "axes.json", json.dumps(self.tree(), indent=1).encode())
-        title = f"{display_name(self.y_name)} against {self.x_name} and {self.second_name}"
-        blocks: list[Block] = [
-            Picture(paths["svg"], paths["png"], title, "Left: runs and the additive law at each value of the second "
-                    "axis. Right: what the best law of both axes says against what was measured.", True),
-            Heading("Verdicts"),
-            Table(("claim", "verdict", "reason", "would decide it"), [tuple(v) for v in self.verdicts], (0, 2, 3)),
-            Heading("Laws"),
-            Table(("law", "formula", "parameters (95%)", "R²", "ΔAICc"), self._rows(), (1, 2)),
-            Notes(tuple((f"{name}: not fitted: {reason}", None) for name, reason in self.skipped)
-                  + tuple((item.message, item.code) for item in self.warnings)
-                  + tuple((f"left out: {row}: {reason}", None) for row, reason in self.selection.excluded)),
-            Heading("Tests"),
-            Table(("of", "F", "degrees of freedom", "p"),
-                  [(test.what, f"{test.f:.3g}", f"{test.extra}, {test.dof}", f"{test.p_value:.2g}")
-                   for test in self.tests], (0,)),
-        ]  # fmt: skip
-        if command:
-            blocks += [Heading("Again"), Text(command, "code")]
-        paths["html"] = write_atomic(folder / "report.html", html_page(title, blocks).encode())
-        paths["md"] = write_atomic(folder / "report.md", markdown_page(title, blocks, folder).encode())
-        return paths
-
-    def _figure(self) -> Any:
-        x, second, y = self.sample.x[:, 0], self.sample.x[:, 1], self.sample.y
-        figure, (left, right) = panels(2)
-        levels = np.unique(second)
-        plane = self.find("plane")
-        for i, level in enumerate(levels):
-            shade = str(0.05 + 0.75 * (1 - i / max(1, len(levels) - 1)))
-            chosen = second == level
-            left.scatter(x[chosen], y[chosen], color=shade, edgecolors=INK, s=36, linewidths=0.6, zorder=3,
-                         label=f"{self.second_name} {level:g}")  # fmt: skip
-            if plane is not None:
-                span = np.geomspace(x.min(), x.max(), 50)
-                left.plot(span, plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
-        log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
-        left.set_xlabel(display_name(self.x_name))
-        left.set_ylabel(display_name(self.y_name))
-        left.legend(fontsize=7, frameon=False, ncols=2)
-        fitted = self.fits[0].value(self.sample.x)
-        right.scatter(fitted, y, color=LINE, edgecolors=INK, s=36, linewidths=0.6)
-        ends = [min(fitted.min(), y.min()), max(fitted.max(), y.max())]
-        right.plot(ends, ends, color=INK, lw=0.8)
-        right.set_xlabel(f"by {self.fits[0].form.formula}")
-        right.set_ylabel(f"{display_name(self.y_name)}, measured")
-        return figure
-
 
 def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iterable[str] = ()) -> JointAnalysis:
-    """Laws of `y` on log10 of size `x` and on `second` together, over the usable rows of `frame`.
+    """Fits laws of `y` on log10 of size `x` and on `second` together, over the usable rows of `frame`.
 
-    Runs that differ in seed alone are averaged first, as in `analysis.inference.analysis.analyse`.
+    Runs that differ in seed alone are averaged first, as in `analyse`.
+
+    Args:
+        frame: one row per run.
+        x: column of the size that is taken in its logarithm, or params, capacity, layers (`X_ALIASES`).
+        second: column of the other axis, taken as it is.
+        y: column of the metric.
+        include: statuses of runs to use beside finished.
 
     >>> import itertools
     >>> import pandas as pd
@@ -262,53 +190,39 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     other = numbers[selection.used.index].to_numpy(dtype=float)
     keys = pd.DataFrame({"configuration": selection.configurations, "second": other})
     groups = keys.groupby(["configuration", "second"], sort=False).ngroup().to_numpy()
-    count = int(groups.max()) + 1
-    sizes = np.array([[selection.x[groups == k][0], other[groups == k][0]] for k in range(count)])
-    means = np.array([selection.y[groups == k].mean() for k in range(count)])
-    runs = np.array([int(np.sum(groups == k)) for k in range(count)])
+    sample = average(selection, np.column_stack([selection.x, other]), groups)
+    sample = replace(sample, x_name=f"{x} and {second}")
+    sizes, count = sample.x, sample.n
     design = np.column_stack([np.ones(count), np.log10(sizes[:, 0]), sizes[:, 1]])
     check_axes({f"log10({x})": design[:, 1], second: design[:, 2]})
     needed = FORMS["plane"].least_points
     if count < needed:
         raise UserError(f"{y} on {x} and {second}: {count} configurations; a plane needs {needed}; run more sizes")
-    if np.ptp(means) == 0:
+    if np.ptp(sample.y) == 0:
         raise UserError(f"{y} on {x} and {second}: {y} is the same in every run; check that it was measured")
-    seed_sd = seed_spread(selection.y, groups) or 0.0
-    weighed = precision(design, means, runs, seed_sd)
-    sample = Sample(
-        sizes,
-        means,
-        runs,
-        weighed.weights,
-        seed_sd,
-        len(groups) - count,
-        weighed.runs_at_unit_weight,
-        0.0,
-        f"{x} and {second}",
-        y,
-    )
-    fits, skipped = [], []
-    for name in JOINT:
-        form = FORMS[name]
-        reason = ""
-        if count < form.least_points:
-            reason = f"{len(form.parameters)} parameters want {form.least_points} configurations, not {count}"
-        elif any(len(np.unique(sizes[:, k])) < wanted for k, wanted in enumerate(form.levels)):
-            reason = f"wants {' and '.join(map(str, form.levels))} values of the axes"
-        elif name == "two-powers" and sizes[:, 1].min() <= 0:
-            reason = f"{second} of {sizes[:, 1].min():g} has no power"
-        elif name == "interaction" and _one_at_a_time(design):
-            reason = "the axes were varied one at a time, never together: the interaction cannot be seen"
-        if reason:
-            skipped.append((name, reason))
-        else:
-            fits.append(fit_curve(form, sizes, means, sample.weights))
+    reasons = {name: _reason_to_skip(name, sample, design, second) for name in JOINT}
+    fits = [fit_curve(name, sizes, sample.y, sample.weights) for name, reason in reasons.items() if not reason]
     alone = (
-        (x, fit_curve("log-linear", sizes[:, :1], means, sample.weights)),
-        (second, fit_curve("linear", sizes[:, 1:], means, sample.weights)),
+        (x, fit_curve("log-linear", sizes[:, :1], sample.y, sample.weights)),
+        (second, fit_curve("linear", sizes[:, 1:], sample.y, sample.weights)),
     )
     fits.sort(key=lambda fit: (fit.aicc, fit.aic))
-    return JointAnalysis(sample, selection, x, second, y, tuple(fits), alone, tuple(skipped))
+    skipped = tuple((name, reason) for name, reason in reasons.items() if reason)
+    return JointAnalysis(sample, selection, x, second, y, tuple(fits), alone, skipped)
+
+
+def _reason_to_skip(name: str, sample: Sample, design: np.ndarray, second: str) -> str:
+    """Why these runs cannot carry a law of both axes; empty where they can."""
+    form = FORMS[name]
+    if sample.n < form.least_points:
+        return f"{len(form.parameters)} parameters want {form.least_points} configurations, not {sample.n}"
+    if any(len(np.unique(sample.x[:, k])) < wanted for k, wanted in enumerate(form.levels)):
+        return f"wants {' and '.join(map(str, form.levels))} values of the axes"
+    if name == "two-powers" and sample.x[:, 1].min() <= 0:
+        return f"{second} of {sample.x[:, 1].min():g} has no power"
+    if name == "interaction" and _one_at_a_time(design):
+        return "the axes were varied one at a time, never together: the interaction cannot be seen"
+    return ""
 
 
 def _one_at_a_time(design: np.ndarray) -> bool:

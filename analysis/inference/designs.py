@@ -1,25 +1,39 @@
-"""Which design scales better: slopes and levels of several groups of runs on one axis, by analysis of covariance."""
+"""Which design scales better: slopes and levels of several groups of runs on one axis, by analysis of covariance.
+
+>>> import pandas as pd
+>>> sizes = [1e6, 1e7, 1e8, 1e9]
+>>> wiggle = [0.001, -0.001, -0.001, 0.001]
+>>> rows = [("mean", s, 9 - i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
+>>> rows += [("energy", s, 9 - 2 * i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
+>>> found = compare_designs(pd.DataFrame(rows, columns=["variant", "params", "rfid"]), "params", "rfid")
+>>> round(found.differences[0].difference, 6), found.verdicts[0].claim, found.verdicts[0].verdict
+(1.0, 'mean scales better than energy', 'not supported')
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.inference.cautions import Caution
+from analysis.inference.evidence import curvature
 from analysis.inference.verdicts import Verdict, Word
+from analysis.laws.intervals import Sample, points
+from analysis.laws.line import Law, configuration_means
 from analysis.table.columns import find_column
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
 from drorae.errors import UserError
 
 SCHEMA = 1
-"""Version of `Comparison.as_json`; it changes when a key is renamed or dropped."""
+"""Version of `DesignComparison.as_json`; it changes when a key is renamed or dropped."""
 
 LOWER_IS_BETTER = ("rfid", "rfd", "gfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd")
 HIGHER_IS_BETTER = ("psnr", "ssim", "is", "accuracy", "acc")
@@ -29,12 +43,11 @@ SPREAD_RATIO = 3.0
 """Ratio of two designs' residual standard deviations from which pooling them is called into question."""
 
 Better = Literal["lower", "higher"]
-Law = Literal["log-linear", "linear"]
 Errors = Literal["pooled", "separate"]
 
 
 @dataclass(frozen=True)
-class Line:
+class DesignLine:
     """One design's own line; intervals 95%."""
 
     design: str
@@ -73,7 +86,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DesignComparison:
     """Slopes and levels of several designs, every pair of them, and a verdict for each claim one could make."""
 
     x_name: str
@@ -87,11 +100,10 @@ class Comparison:
     """x in the middle (on the law's axis) of the sizes that all designs share."""
     parallel_p: float
     """F test that all slopes are equal."""
-    lines: tuple[Line, ...]
+    lines: tuple[DesignLine, ...]
     differences: tuple[Difference, ...]
     verdicts: tuple[Verdict, ...]
-    warnings: tuple[tuple[str, str], ...]
-    """(code, message)."""
+    cautions: tuple[Caution, ...]
     excluded: tuple[tuple[str, str], ...]
     """(row, reason)."""
     eval_images: int | None
@@ -100,7 +112,7 @@ class Comparison:
         """One JSON-able object.
 
         Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
-        of `Line`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
+        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
         warnings (code, message), excluded (row, reason), eval_images.
         """
         return {
@@ -117,7 +129,7 @@ class Comparison:
             "designs": [asdict(item) for item in self.lines],
             "differences": [asdict(item) for item in self.differences],
             "verdicts": [item._asdict() for item in self.verdicts],
-            "warnings": [{"code": code, "message": message} for code, message in self.warnings],
+            "warnings": [item._asdict() for item in self.cautions],
             "excluded": [{"row": row, "reason": reason} for row, reason in self.excluded],
             "eval_images": self.eval_images,
         }
@@ -141,7 +153,7 @@ class Comparison:
             )
         lines += [line for verdict in self.verdicts for line in verdict.lines("")]
         lines += [f"  left out: {row}: {reason}" for row, reason in self.excluded]
-        lines += [f"  note: {message} [{code}]" for code, message in self.warnings]
+        lines += [f"  note: {item.message} [{item.code}]" for item in self.cautions]
         return "\n".join(lines)
 
 
@@ -156,71 +168,52 @@ def compare_designs(
     paired: bool = False,
     reference: str | None = None,
     include: Iterable[str] = (),
-) -> Comparison:
+) -> DesignComparison:
     """Compares how `y` scales with `x` in the designs that column `by` tells apart.
 
     Each design gets its own line through the means of its configurations (runs that differ in seed alone are one
-    configuration, as everywhere in this package), so that seeds narrow nothing but the means.
+    configuration, as everywhere in this package), so that seeds narrow nothing but the means. Adjustment for several
+    pairs: Holm (1979) for p-values, slopes and levels apart; Bonferroni for the simultaneous intervals.
 
-    errors="pooled": one residual variance for all designs, ordinary least squares of y on design x log10(x), with
-    exact t on C - 2 V degrees of freedom for C configurations and V designs. "separate": each design its own
-    variance; differences by Welch's t with Satterthwaite's degrees of freedom.
-
-    paired=True: designs run at the same sizes are compared size by size, by an effect of every size beside the
-    designs' own, on C - S - 2 (V - 1) degrees of freedom for S sizes. What all designs share at one size
-    (evaluation images, a law that is no straight line) then drops out of every difference. Slopes and levels of
-    single designs stay those of the unpaired fit.
-
-    reference: compare this design with each other one, instead of every pair. Adjustment for several pairs: Holm
-    (1979) for p-values, slopes and levels apart; Bonferroni for the simultaneous intervals.
+    Args:
+        frame: one row per run.
+        x: column of the size, or params, capacity, layers (`X_ALIASES`).
+        y: column of the metric.
+        by: column that tells the designs apart.
+        law: log-linear, y = a + b log10(x), or linear, y = a + b x.
+        better: which direction of y is better; by default known from the metric's name.
+        errors: pooled, one residual variance for all designs, exact t on C - 2 V degrees of freedom for C
+            configurations and V designs; separate, each its own, differences by Welch's t (Satterthwaite).
+        paired: compares size by size, by an effect of every size beside the designs' own, on C - S - 2 (V - 1) degrees
+            of freedom for S sizes: what all designs share at one size (evaluation images, a law that is no straight
+            line) drops out of every difference. Slopes and levels of single designs stay those of the unpaired fit.
+        reference: compares this design with each other one; every pair by default.
+        include: statuses of runs to use beside finished.
 
     Raises:
         UserError: what `select` and `check_design` refuse, for the design it happens in; fewer than two designs; a
             metric of unknown direction without `better`; designs without a size range in common; paired designs
             that were not run at the same sizes.
-
-    >>> import pandas as pd
-    >>> sizes = [1e6, 1e7, 1e8, 1e9]
-    >>> wiggle = [0.001, -0.001, -0.001, 0.001]
-    >>> rows = [("mean", s, 9 - i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
-    >>> rows += [("energy", s, 9 - 2 * i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
-    >>> found = compare_designs(pd.DataFrame(rows, columns=["variant", "params", "rfid"]), "params", "rfid")
-    >>> round(found.differences[0].difference, 6), found.verdicts[0].claim, found.verdicts[0].verdict
-    (1.0, 'mean scales better than energy', 'not supported')
     """
     direction = better or _direction(y)
     column = find_column(frame, by)
     chosen = select(frame, x, y, include, log=law == "log-linear")
-    names = [str(name) for name in dict.fromkeys(chosen.used[column].dropna().astype(str))]
+    names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
     _check_names(names, by, len(chosen.x), reference)
-    cells = []
-    for name in names:
-        part = _part(chosen, (chosen.used[column].astype(str) == name).to_numpy())
-        try:
-            check_design(part)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-        cells.append(_means(part, law))
-    low, high = max(cell.u.min() for cell in cells), min(cell.u.max() for cell in cells)
-    if low >= high:
-        raise UserError(
-            f"{y} on {x} by {by}: the designs share no range of {x}, so that a bend of one law would look like a "
-            "difference of slopes; run them at the same sizes"
-        )
-    middle = (low + high) / 2
-    lines = _lines(names, cells, middle, errors)
-    pairs = [(i, j) for i, j in itertools.combinations(range(len(names)), 2)]
+    cells = [_cell(name, chosen.take((chosen.used[column].astype(str) == name).to_numpy()), law) for name in names]
+    middle = _middle(cells, f"{y} on {x} by {by}", x)
+    lines = tuple(_lines(cells, middle, errors))
+    pairs = list(itertools.combinations(range(len(names)), 2))
     if reference is not None:
-        k = names.index(reference)
-        pairs = [(i, k) for i in range(len(names)) if i != k]
+        pairs = [(i, names.index(reference)) for i, name in enumerate(names) if name != reference]
     estimates = _paired(cells, middle, by, x) if paired else _unpaired(cells, middle, errors)
     differences = _differences(names, pairs, estimates)
-    notes = _warnings(names, cells, lines, errors, law)
-    return Comparison(
-        x, y, by, law, direction, errors, paired, float(10**middle if law == "log-linear" else middle),
-        estimates.parallel_p, lines, differences,
-        tuple(itertools.chain.from_iterable(_verdicts(item, direction, cells, names) for item in differences)),
-        notes, chosen.excluded, chosen.eval_images,
+    have = {cell.name: cell.sample.n for cell in cells}
+    claims = tuple(verdict for item in differences for verdict in _verdicts(item, direction, have))
+    return DesignComparison(
+        x, y, by, law, direction, errors, paired, 10**middle if law == "log-linear" else middle,
+        estimates.parallel_p, lines, differences, claims, tuple(_cautions(cells, lines, errors, law)),
+        chosen.excluded, chosen.eval_images,
     )  # fmt: skip
 
 
@@ -238,12 +231,11 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Cell:
-    """Configuration means of one design."""
+    """Configuration means of one design, and their sizes on the law's axis, u (n,)."""
 
-    x: np.ndarray
+    name: str
+    sample: Sample
     u: np.ndarray
-    y: np.ndarray
-    runs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -280,84 +272,80 @@ def _check_names(names: Sequence[str], by: str, rows: int, reference: str | None
         raise UserError(f"reference {reference}: no such design; {by} is one of {', '.join(names)}")
 
 
-def _part(chosen: Selection, mask: np.ndarray) -> Selection:
-    return Selection(
-        chosen.used[mask], (), chosen.x_name, chosen.x_column, chosen.y_name, chosen.x[mask], chosen.y[mask],
-        tuple(np.array(chosen.labels, dtype=object)[mask]), chosen.eval_images, chosen.included,
-    )  # fmt: skip
+def _cell(name: str, part: Selection, law: Law) -> _Cell:
+    try:
+        check_design(part)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    x, y, runs = configuration_means(part.x, part.y, part.configurations)
+    return _Cell(name, replace(points(x, y), runs=runs), np.log10(x) if law == "log-linear" else x)
 
 
-def _means(part: Selection, law: Law) -> _Cell:
-    groups = part.configurations
-    count = int(groups.max()) + 1
-    x = np.array([part.x[groups == k][0] for k in range(count)])
-    y = np.array([part.y[groups == k].mean() for k in range(count)])
-    return _Cell(x, np.log10(x) if law == "log-linear" else x, y, np.bincount(groups))
+def _middle(cells: Sequence[_Cell], what: str, x: str) -> float:
+    """The middle of the sizes that all designs share, on the law's axis."""
+    low, high = max(cell.u.min() for cell in cells), min(cell.u.max() for cell in cells)
+    if low >= high:
+        raise UserError(
+            f"{what}: the designs share no range of {x}, so that a bend of one law would look like a "
+            "difference of slopes; run them at the same sizes"
+        )
+    return float(low + high) / 2
 
 
-def _lines(names: Sequence[str], cells: Sequence[_Cell], middle: float, errors: Errors) -> tuple[Line, ...]:
-    """Each design's line about `middle`, with intervals from the pooled or its own variance."""
-    fits = [_line(cell, middle) for cell in cells]
-    pooled = sum(fit.rss for fit in fits) / sum(fit.dof for fit in fits)
-    lines = []
-    for name, cell, fit in zip(names, cells, fits, strict=True):
-        own = fit.rss / fit.dof
-        variance, dof = (own, fit.dof) if errors == "separate" else (pooled, sum(item.dof for item in fits))
-        half = float(stats.t.ppf(0.975, dof)) * np.sqrt(variance * np.diag(fit.inverse))
-        level, slope = fit.coefficients
-        lines.append(
-            Line(
-                name, int(cell.runs.sum()), len(cell.u), (float(cell.x.min()), float(cell.x.max())),
-                slope, (slope - half[1], slope + half[1]), level - slope * middle,
-                level, (level - half[0], level + half[0]), math.sqrt(own),
-            )
-        )  # fmt: skip
-    return tuple(_plain(line) for line in lines)
+class _Regression(NamedTuple):
+    """Ordinary least squares: coefficients (p,), (X'X)^-1 (p, p), residual sum of squares and degrees of freedom."""
 
-
-def _plain(line: Line) -> Line:
-    """The same with Python's floats, which JSON knows."""
-    values = {
-        name: tuple(map(float, value)) if isinstance(value, tuple) else float(value)
-        for name, value in vars(line).items()
-        if name not in ("design", "n", "n_configurations")
-    }
-    return Line(line.design, line.n, line.n_configurations, **values)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class _LineFit:
     coefficients: np.ndarray
-    """Level at the middle, slope."""
     inverse: np.ndarray
-    """(X'X)^-1, shape (2, 2)."""
     rss: float
     dof: int
 
 
-def _line(cell: _Cell, middle: float) -> _LineFit:
-    design = np.column_stack([np.ones_like(cell.u), cell.u - middle])
+def _regress(design: np.ndarray, y: np.ndarray) -> _Regression:
     inverse = np.linalg.inv(design.T @ design)
-    coefficients = inverse @ design.T @ cell.y
-    residual = cell.y - design @ coefficients
-    return _LineFit(coefficients, inverse, float(residual @ residual), len(cell.u) - 2)
+    coefficients = inverse @ design.T @ y
+    residual = y - design @ coefficients
+    return _Regression(coefficients, inverse, float(residual @ residual), len(y) - design.shape[1])
+
+
+def _own_lines(cells: Sequence[_Cell], middle: float) -> list[_Regression]:
+    """Level at `middle` and slope of every design alone."""
+    return [_regress(np.column_stack([np.ones_like(cell.u), cell.u - middle]), cell.sample.y) for cell in cells]
+
+
+def _lines(cells: Sequence[_Cell], middle: float, errors: Errors) -> Iterator[DesignLine]:
+    """Each design's line about `middle`, with intervals from the pooled or its own variance."""
+    fits = _own_lines(cells, middle)
+    all_dof = sum(fit.dof for fit in fits)
+    pooled = sum(fit.rss for fit in fits) / all_dof
+    for cell, fit in zip(cells, fits, strict=True):
+        own = fit.rss / fit.dof
+        variance, dof = (own, fit.dof) if errors == "separate" else (pooled, all_dof)
+        half = float(stats.t.ppf(0.975, dof)) * np.sqrt(variance * np.diag(fit.inverse))
+        (level, slope), (level_half, slope_half) = map(float, fit.coefficients), map(float, half)
+        yield DesignLine(
+            cell.name, int(cell.sample.runs.sum()), cell.sample.n, (cell.sample.low, cell.sample.high),
+            slope, (slope - slope_half, slope + slope_half), level - slope * middle,
+            level, (level - level_half, level + level_half), math.sqrt(own),
+        )  # fmt: skip
 
 
 def _unpaired(cells: Sequence[_Cell], middle: float, errors: Errors) -> _Estimates:
-    fits = [_line(cell, middle) for cell in cells]
+    fits = _own_lines(cells, middle)
     dof, rss = sum(fit.dof for fit in fits), sum(fit.rss for fit in fits)
     own = np.array([fit.rss / fit.dof for fit in fits])
     variances = own if errors == "separate" else np.full(len(fits), rss / dof)
-    slopes = np.array([fit.coefficients[1] for fit in fits])
+    levels, slopes = np.array([fit.coefficients for fit in fits]).T
     # F test of one common slope: the rise of the residual sum of squares when the slopes are made equal.
     weights = np.array([np.sum((cell.u - cell.u.mean()) ** 2) for cell in cells])
     common = float(weights @ slopes / weights.sum())
     ratio = float(weights @ (slopes - common) ** 2) / (len(fits) - 1) / (rss / dof) if rss > 0 else math.inf
+    level_variance, slope_variance = variances * np.array([np.diag(fit.inverse) for fit in fits]).T
     return _Estimates(
         slopes,
-        np.array([fit.coefficients[0] for fit in fits]),
-        np.diag([float(v * fit.inverse[1, 1]) for v, fit in zip(variances, fits, strict=True)]),
-        np.diag([float(v * fit.inverse[0, 0]) for v, fit in zip(variances, fits, strict=True)]),
+        levels,
+        np.diag(slope_variance),
+        np.diag(level_variance),
         float(dof),
         tuple(fit.dof for fit in fits) if errors == "separate" else (),
         float(stats.f.sf(ratio, len(fits) - 1, dof)),
@@ -366,42 +354,33 @@ def _unpaired(cells: Sequence[_Cell], middle: float, errors: Errors) -> _Estimat
 
 def _paired(cells: Sequence[_Cell], middle: float, by: str, x: str) -> _Estimates:
     """Least squares with an effect of every size: only differences from the first design are estimated."""
-    sizes = np.unique(np.concatenate([cell.x for cell in cells]))
+    sizes = np.unique(np.concatenate([cell.sample.x[:, 0] for cell in cells]))
     for cell in cells:
-        if len(cell.x) != len(sizes) or not np.array_equal(np.sort(cell.x), sizes):
+        if not np.array_equal(np.sort(cell.sample.x[:, 0]), sizes):
             raise UserError(
                 f"paired by {by}: the designs were not each run once at the same {len(sizes)} values of {x}; "
                 "expected the same sizes in every design; compare them unpaired"
             )
     count = len(cells)
-    rows, values = [], []
+    blocks = []
     for k, cell in enumerate(cells):
-        for i in range(len(cell.x)):
-            row = np.zeros(len(sizes) + 2 * (count - 1))
-            row[np.searchsorted(sizes, cell.x[i])] = 1
-            if k:
-                row[len(sizes) + k - 1] = 1
-                row[len(sizes) + count - 1 + k - 1] = cell.u[i] - middle
-            rows.append(row)
-            values.append(cell.y[i])
-    design, y = np.array(rows), np.array(values)
-    inverse = np.linalg.inv(design.T @ design)
-    coefficients = inverse @ design.T @ y
-    residual = y - design @ coefficients
-    dof = len(y) - design.shape[1]
-    variance = float(residual @ residual) / dof
-    at = len(sizes)
+        own = np.zeros((len(sizes), 2, count - 1))
+        if k:
+            own[:, 0, k - 1], own[:, 1, k - 1] = 1, cell.u - middle
+        effects = np.eye(len(sizes))[np.searchsorted(sizes, cell.sample.x[:, 0])]
+        blocks.append(np.hstack([effects, own.reshape(len(sizes), -1)]))
+    fit = _regress(np.vstack(blocks), np.concatenate([cell.sample.y for cell in cells]))
+    variance = fit.rss / fit.dof
 
     def block(start: int) -> tuple[np.ndarray, np.ndarray]:
-        covariance = np.zeros((count, count))
-        covariance[1:, 1:] = variance * inverse[start : start + count - 1, start : start + count - 1]
-        return np.concatenate([[0.0], coefficients[start : start + count - 1]]), covariance
+        part = slice(start, start + count - 1)
+        return np.append(0.0, fit.coefficients[part]), np.pad(variance * fit.inverse[part, part], ((1, 0), (1, 0)))
 
-    levels, level_covariance = block(at)
-    slopes, slope_covariance = block(at + count - 1)
+    levels, level_covariance = block(len(sizes))
+    slopes, slope_covariance = block(len(sizes) + count - 1)
     ratio = float(slopes[1:] @ np.linalg.solve(slope_covariance[1:, 1:], slopes[1:])) / (count - 1)
-    parallel = float(stats.f.sf(ratio, count - 1, dof))
-    return _Estimates(slopes, levels, slope_covariance, level_covariance, float(dof), (), parallel)
+    parallel = float(stats.f.sf(ratio, count - 1, fit.dof))
+    return _Estimates(slopes, levels, slope_covariance, level_covariance, float(fit.dof), (), parallel)
 
 
 def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates) -> tuple[Difference, ...]:
@@ -432,7 +411,7 @@ def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: 
     return tuple(differences)
 
 
-def _verdicts(item: Difference, better: Better, cells: Sequence[_Cell], names: Sequence[str]) -> list[Verdict]:
+def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int]) -> list[Verdict]:
     """The claim that a is better than b and its converse: scales better, or is better at the middle size."""
     sign = -1 if better == "lower" else 1
     low, high = item.simultaneous95
@@ -450,7 +429,7 @@ def _verdicts(item: Difference, better: Better, cells: Sequence[_Cell], names: S
         else:
             reason += ", includes zero"
             size = abs(item.difference)
-            have = sum(len(cells[names.index(name)].u) for name in (item.a, item.b))
+            have = configurations[item.a] + configurations[item.b]
             factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
             decides = (
                 f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
@@ -462,53 +441,28 @@ def _verdicts(item: Difference, better: Better, cells: Sequence[_Cell], names: S
     return claims
 
 
-def _warnings(
-    names: Sequence[str], cells: Sequence[_Cell], lines: Sequence[Line], errors: Errors, law: Law
-) -> tuple[tuple[str, str], ...]:
-    found = []
-    spreads = [line.residual_sd for line in lines]
-    if errors == "pooled" and min(spreads) > 0 and max(spreads) / min(spreads) > SPREAD_RATIO:
-        most, least = lines[int(np.argmax(spreads))], lines[int(np.argmin(spreads))]
-        found.append(
-            (
-                "unequal-variance",
-                f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
-                f"{least.design}; errors separate gives each its own variance",
-            )
+def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Errors, law: Law) -> Iterator[Caution]:
+    most, least = (choose(lines, key=lambda line: line.residual_sd) for choose in (max, min))
+    if errors == "pooled" and 0 < least.residual_sd * SPREAD_RATIO < most.residual_sd:
+        yield Caution(
+            "unequal-variance",
+            f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
+            f"{least.design}; errors separate gives each its own variance",
         )
-    low, high = max(cell.u.min() for cell in cells), min(cell.u.max() for cell in cells)
-    whole = max(cell.u.max() for cell in cells) - min(cell.u.min() for cell in cells)
-    if (high - low) / whole < 0.8:
-        found.append(
-            (
-                "different-ranges",
-                f"the designs share {(high - low) / whole:.0%} of the range of sizes; where the law bends, slopes over "
-                "different sizes differ without any difference between designs",
-            )
+    lows, highs = [cell.u.min() for cell in cells], [cell.u.max() for cell in cells]
+    shared = (min(highs) - max(lows)) / (max(highs) - min(lows))
+    if shared < 0.8:
+        yield Caution(
+            "different-ranges",
+            f"the designs share {shared:.0%} of the range of sizes; where the law bends, slopes over "
+            "different sizes differ without any difference between designs",
         )
-    for name, cell in zip(names, cells, strict=True):
-        bend = _bend(cell)
-        if bend is not None and bend < 0.05:
-            found.append(("curvature", f"{name}: its points bend (quadratic term p = {bend:.2g}); a slope sums it up"))
-        if len(set(cell.runs)) > 1:
-            found.append(
-                (
-                    "unequal-seeds",
-                    f"{name}: configurations have {cell.runs.min()} to {cell.runs.max()} runs but weigh the same",
-                )
-            )
-    return tuple(found)
-
-
-def _bend(cell: _Cell) -> float | None:
-    """p-value of a quadratic term; None with too few configurations for one."""
-    u = cell.u - cell.u.mean()
-    design = np.column_stack([np.ones_like(u), u, u**2])
-    dof = len(u) - 3
-    if dof < 2 or np.linalg.matrix_rank(design) < 3:
-        return None
-    inverse = np.linalg.inv(design.T @ design)
-    coefficients = inverse @ design.T @ cell.y
-    residual = cell.y - design @ coefficients
-    error = math.sqrt(float(residual @ residual) / dof * inverse[2, 2])
-    return float(2 * stats.t.sf(abs(coefficients[2]) / error, dof)) if error else None
+    for cell in cells:
+        bent = curvature(cell.sample, law)
+        if bent is not None and bent.dof >= 2 and bent.p < 0.05:
+            said = f"{cell.name}: its points bend (quadratic term p = {bent.p:.2g}); a slope sums it up"
+            yield Caution("curvature", said)
+        fewest, most_runs = int(cell.sample.runs.min()), int(cell.sample.runs.max())
+        if fewest != most_runs:
+            said = f"{cell.name}: configurations have {fewest} to {most_runs} runs but weigh the same"
+            yield Caution("unequal-seeds", said)

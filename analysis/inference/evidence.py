@@ -1,192 +1,21 @@
-"""What speaks for and against a law: warnings that travel with its numbers, rival laws, back-tests, influence."""
+"""What speaks for and against a law: rival laws and how far they agree, back-tests, lack of fit, influence, bends."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
-from analysis.laws.line import LawFit, transform
-from analysis.table.selection import Selection
+from analysis.laws.line import Law
 from drorae.errors import UserError
-
-FEW_CONFIGURATIONS = 6
-"""Below this many the interval rests on so few degrees of freedom that one run can move it."""
-
-
-class Warning(NamedTuple):
-    """A stable code for programs and one sentence for people."""
-
-    code: str
-    message: str
-
-
-def warnings(fit: LawFit, selection: Selection | None = None) -> list[Warning]:
-    """What a reader of `fit` should be told, the gravest first; `selection` adds what the runs themselves show."""
-    found: list[Warning] = []
-    low, high = fit.slope_ci95
-    if low <= 0 <= high:
-        found.append(
-            Warning("slope-includes-zero", f"the 95% interval of the slope, {low:.4g} .. {high:.4g}, includes zero")
-        )
-    found += _influence(fit)
-    found += _lack_of_fit(fit)
-    if fit.n_configurations < FEW_CONFIGURATIONS:
-        found.append(
-            Warning(
-                "few-configurations", f"{fit.n_configurations} configurations; at least {FEW_CONFIGURATIONS} advised"
-            )
-        )
-    if fit.law == "log-linear":
-        decades = float(np.log10(fit.x_range[1] / fit.x_range[0]))
-        if decades < 1:
-            found.append(
-                Warning("short-span", f"{fit.x_name} spans {decades:.2f} decades; a slope per decade wants one or more")
-            )
-    found += _repeated_x(fit)
-    runs = {count for _, _, count in fit.means}
-    if len(runs) > 1:
-        found.append(
-            Warning(
-                "unequal-seeds",
-                f"configurations have {min(runs)} to {max(runs)} runs each and weigh {min(fit.weights):.2g} to "
-                f"{max(fit.weights):.2g}",
-            )
-        )
-    if selection is not None:
-        found += _selection_warnings(selection)
-    found += _curvature(fit)
-    return found
-
-
-def _line(u: np.ndarray, y: np.ndarray) -> float:
-    centred = u - u.mean()
-    return float(centred @ y / (centred @ centred))
-
-
-def _arrays(fit: LawFit) -> tuple[np.ndarray, np.ndarray]:
-    x = np.array([item[0] for item in fit.means])
-    return transform(x, fit.law), np.array([item[1] for item in fit.means])
-
-
-def _influence(fit: LawFit) -> list[Warning]:
-    """Slopes with one configuration left out at a time."""
-    u, y = _arrays(fit)
-    slopes = np.full(len(u), np.nan)
-    for i in range(len(u)):
-        rest = np.delete(np.arange(len(u)), i)
-        if np.ptp(u[rest]) > 0:
-            slopes[i] = _line(u[rest], y[rest])
-    span = f"{np.nanmin(slopes):.4g} .. {np.nanmax(slopes):.4g}"
-    if np.any(np.isnan(slopes)):
-        return [Warning("single-size-carries-slope", "one configuration alone sets the slope: all others share one x")]
-    if np.any(np.sign(slopes) != np.sign(fit.slope)):
-        return [Warning("sign-change", f"leaving out one configuration changes the slope's sign (range {span})")]
-    worst = int(np.argmax(np.abs(slopes - fit.slope)))
-    if abs(slopes[worst] - fit.slope) > fit.slope_se:
-        message = (
-            f"without the configuration at {fit.x_name} = {fit.means[worst][0]:.4g} the slope would be "
-            f"{slopes[worst]:.4g}: more than one standard error away (leave-one-out range {span})"
-        )
-        return [Warning("influential-point", message)]
-    return []
-
-
-def _lack_of_fit(fit: LawFit) -> list[Warning]:
-    """F test of the line against the scatter between seeds, where there are seeds."""
-    if fit.unit == "row" or fit.seed_sd is None or fit.seed_sd == 0:
-        return []
-    line_dof = fit.n_configurations - 2
-    seed_dof = fit.n - fit.n_configurations
-    x_to_line = sum(count * (mean - float(fit.predict(x).mean)) ** 2 for x, mean, count in fit.means)
-    ratio = x_to_line / line_dof / fit.seed_sd**2
-    p = float(stats.f.sf(ratio, line_dof, seed_dof))
-    if p >= 0.05:
-        return []
-    message = (
-        f"configurations scatter about the line more than their seeds explain "
-        f"(lack of fit F({line_dof}, {seed_dof}) = {ratio:.3g}, p = {p:.2g}): the law's form is in doubt"
-    )
-    return [Warning("lack-of-fit", message)]
-
-
-def _repeated_x(fit: LawFit) -> list[Warning]:
-    values, counts = np.unique([item[0] for item in fit.means], return_counts=True)
-    if not np.any(counts > 1):
-        return []
-    first = float(values[counts > 1][0])
-    same = {item[1] for item in fit.means if item[0] == first}
-    twice = "; equal in y too: the same run listed twice?" if len(same) == 1 else ""
-    message = (
-        f"points counted as independent share a value of {fit.x_name} "
-        f"({int(np.sum(counts > 1))} such values, first {first:.6g}{twice})"
-    )
-    return [Warning("repeated-x", message)]
-
-
-def _selection_warnings(selection: Selection) -> list[Warning]:
-    found: list[Warning] = []
-    used = selection.used
-    if "variant" in used.columns and used["variant"].nunique() > 1:
-        names = ", ".join(sorted(map(str, used["variant"].dropna().unique())))
-        found.append(Warning("mixed-variants", f"one line through several fusion variants ({names})"))
-    if "status" in used.columns:
-        others = used["status"][used["status"].astype(str).str.lower() != "finished"]
-        if len(others):
-            names = ", ".join(sorted(set(map(str, others))))
-            found.append(
-                Warning("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
-            )
-    if selection.pruned is not None:
-        found.append(Warning("survivors", _survivors(selection, selection.pruned)))
-    return found
-
-
-def _survivors(selection: Selection, pruned: pd.DataFrame) -> str:
-    """How much early stopping took from a law: it keeps the runs whose loss fell fast, which are not a fair draw."""
-    message = f"{len(pruned)} of {len(pruned) + len(selection.used)} runs were stopped early for their loss"
-    # A run that was stopped has no result, and so no count of parameters.
-    size = "expert_hidden_dim" if "expert_hidden_dim" in pruned.columns else selection.x_column
-    if size in selection.used.columns:
-        sizes = set(pruned[size].dropna())
-        lost = sizes - set(selection.used[size])
-        message += f", at {len(sizes)} sizes" + (f" ({len(lost)} of them lost all of theirs)" if lost else "")
-    return f"{message}: this is the law of the survivors; run the sweep without early stopping to be rid of the bias"
-
-
-def _curvature(fit: LawFit) -> list[Warning]:
-    """The quadratic term: what these points can say about saturation."""
-    u, y = _arrays(fit)
-    centred = u - u.mean()
-    design = np.column_stack([np.ones_like(u), centred, centred**2])
-    dof = len(u) - 3
-    if np.linalg.matrix_rank(design) < 3:
-        return [Warning("saturation", "these sizes cannot show a bend: absence of saturation cannot be claimed")]
-    coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
-    residual = y - design @ coefficients
-    variance = float(residual @ residual) / dof * float(np.linalg.inv(design.T @ design)[2, 2])
-    half = float(stats.t.ppf(0.975, dof)) * float(np.sqrt(variance))
-    bend = float(coefficients[2])
-    if abs(bend) > half:
-        message = (
-            f"the points bend: a quadratic term of {bend:.3g} (95% CI {bend - half:.3g} .. {bend + half:.3g}) "
-            "is wanted beside the line; do not extrapolate it"
-        )
-        return [Warning("curvature", message)]
-    message = (
-        f"a line through {len(u)} points cannot show absence of saturation: any quadratic term between "
-        f"{bend - half:.3g} and {bend + half:.3g} is compatible with them"
-    )
-    return [Warning("saturation", message)]
-
 
 PLAUSIBLE = 4.0
 """Laws less than this much AICc behind the best are kept beside it: Burnham and Anderson (2002), section 2.6, call a
@@ -196,11 +25,28 @@ HORIZON = 0.3
 """Decades beyond the data that are trusted without further evidence. There, with a log-linear law fitted to a truth
 that saturates, 95% prediction intervals cover .58 to .98, one decade out .00 to .69 (results/coverage)."""
 
+FARTHEST = 1.0
+"""Decades beyond the data that are trusted at most, and never more than half of what the data span."""
+
+AGREEMENT = 1.5
+"""The laws agree where their envelope is at most this many times as wide as the best law's own interval."""
+
 CANDIDATES = ("log-linear", "power", "power-offset", "log-quadratic", "shifted-power", "broken-power")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Horizon:
+    """The sizes that predictions are trusted for."""
+
+    low: float
+    high: float
+    decades: float
+    """How far beyond the largest size measured."""
+    rule: str
+
+
+@dataclass(frozen=True)
+class LawComparison:
     """Laws fitted to the same points, the best AICc first, and laws that these points cannot carry."""
 
     sample: Sample
@@ -209,15 +55,15 @@ class Comparison:
     """(law, why it was not fitted)."""
 
     @property
-    def best(self) -> CurveFit:
+    def preferred(self) -> CurveFit:
         """The law with the least AICc."""
         return self.fits[0]
 
     def delta(self, fit: CurveFit) -> float:
         """How much AICc a law is behind the best; plain AIC at four points, where AICc divides by zero."""
-        if np.isfinite(self.best.aicc):
-            return fit.aicc - self.best.aicc
-        return fit.aic - self.best.aic
+        if np.isfinite(self.preferred.aicc):
+            return fit.aicc - self.preferred.aicc
+        return fit.aic - self.preferred.aic
 
     @property
     def plausible(self) -> tuple[CurveFit, ...]:
@@ -231,7 +77,7 @@ class Comparison:
         sample = self.sample
         if sample.n < 4 or len(np.unique(sample.x)) < 3 or sample.low <= 0:
             return None
-        return self.find("power-offset") or fit_curve("power-offset", sample.x, sample.y, sample.weights)
+        return self.get("power-offset")
 
     def heard(self, at: float) -> tuple[CurveFit, ...]:
         """The laws whose envelope is given at a size: the plausible ones; outside the sizes measured, the rival too.
@@ -245,12 +91,64 @@ class Comparison:
             return self.plausible
         return (*self.plausible, self.rival)
 
+    def envelope(self, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
+        heard = [self.heard(float(x)) for x in at]
+        lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
+        for fit in dict.fromkeys(fit for laws in heard for fit in laws):
+            asked = np.array([fit in laws for laws in heard])
+            low, high = run_interval(fit, self.sample, at[asked], seeds)
+            lows[asked], highs[asked] = np.minimum(lows[asked], low), np.maximum(highs[asked], high)
+        return lows, highs
+
+    def get(self, name: str) -> CurveFit:
+        """The law called `name`, fitted now if it was not compared."""
+        return self.find(name) or fit_curve(name, self.sample.x, self.sample.y, self.sample.weights)
+
+    @cached_property
+    def horizon(self) -> Horizon:
+        """The sizes that predictions are trusted for."""
+        return _horizon(self)
+
     def find(self, name: str) -> CurveFit | None:
         """The law called `name`, if it was fitted."""
         return next((fit for fit in self.fits if fit.name == name), None)
 
 
-def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES, least: int = 0) -> Comparison:
+def _horizon(comparison: LawComparison) -> Horizon:
+    """How far beyond the data the laws may be asked.
+
+    0.3 decade; further, up to a decade or half the data's span, as long as the laws agree: the envelope of the
+    prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
+    AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
+    the best law's own. Below the smallest size always 0.3 decade.
+    """
+    sample = comparison.sample
+    if sample.low <= 0:
+        return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
+    span = math.log10(sample.high / sample.low)
+    near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
+    steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
+    fits = list(comparison.plausible)
+    rival = comparison.rival
+    if rival is None:
+        steps = steps[:1]
+    elif rival not in fits:
+        fits.append(rival)
+    at = sample.high * 10**steps
+    bands = [run_interval(fit, sample, at) for fit in fits]
+    width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
+    agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
+    reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1
+    decades = float(steps[max(reached, 0)])
+    if reached <= 0:
+        rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
+    else:
+        rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
+    return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
+
+
+def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES, least: int = 0) -> LawComparison:
     """Fits each law that has enough configurations (parameters + 2, or `least`) and enough different sizes.
 
     Raises:
@@ -269,7 +167,7 @@ def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES, least: int =
             fits.append(fit_curve(form, sample.x, sample.y, sample.weights))
     if not fits:
         raise UserError(f"{sample.y_name} on {sample.x_name}: no law can be fitted to {sample.n} configurations")
-    return Comparison(sample, tuple(sorted(fits, key=lambda fit: (fit.aicc, fit.aic))), tuple(skipped))
+    return LawComparison(sample, tuple(sorted(fits, key=lambda fit: (fit.aicc, fit.aic))), tuple(skipped))
 
 
 class HeldOut(NamedTuple):
@@ -304,22 +202,23 @@ class BackTest:
     def text(self) -> str:
         """What happened, in a sentence."""
         misses = [item for item in self.held_out if not item.inside]
-        told = f"{self.law}: {self.hits} of {len(self.held_out)} inside the 95% interval"
+        said = f"{self.law}: {self.hits} of {len(self.held_out)} inside the 95% interval"
         if misses:
             worst = max(misses, key=lambda item: max(item.low - item.y, item.y - item.high))
             side = "below" if worst.y < worst.low else "above"
-            told += f"; at {worst.x:.4g} came {worst.y:.4g}, {side} {worst.low:.4g} .. {worst.high:.4g}"
-        return told
+            said += f"; at {worst.x:.4g} came {worst.y:.4g}, {side} {worst.low:.4g} .. {worst.high:.4g}"
+        return said
 
 
-def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, held: int | None = None) -> tuple[BackTest, ...]:
+def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, count: int | None = None) -> tuple[BackTest, ...]:
     """Fits the small, predicts the large and scores the intervals, law by law and for their envelope.
 
-    held: configurations to hold out, the largest; a third of them unless given, as long as four are left to fit.
+    count: configurations to hold out, the largest; a third of them unless given, as long as four are left to fit.
     Configurations of one size stay together. Empty where that leaves nothing to fit or to hold out.
     """
     order = np.argsort(sample.x[:, 0], kind="stable")
-    count = min(-(-sample.n // 3), sample.n - 4) if held is None else held
+    if count is None:
+        count = min(-(-sample.n // 3), sample.n - 4)
     if count < 1 or sample.n - count < 4:
         return ()
     largest_trained = sample.x[order[sample.n - count - 1], 0]
@@ -342,7 +241,7 @@ def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, held: int | Non
         asked = np.array([fit in comparison.heard(float(size[0])) for size in at])
         bands.append((np.where(asked, low, np.inf), np.where(asked, high, -np.inf)))
     low, high = np.min([item[0] for item in bands], axis=0), np.max([item[1] for item in bands], axis=0)
-    envelope = _held_out(at, sample.y[large], comparison.best.value(at), low, high)
+    envelope = _held_out(at, sample.y[large], comparison.preferred.value(at), low, high)
     return (BackTest("envelope", trained.n, envelope), *tests)
 
 
@@ -375,39 +274,67 @@ class Influence(NamedTuple):
     cook: float
     left_out: float
     """The value less its prediction by the others."""
+    without: tuple[float, ...]
+    """The parameters that the others give."""
 
 
 def influence(fit: CurveFit) -> tuple[Influence, ...]:
-    """Leverage, Cook's distance and leave-one-out residual of every configuration, from the law's own gradient.
+    """Leverage, Cook's distance, leave-one-out residual and parameters of every configuration, from the gradient.
 
     Exact for linear laws; for curved ones those of the tangent plane.
     """
-    jacobian = fit.form.gradient(fit.x, fit.parameters) * np.sqrt(fit.weights)[:, None]
+    root = np.sqrt(fit.weights)
+    jacobian = fit.form.gradient(fit.x, fit.parameters) * root[:, None]
     lengths = np.linalg.norm(jacobian, axis=0)
-    q, _ = np.linalg.qr(jacobian / np.where(lengths > 0, lengths, 1))
+    lengths[lengths == 0] = 1
+    q, r = np.linalg.qr(jacobian / lengths)
     leverage = np.minimum(np.sum(q**2, axis=1), 1 - 1e-12)
-    left = (fit.y - fit.value(fit.x)) * np.sqrt(fit.weights)
+    left = (fit.y - fit.value(fit.x)) * root
     spread = max(fit.residual_sd**2, 1e-300)
     cook = left**2 * leverage / (len(fit.parameters) * spread * (1 - leverage) ** 2)
-    return tuple(Influence(*map(float, row)) for row in zip(fit.x[:, 0], leverage, cook, fit.loo(), strict=True))
+    without = fit.parameters - (np.linalg.pinv(r) @ (q.T * (left / (1 - leverage)))).T / lengths
+    rows = zip(fit.x[:, 0], leverage, cook, fit.loo(), without, strict=True)
+    return tuple(Influence(float(x), float(h), float(d), float(e), tuple(map(float, p))) for x, h, d, e, p in rows)
 
 
-def fit_flags(fit: CurveFit) -> list[Warning]:
-    """What is wrong with one law's fit: a parameter at its bound, conditioning, correlation, leverage."""
-    found = []
-    for name in fit.at_bound:
-        found.append(
-            Warning("at-bound", f"{fit.name}: {name} went to the end of its search; these sizes do not pin it down")
-        )
-    if fit.condition > 1e3:
-        found.append(Warning("ill-conditioned", f"{fit.name}: condition number {fit.condition:.2g} of the Jacobian"))
-    if fit.correlation > 0.95:
-        message = f"{fit.name}: parameters correlate by {fit.correlation:.3f}; only combinations of them are known"
-        found.append(Warning("correlated-parameters", message))
-    heavy = [item for item in influence(fit) if item.leverage > 0.9]
-    for item in heavy[:1]:
-        message = (
-            f"{fit.name}: the fit goes through the point at {item.x:.4g} whatever it is (leverage {item.leverage:.2f})"
-        )
-        found.append(Warning("leverage", message))
-    return found
+class Curvature(NamedTuple):
+    """The quadratic term beside a line, in u = log10(x) or x."""
+
+    bend: float
+    low: float
+    """Of its 95% interval."""
+    high: float
+    dof: int
+    p: float
+    """Two-sided, of no bend."""
+    slope: float
+    """At `centre`."""
+    centre: float
+    """Mean of u."""
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def slope_at(self, u: float) -> float:
+        """The slope of the bent line at u."""
+        return self.slope + 2 * self.bend * (u - self.centre)
+
+
+def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
+    """Returns the quadratic term beside a line by weighted least squares; None where these sizes cannot show one."""
+    x = sample.x[:, 0]
+    u = np.log10(x) if law == "log-linear" else x
+    centre, scale = float(u.mean()), float(np.ptp(u)) or 1.0
+    design = np.vander((u - centre) / scale, 3, increasing=True) * np.sqrt(sample.weights)[:, None]
+    dof = sample.n - 3
+    if dof < 1 or np.linalg.matrix_rank(design) < 3:
+        return None
+    inverse = np.linalg.inv(design.T @ design)
+    y = sample.y * np.sqrt(sample.weights)
+    found = inverse @ design.T @ y
+    se = float(np.sqrt(np.sum((y - design @ found) ** 2) / dof * inverse[2, 2])) / scale**2
+    bend, half = float(found[2]) / scale**2, float(stats.t.ppf(0.975, dof)) * se
+    p = float(2 * stats.t.sf(abs(bend) / se, dof)) if se else float("nan")
+    return Curvature(bend, bend - half, bend + half, dof, p, float(found[1]) / scale, centre)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from analysis.inference.designs import HIGHER_IS_BETTER
-from analysis.report.figures import INK, LINE, display_name, panels, save
 from analysis.table.columns import find_column
 from drorae.errors import UserError
 
@@ -45,22 +43,3 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     beaten = [bool(((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any()) for row in costs]
     found = frame[usable][~np.array(beaten)]
     return found.sort_values(columns[0], kind="stable")
-
-
-def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> Path:
-    """Draws all finished runs and the Pareto set in the plane of the first two objectives; returns pareto.png."""
-    x, y = (find_column(frame, name) for name in objectives[:2])
-    best = pareto_set(frame, objectives)
-    figure, (axes,) = panels(1)
-    every = frame[frame["status"] == "finished"] if "status" in frame.columns else frame
-    axes.scatter(every[x], every[y], s=24, facecolor="white", edgecolor=INK, label="finished runs", zorder=2)
-    steps = best.sort_values(x)
-    axes.plot(steps[x], steps[y], drawstyle="steps-post", color=LINE, lw=1.2, zorder=1)
-    axes.scatter(steps[x], steps[y], s=36, color=LINE, label="not beaten in all objectives", zorder=3)
-    values = pd.to_numeric(every[x], errors="coerce")
-    if values.min() > 0 and values.max() / values.min() > 10:
-        axes.set_xscale("log")
-    axes.set_xlabel(display_name(x))
-    axes.set_ylabel(display_name(y))
-    axes.legend(frameon=False)
-    return save(figure, directory, "pareto")["png"]

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from analysis.inference.evidence import Comparison
+from analysis.inference.evidence import LawComparison
 from analysis.laws.curves import Profile, grid
 from analysis.laws.forms import FORMS
 from analysis.laws.intervals import Sample
@@ -89,7 +89,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Proposal:
     """The designs tried, best first, and the evenly spaced one of as many runs as the best."""
 
     goal: Goal
@@ -110,8 +110,8 @@ class Plan:
         return self.judged[0]
 
 
-def plan(
-    comparison: Comparison,
+def propose(
+    comparison: LawComparison,
     goal: Goal,
     cost: Cost,
     budget: float,
@@ -121,7 +121,7 @@ def plan(
     seeds: tuple[int, ...] = (1,),
     replications: int = 400,
     seed: int = 0,
-) -> Plan:
+) -> Proposal:
     """Which sizes and seeds to run next within `budget` seconds.
 
     goal: slope, halve the slope's interval; offset, tell a line in log10 x from a power law with an offset that
@@ -163,7 +163,7 @@ def plan(
     best = judged[0]
     even = simulation.judge(_even(sample.low, sample.high, len(best.design.sizes), best.design.seeds), cost)
     width_now = float("nan") if goal == "offset" else nothing.width
-    return Plan(goal, at, width_now, nothing.settled, tuple(judged), even, reached(best), budget, replications)
+    return Proposal(goal, at, width_now, nothing.settled, tuple(judged), even, reached(best), budget, replications)
 
 
 def _even(low: float, high: float, count: int, seeds: int) -> Design:
@@ -217,7 +217,7 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
 class _Simulation:
     """Truths drawn once, so that designs are compared on the same ones."""
 
-    def __init__(self, comparison: Comparison, goal: Goal, at: float | None, replications: int, seed: int) -> None:
+    def __init__(self, comparison: LawComparison, goal: Goal, at: float | None, replications: int, seed: int) -> None:
         sample = self.sample = comparison.sample
         self.goal, self.at, self.replications, self.seed = goal, at, replications, seed
         rng = np.random.default_rng(seed)

@@ -11,59 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.inference.evidence import HORIZON, Comparison
+from analysis.inference.evidence import Horizon, LawComparison
 from analysis.laws.intervals import Interval, InverseSet, Sample, inverse, law_interval, run_interval
 from drorae.errors import UserError
-
-FARTHEST = 1.0
-"""Decades beyond the data that are trusted at most, and never more than half of what the data span."""
-
-AGREEMENT = 1.5
-"""The laws agree where their envelope is at most this many times as wide as the best law's own interval."""
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """The sizes that predictions are trusted for."""
-
-    low: float
-    high: float
-    decades: float
-    """How far beyond the largest size measured."""
-    rule: str
-
-
-def horizon(comparison: Comparison) -> Horizon:
-    """How far beyond the data the laws may be asked.
-
-    0.3 decade; further, up to a decade or half the data's span, as long as the laws agree: the envelope of the
-    prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
-    AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
-    the best law's own. Below the smallest size always 0.3 decade.
-    """
-    sample = comparison.sample
-    if sample.low <= 0:
-        return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
-    span = math.log10(sample.high / sample.low)
-    near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
-    steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
-    fits = list(comparison.plausible)
-    rival = comparison.rival
-    if rival is None:
-        steps = steps[:1]
-    elif rival not in fits:
-        fits.append(rival)
-    at = sample.high * 10**steps
-    bands = [run_interval(fit, sample, at) for fit in fits]
-    width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
-    agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
-    reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1
-    decades = float(steps[max(reached, 0)])
-    if reached <= 0:
-        rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
-    else:
-        rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
-    return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
 
 
 @dataclass(frozen=True)
@@ -96,10 +46,10 @@ class Forecast:
     seeds: float
 
 
-def forecast(comparison: Comparison, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
+def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
     """Interval per law within 4 AICc of the best, and their envelope, for the mean of `seeds` new runs at size `at`.
 
-    Outside the sizes measured the power law with offset is asked too (`Comparison.heard`).
+    Outside the sizes measured the power law with offset is asked too (`LawComparison.heard`).
 
     Raises:
         UserError: `at` is no size, or lies beyond the horizon and `extrapolate` is not asked for.
@@ -109,7 +59,7 @@ def forecast(comparison: Comparison, at: float, extrapolate: bool = False, seeds
         raise UserError(f"predict at {at}: expected a size above 0")
     if not seeds >= 1:
         raise UserError(f"predict the mean of {seeds:g} runs: expected 1 or more")
-    limits = horizon(comparison)
+    limits = comparison.horizon
     trusted = limits.low * (1 - 1e-9) <= at <= limits.high * (1 + 1e-9)
     beyond = max(math.log10(at / sample.high), math.log10(max(sample.low, 1e-300) / at), 0.0)
     if not trusted and not extrapolate:
@@ -160,7 +110,7 @@ class Reach:
         return all(inside for _, _, inside in self.laws)
 
 
-def reach(comparison: Comparison, target: float, extrapolate: bool = False) -> Reach:
+def reach(comparison: LawComparison, target: float, extrapolate: bool = False) -> Reach:
     """The inverse question, which sizes have a law at `target`: Fieller's set for the line, its like for other laws.
 
     Of a set that leaves the horizon, the part inside is given (its end infinite where it goes on), all of it with
@@ -174,7 +124,7 @@ def reach(comparison: Comparison, target: float, extrapolate: bool = False) -> R
         raise UserError(f"target {target}: expected a finite value of {sample.y_name}")
     if sample.low <= 0:
         raise UserError(f"target {target:g}: {sample.x_name} goes down to {sample.low:g}; expected sizes above 0")
-    limits = horizon(comparison)
+    limits = comparison.horizon
     rows = []
     for fit in dict.fromkeys((*comparison.plausible, *((comparison.rival,) if comparison.rival else ()))):
         found = inverse(fit, target)
@@ -214,7 +164,7 @@ def data_hash(sample: Sample) -> str:
 PREDICTION_VERSION = 1
 
 
-def register(comparison: Comparison, made: Forecast) -> dict[str, Any]:
+def register(comparison: LawComparison, made: Forecast) -> dict[str, Any]:
     """A prediction as a plain record: what was said, of what, from which data; to be scored when the run is in."""
     sample = comparison.sample
     return {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.inference.designs import Comparison, compare_designs
+from analysis.inference.designs import DesignComparison, compare_designs
 from analysis.laws.line import Law
 from analysis.table.columns import find_column
 from drorae.errors import UserError
@@ -31,7 +31,7 @@ class Tuned:
     """Whether the runs compared are repeats with seeds that the search did not choose by."""
     values: tuple[tuple[float, dict[str, Any]], ...]
     """Per size the best values of the searched fields."""
-    comparison: Comparison | None
+    comparison: DesignComparison | None
     """Best against fixed, paired by size; None where nothing moved."""
 
     def text(self) -> str:
@@ -50,7 +50,7 @@ class Tuned:
         return "\n".join(lines)
 
     def tree(self) -> dict[str, Any]:
-        """The same as plain values: sizes, moved, fresh, values (size, best), comparison (see `Comparison`)."""
+        """The same as plain values: sizes, moved, fresh, values (size, best), comparison (see `DesignComparison`)."""
         return {
             "sizes": self.sizes,
             "moved": self.moved,

@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.inference.evidence import BackTest, Comparison, lack_of_fit
-from analysis.inference.predict import Horizon, forecast, horizon
-from analysis.laws.curves import CurveFit, fit_curve
+from analysis.inference.evidence import BackTest, LawComparison, curvature, lack_of_fit
+from analysis.inference.predict import forecast
 from analysis.laws.intervals import parameter_intervals
 from drorae.errors import UserError
 
@@ -35,39 +34,23 @@ class Verdict(NamedTuple):
         return said + ([f"{indent}  would decide it: {self.would_decide}"] if self.would_decide else [])
 
 
-def verdicts(comparison: Comparison, tests: tuple[BackTest, ...] = (), law: str = "log-linear") -> tuple[Verdict, ...]:
-    """Verdicts on the claims that every fit invites: a trend like `law`'s, no saturation, its own back-test.
+def verdicts(
+    comparison: LawComparison, tests: tuple[BackTest, ...] = (), law: str = "log-linear"
+) -> tuple[Verdict, ...]:
+    """Judges the claims that every fit invites: a trend like `law`'s, no saturation, its own back-test.
 
     law: log-linear or linear. Sizes without a logarithm carry no verdict.
     """
     if comparison.sample.low <= 0:
         return ()
-    limits = horizon(comparison)
-    found = [trend(comparison, limits, law), no_saturation(comparison, limits)]
+    found = [trend(comparison, law), no_saturation(comparison)]
     if tests:
         found.append(predicts_its_largest(comparison, tests))
     return tuple(found)
 
 
-def _line(comparison: Comparison, law: str = "log-linear") -> CurveFit:
-    line = comparison.find(law)
-    return (
-        line
-        if line is not None
-        else fit_curve(law, comparison.sample.x, comparison.sample.y, comparison.sample.weights)
-    )
-
-
-def _bend(comparison: Comparison) -> tuple[CurveFit, float, float, float]:
-    """The log-quadratic law, its quadratic term and that term's 95% interval."""
-    sample = comparison.sample
-    fit = comparison.find("log-quadratic") or fit_curve("log-quadratic", sample.x, sample.y, sample.weights)
-    low, high = parameter_intervals(fit)["c"]
-    return fit, float(fit.parameters[2]), low, high
-
-
-def trend(comparison: Comparison, limits: Horizon, law: str = "log-linear") -> Verdict:
-    """Whether the metric follows log10 of the size (linear: the size) over the sizes measured, and no farther.
+def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
+    """Judges whether the metric follows log10 of the size (linear: the size) over the sizes measured, and no farther.
 
     Not supported: the quadratic term in log10 x (against log-linear) leaves out zero, or another law is better by 4
     AICc or more.
@@ -76,16 +59,16 @@ def trend(comparison: Comparison, limits: Horizon, law: str = "log-linear") -> V
     sample = comparison.sample
     term, per = (f"log10({sample.x_name})", "decade") if law == "log-linear" else (sample.x_name, "unit")
     claim = f"{law}: {sample.y_name} follows {term} from {sample.low:.4g} to {sample.high:.4g}"
-    line = _line(comparison, law)
+    line = comparison.get(law)
     low, high = parameter_intervals(line)["slope"]
     slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
     if law == "log-linear" and sample.n >= 5 and len(np.unique(sample.x)) >= 4:
-        _, bend, bend_low, bend_high = _bend(comparison)
-        if bend_low > 0 or bend_high < 0:
-            reason = f"the points bend: quadratic term {bend:.3g}, 95% interval {bend_low:.3g} .. {bend_high:.3g}"
+        bent = curvature(sample)
+        if bent is not None and bent.resolved:
+            reason = f"the points bend: quadratic term {bent.bend:.3g}, 95% interval {bent.low:.3g} .. {bent.high:.3g}"
             return Verdict(claim, "not supported", reason)
     if comparison.delta(line) >= 4:
-        reason = f"{comparison.best.name} fits better by {comparison.delta(line):.1f} AICc"
+        reason = f"{comparison.preferred.name} fits better by {comparison.delta(line):.1f} AICc"
         return Verdict(claim, "not supported", reason)
     if low <= 0 <= high:
         factor = ((high - low) / 2 / max(abs(float(line.parameters[1])), 1e-300)) ** 2
@@ -110,12 +93,14 @@ def trend(comparison: Comparison, limits: Horizon, law: str = "log-linear") -> V
         reason += (
             f"; {', '.join(others)} {'does' if len(others) == 1 else 'do'} as well, so this is a trend, not the form"
         )
-    reason += f"; said of the sizes measured, trusted for predictions to {limits.high:.4g}, not decided beyond"
+    reason += (
+        f"; said of the sizes measured, trusted for predictions to {comparison.horizon.high:.4g}, not decided beyond"
+    )
     return Verdict(claim, "supported", reason)
 
 
-def no_saturation(comparison: Comparison, limits: Horizon) -> Verdict:
-    """Whether the metric keeps improving at an undiminished rate per decade.
+def no_saturation(comparison: LawComparison) -> Verdict:
+    """Judges whether the metric keeps improving at an undiminished rate per decade.
 
     Judged by the power law with offset, whose slope per decade shrinks by the factor 10^-(b decades) over the data,
     b -> 0 being log-linear. Supported, and then only up to the horizon: even the upper 95% limit of b takes no more
@@ -123,44 +108,41 @@ def no_saturation(comparison: Comparison, limits: Horizon) -> Verdict:
     """
     sample = comparison.sample
     claim = f"no saturation: {sample.y_name} goes on at the same rate as {sample.x_name} grows"
-    line = _line(comparison)
+    line = comparison.get("log-linear")
     span = math.log10(sample.high / sample.low)
-    if sample.n < 5 or len(np.unique(sample.x)) < 4:
+    bent = curvature(sample)
+    if sample.n < 5 or len(np.unique(sample.x)) < 4 or bent is None:
         reason = f"{sample.n} configurations cannot show a bend"
         return Verdict(claim, "undecided", reason, "at least 5 configurations of 4 different sizes")
     slope = float(line.parameters[1])
     slope_low, slope_high = parameter_intervals(line)["slope"]
-    quadratic, bend, low, high = _bend(comparison)
-    middle = 0.5 * (math.log10(sample.low) + math.log10(sample.high))
     # Saturation bends against the trend.
-    if (low > 0 or high < 0) and np.sign(bend) != np.sign(slope):
-        ends = [float(quadratic.parameters[1] + 2 * bend * (middle + side * span / 2)) for side in (-1, 1)]
+    if bent.resolved and np.sign(bent.bend) != np.sign(slope):
+        ends = [bent.slope_at(math.log10(size)) for size in (sample.low, sample.high)]
         reason = (
             f"the slope goes from {ends[0]:.3g} to {ends[1]:.3g} per decade over the data "
-            f"(quadratic term {bend:.3g}, 95% interval {low:.3g} .. {high:.3g})"
+            f"(quadratic term {bent.bend:.3g}, 95% interval {bent.low:.3g} .. {bent.high:.3g})"
         )
         return Verdict(claim, "not supported", reason)
-    offset = comparison.rival or fit_curve("power-offset", sample.x, sample.y, sample.weights)
-    upper = parameter_intervals(offset)["b"].high
+    intervals = parameter_intervals(comparison.rival or comparison.get("power-offset"))
+    upper = intervals["b"].high
     loss = 1 - 10 ** (-upper * span) if math.isfinite(upper) else 1.0
-    straight = not (low > 0 or high < 0)
-    if straight and (slope_low > 0 or slope_high < 0) and loss <= NEARLY_STRAIGHT:
+    if not bent.resolved and (slope_low > 0 or slope_high < 0) and loss <= NEARLY_STRAIGHT:
         reason = (
             f"a power law with offset may lose at most {loss:.0%} of its slope over the data; "
-            f"said of sizes up to {limits.high:.4g} only"
+            f"said of sizes up to {comparison.horizon.high:.4g} only"
         )
         return Verdict(claim, "supported", reason)
-    asymptote = parameter_intervals(offset)["E"]
-    bound = max(asymptote) if slope > 0 else min(asymptote)
-    nearest = min(asymptote) if slope > 0 else max(asymptote)
     reason = (
         f"a power law with offset that loses up to {loss:.0%} of its slope over these {span:.2g} decades fits as well"
     )
+    # The asymptote lies ahead of the trend: above the values where they rise, below where they fall.
+    nearest, farthest = intervals["E"] if slope > 0 else reversed(intervals["E"])
     if math.isfinite(nearest):
         reason += f", with an asymptote as near as {nearest:.3g}"
-        reason += "" if math.isfinite(bound) else " or nowhere"
+        reason += "" if math.isfinite(farthest) else " or nowhere"
     wanted = abs(slope) * NEARLY_STRAIGHT / (2 * span)
-    factor = max((high - low) / 2 / wanted, 1.0)
+    factor = max((bent.high - bent.low) / 2 / wanted, 1.0)
     return Verdict(
         claim, "undecided", reason,
         f"a quadratic term known to within {wanted:.2g}, which takes about {math.ceil(factor**2 * sample.n)} "
@@ -169,32 +151,31 @@ def no_saturation(comparison: Comparison, limits: Horizon) -> Verdict:
     )  # fmt: skip
 
 
-def predicts_its_largest(comparison: Comparison, tests: tuple[BackTest, ...]) -> Verdict:
-    """Whether the smaller sizes predicted the larger ones, judged by the envelope of the plausible laws."""
+def predicts_its_largest(comparison: LawComparison, tests: tuple[BackTest, ...]) -> Verdict:
+    """Judges whether the smaller sizes predicted the larger ones, judged by the envelope of the plausible laws."""
     envelope = tests[0]
     held = len(envelope.held_out)
     claim = f"the {envelope.trained} smallest predict the {held} largest"
-    told = "; ".join(test.text for test in tests if test.law in ("envelope", "log-linear", "linear"))
+    reason = "; ".join(test.text for test in tests if test.law in ("envelope", "log-linear", "linear"))
     widths = [item.high - item.low for item in envelope.held_out]
-    told += f"; intervals {min(widths):.3g} to {max(widths):.3g} wide"
+    reason += f"; intervals {min(widths):.3g} to {max(widths):.3g} wide"
     misses = held - envelope.hits
     if misses > stats.binom.ppf(0.95, held, 0.05):
-        return Verdict(claim, "not supported", told)
+        return Verdict(claim, "not supported", reason)
     if misses:
         more = "sizes beyond the largest, predicted before they are run"
-        return Verdict(claim, "undecided", told + f"; {misses} missed of {held} is no more than chance allows", more)
+        return Verdict(claim, "undecided", reason + f"; {misses} missed of {held} is no more than chance allows", more)
     # An interval wider than all that was ever seen holds whatever comes.
     if min(widths) > float(np.ptp(comparison.sample.y)):
         more = "more configurations among the smaller sizes, until the intervals could be missed"
-        return Verdict(claim, "undecided", told + ", wider than the whole range of values: too wide to fail", more)
-    return Verdict(claim, "supported", told)
+        return Verdict(claim, "undecided", reason + ", wider than the whole range of values: too wide to fail", more)
+    return Verdict(claim, "supported", reason)
 
 
-def value_at(comparison: Comparison, value: float, at: float) -> Verdict:
-    """Whether the metric at size `at` is `value` or better, better being the way the trend goes."""
+def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
+    """Judges whether the metric at size `at` is `value` or better, better being the way the trend goes."""
     sample = comparison.sample
-    limits = horizon(comparison)
-    falls = float(_line(comparison).parameters[1]) <= 0
+    falls = float(comparison.get("log-linear").parameters[1]) <= 0
     claim = f"{sample.y_name} {'at most' if falls else 'at least'} {value:.4g} at {sample.x_name} = {at:.4g}"
     made = forecast(comparison, at, extrapolate=True)
     low, high = made.of_law
@@ -206,15 +187,17 @@ def value_at(comparison: Comparison, value: float, at: float) -> Verdict:
         return Verdict(claim, "supported", reason)
     if low > value if falls else high < value:
         return Verdict(claim, "not supported", reason)
-    return Verdict(claim, "undecided", reason, f"runs at or beside {sample.x_name} = {at:.4g}, up to {limits.high:.4g}")
+    return Verdict(
+        claim, "undecided", reason, f"runs at or beside {sample.x_name} = {at:.4g}, up to {comparison.horizon.high:.4g}"
+    )
 
 
-def printed_line(comparison: Comparison, slope: float, intercept: float) -> tuple[Verdict, ...]:
-    """Whether a published line, and each of its numbers, belongs to these points.
+def printed_line(comparison: LawComparison, slope: float, intercept: float) -> tuple[Verdict, ...]:
+    """Judges whether a published line, and each of its numbers, belongs to these points.
 
     The line by the joint F test of slope and intercept; each number by whether the fit rounds to it.
     """
-    fit = _line(comparison)
+    fit = comparison.get("log-linear")
     sample = comparison.sample
     phi = fit.form.basis(fit.x, np.zeros(0))[0] * np.sqrt(fit.weights)[:, None]
     away = np.array([intercept, slope]) - fit.parameters

@@ -2,13 +2,13 @@
 
 What is independent is the configuration. Its seeds are averaged first, and laws are fitted to the means: with equally
 many seeds each, that is the exact t of a law with a random effect per configuration, whatever the share of seeds in
-the scatter. A wild cluster bootstrap is there for those who want the runs themselves.
+the scatter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
@@ -174,27 +174,6 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
     return found
 
 
-def curve_tree(fit: CurveFit, delta: float) -> dict[str, Any]:
-    """A law as plain values; `delta`: AICc behind the best law.
-
-    Keys: name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound, condition, residual_sd.
-    """
-    return {
-        "name": fit.name,
-        "formula": fit.form.formula,
-        "parameters": [
-            {"name": name, "value": float(value), "ci95": list(ci95)}
-            for (name, ci95), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
-        ],
-        "r2": fit.r2,
-        "aicc": fit.aicc,
-        "delta_aicc": delta,
-        "at_bound": list(fit.at_bound),
-        "condition": fit.condition,
-        "residual_sd": fit.residual_sd,
-    }
-
-
 def _kept(profile: Profile, fit: CurveFit, quantile: float) -> np.ndarray:
     rss = profile.rss(fit.y)
     return rss <= rss.min() * (1 + quantile**2 / fit.dof)
@@ -234,6 +213,11 @@ def law_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return _intervals(fit, at, np.zeros(len(sizes(at))), np.zeros(len(sizes(at))))
 
 
+def new_point_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (points,) of the 95% interval of a new point like those fitted, of weight 1, at sizes `at`."""
+    return _intervals(fit, at, np.ones(len(sizes(at))), np.zeros(len(sizes(at))))
+
+
 def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
     """Ends (points,) of the 95% interval of the mean of `seeds` new runs of a new configuration at sizes `at`.
 
@@ -245,7 +229,7 @@ def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1
     added = sample.seed_sd**2 * (1 / seeds - 1 / sample.runs_at_unit_weight)
     if added <= 0 or spread <= 0 or sample.seed_dof == 0:
         # More seeds than the data have: the exact part alone, which is no narrower than it should be.
-        return _intervals(fit, at, np.ones(len(at)), np.zeros(len(at)))
+        return new_point_interval(fit, at)
     profile = fit.profile
     best = int(np.argmin(profile.rss(fit.y)))
     functional = fit.form.basis(at, profile.t[best])[0]
@@ -366,31 +350,3 @@ def _crossing(fit: CurveFit, target: float, outside: float, inside: float) -> fl
         low, high = law_interval(fit, np.array([10**middle]))
         a, b = (a, middle) if low[0] <= target <= high[0] else (middle, b)
     return float(10 ** ((a + b) / 2))
-
-
-def wild_cluster_bootstrap(
-    u: np.ndarray, y: np.ndarray, clusters: np.ndarray, replications: int = 1999, seed: int = 0
-) -> Interval:
-    """95% interval of the slope of y on u, runs (n,) of which those with the same cluster number share a configuration.
-
-    Residuals, divided by sqrt(1 - leverage) (HC2), are multiplied by one of Webb's six weights per cluster; the
-    interval is the slope +/- the 95% quantile of |slope* - slope|, inflated by
-    sqrt(C / (C - 2)) t(.975, C - 1) / 1.96, since the bootstrap's own variance is too small with few clusters
-    (Cameron, Gelbach and Miller 2008; Webb 2014).
-    """
-    _, number = np.unique(clusters, return_inverse=True)
-    count = int(number.max()) + 1
-    if count < 4:
-        raise UserError(f"wild cluster bootstrap: {count} configurations; expected at least 4")
-    design = np.column_stack([np.ones_like(u), u - u.mean()])
-    inverse_design = np.linalg.inv(design.T @ design)
-    coefficients = inverse_design @ design.T @ y
-    hat = np.einsum("ij,jk,ik->i", design, inverse_design, design)
-    left = (y - design @ coefficients) / np.sqrt(1 - hat)
-    # The bootstrap slope less the slope is linear in the clusters' weights.
-    pull = np.bincount(number, weights=(inverse_design @ design.T)[1] * left, minlength=count)
-    webb = np.array([-np.sqrt(1.5), -1, -np.sqrt(0.5), np.sqrt(0.5), 1, np.sqrt(1.5)])
-    draws = webb[np.random.default_rng(seed).integers(0, 6, (replications, count))] @ pull
-    inflation = np.sqrt(count / (count - 2)) * stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975)
-    half = float(np.quantile(np.abs(draws), 0.95) * inflation)
-    return Interval(float(coefficients[1]) - half, float(coefficients[1]) + half)

@@ -1,30 +1,27 @@
-"""The plots of a law: points, line and 95% bands; residuals. PNG and SVG, without a display."""
+"""The plots of a law, of two axes, of a trade-off: PNG and SVG, without a display."""
 
 from __future__ import annotations
 
 import io
 import math
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from analysis.laws.line import LawFit
+from analysis.inference.analysis import Analysis
+from analysis.inference.axes import JointAnalysis
+from analysis.inference.pareto import pareto_set
+from analysis.laws.line import Line
+from analysis.table.columns import find_column
+from drorae.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import Formatter
-
-EXTRAPOLATE_DECADES = 0.3
-"""How far beyond the largest size a log-linear law is drawn: the horizon within which a wrong form does least
-harm (simulated coverage of the 95% prediction interval at least .87 with n = 8)."""
-EXTRAPOLATE_SHARE = 0.25
-"""The same for a linear law, as a share of the range of x."""
 
 INK, LINE = "#222222", "#0072B2"
 _LAW_STYLES: list[Any] = ["-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
@@ -36,21 +33,6 @@ _SEED_STYLES = (
 
 RASTER_POINTS = 2000
 """Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
-
-Curve = tuple[tuple[float, ...], tuple[float, ...]]
-"""x and y of a drawn line."""
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """What a law's figure shows beside the preferred law."""
-
-    curves: tuple[tuple[str, Curve], ...] = ()
-    """Other laws by name."""
-    envelope: tuple[Curve, Curve] | None = None
-    horizon: float | None = None
-    """Largest trusted x; None: the default."""
-
 
 _NAMES = {
     "psnr": "PSNR (dB)",
@@ -83,47 +65,85 @@ def number(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def equation(fit: LawFit) -> str:
+def equation(line: Line) -> str:
     """The fitted line, e.g. 'rFID = 0.9194 − 0.0564 log₁₀(x)'."""
-    sign = "+" if fit.slope >= 0 else "\N{MINUS SIGN}"
-    term = "log₁₀(x)" if fit.law == "log-linear" else "x"
-    name = display_name(fit.y_name).split(" (")[0]
-    return f"{name} = {number(fit.intercept)} {sign} {number(abs(fit.slope))} {term}"
+    sign = "+" if line.slope >= 0 else "\N{MINUS SIGN}"
+    term = "log₁₀(x)" if line.law == "log-linear" else "x"
+    name = display_name(line.sample.y_name).split(" (")[0]
+    return f"{name} = {number(line.intercept)} {sign} {number(abs(line.slope))} {term}"
 
 
-def horizon(fit: LawFit) -> float:
-    """The largest x to which the law is drawn."""
-    low, high = fit.x_range
-    if fit.law == "log-linear":
-        return high * 10**EXTRAPOLATE_DECADES
-    return high + EXTRAPOLATE_SHARE * (high - low)
-
-
-def law_figure(
-    fits: Sequence[LawFit], eval_images: Sequence[int | None] = (), overlays: Sequence[Overlay] = ()
-) -> Figure:
-    """One panel per fit: runs marked by seed, line, confidence and prediction band, hatched beyond the data.
+def law_figure(analyses: Sequence[Analysis]) -> Figure:
+    """One panel per metric: runs marked by seed, line, confidence and prediction band, hatched beyond the data.
 
     Everything is told apart by marker, line style or hatching as well as by colour.
     """
-    figure, drawn = panels(len(fits))
-    for i, (fit, axes) in enumerate(zip(fits, drawn, strict=True)):
-        overlay = overlays[i] if i < len(overlays) else Overlay()
-        _draw_law(axes, fit, eval_images[i] if i < len(eval_images) else None, overlay)
+    figure, drawn = panels(len(analyses))
+    for analysis, axes in zip(analyses, drawn, strict=True):
+        _draw_law(axes, analysis)
     return figure
 
 
-def residual_figure(fits: Sequence[LawFit]) -> Figure:
-    """One panel per fit: residuals of all runs against x, marked by seed, with the residual deviation."""
-    figure, drawn = panels(len(fits), 2.7)
-    for fit, axes in zip(fits, drawn, strict=True):
-        axes.axhspan(-fit.residual_sd, fit.residual_sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
+def residual_figure(analyses: Sequence[Analysis]) -> Figure:
+    """One panel per metric: residuals of all runs against x, marked by seed, with the residual deviation."""
+    figure, drawn = panels(len(analyses), 2.7)
+    for analysis, axes in zip(analyses, drawn, strict=True):
+        line = analysis.line
+        sd = line.curve.residual_sd
+        axes.axhspan(-sd, sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
         axes.axhline(0, color=INK, lw=1)
-        _scatter(axes, fit, [point.residual for point in fit.points])
-        _x_axis(axes, fit, horizon(fit))
-        axes.set_ylabel(f"residual, {display_name(fit.y_name).split(' (')[0]}")
+        _scatter(axes, line, line.selection.y - line.fitted)
+        _x_axis(axes, line, analysis.horizon.high)
+        axes.set_ylabel(f"residual, {display_name(line.sample.y_name).split(' (')[0]}")
         axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
+
+
+def joint_figure(found: JointAnalysis) -> Figure:
+    """Left: runs and the additive law at each value of the second axis. Right: the best law against what came in."""
+    x, second, y = found.sample.x[:, 0], found.sample.x[:, 1], found.sample.y
+    figure, (left, right) = panels(2)
+    levels = np.unique(second)
+    plane = found.find("plane")
+    for i, level in enumerate(levels):
+        shade = str(0.05 + 0.75 * (1 - i / max(1, len(levels) - 1)))
+        chosen = second == level
+        left.scatter(x[chosen], y[chosen], color=shade, edgecolors=INK, s=36, linewidths=0.6, zorder=3,
+                     label=f"{found.second_name} {level:g}")  # fmt: skip
+        if plane is not None:
+            span = np.geomspace(x.min(), x.max(), 50)
+            left.plot(span, plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
+    log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
+    left.set_xlabel(display_name(found.x_name))
+    left.set_ylabel(display_name(found.y_name))
+    left.legend(fontsize=7, frameon=False, ncols=2)
+    best = found.fits[0]
+    fitted = best.value(found.sample.x)
+    right.scatter(fitted, y, color=LINE, edgecolors=INK, s=36, linewidths=0.6)
+    ends = [min(fitted.min(), y.min()), max(fitted.max(), y.max())]
+    right.plot(ends, ends, color=INK, lw=0.8)
+    right.set_xlabel(f"by {best.form.formula}")
+    right.set_ylabel(f"{display_name(found.y_name)}, measured")
+    return figure
+
+
+def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> Path:
+    """Draws all finished runs and the Pareto set in the plane of the first two objectives; returns pareto.png."""
+    x, y = (find_column(frame, name) for name in objectives[:2])
+    best = pareto_set(frame, objectives)
+    figure, (axes,) = panels(1)
+    every = frame[frame["status"] == "finished"] if "status" in frame.columns else frame
+    axes.scatter(every[x], every[y], s=24, facecolor="white", edgecolor=INK, label="finished runs", zorder=2)
+    steps = best.sort_values(x)
+    axes.plot(steps[x], steps[y], drawstyle="steps-post", color=LINE, lw=1.2, zorder=1)
+    axes.scatter(steps[x], steps[y], s=36, color=LINE, label="not beaten in all objectives", zorder=3)
+    values = pd.to_numeric(every[x], errors="coerce")
+    if values.min() > 0 and values.max() / values.min() > 10:
+        axes.set_xscale("log")
+    axes.set_xlabel(display_name(x))
+    axes.set_ylabel(display_name(y))
+    axes.legend(frameon=False)
+    return save(figure, directory, "pareto")["png"]
 
 
 def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
@@ -145,20 +165,6 @@ def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
     return paths
 
 
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Writes a file under a temporary name beside it and renames it, so that it is never seen half-written."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
 def panels(count: int, height: float = 4.8) -> tuple[Figure, list[Axes]]:
     """A figure of `count` empty panels, two in a row; `height`: inches of each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -178,13 +184,37 @@ def panels(count: int, height: float = 4.8) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:count])
 
 
-def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None, overlay: Overlay) -> None:
-    low, high = fit.x_range
-    end = max(horizon(fit) if overlay.horizon is None else overlay.horizon, high)
-    space = np.geomspace if fit.law == "log-linear" else np.linspace
-    inside, beyond = space(low, high, 200), space(high, end, 80)
-    at, after = fit.predict(inside), fit.predict(beyond)
-    band = "95% prediction interval" + (", new configuration's mean" if fit.replicated else "")
+def _draw_law(axes: Axes, analysis: Analysis) -> None:
+    line, sample = analysis.line, analysis.line.sample
+    end = max(analysis.horizon.high, sample.high)
+    space = np.geomspace if line.law == "log-linear" else np.linspace
+    inside, beyond = space(sample.low, sample.high, 200), space(sample.high, end, 80)
+    _draw_line(axes, line, inside, beyond)
+    others = _draw_rivals(axes, analysis)
+    axes.axvline(sample.high, color="#888888", lw=0.8, ls=":")
+    axes.axvline(end, color="#888888", lw=0.8)
+    free = (0.98, "top") if line.slope > 0 else (0.02, "bottom")
+    axes.annotate(
+        "trusted horizon", (end, free[0]), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va=free[1],
+        textcoords="offset points", rotation=90, fontsize=7, color="#555555",
+    )  # fmt: skip
+    _scatter(axes, line, line.selection.y)
+    _x_axis(axes, line, end)
+    images = line.selection.eval_images
+    axes.set_ylabel(display_name(sample.y_name) + (f"\nN = {images:,} images" if images else ""))
+    # Room for the legend on the side the line leaves free.
+    bottom, top = axes.get_ylim()
+    room = (0.34 + 0.05 * others) * (top - bottom)
+    axes.set_ylim(bottom - (room if line.slope > 0 else 0), top + (room if line.slope <= 0 else 0))
+    axes.legend(
+        facecolor="white", edgecolor="white", framealpha=1, fontsize=8,
+        loc="lower right" if line.slope > 0 else "upper right",
+    )  # fmt: skip
+
+
+def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -> None:
+    at, after = line.predict(inside), line.predict(beyond)
+    band = "95% prediction interval" + (", new configuration's mean" if line.replicated else "")
     axes.fill_between(inside, at.prediction_low, at.prediction_high, color=LINE, alpha=0.13, lw=0, label=band)
     for edge in (at.prediction_low, at.prediction_high):
         axes.plot(inside, edge, color=LINE, lw=0.7, ls=(0, (6, 3)))
@@ -193,42 +223,31 @@ def _draw_law(axes: Axes, fit: LawFit, eval_images: int | None, overlay: Overlay
         beyond, after.prediction_low, after.prediction_high, facecolor="none", edgecolor=LINE, alpha=0.35, lw=0,
         hatch="////", label="beyond the data",
     )  # fmt: skip
-    low_ci, high_ci = fit.slope_ci95
-    label = f"{equation(fit)}\nslope 95% CI {number(low_ci)} … {number(high_ci)}; R² = {fit.r2:.3f}"
+    low, high = line.slope_ci95
+    label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {line.curve.r2:.3f}"
     axes.plot(inside, at.mean, color=LINE, lw=2, label=label)
     axes.plot(beyond, after.mean, color=LINE, lw=1.6, ls=(0, (4, 3)))
-    for (name, (x, y)), style in zip(overlay.curves, _LAW_STYLES * len(overlay.curves), strict=False):
-        axes.plot(x, y, color=INK, lw=1, ls=style, label=name)
-    for i, (x, y) in enumerate(overlay.envelope or ()):
-        axes.plot(x, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws in question")
-    axes.axvline(high, color="#888888", lw=0.8, ls=":")
-    axes.axvline(end, color="#888888", lw=0.8)
-    free = (0.98, "top") if fit.slope > 0 else (0.02, "bottom")
-    axes.annotate(
-        "trusted horizon", (end, free[0]), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va=free[1],
-        textcoords="offset points", rotation=90, fontsize=7, color="#555555",
-    )  # fmt: skip
-    _scatter(axes, fit, [point.y for point in fit.points])
-    _x_axis(axes, fit, end)
-    measured = f"\nN = {eval_images:,} images" if eval_images else ""
-    axes.set_ylabel(display_name(fit.y_name) + measured)
-    bottom, top = axes.get_ylim()
-    # Room for the legend on the side the line leaves free.
-    room = (0.34 + 0.05 * (len(overlay.curves) + (overlay.envelope is not None))) * (top - bottom)
-    axes.set_ylim(bottom - (room if fit.slope > 0 else 0), top + (room if fit.slope <= 0 else 0))
-    axes.legend(
-        facecolor="white",
-        edgecolor="white",
-        framealpha=1,
-        fontsize=8,
-        loc="upper right" if fit.slope <= 0 else "lower right",
-    )
 
 
-def _scatter(axes: Axes, fit: LawFit, values: Sequence[float]) -> None:
-    seeds = sorted({point.seed for point in fit.points}, key=lambda seed: (len(seed), seed))
-    many = len(fit.points) > RASTER_POINTS
-    x, y, of = np.array([point.x for point in fit.points]), np.array(values), [point.seed for point in fit.points]
+def _draw_rivals(axes: Axes, analysis: Analysis) -> int:
+    """Draws the other plausible laws and the envelope of all that are heard; returns how many the legend lists."""
+    comparison, sample = analysis.comparison, analysis.line.sample
+    end = analysis.horizon.high
+    at = (np.geomspace if sample.low > 0 else np.linspace)(sample.low, end, 60)
+    others = [law for law in comparison.plausible if law.name != analysis.line.law]
+    for law, style in zip(others, _LAW_STYLES * len(others), strict=False):
+        axes.plot(at, law.value(at), color=INK, lw=1, ls=style, label=law.name)
+    if not analysis.disputed:
+        return len(others)
+    for i, y in enumerate(comparison.envelope(at, analysis.typical_seeds)):
+        axes.plot(at, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws in question")
+    return len(others) + 1
+
+
+def _scatter(axes: Axes, line: Line, y: np.ndarray) -> None:
+    x, of = line.selection.x, line.selection.seeds
+    seeds = sorted(set(of), key=lambda seed: (len(seed), seed))
+    many = len(x) > RASTER_POINTS
     marks: list[tuple[np.ndarray, str, str, str]] = []
     if len(seeds) > len(_SEED_STYLES):
         marks.append((np.full(len(x), True), "o", "#999999", f"runs of {len(seeds)} seeds"))
@@ -243,16 +262,16 @@ def _scatter(axes: Axes, fit: LawFit, values: Sequence[float]) -> None:
         )  # fmt: skip
 
 
-def _x_axis(axes: Axes, fit: LawFit, end: float) -> None:
-    if fit.law == "log-linear":
-        decades = math.log10(end / fit.x_range[0])
+def _x_axis(axes: Axes, line: Line, end: float) -> None:
+    if line.law == "log-linear":
+        decades = math.log10(end / line.sample.low)
         subs = (1.0,) if decades > 3.5 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
         log_axis(axes, subs)
         margin = 10 ** (0.035 * decades)
-        axes.set_xlim(fit.x_range[0] / margin, end * margin)
+        axes.set_xlim(line.sample.low / margin, end * margin)
     else:
         axes.xaxis.set_major_formatter(_short_labels())
-    axes.set_xlabel(display_name(fit.x_name))
+    axes.set_xlabel(display_name(line.sample.x_name))
 
 
 def log_axis(axes: Axes, subs: Sequence[float]) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.inference.evidence import warnings
-from analysis.laws.line import LawFit
+from analysis.inference.analysis import Analysis
+from analysis.inference.cautions import cautions
+from analysis.laws.line import Line
 from analysis.table.mlflow import check_store
-from analysis.table.selection import Selection
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def _experiment(tracking_uri: str, experiment: str, what: str, otherwise: str) -
 
 
 def write_fits(
-    fits: Sequence[LawFit],
-    selections: Sequence[Selection],
+    analyses: Sequence[Analysis],
     paths: Mapping[str, Path],
     tracking_uri: str,
     experiment: str,
@@ -53,54 +52,64 @@ def write_fits(
     unit and warning codes, each under drorae. Artifacts: the report's files. The run of an earlier fit of the same
     experiment, parent, metric, x, law and unit is written over, so that repeating a fit piles nothing up.
 
+    Args:
+        analyses: one per metric.
+        paths: the report's files by name.
+        tracking_uri: of the MLflow store.
+        experiment: name of the experiment that holds the trials.
+        parent_run: id of the run that the fits are nested in; none by default.
+
     Raises:
         UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
     """
     ids = []
     with _experiment(tracking_uri, experiment, "fit", "leave the fit as files") as (client, experiment_id):
-        from mlflow.entities import Metric, RunTag, ViewType
+        from mlflow.entities import Metric, RunTag
         from mlflow.utils.time import get_current_time_millis
 
-        for fit, selection in zip(fits, selections, strict=True):
-            identity = {
-                "drorae.kind": "analysis",
-                "drorae.x": fit.x_name,
-                "drorae.y": fit.y_name,
-                "drorae.law": fit.law,
-                "drorae.unit": fit.unit,
-            }
-            if parent_run is not None:
-                identity["mlflow.parentRunId"] = parent_run
-            conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
-            earlier = [
-                run
-                for run in client.search_runs([experiment_id], conditions, ViewType.ACTIVE_ONLY)
-                if parent_run is not None or "mlflow.parentRunId" not in run.data.tags
-            ]
-            if earlier:
-                run_id = earlier[0].info.run_id
-            else:
-                name = f"fit {fit.y_name} on {fit.x_name}"
-                run_id = client.create_run(experiment_id, tags=identity, run_name=name).info.run_id
-            codes = ", ".join(item.code for item in warnings(fit, selection))
-            now = get_current_time_millis()
+        for analysis in analyses:
+            line = analysis.line
+            run_id = _run_of(client, experiment_id, line, parent_run)
             values = {
-                "slope": fit.slope,
-                "intercept": fit.intercept,
-                "r2": fit.r2,
-                "slope_ci_low": fit.slope_ci95[0],
-                "slope_ci_high": fit.slope_ci95[1],
-                "residual_sd": fit.residual_sd,
-                "n": float(fit.n),
-                "n_configurations": float(fit.n_configurations),
+                "slope": line.slope,
+                "intercept": line.intercept,
+                "r2": line.curve.r2,
+                "slope_ci_low": line.slope_ci95.low,
+                "slope_ci_high": line.slope_ci95.high,
+                "residual_sd": line.curve.residual_sd,
+                "n": float(line.n),
+                "n_configurations": float(line.sample.n),
             }
+            now = get_current_time_millis()
             metrics = [Metric(key, value, now, 0) for key, value in values.items()]
+            codes = ", ".join(item.code for item in cautions(line))
             client.log_batch(run_id, metrics=metrics, tags=[RunTag("drorae.warnings", codes)])
             for path in paths.values():
                 client.log_artifact(run_id, str(path))
             client.set_terminated(run_id, "FINISHED")
             ids.append(run_id)
     return ids
+
+
+def _run_of(client: MlflowClient, experiment_id: str, line: Line, parent_run: str | None) -> str:
+    """The id of the run of an earlier fit of the same, or of a run made for this one."""
+    from mlflow.entities import ViewType
+
+    x, y = line.sample.x_name, line.sample.y_name
+    identity = {
+        "drorae.kind": "analysis",
+        "drorae.x": x,
+        "drorae.y": y,
+        "drorae.law": line.law,
+        "drorae.unit": line.unit,
+    }
+    if parent_run is not None:
+        identity["mlflow.parentRunId"] = parent_run
+    conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
+    for run in client.search_runs([experiment_id], conditions, ViewType.ACTIVE_ONLY):
+        if parent_run is not None or "mlflow.parentRunId" not in run.data.tags:
+            return run.info.run_id
+    return client.create_run(experiment_id, tags=identity, run_name=f"fit {y} on {x}").info.run_id
 
 
 def write_predictions(records: Sequence[Mapping[str, Any]], tracking_uri: str, experiment: str) -> list[str]:

@@ -59,7 +59,8 @@ class Predict(SourceOptions):
             raise UserError("--register: expected sizes to predict, --at SIZE")
         if self.register and self.experiment is None and self.out is None:
             raise UserError(f"--register: the runs come from {self.source}; expected --out DIR to write to")
-        from analysis.inference.analysis import VERSION, analyse, finite, forecast_tree, reach_tree
+        from analysis.inference.analysis import analyse
+        from analysis.report.trees import VERSION, finite, forecast_tree, reach_tree, remarks
 
         with working(f"fitting {self.source}"):
             found = analyse(self.read(), self.x, self.y, self.law)
@@ -69,16 +70,16 @@ class Predict(SourceOptions):
         if self.as_json:
             tree = {
                 "version": VERSION,
-                "x": found.fit.x_name,
-                "y": found.fit.y_name,
-                "n": found.fit.n,
-                "n_configurations": found.fit.n_configurations,
+                "x": found.selection.x_name,
+                "y": found.selection.y_name,
+                "n": found.line.n,
+                "n_configurations": found.line.sample.n,
                 "horizon": {"low": found.horizon.low, "high": found.horizon.high, "rule": found.horizon.rule},
                 "predictions": [forecast_tree(item) for item in made],
                 "targets": [reach_tree(item) for item in reached],
                 "registered": records,
                 "verdicts": [item._asdict() for item in found.verdicts],
-                **found.remarks(),
+                **remarks(found),
             }
             print_json(finite(tree))
         else:
@@ -139,8 +140,8 @@ def _numbers(option: str, words: list[str]) -> list[float]:
 
 
 def _told(found: Analysis, made: Forecast) -> str:
-    fit = found.fit
-    head = f"{fit.y_name} at {fit.x_name} = {made.x:.4g}"
+    names = found.selection
+    head = f"{names.y_name} at {names.x_name} = {made.x:.4g}"
     if made.decades_beyond:
         head += f", {made.decades_beyond:.2f} decades beyond the data"
     if not made.trusted:
@@ -159,8 +160,8 @@ def _told(found: Analysis, made: Forecast) -> str:
 
 
 def _reached(found: Analysis, item: Reach) -> str:
-    fit = found.fit
-    lines = [f"{fit.x_name} for {fit.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
+    names = found.selection
+    lines = [f"{names.x_name} for {names.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
     for law, sizes, trusted in item.laws:
         estimate = "" if sizes.estimate is None else f"{sizes.estimate:.4g}; "
         beyond = "" if trusted or sizes.note else " [EXTRAPOLATED beyond the trusted horizon]"

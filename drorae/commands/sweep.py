@@ -33,7 +33,7 @@ from drorae.runtime.shell import command
 from drorae.storage.remote import locate, patiently
 
 if TYPE_CHECKING:
-    from analysis.inference.analysis import FitOutcome
+    from analysis.report.outcome import FitOutcome
     from sweeps.driver.run import SweepOutcome
     from sweeps.spec import Search, SweepSpec
 
@@ -235,12 +235,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
 
 def import_analysis() -> None:
     """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
-    for name in (
-        "analysis.inference.analysis",
-        "analysis.report.write",
-        "statsmodels.regression.linear_model",
-        "matplotlib.pyplot",
-    ):
+    for name in ("analysis.report.outcome", "matplotlib.pyplot"):
         importlib.import_module(name)
 
 
@@ -305,7 +300,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
         say(f"note: {error}")
         return None
     try:
-        write_fits(law.fits, law.selections, law.paths, outcome.tracking_uri, name, outcome.parent_run_id or None)
+        write_fits(law.analyses, law.paths, outcome.tracking_uri, name, outcome.parent_run_id or None)
     except UserError as error:
         say(f"warning: {error}")
     return law
@@ -319,7 +314,7 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
         "parent_run_id": outcome.parent_run_id,
         "charts": outcome.charts,
         "counts": outcome.counts,
-        "fits": list(law.jsons) if law else [],
+        "fits": list(law.trees) if law else [],
         "paths": {name: str(path) for name, path in law.paths.items()} if law else {},
     }
 

@@ -13,8 +13,8 @@ from drorae.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.inference.analysis import FitOutcome
     from analysis.laws.line import Law
+    from analysis.report.outcome import FitOutcome
 
 METRICS = ("rfd_dinov2", "psnr", "rfd_effnet", "ssim", "rfid_inception", "rfid")
 """Fitted where a table has them; the first found heads the report."""
@@ -49,7 +49,8 @@ def fit_trials(
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
     """
-    from analysis.inference.analysis import analyse, report_analyses
+    from analysis.inference.analysis import analyse
+    from analysis.report.outcome import report_analyses
 
     axis = choose_axis(frame)
     if axis is None:
@@ -74,8 +75,9 @@ def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory:
     One objective: the law of the best against the law at fixed values (tuning.json). Several: their Pareto set
     (pareto.csv, pareto.png).
     """
-    from analysis.inference.pareto import pareto_figure, pareto_set
+    from analysis.inference.pareto import pareto_set
     from analysis.inference.tuning import compare_tuned
+    from analysis.report.figures import pareto_figure
     from drorae.storage.files import write_json
 
     try:

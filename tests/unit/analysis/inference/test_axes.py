@@ -11,6 +11,7 @@ import pytest
 import statsmodels.api as sm
 
 from analysis.inference.axes import analyse_axes
+from analysis.report.trees import joint_tree
 from analysis.table.files import read_table
 from drorae.commands.main import main
 from drorae.errors import UserError
@@ -36,7 +37,7 @@ def test_coefficients_intervals_and_tests_are_those_of_statsmodels() -> None:
     u, layers = np.log10(table["params"]), table["num_layers"].astype(float)
     design = np.column_stack([np.ones(len(u)), u, layers])
     plane = sm.OLS(table["rfid"], design).fit()
-    law = found.tree()["laws"][[item["name"] for item in found.tree()["laws"]].index("plane")]
+    law = joint_tree(found)["laws"][[item["name"] for item in joint_tree(found)["laws"]].index("plane")]
     assert [item["value"] for item in law["parameters"]] == pytest.approx(list(plane.params))
     assert [item["ci95"] for item in law["parameters"]] == pytest.approx(plane.conf_int().to_numpy(), rel=1e-6)
     assert law["r2"] == pytest.approx(plane.rsquared)

@@ -13,7 +13,7 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
 import analysis.inference.designs
-from analysis.inference.designs import Comparison, Difference, compare_designs, holm
+from analysis.inference.designs import DesignComparison, Difference, compare_designs, holm
 from drorae.commands.main import main
 from drorae.errors import UserError
 
@@ -35,7 +35,7 @@ def runs(
     return pd.DataFrame(rows, columns=["variant", "params", "seed", "rfid"])
 
 
-def pair(found: Comparison, what: str, a: str, b: str) -> Difference:
+def pair(found: DesignComparison, what: str, a: str, b: str) -> Difference:
     return next(item for item in found.differences if (item.what, item.a, item.b) == (what, a, b))
 
 
@@ -94,7 +94,7 @@ def test_designs_of_their_own_variance() -> None:
     assert item.t == pytest.approx((fits[0].params["u"] - fits[1].params["u"]) / np.sqrt(sum(variances)))
     assert item.dof == pytest.approx(sum(variances) ** 2 / sum(v**2 / 4 for v in variances))
     assert found.lines[1].slope_ci95 == pytest.approx(tuple(fits[1].conf_int().loc["u"]))
-    assert "unequal-variance" in [code for code, _ in compare_designs(frame, "params", "rfid").warnings]
+    assert "unequal-variance" in [code for code, _ in compare_designs(frame, "params", "rfid").cautions]
 
 
 def test_holm_is_statsmodels_holm() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.inference.analysis import analyse
 from analysis.inference.evidence import compare_laws
-from analysis.inference.plan import Cost, Design, measured_cost, plan
+from analysis.inference.plan import Cost, Design, measured_cost, propose
 from analysis.laws.intervals import points
 from analysis.table.files import read_table
 from drorae.commands.main import main
@@ -33,7 +33,7 @@ def test_cost_is_measured() -> None:
 
 def test_the_papers_next_runs_settle_what_evenly_spaced_ones_do_not() -> None:
     comparison = analyse(read_table(PAPER), "params", "rfid").comparison
-    made = plan(comparison, "offset", Cost(1.0), 8, replications=200)
+    made = propose(comparison, "offset", Cost(1.0), 8, replications=200)
     assert made.best.design.runs == made.even.design.runs <= 8
     assert made.best.settled > made.even.settled + 0.3
     assert made.best.wrongly < 0.08
@@ -45,7 +45,7 @@ def test_expected_width_of_the_slope_is_what_comes() -> None:
     rng = np.random.default_rng(0)
     x = np.geomspace(1e5, 1e7, 8)
     comparison = compare_laws(points(x, 1 - 0.05 * np.log10(x) + rng.normal(0, 0.01, 8)))
-    made = plan(comparison, "slope", Cost(1.0), 40, replications=300)
+    made = propose(comparison, "slope", Cost(1.0), 40, replications=300)
     assert made.reached and made.best.ratio <= 0.5
     chosen = made.best.design
     u = np.log10(np.concatenate([x, chosen.sizes]))
@@ -57,11 +57,11 @@ def test_expected_width_of_the_slope_is_what_comes() -> None:
 
 def test_dear_sizes_are_avoided() -> None:
     comparison = analyse(read_table(PAPER), "params", "rfid").comparison
-    made = plan(comparison, "slope", Cost(0.0, 1.0), 3e7, replications=100)
+    made = propose(comparison, "slope", Cost(0.0, 1.0), 3e7, replications=100)
     assert all(item.seconds <= 3e7 * (1 + 1e-6) for item in made.judged)
     assert max(made.best.design.sizes) < 3e7
     with pytest.raises(UserError, match="buy no two runs"):
-        plan(comparison, "slope", Cost(1.0), 1)
+        propose(comparison, "slope", Cost(1.0), 1)
 
 
 def test_seeds_of_one_size_are_worth_less_where_configurations_scatter() -> None:

@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from analysis.inference.analysis import analyse
-from analysis.inference.pareto import pareto_figure, pareto_set
+from analysis.inference.pareto import pareto_set
 from analysis.inference.tuning import compare_tuned
+from analysis.report.figures import pareto_figure
 from drorae.errors import UserError
 
 
@@ -35,11 +36,11 @@ def tuned_table(seeds: int = 2, noise: float = 0.01) -> pd.DataFrame:
 def test_the_law_is_one_of_the_best_runs() -> None:
     table = tuned_table()
     found = analyse(table, "params", "rfid")
-    assert found.fit.n == 12 and found.fit.n_configurations == 6
+    assert found.line.n == 12 and found.line.sample.n == 6
     assert {reason for _, reason in found.selection.excluded} == {
         "tried while tuning; another run of this size was better"
     }
-    assert found.fit.slope == pytest.approx(-1.0, abs=0.05)
+    assert found.line.slope == pytest.approx(-1.0, abs=0.05)
 
 
 def test_best_against_fixed_by_size_on_seeds_nothing_was_chosen_by() -> None:

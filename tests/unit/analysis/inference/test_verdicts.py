@@ -17,11 +17,13 @@ import analysis.inference.analysis
 import analysis.laws.curves
 import analysis.laws.intervals
 from analysis.inference.analysis import Analysis, analyse
-from analysis.inference.evidence import Comparison, back_test, compare_laws, fit_flags, influence, lack_of_fit
-from analysis.inference.predict import forecast, horizon, observed, reach, register, score
+from analysis.inference.cautions import fit_flags
+from analysis.inference.evidence import LawComparison, back_test, compare_laws, influence, lack_of_fit
+from analysis.inference.predict import forecast, observed, reach, register, score
 from analysis.inference.verdicts import no_saturation, printed_line, trend, value_at
 from analysis.laws.curves import fit_curve
 from analysis.laws.intervals import points, run_interval
+from analysis.report.trees import fit_tree
 from analysis.table.files import read_table
 from drorae.commands.main import main
 from drorae.errors import UserError
@@ -34,7 +36,7 @@ def paper() -> Analysis:
     return analyse(read_table(PAPER), "params", "rfid")
 
 
-def saturating(n: int, sd: float, seed: int) -> Comparison:
+def saturating(n: int, sd: float, seed: int) -> LawComparison:
     x = np.geomspace(0.1, 10, n)
     y = 0.3 + 0.2 * x**-0.3 + np.random.default_rng(seed).normal(0, sd, n)
     return compare_laws(points(x, y))
@@ -67,7 +69,7 @@ def test_the_papers_printed_line(paper: Analysis) -> None:
 
 
 def test_back_test_is_a_fit_to_the_small_asked_for_the_large(paper: Analysis) -> None:
-    x, y, _ = (np.array(column) for column in zip(*paper.fit.means, strict=True))
+    x, y = paper.line.sample.x[:, 0], paper.line.sample.y
     design = sm.add_constant(np.log10(x))
     frame = sm.OLS(y[:5], design[:5]).fit().get_prediction(design[5:]).summary_frame(alpha=0.05)
     test = next(item for item in paper.back_tests if item.law == "log-linear")
@@ -95,17 +97,17 @@ def test_lack_of_fit_is_the_textbook_f() -> None:
     u = np.log10(frame["params"])
     full = sm.OLS(frame["psnr"], pd.get_dummies(u).astype(float)).fit()
     f, p, _ = full.compare_f_test(sm.OLS(frame["psnr"], sm.add_constant(u)).fit())
-    got = lack_of_fit(found.fit.sample, line)
+    got = lack_of_fit(found.line.sample, line)
     assert got is not None and (got.f, got.p) == (pytest.approx(f, rel=1e-6), pytest.approx(p, rel=1e-4))
     assert found.verdicts[0].verdict == "not supported"
 
 
 def test_aicc_finds_an_offset_where_the_data_show_it() -> None:
     found = saturating(30, 0.005, 1)
-    assert found.best.name == "power-offset"
+    assert found.preferred.name == "power-offset"
     assert found.delta(found.fits[-1]) >= 4
-    assert trend(found, horizon(found)).verdict == "not supported"
-    assert no_saturation(found, horizon(found)).verdict == "not supported"
+    assert trend(found).verdict == "not supported"
+    assert no_saturation(found).verdict == "not supported"
 
 
 @pytest.mark.parametrize("n", [12, 30])
@@ -116,8 +118,8 @@ def test_a_law_that_saturates_is_never_said_not_to(n: int) -> None:
     assert rows["'no saturation' undecided or denied or the envelope held"] >= 0.9
     assert rows["envelope of a new run at +0.3 decade"] >= 0.87
     comparison = saturating(n, 0.02, 3)
-    limits = horizon(comparison)
-    verdict = trend(comparison, limits)
+    limits = comparison.horizon
+    verdict = trend(comparison)
     # Whatever is said of a log-linear trend is said of the sizes measured.
     assert "from 0.1 to 10" in verdict.claim
     with pytest.raises(UserError, match="beyond the data"):
@@ -128,7 +130,7 @@ def test_no_saturation_can_be_supported_by_points_that_show_it() -> None:
     x = np.geomspace(1, 1e4, 40)
     y = 1 - 0.05 * np.log10(x) + np.random.default_rng(2).normal(0, 1e-4, 40)
     found = compare_laws(points(x, y))
-    assert no_saturation(found, horizon(found)).verdict == "supported"
+    assert no_saturation(found).verdict == "supported"
 
 
 def test_value_at_a_size(paper: Analysis) -> None:
@@ -150,11 +152,11 @@ def test_envelope_holds_every_plausible_law_and_the_rival(paper: Analysis) -> No
 
 
 def test_horizon_is_never_far(paper: Analysis) -> None:
-    limits = horizon(paper.comparison)
+    limits = paper.comparison.horizon
     span = np.log10(113439756 / 2480652)
     assert 0.3 - 1e-9 <= limits.decades <= min(1.0, span / 2)
     short = compare_laws(points(np.array([1.0, 1.2, 1.4, 1.6]), np.array([4, 3.1, 2.2, 1.0])))
-    assert horizon(short).decades == pytest.approx(np.log10(1.6) / 2)
+    assert short.horizon.decades == pytest.approx(np.log10(1.6) / 2)
 
 
 def test_targets_beyond_the_horizon_keep_their_numbers(paper: Analysis) -> None:
@@ -230,12 +232,12 @@ def test_predictions_go_to_mlflow(tmp_path: Path, paper: Analysis) -> None:
 
 
 def test_json_of_a_fit_says_all_of_it(paper: Analysis) -> None:
-    tree = json.loads(json.dumps(paper.tree(), allow_nan=False))
+    tree = json.loads(json.dumps(fit_tree(paper), allow_nan=False))
     assert {"version", "laws", "predictions", "verdicts", "warnings", "excluded", "back_tests"} <= set(tree)
     laws = {law["name"]: law for law in tree["laws"]}
     assert laws["log-linear"]["delta_aicc"] == 0
     slope = laws["log-linear"]["parameters"][1]
-    assert (slope["name"], slope["ci95"]) == ("slope", pytest.approx(list(paper.fit.slope_ci95)))
+    assert (slope["name"], slope["ci95"]) == ("slope", pytest.approx(list(paper.line.slope_ci95)))
     # E has no lower end: the data do not bend.
     assert laws["power-offset"]["parameters"][0]["ci95"][0] is None
 
@@ -245,12 +247,12 @@ def test_four_configurations_carry_a_line_and_say_little() -> None:
     found = analyse(frame, "params", "rfid")
     assert [fit.name for fit in found.comparison.fits] == ["log-linear", "power"]
     assert found.back_tests == () and found.verdicts[1].verdict == "undecided"
-    json.dumps(found.tree(), allow_nan=False)
+    json.dumps(fit_tree(found), allow_nan=False)
 
 
 def test_sizes_stay_together_in_a_back_test() -> None:
     x = np.repeat([1.0, 10, 100, 1000, 1e4], 2)
-    tests = back_test(points(x, 1 - 0.1 * np.log10(x) + 0.01 * (-1) ** np.arange(10)), held=3)
+    tests = back_test(points(x, 1 - 0.1 * np.log10(x) + 0.01 * (-1) ** np.arange(10)), count=3)
     held = [item.x for item in tests[0].held_out]
     assert held == [1e4, 1e4] and tests[0].trained == 8
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.laws.curves import fit_curve
 from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, precision, run_interval
-from analysis.laws.line import fit_law
+from analysis.laws.line import fit_line
 from analysis.table.selection import select
 from drorae.errors import UserError
 
@@ -52,7 +52,7 @@ def test_interval_of_a_run_beside_replicated_ones_is_wider_by_the_seeds() -> Non
             for s in range(3)
         ]
     )
-    fit = fit_law(select(frame, "params", "psnr"))
+    fit = fit_line(select(frame, "params", "psnr"))
     sample = fit.sample
     line = fit_curve("log-linear", sample.x, sample.y, sample.weights)
     at = np.array([1e6])
@@ -85,14 +85,14 @@ def test_error_shared_by_all_runs_is_kept_apart() -> None:
     x = np.geomspace(1e5, 1e8, 8)
     frame = pd.DataFrame({"params": x, "rfid": 1 - 0.05 * np.log10(x) + 0.001 * (-1) ** np.arange(8), "rfid_se": 0.02})
     with_errors, without = (
-        fit_law(select(frame, "params", "rfid")),
-        fit_law(select(frame.drop(columns="rfid_se"), "params", "rfid")),
+        fit_line(select(frame, "params", "rfid")),
+        fit_line(select(frame.drop(columns="rfid_se"), "params", "rfid")),
     )
-    assert with_errors.common_sd == pytest.approx(0.02)
+    assert with_errors.sample.common_sd == pytest.approx(0.02)
     assert with_errors.slope_ci95 == without.slope_ci95
     frame.loc[2, "rfid_se"] = np.nan
     with pytest.raises(UserError, match="rfid_se: a standard error is missing"):
-        fit_law(select(frame, "params", "rfid"))
+        fit_line(select(frame, "params", "rfid"))
 
 
 def test_fieller_is_the_interval_of_the_line_inverted() -> None:

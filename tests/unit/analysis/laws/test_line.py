@@ -10,8 +10,8 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from analysis.inference.evidence import warnings
-from analysis.laws.line import LawFit, fit_law
+from analysis.inference.cautions import cautions
+from analysis.laws.line import Line, fit_line
 from analysis.table.files import read_table
 from analysis.table.selection import select
 from drorae.errors import UserError
@@ -27,12 +27,12 @@ NORRIS = """0.1 0.2 338.8 337.4 118.1 118.2 888.0 884.6 9.2 10.1 228.1 226.5 668
 
 def fit(
     frame: pd.DataFrame, x: str = "params", y: str = "rfid", law: str = "log-linear", unit: str = "configuration"
-) -> LawFit:
-    return fit_law(select(frame, x, y, log=law == "log-linear"), law, unit)  # type: ignore[arg-type]
+) -> Line:
+    return fit_line(select(frame, x, y, log=law == "log-linear"), law, unit)  # type: ignore[arg-type]
 
 
-def codes(result: LawFit) -> list[str]:
-    return [item.code for item in warnings(result)]
+def codes(result: Line) -> list[str]:
+    return [item.code for item in cautions(result)]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def codes(result: LawFit) -> list[str]:
 )
 def test_papers_tables(table: str, x: str, law: str, n: int, slope: float, intercept: float, r2: float) -> None:
     result = fit(read_table(PAPER / f"{table}.csv"), x, law=law)
-    assert (result.n, result.n_configurations) == (n, n)
-    assert (round(result.slope, 4), round(result.intercept, 4), round(result.r2, 4)) == (slope, intercept, r2)
+    assert (result.n, result.sample.n) == (n, n)
+    assert (round(result.slope, 4), round(result.intercept, 4), round(result.curve.r2, 4)) == (slope, intercept, r2)
 
 
 def test_papers_capacity_interval_and_what_it_cannot_show() -> None:
@@ -62,8 +62,8 @@ def test_nist_norris() -> None:
     result = fit(pd.DataFrame({"x": numbers[:, 1], "y": numbers[:, 0]}), "x", "y", "linear", "row")
     assert result.slope == pytest.approx(1.00211681802045, rel=1e-9)
     assert result.intercept == pytest.approx(-0.262323073774029, rel=1e-9)
-    assert result.r2 == pytest.approx(0.999993745883712, rel=1e-9)
-    assert result.residual_sd == pytest.approx(0.884796396144373, rel=1e-9)
+    assert result.curve.r2 == pytest.approx(0.999993745883712, rel=1e-9)
+    assert result.curve.residual_sd == pytest.approx(0.884796396144373, rel=1e-9)
     assert result.slope_se == pytest.approx(0.429796848199937e-3, rel=1e-9)
 
 
@@ -77,7 +77,7 @@ def test_agrees_with_scipy_and_statsmodels(law: str) -> None:
     reference = stats.linregress(u, y)
     assert result.slope == pytest.approx(reference.slope, rel=1e-8)
     assert result.intercept == pytest.approx(reference.intercept, rel=1e-8)
-    assert result.r2 == pytest.approx(reference.rvalue**2, rel=1e-8)
+    assert result.curve.r2 == pytest.approx(reference.rvalue**2, rel=1e-8)
     assert result.slope_se == pytest.approx(reference.stderr, rel=1e-6)
     assert result.p_value == pytest.approx(reference.pvalue, rel=1e-6)
     at = np.geomspace(1e4, 1e9, 6)
@@ -100,18 +100,21 @@ def test_seeds_are_repeats_not_sizes() -> None:
     frame = replicated(np.random.default_rng(1)).sample(frac=1, random_state=np.random.RandomState(3))
     result = fit(frame, y="psnr")
     by_hand = fit(frame.groupby("params", as_index=False)[["psnr"]].mean(), y="psnr")
-    assert (result.n, result.n_configurations, result.dof) == (15, 5, 3)
-    for name in ("slope", "intercept", "r2", "slope_ci95", "intercept_ci95", "residual_sd"):
+    assert (result.n, result.sample.n, result.curve.dof) == (15, 5, 3)
+    for name in ("slope", "intercept", "slope_ci95"):
         assert getattr(result, name) == pytest.approx(getattr(by_hand, name), rel=1e-9)
+    assert result.intervals["intercept"] == pytest.approx(by_hand.intervals["intercept"], rel=1e-9)
+    for name in ("r2", "residual_sd"):
+        assert getattr(result.curve, name) == pytest.approx(getattr(by_hand.curve, name), rel=1e-9)
     within = frame.groupby("params")["psnr"].var(ddof=1).mean() ** 0.5
     assert result.seed_sd == pytest.approx(within)
-    assert fit(frame, y="psnr", unit="row").dof == 13
+    assert fit(frame, y="psnr", unit="row").curve.dof == 13
 
 
 def test_configs_that_differ_in_more_than_seed_stay_apart() -> None:
     frame = replicated(np.random.default_rng(2), seeds=2)
     frame["phase2.lr"] = np.where(frame["seed"] == 0, 1e-3, 1e-4)
-    assert fit(frame, y="psnr").n_configurations == 10
+    assert fit(frame, y="psnr").sample.n == 10
 
 
 def test_repeats_without_a_seed_column_are_refused() -> None:

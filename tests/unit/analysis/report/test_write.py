@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -16,10 +15,10 @@ import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
-from analysis.inference.analysis import FitOutcome, fit_table
-from analysis.inference.verdicts import Verdict
-from analysis.report.figures import Overlay, law_figure
-from analysis.report.write import BackTest, Findings, LawRow, Predicted, checklist, headline, write_report
+from analysis.inference.analysis import analyse
+from analysis.report.figures import law_figure
+from analysis.report.outcome import FitOutcome, fit_table
+from analysis.report.write import checklist, headline, write_report
 from analysis.table.columns import arrange
 from drorae.errors import UserError
 
@@ -62,8 +61,8 @@ def test_json_is_the_fit(outcome: FitOutcome) -> None:
 
     tree = json.loads(outcome.paths["json"].read_text(), parse_constant=refuse)
     assert (tree["y"], tree["n"], tree["n_configurations"], tree["eval_images"]) == ("psnr", 9, 5, 1500)
-    assert tree["slope"] == outcome.fits[0].slope
-    assert tree["slope_ci95"] == list(outcome.fits[0].slope_ci95)
+    assert tree["slope"] == outcome.analyses[0].line.slope
+    assert tree["slope_ci95"] == list(outcome.analyses[0].line.slope_ci95)
     assert tree["excluded"] == [{"row": "row 4 (11abcdef)", "reason": "status diverged: loss is NaN & <gone>"}]
     assert [item["y"] for item in tree["also"]] == ["rfd_dinov2"]
     assert {"code", "message"} == set(tree["warnings"][0])
@@ -112,42 +111,28 @@ def test_page_stands_alone_and_escapes(outcome: FitOutcome) -> None:
     assert "&lt;script&gt;" in html and "loss is NaN &amp; &lt;gone&gt;" in html and "&lt;b&gt;energy" in html
 
 
-FINDINGS = Findings(
-    laws=(
-        LawRow("log-linear", "a + b log10(x)", (("a", 15.0, 14.8, 15.2), ("b", 1.0, 0.9, 1.1)), 0.99, -20.0, 0.0),
-        LawRow("power-offset", "E + A x^-b", (("E", -354.0, -math.inf, 20.0),), 0.99, -18.5, 1.5, ("E",),
-               ((1e5, 1e6, 1e7), (15.0, 16.0, 17.0))),
-    ),
-    verdicts=(
-        Verdict("PSNR rises with size", "supported", "p < 0.001"),
-        Verdict("no saturation | at all", "undecided", "a run at 1e9 <would> decide"),
-    ),
-    back_tests=(
-        BackTest("the 2 largest sizes from the 3 smallest", (
-            Predicted("log-linear", 512 * 9000, 17.7, 17.0, 18.4, 17.6),
-            Predicted("log-linear", 2048 * 9000, 18, 17, 18.5, 19),
-        )),
-    ),
-    predictions=(Predicted("log-linear", 2e7, 18.4, 17.9, 18.9), Predicted("power-offset", 1e9, 19, 15, math.inf)),
-    horizon=3e7,
-    envelope=(((1e5, 1e7), (14.0, 16.0)), ((1e5, 1e7), (16.0, 18.0))),
-)  # fmt: skip
-
-
-def test_findings_reach_page_and_markdown(outcome: FitOutcome, tmp_path: Path) -> None:
-    paths = write_report(outcome.fits[:1], outcome.selections[:1], tmp_path, "law", findings=[FINDINGS])
+def test_findings_reach_page_and_markdown(tmp_path: Path) -> None:
+    x = np.geomspace(1e5, 1e8, 12)
+    wiggle = 0.01 * np.random.default_rng(0).normal(size=12)
+    frame = pd.DataFrame({"params": x, "fid | <would>": 1 - 0.1 * np.log10(x) + wiggle})
+    analysis = analyse(frame, "params", "fid | <would>")
+    rivals = [law.name for law in analysis.comparison.plausible if law.name != "log-linear"]
+    paths = write_report([analysis], tmp_path, "law")
     html, markdown = paths["html"].read_text(), paths["markdown"].read_text()
     for said in (
         "✓ supported",
         "? undecided",
         "E + A x^-b",
         "at its bound",
-        "1 of 2 inside",
-        "beyond the trusted horizon",
+        f"{analysis.back_tests[0].hits} of 4 inside",
+        "Predictions",
+        f"within 4 AICc stand also {', '.join(rivals)}",
     ):
         assert said in html and said in markdown
-    assert "a run at 1e9 &lt;would> decide" in markdown and "no saturation \\| at all" in markdown
-    assert "within 4 AICc stand also power-offset" in html, "the checklist says which other forms are as good"
+    assert "fid \\| &lt;would> follows" in markdown and "fid | &lt;would&gt; follows" in html
+    assert all(note.code in html and note.code in markdown for note in analysis.cautions)
+    tree = json.loads(paths["json"].read_text())
+    assert [item["message"] for item in tree["warnings"]] == [item.message for item in analysis.cautions]
 
 
 def test_markdown_is_the_page_s_twin(outcome: FitOutcome) -> None:
@@ -167,8 +152,7 @@ def test_the_checklist_answers_a_reviewer(outcome: FitOutcome) -> None:
     frame = sweep()
     frame["phase2.lr"], frame["phase2.epochs"] = [1e-3] * 6 + [1e-4] * 4, 3
     frame = arrange(frame, ["eval_images=1500"])
-    fit = fit_table(frame, "params", ["psnr"])
-    answers = dict(checklist(fit.fits[0], fit.selections[0]))
+    answers = dict(checklist(analyse(frame, "params", "psnr")))
     assert len(answers) == 9
     assert "9 runs, 5 fitted points; eval_images=1500 (10 of 10 rows)" in answers["Which points"]
     assert answers["What was left out"] == "1 rows: 1 status diverged"
@@ -191,10 +175,7 @@ def test_runs_lead_to_mlflow_and_nowhere_worse(tmp_path: Path) -> None:
 def test_figures_read_in_grey() -> None:
     """Seeds differ by marker, lines by style, and the bands by their grey as well as by their hue."""
     frame = pd.concat([sweep().assign(seed=k) for k in range(4)], ignore_index=True).drop(columns="config_hash")
-    fit = fit_table(frame, "params", ["psnr"]).fits[0]
-    axes = law_figure(
-        [fit], overlays=[Overlay(((("power-offset", FINDINGS.laws[1].curve or ((), ()))),), FINDINGS.envelope)]
-    ).axes[0]
+    axes = law_figure([analyse(frame, "params", "psnr")]).axes[0]
     points = [item for item in axes.collections if isinstance(item, PathCollection)]
     assert len({item.get_paths()[0].vertices.tobytes() for item in points}) == len(points) == 4
     lines = [line for line in axes.get_lines() if line.get_label() and not str(line.get_label()).startswith("_")]
@@ -228,9 +209,9 @@ def test_text_says_what_was_left_out(outcome: FitOutcome) -> None:
 
 def test_headline_claims_no_trend_its_interval_does_not_show() -> None:
     frame = sweep().assign(psnr=[1.0, 1.1, -1, -1, 1, 1.2, -1, -1, 1, 1])
-    flat = fit_table(frame, "params", ["psnr"]).fits[0]
+    flat = analyse(frame, "params", "psnr").line
     assert "no trend is resolved" in headline(flat)
-    assert headline(fit_table(sweep(), "params", ["psnr"]).fits[0]).startswith("PSNR (dB) rises by")
+    assert headline(analyse(sweep(), "params", "psnr").line).startswith("PSNR (dB) rises by")
 
 
 def test_nothing_is_written_when_one_metric_cannot_be_fitted(tmp_path: Path) -> None:

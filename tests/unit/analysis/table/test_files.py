@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.inference.analysis import fit_table
 from analysis.report.mlflow import write_fits
+from analysis.report.outcome import fit_table
 from analysis.table.columns import arrange
 from analysis.table.design import check_axes, check_design
 from analysis.table.files import read_table
@@ -196,15 +196,15 @@ def test_mlflow_round_trip(tmp_path: Path) -> None:
     assert sorted(read["config_hash"]) == sorted(frame["config_hash"])
     assert read.set_index("config_hash")["status"]["hash5"] == "running"
     outcome = fit_table(read, "params", ["psnr"], out=tmp_path / "report")
-    assert outcome.fits[0].n == 4
-    reasons = {reason for _, reason in outcome.selections[0].excluded}
+    assert outcome.analyses[0].line.n == 4
+    reasons = {reason for _, reason in outcome.analyses[0].selection.excluded}
     assert reasons == {"status running", "psnr is inf, not finite"}
 
-    first = write_fits(outcome.fits, outcome.selections, outcome.paths, uri, "sweep", parent)
-    assert write_fits(outcome.fits, outcome.selections, outcome.paths, uri, "sweep", parent) == first
+    first = write_fits(outcome.analyses, outcome.paths, uri, "sweep", parent)
+    assert write_fits(outcome.analyses, outcome.paths, uri, "sweep", parent) == first
     stored = client.get_run(first[0])
     assert stored.info.status == "FINISHED"
-    assert stored.data.metrics["slope"] == pytest.approx(outcome.fits[0].slope)
+    assert stored.data.metrics["slope"] == pytest.approx(outcome.analyses[0].line.slope)
     assert stored.data.tags["mlflow.parentRunId"] == parent
     assert {"law.json", "law.csv", "law.png", "report.html"} <= {item.path for item in client.list_artifacts(first[0])}
     assert len(read_mlflow(uri, parent_run=parent)) == 6
