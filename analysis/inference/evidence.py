@@ -170,7 +170,7 @@ def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES, least: int =
     return LawComparison(sample, tuple(sorted(fits, key=lambda fit: (fit.aicc, fit.aic))), tuple(skipped))
 
 
-class HeldOut(NamedTuple):
+class HeldOutSize(NamedTuple):
     """A size left out of a fit, and what the fit to the smaller ones said of it."""
 
     x: float
@@ -191,7 +191,7 @@ class BackTest:
 
     law: str
     trained: int
-    held_out: tuple[HeldOut, ...]
+    held_out: tuple[HeldOutSize, ...]
 
     @property
     def hits(self) -> int:
@@ -245,8 +245,8 @@ def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, count: int | No
     return (BackTest("envelope", trained.n, envelope), *tests)
 
 
-def _held_out(x: np.ndarray, *columns: np.ndarray) -> tuple[HeldOut, ...]:
-    return tuple(HeldOut(*map(float, row)) for row in zip(x[:, 0], *columns, strict=True))
+def _held_out(x: np.ndarray, *columns: np.ndarray) -> tuple[HeldOutSize, ...]:
+    return tuple(HeldOutSize(*map(float, row)) for row in zip(x[:, 0], *columns, strict=True))
 
 
 class LackOfFit(NamedTuple):

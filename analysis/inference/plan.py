@@ -70,7 +70,7 @@ class Design(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Appraisal:
     """A design, what it costs and what it is expected to bring."""
 
     design: Design
@@ -97,17 +97,17 @@ class Proposal:
     width_now: float
     """Today's width of the interval in question; nan for the goal offset."""
     settled_now: float
-    judged: tuple[Judged, ...]
-    even: Judged
+    appraisals: tuple[Appraisal, ...]
+    even: Appraisal
     reached: bool
     """Goal slope or prediction: the width is at most half of today's; offset: rightly settled in 80% or more."""
     budget: float
     replications: int
 
     @property
-    def best(self) -> Judged:
+    def best(self) -> Appraisal:
         """The design proposed."""
-        return self.judged[0]
+        return self.appraisals[0]
 
 
 def propose(
@@ -149,21 +149,21 @@ def propose(
         raise UserError(f"plan: {budget:g} s buy no two runs, which take {cheapest:.4g} s at least")
     simulation = _Simulation(comparison, goal, at, replications, seed)
     nothing = simulation.judge(Design("nothing", (), 1), cost)
-    judged = [simulation.judge(design, cost) for design in designs]
+    appraisals = [simulation.judge(design, cost) for design in designs]
 
-    def reached(item: Judged) -> bool:
+    def reached(item: Appraisal) -> bool:
         return item.settled >= 0.8 if goal == "offset" else item.ratio <= 0.5
 
-    def order(item: Judged) -> tuple[bool, float, float]:
+    def order(item: Appraisal) -> tuple[bool, float, float]:
         # To the simulation's accuracy designs tie; the cheaper one is then better.
         merit = -round(item.settled, 2) if goal == "offset" else round(item.ratio, 2)
         return (False, item.seconds, merit) if reached(item) else (True, merit, item.seconds)
 
-    judged.sort(key=order)
-    best = judged[0]
+    appraisals.sort(key=order)
+    best = appraisals[0]
     even = simulation.judge(_even(sample.low, sample.high, len(best.design.sizes), best.design.seeds), cost)
     width_now = float("nan") if goal == "offset" else nothing.width
-    return Proposal(goal, at, width_now, nothing.settled, tuple(judged), even, reached(best), budget, replications)
+    return Proposal(goal, at, width_now, nothing.settled, tuple(appraisals), even, reached(best), budget, replications)
 
 
 def _even(low: float, high: float, count: int, seeds: int) -> Design:
@@ -247,7 +247,7 @@ class _Simulation:
             residual = float(line.rss(sample.y)[0]) / line.dof
             self.seed_share = min(sample.seed_sd**2 / runs / residual, 1.0) * runs
 
-    def judge(self, design: Design, cost: Cost) -> Judged:
+    def judge(self, design: Design, cost: Cost) -> Appraisal:
         """What old and new points together would say."""
         sample, count = self.sample, self.replications
         rng = np.random.default_rng(self.seed + 1)
@@ -276,7 +276,9 @@ class _Simulation:
         wrong = float((for_offset[:count].mean() + for_line[count:].mean()) / 2)
         width = self._width(y, line, curve, for_offset)
         ratio = width / self._today() if self.goal != "offset" else float("nan")
-        return Judged(design, seconds, width, ratio, (right_line + right_offset) / 2, wrong, right_line, right_offset)
+        return Appraisal(
+            design, seconds, width, ratio, (right_line + right_offset) / 2, wrong, right_line, right_offset
+        )
 
     def _width(self, y: np.ndarray, line: Profile, curve: Profile, bent: np.ndarray) -> float:
         """Mean width over the simulations of the interval in question."""

@@ -183,7 +183,7 @@ def register(comparison: LawComparison, made: Forecast) -> dict[str, Any]:
     }
 
 
-def observed(record: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> float:
+def observed_value(record: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> float:
     """Mean value of the runs (x, y), each (n,), within 1% of the size that a record predicts.
 
     Raises:

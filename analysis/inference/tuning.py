@@ -20,7 +20,7 @@ DESIGN = "tuned"
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningEffect:
     """What tuning at every size changed."""
 
     sizes: int
@@ -60,7 +60,7 @@ class Tuned:
         }
 
 
-def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") -> Tuned:
+def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") -> TuningEffect:
     """Compares the runs at the best values of each size with those at fixed values, size by size.
 
     Where a size was run with several seeds, the seed that the search chose by is left out: its best run is the
@@ -109,7 +109,7 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
         both = pd.concat(list(parts.values()), ignore_index=True)
         both = both.drop(columns=[COLUMN, "config_hash", "run_id", "run_url", *searched], errors="ignore")
         comparison = compare_designs(both, x, y, DESIGN, law, paired=True)
-    return Tuned(len(shared), len(moved), fresh, tuple(values), comparison)
+    return TuningEffect(len(shared), len(moved), fresh, tuple(values), comparison)
 
 
 def _short(value: Any) -> str:

@@ -102,7 +102,7 @@ def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
 def no_saturation(comparison: LawComparison) -> Verdict:
     """Judges whether the metric keeps improving at an undiminished rate per decade.
 
-    Judged by the power law with offset, whose slope per decade shrinks by the factor 10^-(b decades) over the data,
+    Appraisal by the power law with offset, whose slope per decade shrinks by the factor 10^-(b decades) over the data,
     b -> 0 being log-linear. Supported, and then only up to the horizon: even the upper 95% limit of b takes no more
     than a fifth. Not supported: the points bend towards an asymptote, the quadratic term's interval leaving out zero.
     """
@@ -154,17 +154,17 @@ def no_saturation(comparison: LawComparison) -> Verdict:
 def predicts_its_largest(comparison: LawComparison, tests: tuple[BackTest, ...]) -> Verdict:
     """Judges whether the smaller sizes predicted the larger ones, judged by the envelope of the plausible laws."""
     envelope = tests[0]
-    held = len(envelope.held_out)
-    claim = f"the {envelope.trained} smallest predict the {held} largest"
+    count = len(envelope.held_out)
+    claim = f"the {envelope.trained} smallest predict the {count} largest"
     reason = "; ".join(test.text for test in tests if test.law in ("envelope", "log-linear", "linear"))
     widths = [item.high - item.low for item in envelope.held_out]
     reason += f"; intervals {min(widths):.3g} to {max(widths):.3g} wide"
-    misses = held - envelope.hits
-    if misses > stats.binom.ppf(0.95, held, 0.05):
+    misses = count - envelope.hits
+    if misses > stats.binom.ppf(0.95, count, 0.05):
         return Verdict(claim, "not supported", reason)
     if misses:
         more = "sizes beyond the largest, predicted before they are run"
-        return Verdict(claim, "undecided", reason + f"; {misses} missed of {held} is no more than chance allows", more)
+        return Verdict(claim, "undecided", reason + f"; {misses} missed of {count} is no more than chance allows", more)
     # An interval wider than all that was ever seen holds whatever comes.
     if min(widths) > float(np.ptp(comparison.sample.y)):
         more = "more configurations among the smaller sizes, until the intervals could be missed"

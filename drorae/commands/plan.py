@@ -104,7 +104,7 @@ class Plan(SourceOptions, ConfigOptions):
                 "width_now": made.width_now,
                 "settled_now": made.settled_now,
                 "reached": made.reached,
-                "designs": [_design_tree(item) for item in made.judged],
+                "designs": [_design_tree(item) for item in made.appraisals],
                 "even": _design_tree(made.even),
                 "sweep": None if spec is None else spec.to_dict(),
                 **remarks(found),
@@ -252,7 +252,7 @@ def _inverse_line(width: np.ndarray, params: np.ndarray, sizes: np.ndarray) -> n
     return (sizes - intercept) / slope
 
 
-def _design_tree(item: planning.Judged) -> dict[str, Any]:
+def _design_tree(item: planning.Appraisal) -> dict[str, Any]:
     return {
         "name": item.design.name,
         "sizes": [float(size) for size in item.design.sizes],
@@ -282,7 +282,7 @@ def _print(found: Analysis, made: planning.Proposal) -> None:
     )
     header = ("design", "sizes x seeds", "cost", "width", "of now", "settled", "wrongly")
     rows = []
-    for item in (*made.judged[:SHOWN], made.even):
+    for item in (*made.appraisals[:SHOWN], made.even):
         widths = ("-", "-") if made.goal == "offset" else (f"{item.width:.4g}", f"{item.ratio:.2f}")
         rows.append(
             (

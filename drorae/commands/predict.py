@@ -83,7 +83,11 @@ class Predict(SourceOptions):
             }
             print_json(finite(tree))
         else:
-            show("\n".join([*(_told(found, item) for item in made), *(_reached(found, item) for item in reached)]))
+            show(
+                "\n".join(
+                    [*(_forecast_lines(found, item) for item in made), *(_reach_lines(found, item) for item in reached)]
+                )
+            )
         for record in records:
             say(f"registered: {record}", keep=[record])
         return 0
@@ -110,7 +114,7 @@ class Predict(SourceOptions):
         return written
 
     def _score(self, path: Path) -> int:
-        from analysis.inference.predict import observed, score
+        from analysis.inference.predict import observed_value, score
         from analysis.table.selection import select
 
         try:
@@ -120,7 +124,7 @@ class Predict(SourceOptions):
         if not isinstance(record, dict) or not {"x", "y", "at"} <= set(record):
             raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
         chosen = select(self.read(), str(record["x"]), str(record["y"]))
-        result = score(record, observed(record, chosen.x, chosen.y))
+        result = score(record, observed_value(record, chosen.x, chosen.y))
         if self.as_json:
             print_json(_score_tree(record, result))
         else:
@@ -139,7 +143,7 @@ def _numbers(option: str, words: list[str]) -> list[float]:
     return found
 
 
-def _told(found: Analysis, made: Forecast) -> str:
+def _forecast_lines(found: Analysis, made: Forecast) -> str:
     names = found.selection
     head = f"{names.y_name} at {names.x_name} = {made.x:.4g}"
     if made.decades_beyond:
@@ -159,7 +163,7 @@ def _told(found: Analysis, made: Forecast) -> str:
     return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
 
 
-def _reached(found: Analysis, item: Reach) -> str:
+def _reach_lines(found: Analysis, item: Reach) -> str:
     names = found.selection
     lines = [f"{names.x_name} for {names.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
     for law, sizes, trusted in item.laws:

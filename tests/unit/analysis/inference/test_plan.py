@@ -52,13 +52,13 @@ def test_expected_width_of_the_slope_is_what_comes() -> None:
     before = np.sqrt(np.sum((np.log10(x) - np.log10(x).mean()) ** 2))
     assert made.best.ratio == pytest.approx(before / np.sqrt(np.sum((u - u.mean()) ** 2)), rel=0.25)
     # Of the designs that reach the goal the cheapest is proposed.
-    assert made.best.seconds == min(item.seconds for item in made.judged if item.ratio <= 0.5)
+    assert made.best.seconds == min(item.seconds for item in made.appraisals if item.ratio <= 0.5)
 
 
 def test_dear_sizes_are_avoided() -> None:
     comparison = analyse(read_table(PAPER), "params", "rfid").comparison
     made = propose(comparison, "slope", Cost(0.0, 1.0), 3e7, replications=100)
-    assert all(item.seconds <= 3e7 * (1 + 1e-6) for item in made.judged)
+    assert all(item.seconds <= 3e7 * (1 + 1e-6) for item in made.appraisals)
     assert max(made.best.design.sizes) < 3e7
     with pytest.raises(UserError, match="buy no two runs"):
         propose(comparison, "slope", Cost(1.0), 1)

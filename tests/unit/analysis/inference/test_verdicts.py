@@ -19,7 +19,7 @@ import analysis.laws.intervals
 from analysis.inference.analysis import Analysis, analyse
 from analysis.inference.cautions import fit_flags
 from analysis.inference.evidence import LawComparison, back_test, compare_laws, influence, lack_of_fit
-from analysis.inference.predict import forecast, observed, reach, register, score
+from analysis.inference.predict import forecast, observed_value, reach, register, score
 from analysis.inference.verdicts import no_saturation, printed_line, trend, value_at
 from analysis.laws.curves import fit_curve
 from analysis.laws.intervals import points, run_interval
@@ -185,9 +185,9 @@ def test_registered_predictions_are_scored(paper: Analysis) -> None:
     hit, miss = score(record, 0.45), score(record, 0.60)
     assert hit.inside and hit.interval_score == pytest.approx(record["envelope"][1] - record["envelope"][0])
     assert not miss.inside and not any(inside for _, _, inside in miss.laws)
-    assert observed(record, np.array([2e8, 2.001e8, 1e8]), np.array([0.4, 0.5, 9.0])) == pytest.approx(0.45)
+    assert observed_value(record, np.array([2e8, 2.001e8, 1e8]), np.array([0.4, 0.5, 9.0])) == pytest.approx(0.45)
     with pytest.raises(UserError, match="within 1%"):
-        observed(record, np.array([1e8]), np.array([0.4]))
+        observed_value(record, np.array([1e8]), np.array([0.4]))
     frame = read_table(PAPER)
     frame.loc[0, "rfid"] += 1e-6
     other = analyse(frame, "params", "rfid")
