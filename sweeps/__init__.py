@@ -1,1 +1,54 @@
-"""Sweeps of trials: which to run (`spec`), running them on Ray (`run`), recording them in MLflow (`tracking`)."""
+"""Sweeps of trials: which to run, running them on Ray, recording them in MLflow.
+
+The names in `__all__` are the public API. Each is loaded from its module when it is first used, so that importing the
+package needs neither Ray nor MLflow.
+
+>>> import sweeps
+>>> spec = sweeps.SWEEPS["smoke"]
+>>> [config.fusion.expert_hidden_dim for config in sweeps.expand(spec)]
+[4, 16, 64, 256]
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeps.driver.queue import Asha
+    from sweeps.driver.resources import Resources
+    from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
+    from sweeps.spec import SWEEPS, Axis, Range, Search, SweepSpec, expand
+
+__all__ = [
+    "SWEEPS",
+    "Asha",
+    "Axis",
+    "Range",
+    "Resources",
+    "Search",
+    "SweepOutcome",
+    "SweepSpec",
+    "expand",
+    "resume_sweep",
+    "run_sweep",
+]
+
+_MODULES = {
+    "Asha": "sweeps.driver.queue",
+    "Resources": "sweeps.driver.resources",
+    "SweepOutcome": "sweeps.driver.run",
+    "resume_sweep": "sweeps.driver.run",
+    "run_sweep": "sweeps.driver.run",
+}
+"""Where the public names are that `sweeps.spec` has not."""
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name from its module (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_MODULES.get(name, "sweeps.spec")), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from drorae.config import PRESETS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
 from drorae.errors import UserError
+from drorae.metrics.registry import METRICS
 
 ALIASES: Mapping[str, str] = types.MappingProxyType(
     {
@@ -57,7 +58,7 @@ class Search:
     """What Optuna looks for in each configuration of a sweep; seeds of a configuration share a search."""
 
     ranges: tuple[Range, ...]
-    objectives: tuple[str, ...] = ("rfd_dinov2",)
+    objectives: tuple[str, ...] = (METRICS[0].name,)
     """Metrics, or fusion_params, train_seconds, device_seconds; several: their Pareto set."""
     trials: int = 8
     """Trials per configuration, the base config's own values first."""

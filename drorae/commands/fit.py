@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from drorae.commands.options import Listed, command_anywhere, flat, print_json, say, show, working
-from drorae.config import default_tracking_uri
 from drorae.errors import UserError
+from drorae.storage.places import default_tracking_uri
 from drorae.storage.remote import Remote, locate
 
 if TYPE_CHECKING:

@@ -59,6 +59,11 @@ COMMANDS = {
     "ui": Ui,
     "doctor": Doctor,
 }
+EXTRAS = {
+    "train": ("torch", "torchvision", "timm", "safetensors", "torchmetrics"),
+    "sweeps": ("ray", "optuna", "mlflow"),
+}
+"""Packages that an extra of this distribution brings together."""
 # What tyro reads the subcommands from, at run time.
 _ANY_COMMAND: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 
@@ -186,7 +191,9 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, ClusterLost):
         return f"error: {error_line(error)}", 1
     if isinstance(error, ModuleNotFoundError):
-        install = f"{shlex.quote(sys.executable)} -m pip install {error.name}"
+        extra = next((extra for extra, packages in EXTRAS.items() if error.name in packages), None)
+        wanted = shlex.quote(f"drorae[{extra}]") if extra else error.name
+        install = f"{shlex.quote(sys.executable)} -m pip install {wanted}"
         return (f"error: the package {error.name} is not installed; `make setup` installs everything, or: {install}"), 2
     if disk_is_full(error):
         file = getattr(error, "filename", None)

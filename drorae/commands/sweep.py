@@ -29,6 +29,7 @@ from drorae.commands.options import (
 )
 from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
+from drorae.metrics.registry import METRICS, objective
 from drorae.runtime.shell import command
 from drorae.storage.remote import locate, patiently
 
@@ -205,9 +206,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 raise UserError(f"--tune {item.name}: given twice; give one range")
         if self.tune_trials < 2:
             raise UserError(f"--tune-trials {self.tune_trials}: expected 2 or more")
-        extractors = base.evaluation.extractors
-        default = [f"rfd_{extractors[0]}" if extractors[0] != "inception" else "rfid_inception"] if extractors else []
-        objectives = flat(self.objectives) or default or ["psnr"]
+        objectives = flat(self.objectives) or [objective(base.evaluation.extractors)]
         if self.pruner != "none" and len(objectives) > 1:
             raise UserError("--pruner: Optuna prunes searches of one objective only; drop it")
         if self.pruner != "none" and self.asha:
@@ -262,7 +261,7 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
     """The trials a sweep would run, with their fusion parameters where the encoder's size is known."""
-    from drorae.machine.doctor import encoder_shape
+    from drorae.machine.needs import encoder_shape
     from drorae.models.fusion.size import fusion_params
 
     rows = []
@@ -326,7 +325,8 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
     points = dict(
         zip((path.parent.name for path in paths), _points([load_config(path) for path in paths]), strict=True)
     )
-    known = ("fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "rfid_inception", "train_seconds", "status")
+    listed = tuple(metric.name for metric in METRICS if metric.listed)
+    known = ("fusion_params", *listed, "train_seconds", "status")
     with outcome.trials_csv.open() as file:
         rows = list(csv.DictReader(file))
     names = tuple(name for name in known if any(row.get(name) for row in rows))
@@ -336,7 +336,7 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
     for row in rows:
         point = points.get(row["config_hash"], dict.fromkeys(varied, ""))
         cells.append([*(f"{value}" for value in point.values()), *(_cell(row.get(name, "")) for name in names)])
-    drop = ("train_seconds", "ssim", "rfd_effnet", "fusion_params", "status")
+    drop = ("train_seconds", *reversed(listed[2:]), "fusion_params", "status")
     title = f"{outcome.directory.name}: {counts}"
     print_table([*varied, *names], cells, title, drop=drop, whole=f"{outcome.trials_csv} has all")
     for row in rows:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from drorae.commands.options import say
 from drorae.errors import UserError
+from drorae.metrics.registry import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from analysis.laws.line import Law
     from analysis.report.outcome import FitOutcome
 
-METRICS = ("rfd_dinov2", "psnr", "rfd_effnet", "ssim", "rfid_inception", "rfid")
-"""Fitted where a table has them; the first found heads the report."""
+FITTED = tuple(metric.name for metric in METRICS if metric.fitted)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def fit_trials(
     if axis is None:
         raise UserError("no law: neither capacity nor the number of layers varies; add --axis capacity=8,32,128,512")
     usable = []
-    reason = f"no metric in the table; expected one of {', '.join(METRICS)}"
-    for name in METRICS:
+    reason = f"no metric in the table; expected one of {', '.join(FITTED)}"
+    for name in FITTED:
         if name in frame.columns and frame[name].notna().any():
             try:
                 usable.append(analyse(frame, axis.x, name, axis.law))

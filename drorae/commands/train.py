@@ -82,10 +82,11 @@ class Train(RuntimeOptions, ConfigOptions):
 
 
 def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float, as_json: bool) -> None:
-    from drorae.machine.needs import budget, needed_weights, train_images
+    from drorae.machine.doctor import needed_weights
+    from drorae.machine.needs import measure, train_images
 
     images, counted = train_images(config)
-    found = budget(config, runtime, images)
+    found = measure(config, runtime, images)
     weights = needed_weights(config)
     if as_json:
         phases = [asdict(phase) | {"flops": phase.flops} for phase in found.phases]

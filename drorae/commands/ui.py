@@ -12,8 +12,8 @@ from typing import Annotated
 from tyro.conf import arg
 
 from drorae.commands.options import say
-from drorae.config import default_tracking_uri
 from drorae.errors import UserError
+from drorae.storage.places import default_tracking_uri
 
 
 @dataclass(kw_only=True)

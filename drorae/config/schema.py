@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from drorae.errors import UserError
-from drorae.storage.remote import Remote, copies, locate
 
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 Precision = Literal["fp32", "bf16"]
@@ -283,14 +282,6 @@ class Runtime:
     """A checkpoint is written when so many seconds have passed since the last."""
     log_steps: int = 10
     """Loss is averaged and reported every so many steps."""
-
-
-def default_tracking_uri(root: str | Path) -> str:
-    """The MLflow store of the sweeps in `root`: `$MLFLOW_TRACKING_URI`, else the SQLite file there; where `root` is a
-    URL, in this machine's copy of it."""
-    place = locate(root)
-    folder = copies(place, "driver") if isinstance(place, Remote) else place.resolve()
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

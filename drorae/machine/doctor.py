@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -12,12 +11,14 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from drorae.config import Runtime, TrialConfig, default_tracking_uri
+from drorae.config import Runtime, TrialConfig
 from drorae.errors import UserError
+from drorae.machine.needs import Needs, encoder_shape, rough_needs
 from drorae.storage.cache import Cache
 from drorae.storage.files import folder_bytes, packaged_path
+from drorae.storage.places import default_tracking_uri
 from drorae.storage.remote import Remote, absolute, locate, own_folder
 
 PACKAGES = {
@@ -51,11 +52,6 @@ TELEMETRY = {
 }
 """Environment variables that keep libraries from phoning home, and the values the command line gives them."""
 
-STATE_BYTES = 20
-"""Bytes per trained parameter in fp32: weight, gradient, Adam's two moments, weight average."""
-ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
-"""Bytes kept for the backward pass per token, layer and unit of width of a transformer whose attention is fused
-(Korthikanti et al., arXiv 2205.05198, Eq. 2 without the attention scores); twice as much in fp32."""
 SMALL_BYTES = 1e9
 """Any machine that runs torch has so much memory, on a GPU or beside it."""
 CPU_STEP_FLOPS = 2e13
@@ -66,73 +62,6 @@ def set_telemetry_defaults() -> None:
     """Turns usage statistics off unless the environment says otherwise."""
     for name, value in TELEMETRY.items():
         os.environ.setdefault(name, value)
-
-
-class EncoderShape(NamedTuple):
-    """Sizes of a timm ViT."""
-
-    depth: int
-    width: int
-    patch: int
-
-
-KNOWN_SHAPES = {
-    "vit_small_patch14_dinov2": EncoderShape(12, 384, 14),
-    "vit_base_patch14_reg4_dinov2": EncoderShape(12, 768, 14),
-}
-"""The presets' encoders. Importing timm to ask it takes as long as a small trial."""
-
-
-@functools.cache
-def encoder_shape(name: str) -> EncoderShape | None:
-    """Sizes of the encoder a config names, without its weights; None where timm knows no such ViT."""
-    if name in KNOWN_SHAPES:
-        return KNOWN_SHAPES[name]
-    import timm
-    import torch
-    from timm.models.vision_transformer import VisionTransformer
-
-    try:
-        with torch.device("meta"):
-            vit = timm.create_model(name, num_classes=0)
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    if not isinstance(vit, VisionTransformer):
-        return None
-    return EncoderShape(len(vit.blocks), vit.embed_dim, vit.patch_embed.patch_size[0])
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What one training step of a config takes, estimated."""
-
-    bytes: float
-    flops: float
-
-
-def estimate(config: TrialConfig, shape: EncoderShape) -> Needs:
-    """Memory and arithmetic of the most demanding training step.
-
-    Phases 1 and 3 train the decoder, phase 2 the fusion through it. 6 floating-point operations per parameter and
-    token, forward and backward (Kaplan et al., arXiv 2001.08361); the frozen networks are left out.
-    """
-    tokens = (config.encoder.input_size // shape.patch) ** 2
-    decoder = config.decoder
-    decoder_params = decoder.depth * (4 * decoder.width**2 + 2 * decoder.width * decoder.mlp_dim)
-    layers = config.fusion.num_layers or shape.depth
-    fusion_params = 2 * layers * shape.width * config.fusion.expert_hidden_dim
-    most = Needs(0.0, 0.0)
-    for phase, trained in (
-        (config.phase1, decoder_params),
-        (config.phase2, fusion_params),
-        (config.phase3, decoder_params),
-    ):
-        if phase.epochs:
-            batch = phase.batch_size * tokens
-            kept = batch * decoder.depth * decoder.width * ACTIVATION_BYTES[phase.precision]
-            size = STATE_BYTES * trained + 4 * decoder_params + kept
-            most = Needs(max(most.bytes, size), max(most.flops, 6.0 * batch * decoder_params))
-    return most
 
 
 def memory_bytes() -> float:
@@ -158,8 +87,9 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
         if wanted and not (path and Path(path).expanduser().exists()):
             lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
     shape = encoder_shape(config.encoder.name)
-    needs = estimate(config, shape) if shape else Needs(0.0, 0.0)
-    if runtime.device.startswith("cuda") or needs.flops > CPU_STEP_FLOPS or needs.bytes > SMALL_BYTES:
+    needs = rough_needs(config, runtime, shape) if shape else Needs({}, [])
+    demanding = needs.step_flops > CPU_STEP_FLOPS or needs.memory_bytes > SMALL_BYTES
+    if runtime.device.startswith("cuda") or demanding:
         lacking += _lacking_devices(needs, runtime)
     if lacking:
         raise UserError(
@@ -182,12 +112,14 @@ def _lacking_devices(needs: Needs, runtime: Runtime) -> list[str]:
         raise UserError(f"--device {runtime.device}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
     have = torch.cuda.get_device_properties(index).total_memory if on_gpu else memory_bytes()
     kind = "GPU memory" if on_gpu else "memory"
-    if not on_gpu and needs.flops > CPU_STEP_FLOPS:
-        lacking.append(f"a CUDA GPU (a training step is about {needs.flops / 1e12:.0f} TFLOP)")
+    if not on_gpu and needs.step_flops > CPU_STEP_FLOPS:
+        lacking.append(f"a CUDA GPU (a training step is about {needs.step_flops / 1e12:.0f} TFLOP)")
         kind = "GPU memory"
-    if needs.bytes > have:
+    if needs.memory_bytes > have:
         found = f", {have / 1e9:.0f} GB found" if on_gpu or kind == "memory" else ""
-        lacking.append(f"about {needs.bytes / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)")
+        lacking.append(
+            f"about {needs.memory_bytes / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)"
+        )
     return lacking
 
 
@@ -302,3 +234,45 @@ def _folders(cache: Path) -> dict[str, float]:
         return {}
     folders = sorted(path for path in cache.iterdir() if path.is_dir())
     return {folder.name: round(folder_bytes(folder) / 1e9, 3) for folder in folders}
+
+
+@dataclass(frozen=True)
+class NeededWeights:
+    """A file of pretrained weights that a trial reads."""
+
+    what: str
+    where: str
+    here: bool
+    """On this machine already."""
+
+
+def needed_weights(config: TrialConfig) -> list[NeededWeights]:
+    """The weights a trial reads that come with no package: files it names, and downloads."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    found = []
+    for what, part in (("encoder", config.encoder), ("discriminator", config.discriminator)):
+        if what == "discriminator" and config.objective.gan_weight == 0:
+            continue
+        if part.weights == "file":
+            found.append(_file(what, part.path))
+        elif part.weights == "hub":
+            settings = timm.get_pretrained_cfg(part.name)
+            repository = settings.hf_hub_id if settings else None
+            here = bool(repository) and any(
+                isinstance(try_to_load_from_cache(f"{repository}", name), str)
+                for name in ("model.safetensors", "pytorch_model.bin")
+            )
+            found.append(NeededWeights(what, f"hub {repository or part.name}", here))
+    if config.objective.perceptual == "lpips_vgg":
+        found.append(_file("LPIPS", config.objective.lpips_path or str(downloaded(LPIPS_FILE))))
+    if "inception" in config.evaluation.extractors:
+        found.append(_file("Inception", config.evaluation.inception_path or str(downloaded(INCEPTION_FILE))))
+    if config.decoder.weights:
+        found.append(_file("decoder", config.decoder.weights))
+    return found
+
+
+def _file(what: str, path: str) -> NeededWeights:
+    return NeededWeights(what, path, Path(path).expanduser().exists())

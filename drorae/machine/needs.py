@@ -1,43 +1,86 @@
-"""What a trial will take, before it is started: parameters, arithmetic, memory and GPU hours.
+"""What a trial takes: arithmetic, parameters, memory and GPU hours. The one estimator, in closed form.
 
-The arithmetic is counted by torch on networks without storage (the meta device), so that the paper's setting can be
-counted on any machine in seconds.
+A multiplication with its addition counts as 2 floating-point operations. A product of matrices takes as many backward
+for its input, and again for its weights where they are trained. Importing this module loads neither torch nor timm: a
+driver asks every second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
-import timm
-import torch
-import torchvision
-from huggingface_hub import try_to_load_from_cache
-from timm.models.efficientnet import EfficientNet
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from drorae.config import DiscriminatorConfig, ObjectiveConfig, Runtime, TrialConfig
-from drorae.data.images import load_images
-from drorae.losses.discriminator import DinoDiscriminator
-from drorae.losses.lpips import STAGES as LPIPS_STAGES
-from drorae.losses.perceptual import STAGES as EFFNET_STAGES
-from drorae.machine.doctor import ACTIVATION_BYTES, INCEPTION_FILE, LPIPS_FILE, downloaded
-from drorae.models.decoder import Decoder
-from drorae.models.effnet import NAME as EFFNET
-from drorae.models.encoder import build_vit
-from drorae.models.fusion.registry import LayerFusion
-from drorae.models.fusion.size import exact_params
-from drorae.training.phases import PHASE1, PHASE2, PHASE3, Phase
+from drorae.config import PhaseConfig, Runtime, TrialConfig
 
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
+ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
+"""Bytes kept for the backward pass per token, layer and unit of width of a transformer whose attention is fused
+(Korthikanti et al., arXiv 2205.05198, Eq. 2 without the attention scores); twice as much in fp32."""
+PERCEPTUAL_FLOPS = {"none": 0.0, "effnet": 9696.625, "lpips_vgg": 611_712.0}
+"""Per pixel, forward: the convolutions of EfficientNet-Lite0's stages and of VGG16."""
+PERCEPTUAL_PARAMS = {"none": 0, "effnet": 700_768, "lpips_vgg": 14_714_688}
+"""Of the same."""
+HEAD_KERNELS = 1 + 9
+"""Widths over tokens of the convolutions of a discriminator's head, of which there are five."""
+IMAGENET_IMAGES = 1_281_167
+"""Of ImageNet-1K's training set."""
+PHOTO_CROPS = 3000
+"""Training crops of the photographs where a config does not say how many (`images.train_images`)."""
+
+
+class EncoderShape(NamedTuple):
+    """Sizes of a timm ViT."""
+
+    depth: int
+    width: int
+    patch: int
+
+
+KNOWN_SHAPES = {
+    "vit_small_patch14_dinov2": EncoderShape(12, 384, 14),
+    "vit_base_patch14_reg4_dinov2": EncoderShape(12, 768, 14),
+}
+"""The presets' encoders. Importing timm to ask it takes as long as a small trial."""
+FAMILIES = {
+    "tiny": EncoderShape(12, 192, 16), "small": EncoderShape(12, 384, 14), "base": EncoderShape(12, 768, 14),
+    "large": EncoderShape(24, 1024, 14), "giant": EncoderShape(40, 1536, 14),
+}  # fmt: skip
+"""By the word in a timm name."""
+
+
+@functools.cache
+def encoder_shape(name: str) -> EncoderShape | None:
+    """Returns the sizes of the encoder a config names, without its weights; None where timm knows no such ViT."""
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
+    import timm
+    import torch
+    from timm.models.vision_transformer import VisionTransformer
+
+    try:
+        with torch.device("meta"):
+            vit = timm.create_model(name, num_classes=0)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    if not isinstance(vit, VisionTransformer):
+        return None
+    return EncoderShape(len(vit.blocks), vit.embed_dim, vit.patch_embed.patch_size[0])
+
+
+def guessed_shape(name: str) -> EncoderShape:
+    """Returns the sizes of a timm ViT as far as its name tells them, in microseconds."""
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
+    shape = next((shape for word, shape in FAMILIES.items() if word in name), FAMILIES["small"])
+    patch = re.search(r"patch([1-9]\d*)", name)
+    return shape._replace(patch=int(patch[1])) if patch else shape
 
 
 @dataclass(frozen=True)
-class PhaseBudget:
+class PhaseNeeds:
     """One phase."""
 
     name: str
@@ -45,12 +88,12 @@ class PhaseBudget:
     images: int
     """Images gone through in all epochs."""
     flops_per_image: dict[str, float]
-    """By part: encoder, fusion, decoder, perceptual, gan. A multiplication with its addition counts as 2."""
-    weight_bytes: float
+    """By part: encoder, fusion, decoder, perceptual, gan."""
+    weight_bytes: float = 0.0
     """fp32 weights of every network in memory."""
-    optimiser_bytes: float
+    optimiser_bytes: float = 0.0
     """Gradients, AdamW's two moments and the weight average of what is trained, fp32."""
-    activation_bytes: float
+    activation_bytes: float = 0.0
     """Kept for the backward pass by fusion and decoder."""
 
     @property
@@ -58,14 +101,19 @@ class PhaseBudget:
         """Of the whole phase."""
         return self.images * sum(self.flops_per_image.values())
 
+    @property
+    def memory_bytes(self) -> float:
+        """All three together."""
+        return self.weight_bytes + self.optimiser_bytes + self.activation_bytes
+
 
 @dataclass(frozen=True)
-class Budget:
+class Needs:
     """A whole trial, evaluation left out."""
 
     params: dict[str, int]
     """By network. All but fusion, decoder and discriminator heads are frozen in every phase."""
-    phases: list[PhaseBudget]
+    phases: list[PhaseNeeds]
 
     def hours(self, flops_per_second: float) -> float:
         """Hours on one device that sustains so many floating-point operations per second."""
@@ -74,226 +122,233 @@ class Budget:
     @property
     def memory_bytes(self) -> float:
         """Of the phase that needs most."""
-        return max(phase.weight_bytes + phase.optimiser_bytes + phase.activation_bytes for phase in self.phases)
+        return max((phase.memory_bytes for phase in self.phases), default=0.0)
+
+    @property
+    def step_flops(self) -> float:
+        """Of the most demanding training step."""
+        return max((phase.flops / max(phase.steps, 1) for phase in self.phases), default=0.0)
 
 
-def _count(work: Callable[[], object]) -> float:
-    counter = FlopCounterMode(display=False)
-    with counter:
-        work()
-    return float(counter.get_total_flops())
+def _vit_flops(depth: int, width: int, mlp: int, tokens: int) -> tuple[float, float]:
+    """Of one image forward: products with weights, and those of attention."""
+    return depth * 2.0 * tokens * (4 * width**2 + 2 * width * mlp), depth * 4.0 * tokens**2 * width
 
 
-def _pixels(size: int, gradient: bool = False) -> Tensor:
-    return torch.zeros(1, 3, size, size, device="meta", requires_grad=gradient)
+def _fusion_flops(config: TrialConfig, shape: EncoderShape, tokens: int) -> tuple[float, float]:
+    """Of one image forward: products whose input needs no gradient (the layers), and the others."""
+    fusion = config.fusion
+    layers, width, hidden = fusion.num_layers or shape.depth, shape.width, fusion.expert_hidden_dim
+    if fusion.variant in ("last", "mean", "mean_dc"):
+        return 0.0, 0.0
+    if fusion.variant == "cross_attention":
+        return 2.0 * tokens * (1 + 2 * layers) * width * hidden, 2.0 * tokens * width * hidden
+    read = layers if fusion.variant != "hirae" else 1
+    return 2.0 * tokens * width * layers * (hidden + read), 2.0 * tokens * layers * width * hidden
 
 
-def _perceptual(config: ObjectiveConfig) -> nn.Module | None:
-    """The network of the perceptual term as far as it is run."""
-    if config.perceptual == "none":
-        return None
-    with torch.device("meta"):
-        if config.perceptual == "lpips_vgg":
-            network: nn.Module = torchvision.models.vgg16().features[: LPIPS_STAGES["vgg"][-1]]
-        else:
-            effnet = cast(EfficientNet, timm.create_model(EFFNET))
-            blocks = list(effnet.blocks)[: EFFNET_STAGES[-1] + 1]
-            network = nn.Sequential(cast(nn.Module, effnet.conv_stem), cast(nn.Module, effnet.bn1), *blocks)
-    return network.eval().requires_grad_(False)
+def _discriminator_flops(config: TrialConfig) -> float:
+    """Of one image of a step in which the tokenizer hears the discriminator, all its uses together."""
+    shape, side = guessed_shape(config.discriminator.name), config.discriminator.input_size
+    patches = max(side // shape.patch, 1) ** 2
+    linear, attention = _vit_flops(shape.depth, shape.width, 4 * shape.width, patches + 1)
+    linear += 2.0 * patches * 3 * shape.patch**2 * shape.width
+    heads = 5 * 2.0 * patches * HEAD_KERNELS * shape.width**2
+    forward, back = linear + attention + heads, linear + 2 * attention + heads
+    # The tokenizer's term; once more back for the adaptive weight; the heads' step on a reconstruction and an original.
+    return forward + 2 * back + 2 * (forward + 2 * heads)
 
 
-def _discriminator(config: DiscriminatorConfig) -> DinoDiscriminator:
-    with torch.device("meta"):
-        vit = build_vit(config.name, img_size=config.input_size).eval().requires_grad_(False)
-        # Evaluation mode: the power iterations of the spectral norms are no arithmetic to speak of.
-        return DinoDiscriminator(vit, config.input_size).eval()
+def flops_per_image(
+    config: TrialConfig, shape: EncoderShape, phase: str, online: bool, recompute: bool
+) -> dict[str, float]:
+    """Floating-point operations of one training image.
 
+    Args:
+        config: the trial.
+        shape: sizes of its encoder.
+        phase: phase1, phase2 or phase3. Phase 2 trains the fusion through a frozen decoder, the others the decoder.
+        online: whether images are encoded in every step rather than once.
+        recompute: whether the decoder's activations are computed again in the backward pass.
 
-IMAGENET_IMAGES = 1_281_167
-"""Of ImageNet-1K's training set."""
-
-
-def train_images(config: TrialConfig) -> tuple[int, bool]:
-    """Training crops of an epoch, and whether they were counted; of images that are not there, ImageNet's number.
-
-    Raises:
-        UserError: the images are there and cannot be used.
+    Returns:
+        By part: encoder, fusion, decoder, perceptual, gan (as long as the tokenizer hears the discriminator).
     """
-    source = config.images
-    if source.source != "photos" and not Path(source.path).expanduser().exists():
-        return min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False
-    return len(load_images(source).train) * max(source.views, 1), True
+    tokens = max(config.encoder.input_size // shape.patch, 1) ** 2
+    decoder, objective, fusing = config.decoder, config.objective, phase == "phase2"
+    first, second = _fusion_flops(config, shape, tokens)
+    linear, attention = _vit_flops(decoder.depth, decoder.width, decoder.mlp_dim, tokens + 1)
+    ends = 2.0 * tokens * decoder.width * (shape.width + 3 * config.images.size**2 / tokens)
+    forward = linear + attention + ends
+    back = (1 if fusing else 2) * (linear + ends) + 2 * attention
+    lpips = objective.perceptual == "lpips_vgg"
+    pixels = (config.images.size if lpips else objective.perceptual_size) ** 2
+    seen = PERCEPTUAL_FLOPS[objective.perceptual] * pixels
+    encoder = 0.0
+    if online:
+        encoder = sum(_vit_flops(shape.depth, shape.width, 4 * shape.width, tokens + 1))
+        encoder += 2.0 * tokens * 3 * shape.patch**2 * shape.width
+    # To the decoder's last weight, twice, for the adaptive weight.
+    last = 2 * 2.0 * tokens * decoder.width * 3 * config.images.size**2 / tokens + seen
+    return {
+        "encoder": encoder,
+        "fusion": 0.0 if phase == "phase1" else 2 * first + 3 * second if fusing else first + second,
+        "decoder": forward + back + (forward if recompute else 0.0),
+        # The original's features as well, unless they are cached.
+        "perceptual": seen * (3 if lpips or online else 2),
+        "gan": _discriminator_flops(config) + last if objective.gan_weight else 0.0,
+    }
 
 
-@dataclass(frozen=True)
-class NeededWeights:
-    """A file of pretrained weights that a trial reads."""
+def phase_needs(
+    config: TrialConfig, runtime: Runtime, shape: EncoderShape, images: int, params: dict[str, int]
+) -> list[PhaseNeeds]:
+    """Returns what each phase that is trained takes.
 
-    what: str
-    where: str
-    here: bool
-    """On this machine already."""
-
-
-def needed_weights(config: TrialConfig) -> list[NeededWeights]:
-    """The weights a trial reads that come with no package: files it names, and downloads."""
+    Args:
+        config: the trial.
+        runtime: whether features are cached and activations recomputed, and how many images go through at once.
+        shape: sizes of its encoder.
+        images: training crops an epoch.
+        params: of every network, `Needs.params`.
+    """
+    online = runtime.features == "online" or config.images.views == 0
     found = []
-    for what, part in (("encoder", config.encoder), ("discriminator", config.discriminator)):
-        if what == "discriminator" and config.objective.gan_weight == 0:
+    for name, trains in (("phase1", "decoder"), ("phase2", "fusion"), ("phase3", "decoder")):
+        settings: PhaseConfig = getattr(config, name)
+        # A released decoder spares phase 1, and a fusion without weights is not trained.
+        spared = (name == "phase1" and config.decoder.weights) or not params[trains]
+        if not settings.epochs or spared:
             continue
-        if part.weights == "file":
-            found.append(_file(what, part.path))
-        elif part.weights == "hub":
-            settings = timm.get_pretrained_cfg(part.name)
-            repository = settings.hf_hub_id if settings else None
-            here = bool(repository) and any(
-                isinstance(try_to_load_from_cache(f"{repository}", name), str)
-                for name in ("model.safetensors", "pytorch_model.bin")
+        flops = flops_per_image(config, shape, name, online, runtime.activation_checkpointing)
+        batch = max(min(settings.batch_size, images), 1)
+        steps = settings.epochs * (images // batch)
+        flops["gan"] *= max(steps - settings.gan_start_steps, 0) / max(steps, 1)
+        kept = 4.0 if settings.ema_decay else 0.0
+        heads = params.get("discriminator heads", 0)
+        found.append(
+            PhaseNeeds(
+                name, steps, steps * batch, flops,
+                weight_bytes=4.0 * sum(params.values()),
+                optimiser_bytes=params[trains] * (12.0 + kept) + 12.0 * heads,
+                activation_bytes=_activation_bytes(config, runtime, shape, settings, batch, name == "phase2"),
             )
-            found.append(NeededWeights(what, f"hub {repository or part.name}", here))
-    if config.objective.perceptual == "lpips_vgg":
-        found.append(_file("LPIPS", config.objective.lpips_path or str(downloaded(LPIPS_FILE))))
-    if "inception" in config.evaluation.extractors:
-        found.append(_file("Inception", config.evaluation.inception_path or str(downloaded(INCEPTION_FILE))))
-    if config.decoder.weights:
-        found.append(_file("decoder", config.decoder.weights))
+        )  # fmt: skip
     return found
 
 
-def _file(what: str, path: str) -> NeededWeights:
-    return NeededWeights(what, path, Path(path).expanduser().exists())
-
-
-def budget(config: TrialConfig, runtime: Runtime, images: int) -> Budget:
-    """What a trial takes with `images` training crops an epoch.
-
-    Raises:
-        UserError: sizes that do not fit, or networks timm does not know.
-    """
-    with torch.device("meta"):
-        vit = build_vit(config.encoder.name, img_size=config.encoder.input_size).requires_grad_(False)
-        grid = vit.patch_embed.grid_size[0]
-        fusion = LayerFusion(config.fusion, len(vit.blocks), nn.LayerNorm(vit.embed_dim, elementwise_affine=False))
-        decoder = Decoder(config.decoder, vit.embed_dim, grid, config.images.size)
-    perceptual = _perceptual(config.objective)
-    gan = config.objective.gan_weight > 0
-    discriminator = _discriminator(config.discriminator) if gan else None
-    params = {
-        "encoder": exact_params(vit),
-        "fusion": exact_params(fusion),
-        "decoder": exact_params(decoder),
-        "perceptual": exact_params(perceptual) if perceptual is not None else 0,
-        "discriminator heads": exact_params(discriminator) if discriminator is not None else 0,
-        "discriminator transformer": exact_params(discriminator.vit) if discriminator is not None else 0,
-    }
-    parts = _Parts(config, runtime, vit, fusion, decoder, perceptual, discriminator)
-    phases = [
-        _phase(config, runtime, parts, params, phase, images)
-        for phase in (PHASE1, PHASE2, PHASE3)
-        if phase.settings(config).epochs and not (phase is PHASE1 and config.decoder.weights)
-    ]
-    return Budget(params, phases)
-
-
-class _Parts:
-    """Arithmetic of one image through each network."""
-
-    def __init__(
-        self,
-        config: TrialConfig,
-        runtime: Runtime,
-        vit: VisionTransformer,
-        fusion: LayerFusion,
-        decoder: Decoder,
-        perceptual: nn.Module | None,
-        discriminator: DinoDiscriminator | None,
-    ) -> None:
-        depth, tokens, width = len(vit.blocks), decoder.grid**2, vit.embed_dim
-        self.tokens, self.width, self.layers = tokens, width, fusion.num_layers
-        self.encoder = 0.0
-        online = runtime.features == "online" or config.images.views == 0
-        if online:
-            with torch.no_grad():
-                self.encoder = _count(lambda: vit.forward_features(_pixels(config.encoder.input_size)))
-        layers = torch.zeros(1, depth, tokens, width, device="meta")
-        with torch.no_grad():
-            self.fusion_forward = _count(lambda: fusion(layers))
-        self.fusion = (
-            _count(lambda: fusion(layers).latent.sum().backward()) if exact_params(fusion) else self.fusion_forward
-        )
-        frozen = torch.zeros(1, tokens, width, device="meta")
-        latent = frozen.clone().requires_grad_()
-        with torch.no_grad():
-            forward = _count(lambda: decoder(frozen))
-        again = forward if runtime.activation_checkpointing else 0.0
-        self.decoder_weights = _count(lambda: decoder(frozen).sum().backward()) + again
-        decoder.requires_grad_(False)
-        self.decoder_latent = _count(lambda: decoder(latent).sum().backward()) + again
-        head = 2.0 * tokens * decoder.head.in_features * decoder.head.out_features
-        self.perceptual = 0.0
-        back = 0.0
-        if perceptual is not None:
-            network = perceptual
-            lpips = config.objective.perceptual == "lpips_vgg"
-            size = config.images.size if lpips else config.objective.perceptual_size
-            with torch.no_grad():
-                once = _count(lambda: network(_pixels(size)))
-            image = _pixels(size, True)
-            both = _count(lambda: network(image).sum().backward())
-            back = both - once
-            # The original's features as well, unless they are cached.
-            self.perceptual = both + (once if lpips or online else 0.0)
-        self.gan = 0.0
-        if discriminator is not None:
-            critic = discriminator
-            image = _pixels(config.discriminator.input_size, True)
-            plain = _pixels(config.discriminator.input_size)
-            learns = _count(lambda: critic(plain).sum().backward())
-            critic.requires_grad_(False)
-            with torch.no_grad():
-                once = _count(lambda: critic(plain))
-            both = _count(lambda: critic(image).sum().backward())
-            # The tokenizer's term; for the adaptive weight once more back through critic and perceptual network to
-            # the decoder's last weight; and the heads' step on a reconstruction and an original.
-            self.gan = both + (both - once) + back + 2 * head + 2 * learns
-
-
-def _phase(
-    config: TrialConfig, runtime: Runtime, parts: _Parts, params: dict[str, int], phase: Phase, images: int
-) -> PhaseBudget:
-    settings = phase.settings(config)
-    fusing = phase.trains == "fusion"
-    batch = min(settings.batch_size, images)
-    steps = settings.epochs * (images // batch)
-    fusion = parts.fusion if fusing else parts.fusion_forward
-    flops = {
-        "encoder": parts.encoder,
-        "fusion": fusion if phase.latent == "fused" else 0.0,
-        "decoder": parts.decoder_latent if fusing else parts.decoder_weights,
-        "perceptual": parts.perceptual,
-        "gan": parts.gan * max(steps - settings.gan_start_steps, 0) / max(steps, 1),
-    }
-    trained = params[phase.trains]
+def _activation_bytes(
+    config: TrialConfig, runtime: Runtime, shape: EncoderShape, settings: PhaseConfig, batch: int, fusing: bool
+) -> float:
+    tokens = max(config.encoder.input_size // shape.patch, 1) ** 2
+    decoder, element = config.decoder, ELEMENT_BYTES[settings.precision]
     at_once = min(runtime.micro_batch or batch, batch)
-    decoder = config.decoder
-    rows = at_once * (parts.tokens + 1)
+    rows = at_once * (tokens + 1)
     # ACTIVATION_BYTES are of an MLP four times as wide, whose share of the 34 is 16 (GELU's input and the second
     # product's).
     wide = ACTIVATION_BYTES[settings.precision] * (18 + 4 * decoder.mlp_dim / decoder.width) / 34
     block = rows * decoder.width * wide
     kept = decoder.depth * block
     if runtime.activation_checkpointing:
-        kept = decoder.depth * rows * decoder.width * ELEMENT_BYTES[settings.precision] + block
+        kept = decoder.depth * rows * decoder.width * element + block
     if fusing:
         # Per layer and token: normalised input, hidden before and after its norm, output before and after its own.
-        numbers = 3 * parts.width + 2 * config.fusion.expert_hidden_dim
-        kept += at_once * parts.tokens * parts.layers * numbers * ELEMENT_BYTES[settings.precision]
-    return PhaseBudget(
-        phase.name,
-        steps,
-        steps * batch,
-        flops,
-        weight_bytes=4.0 * sum(params.values()),
-        optimiser_bytes=trained * (12.0 + (4.0 if settings.ema_decay else 0.0)) + 12.0 * params["discriminator heads"],
-        activation_bytes=kept,
-    )
+        numbers = 3 * shape.width + 2 * config.fusion.expert_hidden_dim
+        kept += at_once * tokens * (config.fusion.num_layers or shape.depth) * numbers * element
+    return kept
+
+
+def rough_params(config: TrialConfig, shape: EncoderShape) -> dict[str, int]:
+    """Returns the parameters of the trained networks, biases and norms left out; no network is built for it."""
+    decoder = config.decoder
+    first, second = _fusion_flops(config, shape, 1)
+    return {
+        "fusion": int(first + second) // 2,
+        "decoder": decoder.depth * (4 * decoder.width**2 + 2 * decoder.width * decoder.mlp_dim),
+    }
+
+
+def rough_needs(config: TrialConfig, runtime: Runtime, shape: EncoderShape) -> Needs:
+    """Returns what a trial takes, as far as sizes alone tell it; a guess where the number of images is unknown."""
+    images = (config.images.train_images or PHOTO_CROPS) * max(config.images.views, 1)
+    params = rough_params(config, shape)
+    return Needs(params, phase_needs(config, runtime, shape, images, params))
+
+
+def trial_flops(config: TrialConfig) -> float:
+    """Returns the floating-point operations of phases 2 and 3, for comparing the trials of a sweep.
+
+    The evaluation and cached features are left out. Never raises.
+    """
+    return sum(_own_flops(config).values())
+
+
+def share_done(config: TrialConfig, phase: str, step: float, total_steps: float) -> float | None:
+    """Returns the share of a trial's training that is done at a step of a phase; None before training."""
+    if phase not in ("phase2", "phase3"):
+        # Evaluation and probe come after training.
+        return None if phase in ("", "starting", "prepare", "phase1") else 1.0
+    if total_steps <= 0:
+        return None
+    flops = _own_flops(config)
+    total = sum(flops.values())
+    first = flops.get("phase2", 0.0) / total if total else 1.0
+    within = min(step / total_steps, 1.0)
+    return first * within if phase == "phase2" else first + (1 - first) * within
+
+
+@functools.lru_cache(maxsize=4096)
+def _own_flops(config: TrialConfig) -> dict[str, float]:
+    needs = rough_needs(config, Runtime(device="cpu", cache_dir=""), guessed_shape(config.encoder.name))
+    return {phase.name: phase.flops for phase in needs.phases if phase.name != "phase1"}
+
+
+def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:
+    """Returns what a trial takes with `images` training crops an epoch; its networks are built, without storage.
+
+    Raises:
+        UserError: sizes that do not fit, or networks timm does not know.
+    """
+    import torch
+    from torch import nn
+
+    from drorae.losses.discriminator import DinoDiscriminator
+    from drorae.models.decoder import Decoder
+    from drorae.models.encoder import build_vit
+    from drorae.models.fusion.registry import LayerFusion
+    from drorae.models.fusion.size import exact_params
+
+    critic = config.discriminator
+    with torch.device("meta"):
+        vit = build_vit(config.encoder.name, img_size=config.encoder.input_size)
+        shape = EncoderShape(len(vit.blocks), vit.embed_dim, vit.patch_embed.patch_size[0])
+        norm = nn.LayerNorm(shape.width, elementwise_affine=False)
+        params = {
+            "encoder": exact_params(vit),
+            "fusion": exact_params(LayerFusion(config.fusion, shape.depth, norm)),
+            "decoder": exact_params(
+                Decoder(config.decoder, shape.width, vit.patch_embed.grid_size[0], config.images.size)
+            ),
+            "perceptual": PERCEPTUAL_PARAMS[config.objective.perceptual],
+            "discriminator heads": 0,
+            "discriminator transformer": 0,
+        }
+        if config.objective.gan_weight:
+            discriminator = DinoDiscriminator(build_vit(critic.name, img_size=critic.input_size), critic.input_size)
+            params["discriminator heads"] = exact_params(discriminator)
+            params["discriminator transformer"] = exact_params(discriminator.vit)
+    return Needs(params, phase_needs(config, runtime, shape, images, params))
+
+
+def train_images(config: TrialConfig) -> tuple[int, bool]:
+    """Returns the training crops of an epoch, and whether they were counted; else ImageNet's number.
+
+    Raises:
+        UserError: the images are there and cannot be used.
+    """
+    from drorae.data.images import load_images
+
+    source = config.images
+    if source.source != "photos" and not Path(source.path).expanduser().exists():
+        return min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False
+    return len(load_images(source).train) * max(source.views, 1), True

@@ -6,21 +6,13 @@ Pure functions without torch: a driver calls them every second.
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drorae.config import PhaseConfig, TrialConfig
-from drorae.machine.doctor import KNOWN_SHAPES, EncoderShape
+from drorae.config import TrialConfig
+from drorae.machine.needs import share_done, trial_flops
 
-IMAGES = 3000
-"""Training images where the config does not say how many; as all trials of a sweep have the same, it hardly matters."""
-VITS = {
-    "tiny": EncoderShape(12, 192, 16), "small": EncoderShape(12, 384, 14), "base": EncoderShape(12, 768, 14),
-    "large": EncoderShape(24, 1024, 14), "giant": EncoderShape(40, 1536, 14),
-}  # fmt: skip
-"""By the word in a timm name. Asking timm takes seconds."""
 TELLING_SHARE = 0.1
 """Of a trial's steps: from here on its own pace says something."""
 SLOPE_SHARE, SLOPE_POINTS = 0.3, 0.3
@@ -73,84 +65,6 @@ def running_trial(config: TrialConfig, progress: Mapping[str, Any]) -> Running:
 def ended_trial(config: TrialConfig, seconds: float, outcome: Mapping[str, Any]) -> Ended:
     """An ended trial from its config, wall seconds and what its result.json holds."""
     return Ended(seconds, trial_flops(config), float(outcome.get("eval_seconds", 0)))
-
-
-def trial_flops(config: TrialConfig) -> float:
-    """FLOPs of a trial's training, about as `drorae.machine.needs` counts them, but in microseconds.
-
-    Of an encoder or a number of images that nobody has looked at a guess, the same for all trials of a sweep. The
-    evaluation and cached features are left out. Never raises.
-    """
-    return sum(_phase_flops(config))
-
-
-def share_done(config: TrialConfig, phase: str, step: float, total_steps: float) -> float | None:
-    """The share of a trial's training that is done at a step of a phase; None before training."""
-    if phase not in ("phase2", "phase3"):
-        # Evaluation and probe come after training.
-        return None if phase in ("", "starting", "prepare", "phase1") else 1.0
-    if total_steps <= 0:
-        return None
-    flops = _phase_flops(config)
-    first = flops[0] / sum(flops) if sum(flops) else 1.0
-    within = min(step / total_steps, 1.0)
-    return first * within if phase == "phase2" else first + (1 - first) * within
-
-
-def _phase_flops(config: TrialConfig) -> tuple[float, float]:
-    """Phases 2 and 3. A product of matrices takes 2 operations per weight and token forward, 2 more for each gradient:
-    the weights' and the input's."""
-    shape, decoder, fusion = _encoder_shape(config.encoder.name), config.decoder, config.fusion
-    tokens = max(config.encoder.input_size // shape.patch, 1) ** 2
-    layers, width, hidden = fusion.num_layers or shape.depth, shape.width, fusion.expert_hidden_dim
-    # The layers need no gradient, so that the first product of an expert has one backward and the second has two.
-    if fusion.variant in ("last", "mean", "mean_dc"):
-        first, second = 0, 0
-    elif fusion.variant == "cross_attention":
-        first, second = (1 + 2 * layers) * width * hidden, width * hidden
-    else:
-        first, second = layers * width * (hidden + layers), layers * width * hidden
-    forward, training = (2 * first + 2 * second) * tokens, (4 * first + 6 * second) * tokens
-    weights = decoder.depth * (4 * decoder.width**2 + 2 * decoder.width * decoder.mlp_dim)
-    ends = decoder.width * (width + 3 * config.images.size**2 // tokens)
-    painting = (tokens + 1) * (2 * (weights + ends) + 4 * decoder.depth * (tokens + 1) * decoder.width)
-    frozen = 0.0
-    # Per pixel, forward and backward, as drorae.machine.needs counts them.
-    if config.objective.perceptual == "lpips_vgg":
-        frozen += 1.83e6 * config.images.size**2
-    elif config.objective.perceptual == "effnet":
-        frozen += 1.94e4 * config.objective.perceptual_size**2
-    if config.images.views == 0:
-        frozen += _vit_flops(shape, tokens)
-    critic = _encoder_shape(config.discriminator.name)
-    patches = max(config.discriminator.input_size // critic.patch, 1) ** 2
-    # The tokenizer's term, its adaptive weight and the heads' own step, in forward passes.
-    adversarial = 8 * _vit_flops(critic, patches) if config.objective.gan_weight else 0.0
-    images = (config.images.train_images or IMAGES) * max(config.images.views, 1)
-
-    def phase(settings: PhaseConfig, per_image: float) -> float:
-        steps = settings.epochs * images / max(min(settings.batch_size, images), 1)
-        heard = max(steps - settings.gan_start_steps, 0) / max(steps, 1)
-        return settings.epochs * images * (per_image + frozen + adversarial * heard)
-
-    # A fusion without weights is not trained.
-    return phase(config.phase2, training + 2 * painting) if training else 0.0, phase(
-        config.phase3, forward + 3 * painting
-    )
-
-
-def _vit_flops(shape: EncoderShape, tokens: int) -> float:
-    """Of one image forward."""
-    return tokens * shape.depth * (24 * shape.width**2 + 4 * tokens * shape.width)
-
-
-def _encoder_shape(name: str) -> EncoderShape:
-    """Of a timm ViT; a guess from its name where that is none of the presets'."""
-    if name in KNOWN_SHAPES:
-        return KNOWN_SHAPES[name]
-    shape = next((shape for word, shape in VITS.items() if word in name), VITS["small"])
-    patch = re.search(r"patch([1-9]\d*)", name)
-    return shape._replace(patch=int(patch[1])) if patch else shape
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drorae.config import TrialConfig, config_hash, from_dict, override, to_dict
 from drorae.errors import UserError, one_line
+from drorae.metrics.registry import better
 from sweeps.folder.table import read_outcome, ready_trial
 from sweeps.spec import Range, SweepSpec, expand, field_name, point_label, read_field, varied_fields
 
 if TYPE_CHECKING:
     import optuna
 
-UPWARDS = ("psnr", "ssim")
-"""Objectives that are better when larger; any other is minimised."""
 SCORED = ("finished", "unconverged")
 """Statuses with a result that counts."""
 
@@ -30,8 +29,8 @@ Role = Literal["best", "fixed", "tried", "best fixed"]
 
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
-    """`maximize` or `minimize`."""
-    return "maximize" if objective in UPWARDS else "minimize"
+    """`maximize` or `minimize`; an objective of unknown direction is minimised."""
+    return "maximize" if better(objective) == "higher" else "minimize"
 
 
 @dataclass

@@ -11,9 +11,11 @@ from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import last_line
+from drorae.machine.needs import trial_flops
+from drorae.metrics.registry import METRICS
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import RemoteError, patiently
-from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left, trial_flops
+from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.preparation import DIED
 from sweeps.driver.screen import Screen, duration
 from sweeps.folder.mirror import TOLD, Mirror
@@ -27,6 +29,7 @@ RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
 """What recording a trial's end needs."""
 AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: "
 """How the line of a traceback begins that says why a worker could not begin or end."""
+ANNOUNCED = tuple(metric.name for metric in METRICS if metric.announced)
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""
 
@@ -77,7 +80,7 @@ class Session:
         if outcome["status"] in ("failed", "pruned", "diverged"):
             said = f"{outcome['status']}: {outcome.get('reason', '')}"
         else:
-            shown = {name: outcome.get("metrics", {}).get(name) for name in ("psnr", "rfd_dinov2")}
+            shown = {name: outcome.get("metrics", {}).get(name) for name in ANNOUNCED}
             said = " ".join(f"{name}={value:.4g}" for name, value in shown.items() if value is not None)
             if outcome["status"] != "finished":
                 said += f" {outcome['status']}"

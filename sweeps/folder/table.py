@@ -12,13 +12,13 @@ from typing import Any
 
 from drorae.config import TrialConfig, config_hash, to_dict
 from drorae.errors import UserError
+from drorae.metrics.registry import METRICS
 from drorae.storage.files import write_atomic, write_json
 from sweeps.spec import read_field, varied_fields
-from sweeps.tracking.charts import METRICS
 
 COLUMNS = (
     "config_hash", "variant", "incremental", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
-    "fusion_params_paper", "psnr", "ssim", "l1", "rfd_dinov2", "rfd_effnet", "eval_images", "train_seconds",
+    "fusion_params_paper", *(metric.name for metric in METRICS if metric.column), "eval_images", "train_seconds",
     "eval_seconds", "device_seconds", "loss_tail_drop", "status", "reason",
 )  # fmt: skip
 """Always there, in this order; other metrics, the baseline's and the swept fields follow."""
@@ -103,5 +103,6 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics worth a chart that rows have values of, in the order of `sweeps.tracking.charts.METRICS`."""
-    return [name for name in METRICS if any(row.get(name) not in (None, "") for row in rows)]
+    """The metrics worth a chart that rows have values of, in the registry's order."""
+    charted = (metric.name for metric in METRICS if metric.charted)
+    return [name for name in charted if any(row.get(name) not in (None, "") for row in rows)]

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 TAG = "mlflow.sharedViewState."
-METRICS = ("rfid_inception", "rfd_dinov2", "rfd_effnet", "psnr", "ssim", "lpips_vgg", "probe_loss")
-"""Charted where the trials have them, in this order."""
 SIZE = "log10_params"
 
 

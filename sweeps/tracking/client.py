@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from drorae.config import TrialConfig, config_hash, default_tracking_uri, flatten
+from drorae.config import TrialConfig, config_hash, flatten
 from drorae.errors import UserError, one_line, shorten
 from drorae.storage.files import write_atomic
+from drorae.storage.places import default_tracking_uri
 from sweeps.folder.table import read_outcome, trial_row
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.pictures import draw_pictures

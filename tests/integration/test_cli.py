@@ -17,7 +17,8 @@ import pytest
 from drorae.commands.main import COMMANDS, main
 from drorae.config import PRESETS, Runtime, config_hash, override, to_dict
 from drorae.errors import UserError
-from drorae.machine.doctor import KNOWN_SHAPES, TELEMETRY, check_machine, encoder_shape, estimate
+from drorae.machine.doctor import TELEMETRY, check_machine
+from drorae.machine.needs import KNOWN_SHAPES, encoder_shape, rough_needs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
@@ -108,7 +109,11 @@ MISTAKES: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
-def test_mistakes_are_one_line(arguments: str, said: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(
+    arguments: str, said: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A busy machine may be so slow that a sign of life comes first.
+    monkeypatch.setattr("drorae.commands.options.PATIENCE", 1e9)
     (elsewhere / "broken.json").write_text("{")
     (elsewhere / "empty.csv").write_text("")
     (elsewhere / "here").mkdir()
@@ -234,20 +239,20 @@ def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
 
 @pytest.mark.parametrize("name", list(KNOWN_SHAPES))
 def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drorae.machine.doctor.KNOWN_SHAPES", {})
+    monkeypatch.setattr("drorae.machine.needs.KNOWN_SHAPES", {})
     assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
 
 
 def test_the_estimate_grows_with_what_it_is_about() -> None:
     shape = encoder_shape("vit_base_patch14_reg4_dinov2")
     assert shape == (12, 768, 14)
-    paper = estimate(PRESETS["paper"], shape)
-    # 675 M weights in 28 blocks, 256 tokens, batches of 256: 2 x 3 floating-point operations each.
+    paper = rough_needs(PRESETS["paper"], Runtime(), shape)
+    # 675 M weights in 28 blocks, 256 tokens, batches of 256: 2 x 3 floating-point operations each, and the rest.
     weights = 28 * (4 * 1152**2 + 2 * 1152 * 4096)
-    assert paper.flops == pytest.approx(6 * weights * 256 * 256)
-    assert paper.bytes > 20 * weights
-    half = estimate(override(PRESETS["paper"], "phase1.batch_size", 128), shape)
-    assert half == paper, "phase 2 and 3 still take as much"
+    assert 6 * weights * 256 * 256 < paper.step_flops < 12 * weights * 256 * 256
+    assert paper.memory_bytes > 20 * weights
+    half = rough_needs(override(PRESETS["paper"], "phase1.batch_size", 128), Runtime(), shape)
+    assert half.memory_bytes == paper.memory_bytes, "phase 3 still takes as much"
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(
@@ -258,7 +263,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     assert found["packages"]["torch"] and found["devices"]["cpus"] >= 1
     assert found["cache"]["directory"] == os.environ["DRORAE_CACHE"]
     assert found["mlflow"] == {"uri": f"sqlite:///{elsewhere.resolve() / 'runs' / 'mlflow.db'}", "exists": False}
-    monkeypatch.setitem(__import__("drorae.machine.doctor").doctor.PACKAGES, "no-such-package", "no_such_package")
+    monkeypatch.setitem(sys.modules["drorae.machine.doctor"].PACKAGES, "no-such-package", "no_such_package")
     assert main(["doctor"]) == 1
     assert "pip install no-such-package" in " ".join(capsys.readouterr().out.split())
 

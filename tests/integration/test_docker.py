@@ -21,7 +21,7 @@ from drorae.commands.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
-SCHEMAS = Path(__file__).with_name("schemas")
+SCHEMAS = Path(__file__).resolve().parents[1] / "data" / "schemas"
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|USERNAME")
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 

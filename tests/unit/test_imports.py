@@ -1,4 +1,4 @@
-"""Who may import whom: the table of the README, and a trial that runs with nothing but the core installed."""
+"""Who may import whom, and what runs where only a part of the dependencies is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -150,13 +151,12 @@ print(json.dumps({"status": result.status, "metrics": result.metrics}))
 """
 
 
-def test_a_trial_runs_with_the_core_alone(cache_dir: Path, tmp_path: Path) -> None:
-    import numpy as np
-
-    # A site-packages of links to what the core cannot do without, and Python started without its own.
-    site = tmp_path / "site"
-    site.mkdir()
-    for name in needed_by(CORE):
+def run_with(names: tuple[str, ...], code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs code where nothing is installed but `names` and what they need: Python without its own site-packages, and
+    with links to theirs."""
+    site = folder / "site"
+    site.mkdir(exist_ok=True)
+    for name in needed_by(names):
         try:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
@@ -165,16 +165,47 @@ def test_a_trial_runs_with_the_core_alone(cache_dir: Path, tmp_path: Path) -> No
             link = site / entry
             if not link.is_symlink():
                 link.symlink_to(Path(str(distribution.locate_file(entry))))
+    return subprocess.run(
+        [sys.executable, "-S", "-c", code, *arguments], capture_output=True, text=True, timeout=300, cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
+    )  # fmt: skip
+
+
+def test_a_trial_runs_with_the_core_alone(cache_dir: Path, tmp_path: Path) -> None:
+    import numpy as np
+
     pixels = np.random.default_rng(0).integers(0, 256, (48, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", train=pixels[:32], val=pixels[32:])
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "weights").symlink_to(cache_dir / "weights")
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", TRIAL, str(tmp_path), str(tmp_path / "images.npz")],
-        capture_output=True, text=True, timeout=300, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
-    )  # fmt: skip
+    done = run_with(CORE, TRIAL, str(tmp_path), str(tmp_path / "images.npz"), folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     outcome = json.loads(done.stdout.splitlines()[-1])
     assert outcome["metrics"]["eval_images"] == 16
     assert np.isfinite([outcome["metrics"][name] for name in ("psnr", "ssim", "l1", "rfd_dinov2")]).all()
+
+
+FIT = """
+import importlib.util
+import sys
+
+for name in ("torch", "torchvision", "timm", "ray", "mlflow", "optuna"):
+    assert importlib.util.find_spec(name) is None, f"{name} is not hidden"
+from drorae.commands.main import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_laws_are_fitted_with_the_base_dependencies_alone(tmp_path: Path) -> None:
+    from packaging.requirements import Requirement
+
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    base = tuple(Requirement(line).name for line in lines)
+    arguments = ("fit", str(ROOT / "results/paper/capacity.csv"), "--y", "rfid", "--out", str(tmp_path / "law"))
+    done = run_with(base, FIT, *arguments, folder=tmp_path)
+    refused = run_with((), FIT, "train", "--preset", "smoke", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "slope -0.0564 per decade" in done.stdout
+    assert (tmp_path / "law" / "report.html").is_file()
+    assert refused.returncode == 2 and "pip install 'drorae[train]'" in refused.stderr

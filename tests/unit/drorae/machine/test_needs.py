@@ -1,13 +1,34 @@
-"""The budget against counts made by hand, product by product."""
+"""What a trial takes, against counts made by hand, product by product."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from drorae.config import DECODERS, PRESETS, Runtime, override
-from drorae.machine.needs import Budget, budget, needed_weights
+from drorae.config import DECODERS, PRESETS, Runtime, TrialConfig, override
+from drorae.losses.discriminator import DinoDiscriminator
+from drorae.losses.perceptual import STAGES
+from drorae.machine.doctor import needed_weights
+from drorae.machine.needs import (
+    KNOWN_SHAPES,
+    PERCEPTUAL_FLOPS,
+    PERCEPTUAL_PARAMS,
+    Needs,
+    flops_per_image,
+    measure,
+    trial_flops,
+)
+from drorae.models.decoder import Decoder
+from drorae.models.effnet import NAME
+from drorae.models.encoder import build_vit
+from drorae.models.fusion.registry import LayerFusion
 
 IMAGES = 1_281_167
 C, L, H, N = 768, 12, 3072, 256
@@ -15,8 +36,8 @@ C, L, H, N = 768, 12, 3072, 256
 
 
 @pytest.fixture(scope="module")
-def paper() -> Budget:
-    return budget(PRESETS["paper"], Runtime(), IMAGES)
+def paper() -> Needs:
+    return measure(PRESETS["paper"], Runtime(), IMAGES)
 
 
 def vit_flops(depth: int, width: int, mlp: int, tokens: int) -> float:
@@ -24,7 +45,7 @@ def vit_flops(depth: int, width: int, mlp: int, tokens: int) -> float:
     return depth * (2 * tokens * (4 * width**2 + 2 * width * mlp) + 4 * tokens**2 * width)
 
 
-def test_parameters_of_the_papers_setting(paper: Budget) -> None:
+def test_parameters_of_the_papers_setting(paper: Needs) -> None:
     assert paper.params["fusion"] == 56_779_788
     block = 4 * 1152**2 + 2 * 1152 * 4096 + 4 * 1152 + 4096 + 1152 + 4 * 1152
     decoder = 28 * block + (768 * 1152 + 1152) + 1152 + 2 * 1152 + (1152 * 768 + 768)
@@ -33,7 +54,7 @@ def test_parameters_of_the_papers_setting(paper: Budget) -> None:
     assert paper.params["perceptual"] == 14_714_688, "VGG16's convolutions"
 
 
-def test_arithmetic_of_the_papers_setting(paper: Budget) -> None:
+def test_arithmetic_of_the_papers_setting(paper: Needs) -> None:
     one, two, three = (phase.flops_per_image for phase in paper.phases)
     encoder = vit_flops(12, C, 4 * C, N + 5) + 2 * N * 3 * 14**2 * C
     assert one["encoder"] == pytest.approx(encoder, rel=0.05)
@@ -52,7 +73,7 @@ def test_arithmetic_of_the_papers_setting(paper: Budget) -> None:
     assert one["perceptual"] == pytest.approx(3 * vgg, rel=0.05), "original, reconstruction, and back"
 
 
-def test_steps_memory_and_hours(paper: Budget) -> None:
+def test_steps_memory_and_hours(paper: Needs) -> None:
     phases = {phase.name: phase for phase in paper.phases}
     assert phases["phase1"].steps == 100 * (IMAGES // 256) == phases["phase2"].steps
     assert phases["phase3"].steps == 20 * (IMAGES // 256)
@@ -66,17 +87,98 @@ def test_steps_memory_and_hours(paper: Budget) -> None:
 def test_what_saves_memory_and_time_shows() -> None:
     config = override(override(PRESETS["paper"], "images.views", 1), "objective.gan_weight", 0)
     config = dataclasses.replace(config, decoder=DECODERS["B"])
-    plain, small = (budget(config, Runtime(micro_batch=size), 1024).phases[0] for size in (0, 32))
+    plain, small = (measure(config, Runtime(micro_batch=size), 1024).phases[0] for size in (0, 32))
     assert plain.flops_per_image["encoder"] == 0 and plain.flops_per_image["gan"] == 0, "cached, and no discriminator"
     assert small.activation_bytes == pytest.approx(plain.activation_bytes / 8)
-    again = budget(config, Runtime(activation_checkpointing=True), 1024).phases[0]
+    again = measure(config, Runtime(activation_checkpointing=True), 1024).phases[0]
     assert again.activation_bytes < plain.activation_bytes / 4
     assert again.flops_per_image["decoder"] == pytest.approx(plain.flops_per_image["decoder"] * 4 / 3, rel=0.05)
 
 
 def test_a_released_decoder_spares_phase_1() -> None:
     config = override(PRESETS["paper"], "decoder.weights", "/nowhere/decoder.pt")
-    assert [phase.name for phase in budget(config, Runtime(), 1024).phases] == ["phase2", "phase3"]
+    assert [phase.name for phase in measure(config, Runtime(), 1024).phases] == ["phase2", "phase3"]
     missing = {item.what: item for item in needed_weights(config)}
     assert set(missing) == {"encoder", "discriminator", "LPIPS", "Inception", "decoder"}
     assert not missing["decoder"].here and "nowhere" in missing["decoder"].where
+
+
+def counted(work: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(("variant", "width"), [("energy", 8), ("hirae", 96), ("cross_attention", 128)])
+def test_arithmetic_is_what_torch_counts(variant: str, width: int) -> None:
+    config = override(override(PRESETS["quickstart"], "fusion.variant", variant), "fusion.expert_hidden_dim", width)
+    shape = KNOWN_SHAPES[config.encoder.name]
+    with torch.device("meta"):
+        fusion = LayerFusion(config.fusion, shape.depth, nn.LayerNorm(shape.width, elementwise_affine=False))
+        decoder = Decoder(config.decoder, shape.width, 4, config.images.size)
+        layers = torch.zeros(1, shape.depth, 16, shape.width)
+        latent = torch.zeros(1, 16, shape.width, requires_grad=True)
+    phases = {phase: flops_per_image(config, shape, phase, False, False) for phase in ("phase2", "phase3")}
+    trains = counted(lambda: fusion(layers).latent.sum().backward())
+    assert phases["phase2"]["fusion"] == pytest.approx(trains, rel=0.02)
+    with torch.no_grad():
+        assert phases["phase3"]["fusion"] == pytest.approx(counted(lambda: fusion(layers)), rel=0.02)
+    learns = counted(lambda: decoder(latent.detach()).sum().backward())
+    assert phases["phase3"]["decoder"] == pytest.approx(learns, rel=0.03)
+    decoder.requires_grad_(False)
+    assert phases["phase2"]["decoder"] == pytest.approx(counted(lambda: decoder(latent).sum().backward()), rel=0.02)
+
+
+def test_the_discriminator_s_arithmetic_is_what_torch_counts() -> None:
+    config = override(PRESETS["paper"], "phase3.gan_start_steps", 0)
+    critic = config.discriminator
+    with torch.device("meta"):
+        vit = build_vit(critic.name, img_size=critic.input_size).requires_grad_(False)
+        network = DinoDiscriminator(vit, critic.input_size).eval()
+        image = torch.zeros(1, 3, critic.input_size, critic.input_size)
+    heads = counted(lambda: network(image).sum().backward())
+    network.requires_grad_(False)
+    with torch.no_grad():
+        forward = counted(lambda: network(image))
+    back = counted(lambda: network(image.requires_grad_()).sum().backward()) - forward
+    features = counted_perceptual_and_last_weight(config)
+    whole = flops_per_image(config, KNOWN_SHAPES[config.encoder.name], "phase3", True, False)["gan"]
+    assert whole == pytest.approx(forward + 2 * back + 2 * heads + features, rel=0.02)
+
+
+def counted_perceptual_and_last_weight(config: TrialConfig) -> float:
+    """Back through VGG16 once more, and twice to the decoder's last weight."""
+    with torch.device("meta"):
+        vgg = torchvision.models.vgg16().features[:30].eval().requires_grad_(False)
+        pixels = torch.zeros(1, 3, config.images.size, config.images.size)
+    return counted(lambda: vgg(pixels)) + 2 * 2 * config.decoder.width * 3 * config.images.size**2
+
+
+def test_the_perceptual_network_s_arithmetic_and_parameters_are_torch_s() -> None:
+    with torch.device("meta"):
+        effnet = timm.create_model(NAME)
+        stem = nn.Sequential(effnet.conv_stem, effnet.bn1, *list(effnet.blocks)[: STAGES[-1] + 1]).eval()
+        pixels = torch.zeros(1, 3, 64, 64)
+    assert counted(lambda: stem(pixels)) == PERCEPTUAL_FLOPS["effnet"] * 64**2
+    assert sum(weights.numel() for weights in stem.parameters()) == PERCEPTUAL_PARAMS["effnet"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_size_by_name_alone_is_that_of_the_networks(preset: str) -> None:
+    for variant, width in (("energy", 8), ("energy", 512), ("cross_attention", 128)):
+        config = override(override(PRESETS[preset], "fusion.variant", variant), "fusion.expert_hidden_dim", width)
+        config = override(config, "images.train_images", 2048)
+        phases = measure(config, Runtime(device="cpu"), 2048).phases
+        built = sum(phase.flops for phase in phases if phase.name != "phase1")
+        assert trial_flops(config) == pytest.approx(built, rel=0.02)
+
+
+def test_the_size_of_what_nobody_knows() -> None:
+    config = PRESETS["quickstart"]
+    for name, value in (
+        ("encoder.name", "convnext"), ("encoder.name", "vit_large_patch16_224"), ("encoder.name", "patch0"),
+        ("encoder.input_size", 1), ("images.train_images", 0), ("phase2.batch_size", 0), ("images.size", 0),
+    ):  # fmt: skip
+        assert trial_flops(override(config, name, value)) > 0
+    # A fusion without weights is not trained at all.
+    assert trial_flops(override(config, "fusion.variant", "mean")) == 0

@@ -1,0 +1,92 @@
+"""The metrics: their names, titles, which way is better, and where they are shown.
+
+Whatever lists metrics (tables, charts, laws, searches) reads this list. A further metric is a row here and the class or
+function that measures it. Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how well a tokenizer does."""
+
+    name: str
+    """In results, tables and MLflow."""
+    title: str
+    """For people, with its unit."""
+    better: Better
+    fitted: bool = False
+    """A law is fitted to it wherever a table has it; the first in the list heads the report."""
+    charted: bool = False
+    """MLflow's view of a sweep has a chart of it against capacity."""
+    column: bool = False
+    """`trials.csv` has its column whether or not any trial has it."""
+    listed: bool = False
+    """The table that ends a sweep shows it."""
+    announced: bool = False
+    """The line that ends a trial shows it."""
+    extractor: str = ""
+    """What `evaluation.extractors` calls the network in whose features it is a Fréchet distance."""
+
+
+METRICS = (
+    Metric(
+        "rfd_dinov2", "Fréchet distance (DINOv2 features)", "lower",
+        fitted=True, charted=True, column=True, listed=True, announced=True, extractor="dinov2",
+    ),
+    Metric("psnr", "PSNR (dB)", "higher", fitted=True, charted=True, column=True, listed=True, announced=True),
+    Metric(
+        "rfd_effnet", "Fréchet distance (EfficientNet features)", "lower",
+        fitted=True, charted=True, column=True, listed=True, extractor="effnet",
+    ),
+    Metric("ssim", "SSIM", "higher", fitted=True, charted=True, column=True, listed=True),
+    Metric(
+        "rfid_inception", "rFID (Inception features)", "lower",
+        fitted=True, charted=True, listed=True, extractor="inception",
+    ),
+    # Of others' tables: the features are not said.
+    Metric("rfid", "rFID", "lower", fitted=True),
+    Metric("l1", "L1 error", "lower", column=True),
+    Metric("lpips_vgg", "LPIPS (VGG16)", "lower", charted=True),
+    Metric("lpips_alex", "LPIPS (AlexNet)", "lower"),
+    Metric("kd_dinov2", "Kernel distance (DINOv2 features)", "lower"),
+    Metric("kd_effnet", "Kernel distance (EfficientNet features)", "lower"),
+    Metric("kid_inception", "KID (Inception features)", "lower"),
+    Metric("probe_loss", "Probe's held-out loss", "lower", charted=True),
+)  # fmt: skip
+_BY_NAME = {metric.name: metric for metric in METRICS}
+_LOWER = {"rfid", "rfd", "gfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd"}
+_HIGHER = {"psnr", "ssim", "is", "accuracy", "acc"}
+
+
+def objective(extractors: Sequence[str]) -> str:
+    """What a search optimises where nobody says: the Fréchet distance of the first extractor, without any PSNR.
+
+    >>> objective(("effnet", "dinov2")), objective(())
+    ('rfd_effnet', 'psnr')
+    """
+    return next((item.name for item in METRICS if extractors and item.extractor == extractors[0]), "psnr")
+
+
+def better(name: str) -> Better | None:
+    """Which way a metric is better, also of others' tables, by the first word of its name; None: not known.
+
+    >>> better("rFID-50k"), better("psnr"), better("params")
+    ('lower', 'higher', None)
+    """
+    if name in _BY_NAME:
+        return _BY_NAME[name].better
+    word = name.lower().replace("-", "_").partition("_")[0]
+    return "lower" if word in _LOWER else "higher" if word in _HIGHER else None
+
+
+def title(name: str) -> str:
+    """A metric's title; a name that is not in the list stays as it is."""
+    return _BY_NAME[name].title if name in _BY_NAME else name
