@@ -31,18 +31,15 @@ from analysis.table.columns import find_column
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
 from drorae.errors import UserError
+from drorae.metrics import registry
+from drorae.metrics.registry import Better
 
 SCHEMA = 1
 """Version of `DesignComparison.as_json`; it changes when a key is renamed or dropped."""
 
-LOWER_IS_BETTER = ("rfid", "rfd", "gfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd")
-HIGHER_IS_BETTER = ("psnr", "ssim", "is", "accuracy", "acc")
-"""First words of the metrics whose better direction is known."""
-
 SPREAD_RATIO = 3.0
 """Ratio of two designs' residual standard deviations from which pooling them is called into question."""
 
-Better = Literal["lower", "higher"]
 Errors = Literal["pooled", "separate"]
 
 
@@ -195,7 +192,9 @@ def compare_designs(
             metric of unknown direction without `better`; designs without a size range in common; paired designs
             that were not run at the same sizes.
     """
-    direction = better or _direction(y)
+    direction = better or registry.better(y)
+    if direction is None:
+        raise UserError(f"{y}: not known whether lower or higher is better; say so with better lower or better higher")
     column = find_column(frame, by)
     chosen = select(frame, x, y, include, log=law == "log-linear")
     names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
@@ -251,15 +250,6 @@ class _Estimates:
     parts: tuple[int, ...]
     """Residual degrees of freedom of every design, for Satterthwaite's; empty where the variance is pooled."""
     parallel_p: float
-
-
-def _direction(y: str) -> Better:
-    word = y.lower().replace("-", "_").split("_")[0]
-    if word in LOWER_IS_BETTER:
-        return "lower"
-    if word in HIGHER_IS_BETTER:
-        return "higher"
-    raise UserError(f"{y}: not known whether lower or higher is better; say so with better lower or better higher")
 
 
 def _check_names(names: Sequence[str], by: str, rows: int, reference: str | None) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.inference.designs import HIGHER_IS_BETTER
 from analysis.table.columns import find_column
 from drorae.errors import UserError
+from drorae.metrics.registry import better
 
 
 def upwards(name: str) -> bool:
     """Whether more of it is better; of sizes, seconds and distances less is."""
-    return any(part in HIGHER_IS_BETTER for part in name.lower().split("_"))
+    return any(better(part) == "higher" for part in name.split("_"))
 
 
 def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:

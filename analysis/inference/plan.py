@@ -122,11 +122,22 @@ def propose(
     replications: int = 400,
     seed: int = 0,
 ) -> Proposal:
-    """Which sizes and seeds to run next within `budget` seconds.
+    """Proposes which sizes and seeds to run next.
 
-    goal: slope, halve the slope's interval; offset, tell a line in log10 x from a power law with an offset that
-    matters; prediction, halve the interval of the laws at size `at`. smallest, largest: bounds of the sizes that may
-    be run. Among designs that reach the goal the cheapest is best, otherwise the one that comes nearest.
+    Among designs that reach the goal the cheapest is best, otherwise the one that comes nearest.
+
+    Args:
+        comparison: the laws of the runs so far.
+        goal: slope, halve the slope's interval; offset, tell a line in log10 x from a power law with an offset that
+            matters; prediction, halve the interval of the laws at size `at`.
+        cost: of a run, in seconds.
+        budget: seconds that the new runs may take, one after the other.
+        at: the size of the goal prediction; unused by the others.
+        smallest, largest: bounds of the sizes that may be run; by default a fourth of the smallest measured and four
+            times the largest.
+        seeds: numbers of seeds per size to consider.
+        replications: simulations per truth and design.
+        seed: of the simulations.
 
     Offset against line is settled by two tests at 5% each: for an offset where the line lies outside the F set of
     the power law with offset, for a line where every offset that takes half its slope over the measured sizes does.
@@ -171,7 +182,14 @@ def _even(low: float, high: float, count: int, seeds: int) -> Design:
 
 
 def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: float, seeds: int) -> list[Design]:
-    """Designs of one shape each, with as many sizes as the budget buys, and with three quarters, half and a quarter.
+    """Returns designs of one shape each, with as many sizes as the budget buys, and three quarters, half, a quarter.
+
+    Args:
+        sample: the configurations measured.
+        low, high: bounds of the sizes that may be run.
+        cost: of a run, in seconds.
+        budget: in seconds.
+        seeds: runs per size.
 
     even: over the sizes measured; wide: over all that may be run; below, beyond: outside the measured ones; ends: half
     at either end of what may be run; three: a quarter at either end, half in the middle (the shape that shows a

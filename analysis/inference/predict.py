@@ -47,9 +47,15 @@ class Forecast:
 
 
 def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
-    """Interval per law within 4 AICc of the best, and their envelope, for the mean of `seeds` new runs at size `at`.
+    """Predicts new runs of one size: an interval per law within 4 AICc of the best, and their envelope.
 
     Outside the sizes measured the power law with offset is asked too (`LawComparison.heard`).
+
+    Args:
+        comparison: the laws.
+        at: the size.
+        extrapolate: whether a size beyond the horizon is answered; refused by default.
+        seeds: number of new runs whose mean is predicted.
 
     Raises:
         UserError: `at` is no size, or lies beyond the horizon and `extrapolate` is not asked for.

@@ -63,9 +63,15 @@ class TuningEffect:
 def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") -> TuningEffect:
     """Compares the runs at the best values of each size with those at fixed values, size by size.
 
+    Args:
+        frame: the trials of a tuned sweep, one per row, with the column `tuning`.
+        x: column of the size, or params, capacity, layers (`X_ALIASES`).
+        y: column of the metric.
+        law: what the two lines are straight in, log10(x) (log-linear) or x (linear).
+
     Where a size was run with several seeds, the seed that the search chose by is left out: its best run is the
     best of many, and would be flattered by that alone. The two slopes and the intervals of their difference are
-    `analysis.inference.designs.compare_designs`', paired.
+    `compare_designs`', paired.
 
     >>> sizes = [1e6, 3e6, 1e7, 3e7, 1e8]
     >>> noise = [0.01, -0.02, 0.01, 0.01, -0.01]

@@ -268,11 +268,15 @@ def fit_curve(
     weights: np.ndarray | None = None,
     method: Method = "least-squares",
 ) -> CurveFit:
-    """Fits `form` to x (n,) or (n, axes) and y (n,).
+    """Fits a form to points; the search starts from every point of a grid over the curved parameters.
 
-    method: least-squares, weighted by `weights` (relative precisions) if given; log-log, a power law as a line of
-    log y on log x, which minimises relative errors and so answers another question; huber, the Huber loss (delta
-    1e-3) of log residuals. The search starts from every point of a grid over the curved parameters.
+    Args:
+        form: the form or its name.
+        x: sizes, shape (n,) or (n, axes).
+        y: values, shape (n,).
+        weights: relative precisions, shape (n,); equal by default.
+        method: least-squares; log-log, a power law as a line of log y on log x, which minimises relative errors and so
+            answers another question; huber, the Huber loss (delta 1e-3) of log residuals.
 
     >>> import numpy as np
     >>> x = np.geomspace(1e5, 1e8, 8)

@@ -65,7 +65,13 @@ class Sample:
 def points(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, x_name: str = "x", y_name: str = "y"
 ) -> Sample:
-    """A sample of single runs, one per configuration.
+    """Makes a sample of single runs, one per configuration.
+
+    Args:
+        x: sizes, shape (n,) or (n, axes).
+        y: values, shape (n,).
+        weights: relative precisions, shape (n,); equal by default.
+        x_name, y_name: for messages.
 
     >>> points(np.array([1e6, 1e7, 1e8]), np.array([0.5, 0.45, 0.41])).n
     3
@@ -90,11 +96,19 @@ def precision(
     sampling_se: np.ndarray | None = None,
     image_correlation: float = 1.0,
 ) -> Precision:
-    """Weights 1 / (tau^2 + seed_sd^2 / runs + (1 - image_correlation) se^2 / runs).
+    """Weighs configuration means by 1 / (tau^2 + seed_sd^2 / runs + (1 - image_correlation) se^2 / runs).
 
     tau^2, the scatter of configurations about the law, makes the weighted residuals as large as expected (Paule and
     Mandel 1982; DerSimonian and Kacker 2007). Equal for all, and so 1, where configurations have equally many runs
-    and no standard errors of their own. design (n, p): the line's.
+    and no standard errors of their own.
+
+    Args:
+        design: the law's basis at every configuration, shape (n, p).
+        y: configuration means, shape (n,).
+        runs: runs of every configuration, shape (n,).
+        seed_sd: standard deviation of runs that differ in seed alone; 0 where it is not known.
+        sampling_se: standard error of one run's value through its evaluation images, shape (n,); none by default.
+        image_correlation: share of that variance that is common to all values, 1 where all see the same images.
     """
     known = seed_sd**2 / runs
     if sampling_se is not None:
@@ -219,7 +233,13 @@ def new_point_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (points,) of the 95% interval of the mean of `seeds` new runs of a new configuration at sizes `at`.
+    """Returns the ends (points,) of the 95% interval of the mean of new runs of a new configuration.
+
+    Args:
+        fit: the law.
+        sample: what it was fitted to.
+        at: sizes, shape (points,) or (points, axes).
+        seeds: number of new runs in the mean.
 
     Where configurations have one run each that is s^2 (1 + h) and exact t. With r seeds each, means scatter by less
     than runs do: the variance is s^2 (1 + h) + seed_sd^2 (1 / seeds - 1 / r), with Satterthwaite's degrees of freedom.

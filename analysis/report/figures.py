@@ -16,6 +16,7 @@ from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
 from analysis.laws.line import Line
 from analysis.table.columns import find_column
+from drorae.metrics.registry import title
 from drorae.storage.files import write_atomic
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ RASTER_POINTS = 2000
 """Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
 
 _NAMES = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "rfid": "rFID",
-    "rfid_inception": "rFID (Inception features)",
-    "rfd_dinov2": "Fréchet distance (DINOv2 features)",
-    "rfd_effnet": "Fréchet distance (EfficientNet features)",
-    "l1": "L1 error",
     "params": "Fusion parameters",
     "fusion_params": "Fusion parameters",
     "fusion_params_paper": "Fusion parameters (paper's formula)",
@@ -54,7 +48,7 @@ _NAMES = {
 
 def display_name(name: str) -> str:
     """A metric's or size's name for people, with its unit; unknown names stay as they are."""
-    return _NAMES.get(name, name)
+    return _NAMES.get(name) or title(name)
 
 
 def number(value: float) -> str:

@@ -74,6 +74,11 @@ def report_analyses(
 ) -> FitOutcome:
     """Returns what `fit_table` returns, and writes what it writes, of analyses that are there already.
 
+    Args:
+        analyses: one per metric, all against the same size.
+        out: folder that the report is written to; None writes nothing.
+        title, images, command: see `write_report`.
+
     Raises:
         UserError: what `write_report` refuses.
     """

@@ -35,7 +35,11 @@ def read_mlflow(
     MLflow UI (of a local store: in `drorae ui`). A run that MLflow does not call finished is never `finished`
     here, whatever its own tag says.
 
-    filter_string: such as "params.`phase2.lr` = '0.001' and metrics.psnr > 20".
+    Args:
+        tracking_uri: of the MLflow store.
+        experiment: name of the experiment; may be left out where `parent_run` is given.
+        parent_run: id of the run that the trials are nested in; all of the experiment by default.
+        filter_string: such as "params.`phase2.lr` = '0.001' and metrics.psnr > 20"; no filter by default.
 
     Raises:
         UserError: neither or an unknown experiment or parent run, a filter MLflow does not understand, a store
