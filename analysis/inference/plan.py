@@ -145,15 +145,8 @@ def propose(
     Raises:
         UserError: fewer than 5 configurations, a budget that buys no two runs, or bounds that hold no size.
     """
+    low, high = _bounds(comparison.sample, goal, at, smallest, largest)
     sample = comparison.sample
-    if sample.n < 5 or len(np.unique(sample.x)) < 3 or sample.low <= 0:
-        raise UserError(f"plan: {sample.n} configurations say too little to plan from; expected 5 or more")
-    if goal == "prediction" and at is None:
-        raise UserError("plan: the goal prediction needs the size to predict at")
-    low = sample.low / REACH if smallest is None else smallest
-    high = sample.high * REACH if largest is None else largest
-    if not 0 < low < high:
-        raise UserError(f"plan: no sizes between {low:g} and {high:g}; expected 0 < smallest < largest")
     designs = [design for count in seeds for design in candidates(sample, low, high, cost, budget, count)]
     if not designs:
         cheapest = 2 * float(cost(np.array([low]))[0])
@@ -175,6 +168,21 @@ def propose(
     even = simulation.judge(_even(sample.low, sample.high, len(best.design.sizes), best.design.seeds), cost)
     width_now = float("nan") if goal == "offset" else nothing.width
     return Proposal(goal, at, width_now, nothing.settled, tuple(appraisals), even, reached(best), budget, replications)
+
+
+def _bounds(
+    sample: Sample, goal: Goal, at: float | None, smallest: float | None, largest: float | None
+) -> tuple[float, float]:
+    """The sizes that may be run, once it is clear that these data can be planned from."""
+    if sample.n < 5 or len(np.unique(sample.x)) < 3 or sample.low <= 0:
+        raise UserError(f"plan: {sample.n} configurations say too little to plan from; expected 5 or more")
+    if goal == "prediction" and at is None:
+        raise UserError("plan: the goal prediction needs the size to predict at")
+    low = sample.low / REACH if smallest is None else smallest
+    high = sample.high * REACH if largest is None else largest
+    if not 0 < low < high:
+        raise UserError(f"plan: no sizes between {low:g} and {high:g}; expected 0 < smallest < largest")
+    return low, high
 
 
 def _even(low: float, high: float, count: int, seeds: int) -> Design:

@@ -88,7 +88,8 @@ class Line:
     @property
     def p_value(self) -> float:
         """Two-sided, of a slope of zero."""
-        return float(2 * stats.t.sf(abs(self.slope) / self.slope_se, self.curve.dof))
+        ratio = abs(self.slope) / self.slope_se if self.slope_se else np.inf
+        return float(2 * stats.t.sf(ratio, self.curve.dof))
 
     @property
     def seed_sd(self) -> float | None:

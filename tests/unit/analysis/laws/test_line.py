@@ -161,3 +161,10 @@ def test_warnings_name_what_is_wrong() -> None:
     assert "lack-of-fit" not in codes(fit(seeds, y="psnr"))
     seeds["psnr"] += np.where(seeds["expert_hidden_dim"] == 128, 2.0, 0.0)
     assert "lack-of-fit" in codes(fit(seeds, y="psnr"))
+
+
+def test_points_on_a_line_have_no_error() -> None:
+    x = np.array([1.0, 2, 3, 4, 5])
+    exact = fit(pd.DataFrame({"x": x, "y": x}), "x", "y", "linear")
+    assert (exact.slope, exact.p_value) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-12))
+    assert exact.slope_ci95 == pytest.approx((1.0, 1.0))
