@@ -9,10 +9,10 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from drorae.config import PRESETS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
+from drorae.config import LOCATIONS, PRESETS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS
 
@@ -216,14 +216,25 @@ def expand(spec: SweepSpec) -> list[TrialConfig]:
         if not axis.values:
             raise UserError(f"{axis.name}: an axis without values; expected at least one")
         seen.add(dotted)
+    for item in spec.search.ranges if spec.search else ():
+        if field_name(item.name) in LOCATIONS:
+            raise UserError(f"{item.name}: a place is nothing to search; give it as an axis, --vary {item.name}=A,B")
     trials: dict[str, TrialConfig] = {}
     for values in itertools.product(*(axis.values for axis in spec.axes)):
         for point in spec.listed or ({},):
             config = spec.base
             for name, value in [*zip((axis.name for axis in spec.axes), values, strict=True), *point.items()]:
                 config = _set_field(config, name, value)
+            config = labelled(config, spec)
             trials.setdefault(config_hash(config), config)
     return list(trials.values())
+
+
+def labelled(config: TrialConfig, spec: SweepSpec) -> TrialConfig:
+    """A trial of a sweep, told apart from those that differ from it in a place only: such as other images."""
+    names = [axis.name for axis in spec.axes] + [name for point in spec.listed for name in point]
+    places = [name for name in dict.fromkeys(map(field_name, names)) if name in LOCATIONS]
+    return replace(config, label=point_label(config, places)) if places and not config.label else config
 
 
 def varied_fields(configs: Sequence[TrialConfig]) -> list[str]:
@@ -231,7 +242,9 @@ def varied_fields(configs: Sequence[TrialConfig]) -> list[str]:
     if not configs:
         return []
     flat = [flatten(config) for config in configs]
-    return [name for name in flat[0] if any(other[name] != flat[0][name] for other in flat)]
+    found = [name for name in flat[0] if any(other[name] != flat[0][name] for other in flat)]
+    # A label only repeats the place that it tells apart.
+    return [name for name in found if name != "label" or not LOCATIONS.keys() & set(found)]
 
 
 _PAPER_CAPACITIES = Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144))

@@ -19,6 +19,7 @@ from analysis.laws.forms import FORMS
 from analysis.laws.intervals import Sample, parameter_intervals
 from analysis.laws.line import average
 from analysis.table.columns import find_column
+from analysis.table.decoders import check_decoders
 from analysis.table.design import check_axes
 from analysis.table.selection import Selection, select
 from drorae.errors import UserError
@@ -187,6 +188,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     selection = select(frame[usable], x, y, include)
     if selection.x_column == column:
         raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
+    check_decoders(selection.used, y, [selection.x_column, column])
     other = numbers[selection.used.index].to_numpy(dtype=float)
     keys = pd.DataFrame({"configuration": selection.configurations, "second": other})
     groups = keys.groupby(["configuration", "second"], sort=False).ngroup().to_numpy()

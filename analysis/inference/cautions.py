@@ -11,6 +11,7 @@ from analysis.inference.evidence import curvature, influence, lack_of_fit
 from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
+from analysis.table.decoders import decoder_notes
 from analysis.table.selection import Selection
 
 FEW_CONFIGURATIONS = 6
@@ -104,9 +105,15 @@ def _selection_cautions(selection: Selection) -> list[Caution]:
             names = ", ".join(sorted(set(map(str, others))))
             message = f"{len(others)} runs were fitted that are not finished ({names})"
             found.append(Caution("unfinished-included", message))
+    found += decoder_cautions(selection)
     if selection.pruned is not None:
         found.append(Caution("survivors", _survivors(selection, selection.pruned)))
     return found
+
+
+def decoder_cautions(selection: Selection) -> list[Caution]:
+    """What a reader should know of the runs' phase-1 decoders."""
+    return [Caution(*note) for note in decoder_notes(selection.used)]
 
 
 def _survivors(selection: Selection, pruned: pd.DataFrame) -> str:

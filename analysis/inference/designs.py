@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.inference.cautions import Caution
+from analysis.inference.cautions import Caution, decoder_cautions
 from analysis.inference.evidence import curvature
 from analysis.inference.verdicts import Verdict, Word
 from analysis.laws.intervals import Sample, points
@@ -196,7 +196,7 @@ def compare_designs(
     if direction is None:
         raise UserError(f"{y}: not known whether lower or higher is better; say so with better lower or better higher")
     column = find_column(frame, by)
-    chosen = select(frame, x, y, include, log=law == "log-linear")
+    chosen = select(frame, x, y, include, law == "log-linear", column)
     names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
     _check_names(names, by, len(chosen.x), reference)
     cells = [_cell(name, chosen.take((chosen.used[column].astype(str) == name).to_numpy()), law) for name in names]
@@ -209,10 +209,10 @@ def compare_designs(
     differences = _differences(names, pairs, estimates)
     have = {cell.name: cell.sample.n for cell in cells}
     claims = tuple(verdict for item in differences for verdict in _verdicts(item, direction, have))
+    cautions = (*_cautions(cells, lines, errors, law), *decoder_cautions(chosen))
     return DesignComparison(
         x, y, by, law, direction, errors, paired, 10**middle if law == "log-linear" else middle,
-        estimates.parallel_p, lines, differences, claims, tuple(_cautions(cells, lines, errors, law)),
-        chosen.excluded, chosen.eval_images,
+        estimates.parallel_p, lines, differences, claims, cautions, chosen.excluded, chosen.eval_images,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.inference.designs import DesignComparison, compare_designs
 from analysis.laws.line import Law
 from analysis.table.columns import find_column
+from analysis.table.decoders import DECODER, check_decoders
 from drorae.errors import UserError
 
 COLUMN = "tuning"
@@ -113,7 +114,8 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
     if moved:
         # Columns that tell a best run from a fixed one by other means would make two configurations of one.
         both = pd.concat(list(parts.values()), ignore_index=True)
-        both = both.drop(columns=[COLUMN, "config_hash", "run_id", "run_url", *searched], errors="ignore")
+        check_decoders(both, y)
+        both = both.drop(columns=[COLUMN, DECODER, "config_hash", "run_id", "run_url", *searched], errors="ignore")
         comparison = compare_designs(both, x, y, DESIGN, law, paired=True)
     return TuningEffect(len(shared), len(moved), fresh, tuple(values), comparison)
 

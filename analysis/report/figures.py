@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ _SEED_STYLES = (
 
 RASTER_POINTS = 2000
 """Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
+
+_SETTINGS = threading.Lock()
+"""Held while matplotlib's settings, which all threads share, are a figure's."""
 
 _NAMES = {
     "params": "Fusion parameters",
@@ -150,7 +154,7 @@ def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
     if layout is not None:
         layout.execute(figure)
     figure.set_layout_engine("none")
-    with matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
+    with _SETTINGS, matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
         for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
             arguments: dict[str, Any] = dict(options)

@@ -36,6 +36,7 @@ def arrange(
     where: Iterable[str] = (),
     roles: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    mix_decoders: bool = False,
 ) -> pd.DataFrame:
     """Returns a table as the analysis wants it: columns named by their roles, plain units, the rows asked for.
 
@@ -46,6 +47,7 @@ def arrange(
         where: conditions COLUMN=VALUE or COLUMN=VALUE,VALUE that a row must all match; none keeps every row.
         roles: role (`ROLES`) to the column that has it; a column without one keeps its name.
         units: column to the unit (`UNITS`) its numbers stand in; plain numbers by default.
+        mix_decoders: whether one law may go through runs of different phase-1 decoders (`check_decoders`).
 
     Raises:
         UserError: an unknown role, unit or column, a role's name already taken, or no row that matches.
@@ -64,6 +66,8 @@ def arrange(
         frame = frame[matches]
     if conditions:
         frame.attrs["where"] = conditions
+    if mix_decoders:
+        frame.attrs["mix_decoders"] = True
     return frame
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.table.decoders import check_decoders
 from analysis.table.selection import Selection
 from drorae.errors import UserError
 
@@ -26,8 +27,9 @@ def check_design(selection: Selection, unit: str = "configuration", parameters: 
 
     Raises:
         UserError: a size that is a seed, seeds counted as configurations, one or two sizes, fewer configurations
-            than parameters + 2, or the same y everywhere.
+            than parameters + 2, the same y everywhere, or different phase-1 decoders at one size.
     """
+    check_decoders(selection.used, selection.y_name, [selection.x_column])
     what = f"{selection.y_name} on {selection.x_name}"
     seeds = selection.seeds
     numbers = pd.to_numeric(pd.Series(seeds), errors="coerce").to_numpy(dtype=float)

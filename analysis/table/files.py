@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.table.decoders import DECODER
 from drorae.errors import UserError
 
-_TEXT_COLUMNS = ("config_hash", "status", "variant", "reason", "run_id")
+_TEXT_COLUMNS = ("config_hash", "status", "variant", "reason", "run_id", DECODER)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

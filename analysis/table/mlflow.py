@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.table.decoders import DECODER
 from drorae.errors import UserError
 
 _MLFLOW_COLUMNS = {
@@ -206,6 +207,7 @@ def _trial_row(run: _Run) -> dict[str, object]:
     row["config_hash"] = run.tags.get("drorae.config_hash")
     row["reason"] = run.tags.get("drorae.reason")
     row["run_id"] = run.run_id
+    row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
     if "drorae.tuning" in run.tags:
         row["tuning"] = run.tags["drorae.tuning"]
     return row

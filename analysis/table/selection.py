@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.table.columns import bad_cell, find_column, numbers, texts
+from analysis.table.decoders import check_decoders
 from drorae.errors import UserError
 
 STATUSES = ("finished", "unconverged", "diverged", "pruned", "failed", "running", "missing")
@@ -86,7 +87,9 @@ class Selection:
         )
 
 
-def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log: bool = True) -> Selection:
+def select(
+    frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log: bool = True, by: str = ""
+) -> Selection:
     """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
 
     Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
@@ -100,10 +103,12 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
         y: column of the metric.
         include: statuses to use beside finished.
         log: whether the law takes the logarithm of x.
+        by: column that tells designs apart, which may account for different decoders; none by default.
 
     Raises:
         UserError: no such column or status, x and y the same column, a column without numbers, nothing left, or
-            used rows that do not measure the same thing (`check_measurements`).
+            used rows that do not measure the same thing (`check_measurements`) or do not start from the same decoder
+            (`check_decoders`).
     """
     include = tuple(include)
     for name in include:
@@ -115,9 +120,8 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
     reasons = _reasons(frame, {"finished", *include}, {x_column: x_values, y_column: y_values})
     size = sample_column(frame, y)
-    counts = np.full(len(frame), np.nan)
-    if size is not None:
-        counts = pd.to_numeric(frame[size], errors="coerce").to_numpy(dtype=float)
+    counted = pd.Series(np.nan, frame.index) if size is None else pd.to_numeric(frame[size], errors="coerce")
+    counts = counted.to_numpy(dtype=float)
     for i in range(len(frame)):
         if not reasons[i] and log and x_values[i] <= 0:
             reasons[i] = f"{x_column} is {x_values[i]:g}, which has no logarithm"
@@ -135,6 +139,7 @@ def select(frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log
         )
     used = frame.iloc[kept]
     check_measurements(used, y)
+    check_decoders(used, y, by=by)
     images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
     stopped = [status.lower() == "pruned" for status in texts(frame, "status")]
     shown = any(stopped) and "pruned" not in include and not any("best" in role for role in texts(frame, "tuning"))

@@ -49,6 +49,8 @@ class SourceOptions:
         default_factory=list
     )
     """Units that columns stand in: K, M, G or %."""
+    mix_decoders: bool = False
+    """Let one law go through runs of different phase-1 decoders."""
 
     @property
     def experiment(self) -> str | None:
@@ -83,7 +85,8 @@ class SourceOptions:
                 if not path.is_file():
                     raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
             frame = read_table(path)
-        return arrange(frame, flat(self.where), pairs("--roles", self.roles), pairs("--units", self.units))
+        roles, units = pairs("--roles", self.roles), pairs("--units", self.units)
+        return arrange(frame, flat(self.where), roles, units, self.mix_decoders)
 
 
 def pairs(option: str, given: list[list[str]]) -> dict[str, str]:

@@ -69,8 +69,9 @@ class Status(_Named):
             print_table(
                 ("running", "phase", "step", "loss", "images/s", "memory"), rows, drop=("memory", "images/s", "loss")
             )
-        for label, reason in state.failed:
-            show(f"failed: {label}: {reason}")
+        for what, trials in (("failed", state.failed), ("missing", state.damaged)):
+            for label, reason in trials:
+                show(f"{what}: {label}: {reason}")
         unfinished = state.counts.get("missing", 0) + state.counts.get("failed", 0)
         if state.driven:
             print("a driver is at work on it")

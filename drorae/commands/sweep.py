@@ -122,7 +122,10 @@ class Sweep(RuntimeOptions, ConfigOptions):
                 fields = ", ".join(item.name for item in spec.search.ranges)
                 say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
             return 0
-        if not self.address:
+        from sweeps.driver.cluster import cluster_address
+
+        # A cluster's nodes are others than the driver's machine; the sweep checks those.
+        if not cluster_address(self.address):
             from drorae.machine.doctor import check_machine
 
             for config in configs:
@@ -234,7 +237,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
 
 def import_analysis() -> None:
     """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
-    for name in ("analysis.report.outcome", "matplotlib.pyplot"):
+    for name in ("analysis.report.outcome", "matplotlib.figure"):
         importlib.import_module(name)
 
 

@@ -1,5 +1,15 @@
 """What a trial is: its frozen dataclasses, their JSON and hash, and the presets."""
 
+from drorae.config.identity import (
+    LOCATIONS,
+    config_hash,
+    former_hash,
+    identity,
+    is_moved,
+    phase1_key,
+    relocated,
+    shared_key,
+)
 from drorae.config.schema import (
     DECODERS,
     PRESETS,
@@ -17,18 +27,17 @@ from drorae.config.schema import (
     TrialConfig,
     Variant,
     canonical_json,
-    config_hash,
     default_cache_dir,
     flatten,
     from_dict,
     load_config,
     override,
-    phase1_key,
     to_dict,
 )
 
 __all__ = [
     "DECODERS",
+    "LOCATIONS",
     "PRESETS",
     "DecoderConfig",
     "DiscriminatorConfig",
@@ -47,9 +56,14 @@ __all__ = [
     "config_hash",
     "default_cache_dir",
     "flatten",
+    "former_hash",
     "from_dict",
+    "identity",
+    "is_moved",
     "load_config",
     "override",
     "phase1_key",
+    "relocated",
+    "shared_key",
     "to_dict",
 ]

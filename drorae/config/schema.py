@@ -8,7 +8,6 @@ threads, cache folder) stands in `Runtime` and never enters a hash.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import types
@@ -250,6 +249,8 @@ class TrialConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     seed: int = 0
     """Seeds the fusion's initialisation and the order of phases 2 and 3."""
+    label: str = ""
+    """Tells trials apart that differ only in where their data or weights lie; a sweep over such a place sets it."""
 
 
 def default_cache_dir() -> str:
@@ -307,17 +308,6 @@ def canonical_json(tree: Any) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def config_hash(tree: Any) -> str:
-    """First 12 hexadecimal digits of the SHA-256 of a config's canonical JSON."""
-    return hashlib.sha256(canonical_json(tree).encode()).hexdigest()[:12]
-
-
-def phase1_key(config: TrialConfig) -> dict[str, Any]:
-    """What a phase-1 decoder depends on: everything but fusion, later phases, evaluation and the trial's seed."""
-    tree = to_dict(config)
-    return {name: tree[name] for name in ("images", "encoder", "decoder", "objective", "discriminator", "phase1")}
-
-
 def _convert(annotation: Any, value: Any, name: str) -> Any:
     """`value` (JSON or command-line text) as `annotation`, or UserError naming the field and what it takes."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -364,7 +354,9 @@ def from_dict(kind: type[Config], tree: Mapping[str, Any], prefix: str = "") -> 
     fields = {item.name for item in dataclasses.fields(typing.cast(Any, kind))}
     unknown = sorted(set(tree) - fields)
     if unknown:
-        raise UserError(f"{prefix}{unknown[0]}: no such field; known here: {', '.join(sorted(fields))}")
+        known = ", ".join(sorted(fields))
+        remedy = f"known here: {known}; correct it, or, in a file made by a newer drorae, update this one"
+        raise UserError(f"{prefix}{unknown[0]}: no such field; {remedy}")
     return kind(**{key: _convert(hints[key], value, prefix + key) for key, value in tree.items()})
 
 

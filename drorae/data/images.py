@@ -5,12 +5,15 @@
 crop is always the centre crop.
 
 A folder's files are checked before anything is trained: up to `FULL_CHECK_FILES` files are decoded completely
-and hashed; of more, only headers are read, and a truncated file shows itself when it is first decoded.
+and hashed; of more, only the beginnings are read and a sample is hashed, and a truncated file shows itself when it
+is first decoded.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import heapq
 import io
 import json
 import os
@@ -34,6 +37,12 @@ from drorae.errors import UserError, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 FULL_CHECK_FILES = 20_000
+SAMPLE_FILES = 2000
+"""Of more files than are hashed completely, so many of each folder are."""
+HEAD_BYTES = 4096
+"""Of the others, the beginning: reading the header has fetched it."""
+SAMPLE_BYTES = 2**21
+"""Of a longer file in the sample, both ends are hashed, together so many bytes."""
 BAD_SHARE = 0.05
 PHOTO_TRAIN_CROPS, PHOTO_VAL_CROPS = 3000, 1500
 PHOTO_LARGEST_SCALE = 8
@@ -125,7 +134,7 @@ def load_images(config: ImagesConfig) -> Images:
     and palettes become RGB, transparency is laid on white. `train` and `val` folders in `path` make the split,
     else `val_path`, else the `val_fraction` of the files whose relative paths have the lowest SHA-256. Unusable
     files are skipped with one warning and listed in `Images.skipped`. The fingerprint covers relative path,
-    size and content hash; above `FULL_CHECK_FILES` files the time of change instead of the content.
+    size and content hash; above `FULL_CHECK_FILES` files the content of `SAMPLE_FILES` and the beginnings of the rest.
 
     npz: arrays `train` and `val`, uint8 [N, H, W, 3].
 
@@ -314,7 +323,7 @@ class _File:
     path: str
     problem: str = ""
     identity: bytes = b""
-    """Size and content hash or time of change."""
+    """Size, and hash of the content or of a part of it."""
 
 
 def _load_folder(config: ImagesConfig) -> Images:
@@ -393,7 +402,15 @@ def _list_files(root: str) -> list[_File]:
 
 
 def _check_files(files: list[_File], full: bool) -> Iterator[_File]:
-    check = partial(_check_file, full=full)
+    sample: set[str] = set()
+    if not full:
+        # By their names, so that every copy of the folder has the same.
+        chosen = heapq.nsmallest(SAMPLE_FILES, files, key=_name_hash)
+        sample.update(file.name for file in chosen)
+
+    def check(file: _File) -> _File:
+        return _check_file(file, full, file.name in sample)
+
     with ThreadPoolExecutor(_threads()) as pool, warnings.catch_warnings():
         # PIL's own remarks (odd EXIF, very large pictures) would come once per file.
         warnings.simplefilter("ignore")
@@ -414,21 +431,35 @@ def _progress(done: Iterable[_File], total: int) -> Iterable[_File]:
     return track(done, "Checking images", total, console=Console(stderr=True))
 
 
-def _check_file(file: _File, full: bool) -> _File:
-    """`file` with its identity, or with the problem that keeps it out."""
+def _check_file(file: _File, full: bool, sampled: bool) -> _File:
+    """`file` with its identity, or with the problem that keeps it out; decoded and hashed whole where `full`."""
     try:
-        status = os.stat(file.path)
-        size = status.st_size.to_bytes(8, "little")
-        if not status.st_size:
+        size = os.stat(file.path).st_size
+        if not size:
             return _File(file.name, file.path, "zero-byte")
-        if not full:
-            with open(file.path, "rb") as stream:
-                problem = _problem(stream, decode=False)
-            return _File(file.name, file.path, problem, size + status.st_mtime_ns.to_bytes(8, "little", signed=True))
-        data = Path(file.path).read_bytes()
-    except OSError:
+        with open(file.path, "rb") as stream:
+            content = stream.read() if full else _part(stream, size, sampled)
+            stream.seek(0)
+            problem = _problem(io.BytesIO(content) if full else stream, decode=full)
+    except OSError as error:
+        # Those pass, and tell nothing of the file: the set would be another one from day to day.
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE):
+            raise
         return _File(file.name, file.path, "unreadable")
-    return _File(file.name, file.path, _problem(io.BytesIO(data), decode=True), size + hashlib.sha256(data).digest())
+    return _File(file.name, file.path, problem, size.to_bytes(8, "little") + hashlib.sha256(content).digest())
+
+
+def _part(stream: IO[bytes], size: int, sampled: bool) -> bytes:
+    """What of a file stands for all of it: both ends if it is `sampled` (all of a short one), else its beginning."""
+    if not sampled:
+        return stream.read(HEAD_BYTES)
+    head = stream.read(SAMPLE_BYTES // 2)
+    stream.seek(max(len(head), size - SAMPLE_BYTES // 2))
+    return head + stream.read()
+
+
+def _name_hash(file: _File) -> bytes:
+    return hashlib.sha256(os.fsencode(file.name)).digest()
 
 
 def _problem(stream: IO[bytes], decode: bool) -> str:
@@ -486,7 +517,7 @@ def _split(files: list[_File], config: ImagesConfig) -> list[list[_File]]:
     if len(files) < 2:
         raise UserError(f"images.path: {_shown(config.path)} holds 1 usable image; training and validation need 2")
     count = min(max(1, round(config.val_fraction * len(files))), len(files) - 1)
-    ranked = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.name)).digest())
+    ranked = sorted(files, key=_name_hash)
     return [sorted(part, key=lambda file: file.name) for part in (ranked[count:], ranked[:count])]
 
 

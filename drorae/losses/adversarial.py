@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, TrialConfig
-from drorae.losses.augment import augment
+from drorae.losses.augment import Draws, augment, draw
 from drorae.losses.discriminator import load_discriminator
 from drorae.runtime import distributed, out_of_memory
 from drorae.training.schedule import learning_rate
@@ -22,17 +22,15 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, offset: Tensor, largest: float) -> Tensor:
-    """|grad of the reconstruction loss| / (|grad of the adversarial loss| + 1e-6), at most `largest`.
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, largest: float) -> Tensor:
+    """|gradient of the reconstruction loss| / (|gradient of the adversarial loss| + 1e-6), at most `largest`.
 
-    VQGAN, arXiv 2012.09841, Eq. 7, with RAE's constants. The gradients are those of the decoder's last linear
-    weight, taken with respect to `offset`, zeros that the decoder adds to that weight: so they exist where the
-    weight itself is frozen (phase 2), and nothing can update it. Over several processes, the mean gradients.
+    VQGAN, arXiv 2012.09841, Eq. 7, with RAE's constants. The gradients, over the whole batch, are those of the
+    decoder's last linear weight, taken with respect to zeros that the decoder adds to that weight (`head_offset`): so
+    they exist where the weight itself is frozen (phase 2), and nothing can update it. Over several processes, the mean
+    gradients.
     """
-    norms = []
-    for loss in (reconstruction, adversarial):
-        (gradient,) = torch.autograd.grad(loss, offset, retain_graph=True)
-        norms.append(distributed.mean(gradient).norm())
+    norms = [distributed.mean(gradient).norm() for gradient in (reconstruction, adversarial)]
     return (norms[0] / (norms[1] + 1e-6)).clamp(0, largest).detach()
 
 
@@ -66,27 +64,35 @@ class Adversary:
         """Whether the tokenizer's loss has an adversarial term at a step (counted from 0)."""
         return step >= self.settings.gan_start_steps
 
-    def term(self, painted: Tensor, reconstruction: Tensor, offset: Tensor) -> dict[str, Tensor]:
-        """Scalars `gan`, the adversarial loss -mean logit, `gan_weight`, its whole weight, and their product
-        `gan_term`, which is to be added to the loss.
-
-        Args:
-            painted: [B, 3, S, S], nominally in [0, 1], with a graph.
-            reconstruction: the rest of the loss.
-            offset: see `adaptive_weight`.
-        """
+    def term(self, painted: Tensor, draws: Draws | None = None) -> Tensor:
+        """The adversarial loss -mean logit, of reconstructions [B, 3, S, S] that have a graph, nominally in [0, 1]."""
         self.network.eval().requires_grad_(False)
-        gan = -self.network(augment(2 * painted - 1)).mean()
-        weight = self.objective.gan_weight * adaptive_weight(
-            reconstruction, gan, offset, self.objective.max_adaptive_weight
-        )
-        return {"gan": gan, "gan_weight": weight, "gan_term": weight * gan}
+        return -self.network(augment(2 * painted - 1, draws)).mean()
 
-    def learn(self, step: int, total: int, painted: Sequence[Tensor], wanted: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Step `step` of `total` of the heads, on reconstructions and originals (in pieces, [0, 1]): `disc_loss`.
+    def weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        """The whole weight of `term` in the loss; gradients as for `adaptive_weight`."""
+        largest = self.objective.max_adaptive_weight
+        return self.objective.gan_weight * adaptive_weight(reconstruction, adversarial, largest)
+
+    def learn(
+        self,
+        step: int,
+        total: int,
+        painted: Sequence[Tensor],
+        wanted: Sequence[Tensor],
+        draws: tuple[Draws, Draws] | None = None,
+    ) -> dict[str, Tensor]:
+        """Step `step` of `total` of the heads: `disc_loss`. Equal up to rounding whatever the pieces.
 
         The reconstructions are those the tokenizer was just trained on; RAE paints them again afterwards, at the
         price of a forward pass.
+
+        Args:
+            step: counted from 0.
+            total: steps of the phase.
+            painted: reconstructions, in pieces [b, 3, S, S] in [0, 1].
+            wanted: originals, in pieces of the same sizes.
+            draws: augmentation of all originals and of all reconstructions; None: drawn now.
         """
         start = self.settings.disc_start_steps
         if step < start:
@@ -95,19 +101,25 @@ class Adversary:
         rate = learning_rate(schedule, step - start, max(total - start, 1))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        count, (height, width) = sum(len(part) for part in wanted), wanted[0].shape[-2:]
+        drawn = draws or tuple(draw(count, height, width, wanted[0].device) for _ in range(2))
         self.network.train().requires_grad_(True)
         self.optimiser.zero_grad(set_to_none=True)
-        count = sum(len(part) for part in wanted)
-        losses = []
-        # The spectral norms' power iterations, which every pass takes further.
+        losses: list[Tensor] = []
+        first = 0
         iterations = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         try:
             for fake, real in zip(painted, wanted, strict=True):
-                pair = torch.cat([augment(2 * real - 1), augment(2 * fake.detach().clamp(0, 1) - 1)])
+                chosen = slice(first, first + len(real))
+                shown = zip((real, fake.detach().clamp(0, 1)), drawn, strict=True)
+                pair = torch.cat([augment(2 * images - 1, each.part(chosen)) for images, each in shown])
                 logits = self._learner(pair)
+                # One power iteration of the spectral norms a step, which only this mode takes.
+                self.network.eval()
                 loss = hinge_loss(logits[: len(real)], logits[len(real) :]) * (len(real) / count)
                 loss.backward()
                 losses.append(loss.detach())
+                first = chosen.stop
         except (RuntimeError, MemoryError):
             # Out of memory, mostly: the caller may take this step again.
             for buffer, before in iterations:

@@ -13,10 +13,10 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from drorae.config import DiscriminatorConfig
+from drorae.config import DiscriminatorConfig, TrialConfig
 from drorae.errors import UserError, one_line, shorten
 from drorae.models.decoder import IMAGENET_MEAN, IMAGENET_STD
-from drorae.models.weights import read_state
+from drorae.models.weights import read_state, state_fingerprint
 
 KERNEL = 9
 """Width over tokens of the heads' middle convolution (RAE's published configuration)."""
@@ -113,6 +113,17 @@ def _load_vit(config: DiscriminatorConfig, device: torch.device) -> VisionTransf
             reason = shorten(one_line(error), 160)
             raise UserError(f"discriminator.path: {config.path} does not fit {config.name} ({reason})") from None
     return vit.to(device).eval().requires_grad_(False)
+
+
+def discriminator_fingerprint(config: TrialConfig) -> dict[str, str]:
+    """The fingerprint of a trial's discriminator by its name; none where it has none, or a known one.
+
+    Raises:
+        UserError: its weights cannot be read.
+    """
+    if config.objective.gan_weight == 0 or config.discriminator.weights != "file":
+        return {}
+    return {"discriminator": state_fingerprint(read_state(config.discriminator.path))}
 
 
 def load_discriminator(config: DiscriminatorConfig, device: torch.device, seed: int) -> DinoDiscriminator:

@@ -43,7 +43,9 @@ class Objective(nn.Module):
         if isinstance(self.perceptual, Lpips):
             perceptual = self.perceptual(painted, wanted).mean()
         else:
-            goal = self.perceptual.features(wanted) if targets is None else self.perceptual.unpack(targets)
+            # Rounded as cached ones are, so that both ways give the same numbers.
+            packed = self.perceptual.pack(self.perceptual.features(wanted)) if targets is None else targets
+            goal = self.perceptual.unpack(packed)
             perceptual = self.perceptual.distance(self.perceptual.features(painted), goal)
         return {"loss": l1 + self.weight * perceptual, "l1": l1, "perceptual": perceptual}
 

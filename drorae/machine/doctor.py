@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,14 +88,46 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
         wanted = config.images.source != "photos" and (path or name == "images.path")
         if wanted and not (path and Path(path).expanduser().exists()):
             lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
-    shape = encoder_shape(config.encoder.name)
-    needs = rough_needs(config, runtime, shape) if shape else Needs({}, [])
-    demanding = needs.step_flops > CPU_STEP_FLOPS or needs.memory_bytes > SMALL_BYTES
-    if runtime.device.startswith("cuda") or demanding:
+    needs = _needs(config, runtime)
+    if runtime.device.startswith("cuda") or _demanding(needs):
         lacking += _lacking_devices(needs, runtime)
+    _refuse("this machine", lacking)
+
+
+def check_share(config: TrialConfig, runtime: Runtime, gpus: float, processes: int, memory: float) -> None:
+    """Refuses a config that what a trial gets of a cluster cannot hold.
+
+    Only the nodes know how large their GPUs are and whether the images are there: the preparation says that.
+
+    Args:
+        config: the trial.
+        runtime: how it is run.
+        gpus: GPUs that it gets.
+        processes: processes that share its batches.
+        memory: bytes of main memory of the node that has most, of those that trials run on.
+
+    Raises:
+        UserError: too little memory or speed.
+    """
+    needs = _needs(config, runtime)
+    if _demanding(needs):
+        have = math.inf if gpus else None
+        _refuse("this cluster", _lacking(needs.step_flops / processes, needs.memory_bytes / processes, have, memory))
+
+
+def _needs(config: TrialConfig, runtime: Runtime) -> Needs:
+    shape = encoder_shape(config.encoder.name)
+    return rough_needs(config, runtime, shape) if shape else Needs({}, [])
+
+
+def _demanding(needs: Needs) -> bool:
+    return needs.step_flops > CPU_STEP_FLOPS or needs.memory_bytes > SMALL_BYTES
+
+
+def _refuse(who: str, lacking: Sequence[str]) -> None:
     if lacking:
         raise UserError(
-            f"this machine cannot run this config, which needs {'; '.join(lacking)}; "
+            f"{who} cannot run this config, which needs {'; '.join(lacking)}; "
             "--preset quickstart runs anywhere, --dry-run lists a sweep's trials"
         )
 
@@ -110,16 +144,21 @@ def _lacking_devices(needs: Needs, runtime: Runtime) -> list[str]:
     index = int(runtime.device.partition(":")[2] or 0)
     if on_gpu and index >= torch.cuda.device_count():
         raise UserError(f"--device {runtime.device}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
-    have = torch.cuda.get_device_properties(index).total_memory if on_gpu else memory_bytes()
+    gpu = float(torch.cuda.get_device_properties(index).total_memory) if on_gpu else None
+    return lacking + _lacking(needs.step_flops, needs.memory_bytes, gpu, memory_bytes())
+
+
+def _lacking(flops: float, size: float, gpu: float | None, memory: float) -> list[str]:
+    """What a step of so many operations and bytes lacks, with a GPU of so many bytes or none, and main memory."""
+    lacking: list[str] = []
+    on_gpu, have = gpu is not None, memory if gpu is None else gpu
     kind = "GPU memory" if on_gpu else "memory"
-    if not on_gpu and needs.step_flops > CPU_STEP_FLOPS:
-        lacking.append(f"a CUDA GPU (a training step is about {needs.step_flops / 1e12:.0f} TFLOP)")
+    if not on_gpu and flops > CPU_STEP_FLOPS:
+        lacking.append(f"a CUDA GPU (a training step is about {flops / 1e12:.0f} TFLOP)")
         kind = "GPU memory"
-    if needs.memory_bytes > have:
+    if size > have:
         found = f", {have / 1e9:.0f} GB found" if on_gpu or kind == "memory" else ""
-        lacking.append(
-            f"about {needs.memory_bytes / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)"
-        )
+        lacking.append(f"about {size / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)")
     return lacking
 
 

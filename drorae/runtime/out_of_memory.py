@@ -46,7 +46,7 @@ def fitting(size: int, work: Callable[[int], T], what: str, same: str = "") -> t
                 raise
             reason = shorten(one_line(error), 100)
         # Not before the handler has ended: until then the traceback holds the failed attempt's tensors.
-        _release()
+        release()
         if size == 1:
             raise UserError(f"{what}: out of memory with one image at a time ({reason}); {REMEDY}")
         size //= 2
@@ -65,7 +65,8 @@ def named(what: str, remedy: str = REMEDY) -> Iterator[None]:
         raise UserError(f"{what}: out of memory ({shorten(one_line(error), 100)}); {remedy}") from None
 
 
-def _release() -> None:
+def release() -> None:
+    """Gives back, to the device too, what nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -27,7 +27,7 @@ from filelock import FileLock
 from drorae.config import canonical_json, config_hash
 from drorae.errors import Notice, UserError
 from drorae.storage.cache import Cache
-from drorae.storage.files import folder_bytes, write_json
+from drorae.storage.files import folder_bytes, naming_unreadable, write_json
 
 MANIFEST = "manifest.json"
 """The file of an entry that makes it whole: keys, checksums; written last."""
@@ -117,21 +117,9 @@ class ArrayStore:
         if not folder.is_dir():
             return None
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            if manifest["key"] != json.loads(canonical_json(dict(key))) or manifest["count"] != count:
-                raise ValueError("the manifest is another entry's")
-            arrays: dict[str, np.ndarray] = {
-                name: np.memmap(folder / f"{name}.bin", spec.dtype, "r", shape=(count, *spec.shape))
-                for name, spec in specs.items()
-            }
-            for name, array in arrays.items():
-                if (folder / f"{name}.bin").stat().st_size != count * specs[name].item_bytes:
-                    raise ValueError(f"{name}.bin has the wrong size")
-                for index, start in enumerate(range(0, count, CHUNK)):
-                    if zlib.crc32(array[start : start + CHUNK].data) != manifest["checksums"][name][index]:
-                        raise ValueError(f"{name}.bin fails its checksum at item {start}")
-            return arrays
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            with naming_unreadable(folder):
+                return self._verify(folder, key, count, specs)
+        except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError) as error:
             with FileLock(f"{folder}.aside.lock"):
                 if folder.is_dir():
                     aside = folder.with_name(f"{folder.name}.corrupt")
@@ -141,6 +129,25 @@ class ArrayStore:
                         f"cache entry {folder} was damaged ({error}); set aside, built again", Notice, stacklevel=3
                     )
             return None
+
+    def _verify(
+        self, folder: Path, key: Mapping[str, Any], count: int, specs: Mapping[str, ArraySpec]
+    ) -> dict[str, np.ndarray]:
+        """The arrays, every checksum compared."""
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["key"] != json.loads(canonical_json(dict(key))) or manifest["count"] != count:
+            raise ValueError("the manifest is another entry's")
+        arrays: dict[str, np.ndarray] = {
+            name: np.memmap(folder / f"{name}.bin", spec.dtype, "r", shape=(count, *spec.shape))
+            for name, spec in specs.items()
+        }
+        for name, array in arrays.items():
+            if (folder / f"{name}.bin").stat().st_size != count * specs[name].item_bytes:
+                raise ValueError(f"{name}.bin has the wrong size")
+            for index, start in enumerate(range(0, count, CHUNK)):
+                if zlib.crc32(array[start : start + CHUNK].data) != manifest["checksums"][name][index]:
+                    raise ValueError(f"{name}.bin fails its checksum at item {start}")
+        return arrays
 
     def _fill(
         self,
@@ -160,7 +167,7 @@ class ArrayStore:
             except (ValueError, KeyError, TypeError):
                 shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        done = min(len(values) for values in checksums.values()) * CHUNK
+        done = min(count, min(len(values) for values in checksums.values()) * CHUNK)
         files = {}
         try:
             for name, spec in specs.items():
@@ -185,8 +192,9 @@ class ArrayStore:
             for file in files.values():
                 file.close()
         write_json(partial / MANIFEST, {"key": dict(key), "count": count, "checksums": checksums})
-        state_path.unlink(missing_ok=True)
         os.replace(partial, folder)
+        # Not before: a kill in between would leave arrays that nobody knows to be complete.
+        (folder / state_path.name).unlink(missing_ok=True)
 
     def _check_room(self, partial: Path, count: int, specs: Mapping[str, ArraySpec]) -> None:
         need = count * sum(spec.item_bytes for spec in specs.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 import warnings
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ class Cache:
         files = patiently(entry.files)
         if last not in files:
             return False
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             patiently(lambda: entry.download(files, draft))
             os.replace(draft, path)

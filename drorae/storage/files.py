@@ -9,11 +9,20 @@ import importlib.util
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from drorae.errors import DiskFull, UserError
+
+_REMEDIES = {
+    errno.EACCES: "let this user read it (chmod u+r)",
+    errno.EPERM: "let this user read it",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "end other programs, or allow more open files",
+}
+"""What a user can do where a file cannot be read."""
 
 
 @contextlib.contextmanager
@@ -23,7 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
     So `path` is never seen half-written. Makes the folder where it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # Containers that share a disk may share process numbers.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -44,9 +54,18 @@ def write_json(path: Path, tree: Any) -> None:
     write_atomic(path, json.dumps(tree, indent=1).encode())
 
 
+def json_rows(lines: bytes) -> list[dict[str, Any]]:
+    """The objects in lines of JSON; lines that a kill or a full disk cut short are left out."""
+    rows = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
 def has_room(folder: Path, size: int) -> bool:
     """Whether a file of so many bytes can be written into a folder, quotas and all, by writing one."""
-    probe = folder / f".room.{os.getpid()}"
+    probe = folder / f".room.{uuid.uuid4().hex}"
     try:
         with probe.open("wb") as file:
             file.write(b"\0" * size)
@@ -58,6 +77,19 @@ def has_room(folder: Path, size: int) -> bool:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
+
+
+@contextlib.contextmanager
+def naming_unreadable(path: Path) -> Iterator[None]:
+    """Makes an error of reading a file that its user can put right a UserError; the file itself may be sound."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        raise UserError(
+            f"{error.filename or path}: cannot be read ({error.strerror}); {_REMEDIES[error.errno]}, and run again"
+        ) from None
 
 
 def file_sha256(path: Path) -> str:

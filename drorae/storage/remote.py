@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ class Remote:
 
         def fetch(name: str) -> None:
             path = folder / name
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._call("get_file", f"{self.url}/{name}", str(draft))

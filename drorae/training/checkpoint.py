@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from drorae.errors import Notice
-from drorae.storage.files import disk_is_full
+from drorae.storage.files import disk_is_full, naming_unreadable
+from drorae.storage.sealed import move_aside
 
 DIGEST = 32
 """Bytes of SHA-256, which end a checkpoint."""
@@ -48,22 +47,21 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """A checkpoint, or None where there is none.
 
-    A damaged one, told by its SHA-256, is set aside as `<name>.damaged` with a `Notice`: None, too.
+    A damaged one, told by its SHA-256 alone, is set aside as `<name>.damaged` with a `Notice`: None, too. Whatever
+    keeps a sound one from being read, such as too little memory, is raised.
+
+    Raises:
+        UserError: the user may not read it, or has too many files open.
     """
-    if not path.is_file():
-        return None
-    try:
-        if _whole(path):
+    with naming_unreadable(path):
+        try:
+            whole = _whole(path)
+        except FileNotFoundError:
+            # Another process of this trial may have just set it aside.
+            return None
+        if whole:
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
-        pass
-    except FileNotFoundError:
-        # Another process of this trial has just set it aside.
-        return None
-    aside = path.with_name(f"{path.name}.damaged")
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(path, aside)
-    warnings.warn(f"{path}: damaged, set aside as {aside.name}; the phase starts over", Notice, stacklevel=2)
+    warnings.warn(f"{path}: damaged, set aside as {move_aside(path)}; the phase starts over", Notice, stacklevel=2)
     return None
 
 

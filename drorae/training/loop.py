@@ -19,7 +19,7 @@ from drorae.errors import UserError, one_line, shorten
 from drorae.losses.adversarial import Adversary
 from drorae.losses.objective import Objective
 from drorae.models.tokenizer import Tokenizer
-from drorae.runtime import distributed
+from drorae.runtime import distributed, out_of_memory
 from drorae.training.checkpoint import load_checkpoint, save_checkpoint
 from drorae.training.phases import Phase, freeze_all_but
 from drorae.training.schedule import learning_rate
@@ -189,6 +189,8 @@ def _resume(checkpoint: Path, module: nn.Module, stepper: Stepper, adversary: Ad
         trained = Trained(saved["step"], saved["seconds"], saved["cpu_seconds"], saved["losses"], saved["rows"])
         trained.micro_batch = saved.get("micro_batch", 0)
     except (KeyError, RuntimeError, ValueError) as error:
+        if out_of_memory.out_of_memory(error):
+            raise
         reason = shorten(one_line(error), 160)
         raise UserError(f"{checkpoint}: does not fit this config ({reason}); delete it to start over") from None
     # What did not fit before will not now.

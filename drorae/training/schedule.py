@@ -23,6 +23,6 @@ def epoch_order(seed: int, phase: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, phase, epoch]).permutation(count)
 
 
-def step_seed(seed: int, phase: int, step: int, rank: int = 0) -> int:
+def step_seed(seed: int, phase: int, step: int) -> int:
     """A seed for what is random within a step: a function of these numbers alone."""
-    return int(np.random.SeedSequence([seed, phase, step, rank]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, phase, step, 0]).generate_state(1)[0])

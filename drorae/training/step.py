@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from drorae.config import PhaseConfig, Runtime
-from drorae.data.features import Features, as_images
+from drorae.data.features import Batch, Features, as_images
 from drorae.errors import UserError
 from drorae.losses.adversarial import Adversary
+from drorae.losses.augment import Draws, draw
 from drorae.losses.objective import Objective
 from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed, out_of_memory
@@ -40,6 +41,30 @@ class Painter(nn.Module):
         return self.tokenizer.decode(latent if noise is None else latent + noise, head_offset)
 
 
+class _Piece(NamedTuple):
+    """Images of a batch that go through the networks at once."""
+
+    chosen: slice
+    """Which of the share's."""
+    batch: Batch
+    noise: Tensor | None
+    last: bool
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return self.chosen.stop - self.chosen.start
+
+
+class _Sums(dict[str, Tensor]):
+    """Losses by name, added up over the pieces of a batch."""
+
+    def add(self, losses: dict[str, Tensor], share: float) -> None:
+        """Adds a piece's, of `share` of the batch."""
+        for name, value in losses.items():
+            self[name] = self.get(name, 0) + value.detach() * share
+
+
 class Stepper:
     """Takes the steps of one phase, each a function of the weights and its number alone.
 
@@ -48,7 +73,6 @@ class Stepper:
         optimiser, average: what a checkpoint keeps beside the module; `average` is None without an EMA.
         micro_batch: images that go through the networks at once. Where memory runs out it is halved, with a
             `Notice`, and the step taken again from its beginning: the same batch, the same gradients up to rounding.
-            (With an adversary its augmentation and adaptive weight are those of the pieces.)
 
     Raises:
         UserError: there are no images for one batch, or the batch cannot be shared by the processes.
@@ -80,6 +104,9 @@ class Stepper:
                 f"use a multiple of {processes}"
             )
         self.share = self.batch_size // processes
+        first = distributed.rank() * self.share
+        # What is random is drawn for the whole batch, so that sharing it out changes nothing.
+        self._mine = slice(first, first + self.share)
         self.micro_batch = min(runtime.micro_batch or self.share, self.share)
         self.total = settings.epochs * self.steps_per_epoch
         module = phase.trained(tokenizer)
@@ -105,7 +132,10 @@ class Stepper:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step, self.total)
         where = f"{self.phase.name}, step {step + 1}"
-        seen, images = self._fitting(where, lambda piece: self._gradients(step, piece))
+        torch.manual_seed(step_seed(self.seed, self.phase.number, step))
+        # Drawn here, because an attempt that memory does not hold is made again.
+        draws = self._draws() if self.adversary is not None and self.adversary.speaks(step) else None
+        seen, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
         # A failure from here on leaves moved weights, and fewer images at once would be no help.
         with out_of_memory.named(f"{where}, the optimiser"):
             if self.settings.clip_norm:
@@ -114,7 +144,8 @@ class Stepper:
             if self.average is not None:
                 self.average.update(self._module)
         if self.adversary is not None:
-            seen |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, piece))
+            both = self._draws(), self._draws()
+            seen |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece))
         return seen
 
     def _fitting(self, what: str, work: Callable[[int], T]) -> T:
@@ -139,56 +170,97 @@ class Stepper:
             self._ordered = epoch
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def _noise(self, step: int, mine: slice) -> Tensor | None:
+    def _noise(self, step: int) -> Tensor | None:
         """What is added to the latents of this process's share [share, N, C]."""
         if not self.settings.latent_noise:
             return None
-        # Drawn for the whole batch, so that sharing it out changes nothing.
         self._noises.manual_seed(step_seed(self.seed, self.phase.number, step))
         sigma = torch.rand(self.batch_size, 1, 1, generator=self._noises, device=self.device)
         shape = (self.batch_size, self.tokenizer.encoder.grid**2, self.tokenizer.encoder.width)
         normal = torch.randn(shape, generator=self._noises, device=self.device)
-        return (sigma * self.settings.latent_noise * normal)[mine]
+        return (sigma * self.settings.latent_noise * normal)[self._mine]
 
-    def _gradients(self, step: int, piece: int) -> tuple[dict[str, Tensor], Painted]:
-        """The gradients of a step's loss, `piece` images at once; moves no weight."""
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.manual_seed(step_seed(self.seed, self.phase.number, step, distributed.rank()))
-        first = distributed.rank() * self.share
-        mine = slice(first, first + self.share)
-        items, noise = self._items(step)[mine], self._noise(step, mine)
-        adversary = self.adversary
-        speaks = adversary is not None and adversary.speaks(step)
-        offset = torch.zeros_like(self.tokenizer.decoder.head.weight, requires_grad=True) if speaks else None
-        pieces: list[dict[str, Tensor]] = []
-        images: Painted = []
+    def _draws(self) -> Draws:
+        """The next augmentation of this process's share."""
+        side = self.tokenizer.decoder.grid * self.tokenizer.decoder.patch
+        return draw(self.batch_size, side, side, self.device).part(self._mine)
+
+    def _pieces(self, step: int, piece: int) -> Iterator[_Piece]:
+        """This process's share of a step's batch, `piece` images at a time."""
+        items, noise = self._items(step)[self._mine], self._noise(step)
         for start in range(0, self.share, piece):
-            chosen = items[start : start + piece]
-            weight = len(chosen) / self.share
-            batch = self.features.batch(chosen, step // self.steps_per_epoch, self._depth)
-            pixels, layers = batch.pixels.to(self.device), batch.layers.to(self.device).float()
-            targets = None if batch.targets is None else batch.targets.to(self.device)
+            chosen = slice(start, min(start + piece, self.share))
+            batch = self.features.batch(items[chosen], step // self.steps_per_epoch, self._depth)
+            yield _Piece(chosen, batch, None if noise is None else noise[chosen], chosen.stop == self.share)
+
+    def _paint(self, piece: _Piece, offset: Tensor | None, exchanged: bool) -> Tensor:
+        """A piece's reconstructions; with `exchanged`, their backward pass shares gradients with other processes."""
+        layers = piece.batch.layers.to(self.device).float()
+        quiet = contextlib.nullcontext() if exchanged or distributed.world_size() == 1 else self._painter.no_sync()
+        with quiet, self._autocast:
+            return self._painter(layers, piece.noise, offset)
+
+    def _losses(self, piece: _Piece, painted: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The objective's terms of a piece, and its originals on the device."""
+        targets = None if piece.batch.targets is None else piece.batch.targets.to(self.device)
+        pixels = piece.batch.pixels.to(self.device)
+        return self.objective(painted, pixels, targets), pixels
+
+    def _gradients(self, step: int, piece: int, draws: Draws | None) -> tuple[dict[str, Tensor], Painted]:
+        """The gradients of a step's loss, `piece` images at once; moves no weight.
+
+        With `draws`, the loss has its adversarial term.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        if draws is not None:
+            return self._opposed_gradients(step, piece, draws)
+        seen, images = _Sums(), []
+        for part in self._pieces(step, piece):
             # Gradients are exchanged once a step, with the last piece.
-            alone = distributed.world_size() == 1 or start + piece >= self.share
-            with contextlib.nullcontext() if alone else self._painter.no_sync():
-                with self._autocast:
-                    painted = self._painter(layers, None if noise is None else noise[start : start + piece], offset)
-                losses = self.objective(painted, pixels, targets)
-                whole = losses["loss"]
-                if adversary is not None and offset is not None:
-                    with self._autocast:
-                        losses |= adversary.term(painted, whole, offset)
-                    whole = whole + losses.pop("gan_term")
-                (whole * weight).backward()
-            pieces.append({name: value.detach() * weight for name, value in losses.items()})
-            if adversary is not None:
+            painted = self._paint(part, None, exchanged=part.last)
+            losses, pixels = self._losses(part, painted)
+            seen.add(losses, part.size / self.share)
+            (losses["loss"] * (part.size / self.share)).backward()
+            if self.adversary is not None:
                 images.append((painted.detach().float(), as_images(pixels)))
-        seen = {name: torch.stack([values[name] for values in pieces]).sum() for name in pieces[0]}
         return seen, images
 
-    def _teach(self, step: int, images: Painted, piece: int) -> dict[str, Tensor]:
-        """The discriminator's own step, on pieces of at most `piece` images."""
+    def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], Painted]:
+        """The same with an adversarial term.
+
+        Its weight is a ratio of gradients of the whole batch. So both losses' gradients are first taken back to the
+        images; from there their sum goes further once the weight is known, for which all but a single piece are
+        painted again.
+        """
+        assert self.adversary is not None
+        offset = torch.zeros_like(self.tokenizer.decoder.head.weight, requires_grad=True)
+        seen, images = _Sums(), []
+        pulls: list[tuple[_Piece, Tensor, Tensor]] = []
+        heads = [torch.zeros_like(offset), torch.zeros_like(offset)]
+        alone = piece >= self.share
+        for part in self._pieces(step, piece):
+            painted = self._paint(part, offset, exchanged=alone)
+            losses, pixels = self._losses(part, painted)
+            with self._autocast:
+                losses["gan"] = self.adversary.term(painted, draws.part(part.chosen))
+            seen.add(losses, part.size / self.share)
+            found = [
+                torch.autograd.grad(losses[name] * (part.size / self.share), (offset, painted), retain_graph=True)
+                for name in ("loss", "gan")
+            ]
+            for head, (gradient, _) in zip(heads, found, strict=True):
+                head += gradient
+            pulls.append((part, found[0][1], found[1][1]))
+            images.append((painted.detach().float(), as_images(pixels)))
+        seen["gan_weight"] = weight = self.adversary.weight(*heads)
+        for part, reconstruction, adversarial in pulls:
+            painted = painted if alone else self._paint(part, None, exchanged=part.last)
+            painted.backward(reconstruction + weight * adversarial)
+        return seen, images
+
+    def _teach(self, step: int, images: Painted, draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
+        """The discriminator's own step, on pieces of at most `piece` images; `draws` for originals, reconstructions."""
         assert self.adversary is not None
         fakes, reals = ([part for pair in images for part in pair[which].split(piece)] for which in (0, 1))
         with self._autocast:
-            return self.adversary.learn(step, self.total, fakes, reals)
+            return self.adversary.learn(step, self.total, fakes, reals, draws)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
 from drorae.data.features import Features, open_features
 from drorae.data.images import evaluation_crop, load_images
 from drorae.errors import UserError
 from drorae.losses.adversarial import make_adversary
+from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
 from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
@@ -30,13 +31,15 @@ from drorae.metrics.samples import FeatureSample
 from drorae.models.encoder import Encoder, load_encoder
 from drorae.models.rae_decoder import Released, read_released
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
-from drorae.models.weights import fit_state, read_state, save_sealed
+from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
 from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.loop import Diverged, Report, train_phase
 from drorae.training.phases import PHASE1
+
+DECODER = "decoder.safetensors"
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Workshop:
     baseline: dict[str, float]
     """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
     fingerprints: dict[str, str]
+    """Of images and networks by their contents; `phase1_decoder` is an address in the cache, `phase1_weights` the
+    SHA-256 of what was found there."""
     lpips: Lpips | None = None
     external: dict[str, Moments] = field(default_factory=dict)
     """Statistics of `evaluation.reference` by metric."""
@@ -193,16 +198,33 @@ def _decoder_name(
     encoder: Encoder,
     perceptual_fingerprint: str,
     released: Released | None,
+    heard: dict[str, str],
+    located: bool,
 ) -> str:
-    """Address in the cache of a phase-1 decoder: a hash of all that it depends on; of a released one, its contents."""
-    tree = to_dict(config)
+    """Address in the cache of a phase-1 decoder: a hash of all that it depends on; of a released one, its contents.
+
+    `heard`: the fingerprint of a discriminator that is read from a file. `located`: the address that drorae 0.1.0 gave
+    it, by the places of files instead of their contents.
+    """
+    tree = identity(config, located)
     key: dict[str, Any] = {name: tree[name] for name in ("decoder", "objective", "discriminator", "phase1")}
     key |= {"size": config.images.size, "views": config.images.views, "images": train_fingerprint}
     key |= {"encoder": encoder.fingerprint, "dtype": config.encoder.feature_dtype}
     key |= {"norm_affine": config.encoder.norm_affine, "perceptual": perceptual_fingerprint}
     if released is not None:
         key["decoder"] = {**tree["decoder"], "weights": released.fingerprint}
+    if not located:
+        key |= heard
     return f"decoders/{config_hash(key)}"
+
+
+DECODER_REMEDY = "put that one back, or delete what is there and make it with the threads and the device of then"
+"""What to do about a phase-1 decoder of other weights."""
+
+
+def decoder_place(config: TrialConfig, runtime: Runtime, fingerprints: Mapping[str, str]) -> str:
+    """Where the phase-1 decoder's weights lie, in words for a message."""
+    return config.decoder.weights or f"{runtime.cache_dir}/decoders/{fingerprints['phase1_decoder']}"
 
 
 def _read_json(path: Path) -> dict[str, float]:
@@ -237,10 +259,13 @@ def open_workshop(
 
     global _last
     device = choose_device(runtime)
-    key = canonical_json({**phase1_key(config), "evaluation": to_dict(config.evaluation), "runtime": to_dict(runtime)})
+    key = canonical_json({**shared_key(config), "runtime": to_dict(runtime)})
     if _last is not None and _last[0] == key:
         check(_last[1].fingerprints)
         return replace(_last[1], config=config)
+    # Memory need not hold two.
+    _last = None
+    out_of_memory.release()
     cache = Cache(runtime.cache_dir)
     images = load_images(config.images)
     seen = {"images_train": images.train.fingerprint, "images_val": images.val.fingerprint}
@@ -266,10 +291,16 @@ def open_workshop(
     val = open_features(images.val, encoder, config.encoder, 1, None, runtime, device, note)
     references = _references(config, val, extractors, images.val.fingerprint, cache, device)
 
-    name = _decoder_name(config, images.train.fingerprint, encoder, objective.fingerprint, released)
+    heard = discriminator_fingerprint(config)
+    name, former = (
+        _decoder_name(config, images.train.fingerprint, encoder, objective.fingerprint, released, heard, located)
+        for located in (False, True)
+    )
+    if former != name and ((cache / former).is_dir() or cache.fetch(f"{former}/{DECODER}")):
+        name = former
     folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "decoder.safetensors"
+    weights = folder / DECODER
     with distributed.locked(folder / ".lock"):
         if decoder is None and distributed.is_main():
             cache.fetch(f"{name}/{weights.name}")
@@ -297,8 +328,8 @@ def open_workshop(
         workshop = Workshop(
             config, runtime, device, encoder, train, val, objective, extractors, references, decoder, {},
             {**seen, "encoder": encoder.fingerprint, "phase1_decoder": folder.name,
-             "perceptual": objective.fingerprint}
-            | ({"released_decoder": released.fingerprint} if released is not None else {})
+             "phase1_weights": state_sha256(decoder), "perceptual": objective.fingerprint}
+            | ({"released_decoder": released.fingerprint} if released is not None else {}) | heard
             | {extractor.metric: extractor.fingerprint for extractor in extractors}
             | ({f"lpips_{lpips.name}": lpips.fingerprint} if lpips is not None else {}),
             lpips,

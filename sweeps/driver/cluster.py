@@ -23,16 +23,22 @@ STUCK_SECONDS = 10.0
 """So long the driver may take to notice, before it is taken to hang in a call to Ray."""
 
 
+def cluster_address(address: str) -> str:
+    """The cluster to join: the one given, else that of Ray's own RAY_ADDRESS, which `ray job submit` sets; "": none."""
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
 @contextlib.contextmanager
 def ray_session(address: str) -> Iterator[None]:
     """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep.
 
-    Ray's own RAY_ADDRESS, which `ray job submit` sets, is an address like one that is given.
+    The address is as `cluster_address` takes it.
 
     Raises:
         UserError: Ray is not installed, does not start, or nothing answers at the address.
     """
-    address = address or os.environ.get("RAY_ADDRESS", "")
+    address = cluster_address(address)
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",

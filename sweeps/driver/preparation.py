@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, phase1_key, to_dict
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, shared_key
 from drorae.errors import UserError, last_line
-from drorae.storage.files import write_atomic
+from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
 from sweeps.driver.cluster import alive_nodes
 from sweeps.driver.resources import Share
@@ -25,11 +25,6 @@ DIED = (
     "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
     "--max-concurrent or more --cpus-per-trial)"
 )
-
-
-def _preparation_key(config: TrialConfig) -> str:
-    """Trials with equal keys share everything that `prepare` makes: phase 1 and the reference statistics."""
-    return config_hash(phase1_key(config) | {"evaluation": to_dict(config.evaluation)})
 
 
 class Preparation:
@@ -45,6 +40,7 @@ class Preparation:
         directory: Path,
         mirror: Mirror | None,
         check: Callable[[], None],
+        inputs: Mapping[str, Mapping[str, str]],
     ) -> None:
         """Groups the trials; starts nothing yet.
 
@@ -57,13 +53,15 @@ class Preparation:
             directory: the sweep's folder.
             mirror: where that folder is in a store.
             check: called while they are waited for; what it raises ends the waiting.
+            inputs: fingerprints that the sweep's trials were made from, by the hash of `shared_key`.
         """
         self.configs, self.share_of, self.check = configs, share_of, check
         self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
+        self.inputs = inputs
         self.remote = None if mirror is None else mirror.remote
         self.groups: dict[str, list[str]] = {}
         for key, config in configs.items():
-            self.groups.setdefault(_preparation_key(config), []).append(key)
+            self.groups.setdefault(config_hash(shared_key(config)), []).append(key)
         self._jobs: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -73,13 +71,13 @@ class Preparation:
         import ray
 
         for group, keys in self.groups.items():
+            self._forget(group)
             share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
             remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
             config = canonical_json(self.configs[keys[0]])
             runtime = workers.threads(self.runtime, share)
-            self._jobs[group] = remote.remote(
-                config, runtime, str(self._remote_log(group) or self._log(group)), self.function
-            )
+            log = str(self._remote_log(group) or self._log(group))
+            self._jobs[group] = remote.remote(config, runtime, log, self.function, self.inputs.get(group, {}))
 
     def _whole_node(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""
@@ -110,10 +108,7 @@ class Preparation:
             problem = self._wait(group, tail)
             self._fetch(group)
             rows = tail.read()
-            self._log(group).unlink(missing_ok=True)
-            if log := self._remote_log(group):
-                with contextlib.suppress(RemoteError):
-                    log.delete()
+            self._forget(group)
             if problem is None:
                 screen.line(f"{title}: ready in {duration(time.monotonic() - started)}")
             else:
@@ -130,6 +125,13 @@ class Preparation:
 
     def _remote_log(self, group: str) -> Remote | None:
         return None if self.remote is None else self.remote / self._log(group).name
+
+    def _forget(self, group: str) -> None:
+        """Deletes the log, which attempts add to."""
+        self._log(group).unlink(missing_ok=True)
+        with contextlib.suppress(RemoteError):
+            if log := self._remote_log(group):
+                log.delete()
 
     def _fetch(self, group: str) -> None:
         """Brings the rows here from the store that they are written to, if they are."""
@@ -152,25 +154,30 @@ class Preparation:
 
 
 class _Tail:
-    """Follows the rows that a preparation writes to a file, for the screen."""
+    """Follows the rows that a preparation writes to a file, for the screen.
+
+    A row that is reported again, by an attempt that repeats what a killed one did, takes the place of the first.
+    """
 
     def __init__(self, path: Path, title: str) -> None:
         self.path, self.title = path, title
-        self.rows: list[dict[str, float | str]] = []
+        self._rows: dict[tuple[Any, ...], dict[str, float | str]] = {}
         self._position = 0
         self._lock = threading.Lock()
 
     def read(self) -> list[dict[str, float | str]]:
         """All rows so far."""
-        with self._lock, contextlib.suppress(FileNotFoundError), self.path.open() as file:
+        with self._lock, contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._position:
+                self._position = 0
             file.seek(self._position)
-            # Text mode cannot tell after iteration, so lines are read one by one.
-            while (line := file.readline()).endswith("\n"):
-                # A full disk cuts rows short.
-                with contextlib.suppress(ValueError):
-                    self.rows.append(json.loads(line))
-                self._position = file.tell()
-        return self.rows
+            lines, end, _ = file.read().rpartition(b"\n")
+            self._position += len(lines + end)
+            for row in json_rows(lines):
+                key = tuple(row.get(name) for name in ("phase", "note", "step"))
+                self._rows.pop(key, None)
+                self._rows[key] = row
+        return list(self._rows.values())
 
     def running(self) -> list[RunningTrial]:
         """The preparation, as far as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -144,6 +145,15 @@ def check_shares(shares: Sequence[Share], nodes: Sequence[Mapping[str, float]], 
             raise UserError(
                 f"resources: a trial asks for {share}{shape}, Ray sees {cpus:g} and {gpus:g}{where}; ask for less"
             )
+
+
+def most_memory(nodes: Sequence[Mapping[str, float]], share: Share) -> float:
+    """Bytes of main memory of the largest node that has room for a process of such a trial."""
+    need = share.one()
+    fitting = [node for node in nodes if all(node.get(name, 0.0) >= amount for name, amount in need.items())]
+    # Ray sets a part of it aside for objects, which grows only when they come.
+    sizes = (node.get("memory", math.inf) + node.get("object_store_memory", 0.0) for node in fitting)
+    return max(sizes, default=math.inf)
 
 
 def times(node: Mapping[str, float], name: str, amount: float) -> int:

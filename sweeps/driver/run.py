@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import threading
@@ -17,24 +18,27 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from drorae.config import Runtime, TrialConfig, config_hash, from_dict, to_dict
-from drorae.errors import ClusterLost, UserError
+from drorae.config import Runtime, TrialConfig, config_hash, from_dict, is_moved, load_config, shared_key, to_dict
+from drorae.errors import ClusterLost, UserError, one_line
+from drorae.machine.doctor import check_share
 from drorae.runtime.shell import command
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import naming_full_disk, write_json
 from drorae.storage.remote import Remote, absolute, locate, patiently
-from sweeps.driver.cluster import HeadWatch, alive_nodes, ray_session, require_tune
+from drorae.trial.folder import read_outcome, ready_trial
+from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.output import DRIVER_LOG, Tail, aside
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.queue import Asha, Listed
-from sweeps.driver.resources import Resources, Share, check_shares
+from sweeps.driver.resources import Resources, Share, check_shares, most_memory
 from sweeps.driver.screen import Screen
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
-from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
+from sweeps.folder.migration import migrate
 from sweeps.folder.mirror import TOLD, Mirror, brought, check_store, in_trials
 from sweeps.folder.status import DRIVER_LEASE, read_spec
-from sweeps.folder.table import measured, read_outcome, ready_trial, table_rows, write_table
+from sweeps.folder.table import measured, table_rows, write_table
 from sweeps.spec import Search, SweepSpec, expand, field_name, varied_fields
 from sweeps.tracking.client import RunAddress, SweepTracker, check_nodes
 from sweeps.worker.entry import Work
@@ -116,6 +120,7 @@ def run_sweep(
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
         DiskFull: there is no room for what the driver itself writes.
+        LeaseLost: another driver took the sweep over while this one was suspended.
         RemoteError: the store that holds the sweep's folder stays away.
         ClusterLost: the head node of the Ray cluster is gone.
         KeyboardInterrupt: Ctrl-C. As for `Stopped`, the table is written and the runs are ended before.
@@ -153,6 +158,9 @@ def run_sweep(
         try:
             with driver.lease():
                 return driver.run()
+        except LeaseLost as error:
+            screen.record(f"error: {error}")
+            raise
         except (UserError, OSError) as error:
             screen.record(f"error: {error}")
             # A mistake in the very first call, or a full disk, leaves no folder behind.
@@ -201,7 +209,12 @@ class Settings:
         """The inverse of `tree`."""
         runtime, resources = from_dict(Runtime, tree["runtime"]), Resources.from_dict(tree["resources"])
         asha = Asha(**tree["asha"]) if tree["asha"] else None
-        return Settings(**{**tree, "runtime": runtime, "resources": resources, "asha": asha})
+        # Where drorae 0.1.0 had them.
+        moved = {name: tree[name].replace("drorae.trial:", "drorae.trial.run:") for name in ("run_trial", "prepare")}
+        try:
+            return Settings(**{**tree, **moved, "runtime": runtime, "resources": resources, "asha": asha})
+        except TypeError as error:
+            raise UserError(f"sweep.json: {one_line(error)}; made by a newer drorae: update this one") from None
 
 
 class _Driver:
@@ -232,6 +245,7 @@ class _Driver:
         """Whether the folder held no sweep before this call."""
         self._patience = 0.0
         self._closed = threading.Lock()
+        self._lease = Lease((directory if mirror is None else mirror.remote) / DRIVER_LEASE)
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
@@ -240,26 +254,34 @@ class _Driver:
         Raises:
             UserError: one is at work on it.
         """
-        path = (self.directory if self.mirror is None else self.mirror.remote) / DRIVER_LEASE
+        path = self._lease.path
         if not is_live(path) and read_lease(path) is not None:
             self.screen.line(f"{self.spec.name}: its last driver left no word; waiting to see whether it lives")
-        lease = Lease(path)
-        if not lease.acquire(wait=False):
+        if not self._lease.acquire(wait=False):
             raise UserError(
                 f"{path.parent}: another drorae sweep is running here; wait for it, or give this one another --name"
             )
-        with lease:
+        if self.mirror is not None:
+            self.mirror.lease = self._lease
+        with self._lease:
             yield
 
     def run(self) -> SweepOutcome:
         """Opens the sweep, runs what is missing, and leaves table and records in order, however it ends."""
         self.open()
         try:
-            with ray_session(self.settings.resources.address) if self.missing else contextlib.nullcontext():
+            with (
+                ray_session(self.settings.resources.address) if self.missing or self.moved else contextlib.nullcontext()
+            ):
                 self.signals.install()
                 with HeadWatch(self.screen.line, self._leave) as watch:
+
+                    def check() -> None:
+                        watch.check()
+                        self._lease.check()
+
                     try:
-                        self.work(watch.check)
+                        self.work(check)
                     except ClusterLost:
                         # Ray may end the process while it is being left.
                         self.close()
@@ -285,7 +307,8 @@ class _Driver:
             pull = self.mirror.pull
             patiently(lambda: pull(patterns=DRIVER_FILES))
         self.new = not (self.directory / "sweep.json").exists()
-        self.sweep_id = _check_spec(self.directory, self.spec, self.basis)
+        self.former = {} if self.new else migrate(self.directory, self.mirror)
+        self.sweep_id = _check_spec(self.directory, self.spec, self.basis, self.former)
         self.known = _known_address(self.directory)
         search = self.spec.search
         self.studies = None if search is None else Studies(self.directory / "studies.db", self.spec, self.trials)
@@ -294,6 +317,7 @@ class _Driver:
             self.missing = [key for key in self.configs if not self._is_done(key)]
         else:
             self.missing = [] if self.studies.finished else list(self.basis)
+        self.moved = self._moved()
         self.screen.total = len(self.configs) if self.studies is None else self.studies.total
         varied = varied_fields(list(self.basis.values()))
         varied += [field_name(item.name) for item in search.ranges] if search else []
@@ -308,20 +332,26 @@ class _Driver:
         """Prepares, records and trains what is missing."""
         screen, settings = self.screen, self.settings
         share_of = self._sharing()
-        groups = {key: self.basis[key] for key in self.missing}
+        groups = {key: self.basis[key] for key in self.missing} | {key: self.configs[key] for key in self.moved}
         preparation = Preparation(
-            groups, screen, settings.runtime, share_of, settings.prepare, self.directory, self.mirror, check
-        )
+            groups, screen, settings.runtime, share_of, settings.prepare, self.directory, self.mirror, check,
+            self._inputs(),
+        )  # fmt: skip
         preparation.start()
         # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
         screen.doing("opening MLflow")
         require_tune()
         home = self.directory.parent
         self.tracker = SweepTracker(self.spec.name, self.sweep_id, home, self.tracking_uri, self.known)
-        nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if self.missing else ()
+        nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if self.missing or self.moved else ()
         check_nodes(self.tracker.uri, nodes)
         failed, prepared = preparation.finish()
+        for key in self.moved:
+            if key in failed:
+                raise UserError(failed[key])
+            write_json(self.trials / key / "config.json", to_dict(self.configs[key]))
         self.address = self.tracker.open_parent(f"{screen.total} trials", screen.line)
+        self.tracker.rename(self.former, screen.line)
         self._write_spec()
         runnable = self._ready(failed)
         self.session.send()
@@ -339,7 +369,7 @@ class _Driver:
 
     def close(self) -> None:
         """Writes the table and ends the runs, once; what goes wrong with MLflow is said and left for the next call."""
-        if self.address is None or not self._closed.acquire(blocking=False):
+        if self.address is None or self._lease.lost or not self._closed.acquire(blocking=False):
             return
         screen, tracker = self.screen, self.tracker
         screen.doing("writing the table and the records")
@@ -359,6 +389,26 @@ class _Driver:
     def standing(self) -> str:
         """`3 of 12 trials are done`."""
         return f"{self._done()} of {max(self.screen.total, len(self.configs))} trials are done"
+
+    def _moved(self) -> list[str]:
+        """The trials that are done, but with data or weights at other places, which must hold the same."""
+        paths = {key: self.trials / key / "config.json" for key in self.configs if self._is_done(key)}
+        return [key for key, path in paths.items() if path.is_file() and is_moved(load_config(path), self.configs[key])]
+
+    def _inputs(self) -> dict[str, dict[str, str]]:
+        """Fingerprints that trials were made from so far, by what they share.
+
+        The decoder's address is left out: it may be another one to a later version, whatever the weights are.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for key, config in self.configs.items():
+            known = found.setdefault(config_hash(shared_key(config)), {})
+            with contextlib.suppress(OSError, ValueError):
+                known |= json.loads((self.trials / key / "inputs.json").read_text())
+            if digest := read_outcome(self.trials / key).get("weights", {}).get("phase1_decoder"):
+                known["phase1_weights"] = digest
+            known.pop("phase1_decoder", None)
+        return found
 
     def _is_done(self, key: str) -> bool:
         return read_outcome(self.trials / key)["status"] in DONE
@@ -428,6 +478,9 @@ class _Driver:
             )
         if not resources.autoscaling:
             check_shares(shares, nodes, runtime.device)
+            if cluster_address(resources.address) and self.settings.run_trial == RUN_TRIAL:
+                for key, share in zip(self.missing, shares, strict=True):
+                    check_share(self.basis[key], runtime, share.gpus, share.processes, most_memory(nodes, share))
         return lambda config: resources.share(config, gpus_seen)
 
     def _write_spec(self) -> None:
@@ -438,17 +491,19 @@ class _Driver:
             "settings": self.settings.tree(),
             "tracking": None if address is None else asdict(address),
             "trials": list(self.configs),
+            "former_hashes": self.former,
         }
         write_json(self.directory / "sweep.json", tree)
 
 
-def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig]) -> str:
+def _check_spec(directory: Path, spec: SweepSpec, configs: Mapping[str, TrialConfig], today: Mapping[str, str]) -> str:
     """The sweep's id: that of the folder if its trials are all among these, a new one in an empty folder."""
     if not (directory / "sweep.json").exists():
         return uuid.uuid4().hex
     known = read_spec(directory)
     # A call that was interrupted before it began a trial binds nobody.
-    before = {key for key in known["trials"] if (directory / "trials" / key).exists()}
+    keys = {today.get(key, key) for key in known["trials"]}
+    before = {key for key in keys if (directory / "trials" / key).exists()}
     search = None
     if known["spec"].get("search"):
         earlier = SweepSpec.from_dict(known["spec"])

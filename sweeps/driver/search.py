@@ -7,15 +7,15 @@ another. The base config's own value is each study's first trial: the law at tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from drorae.config import TrialConfig, config_hash, from_dict, override, to_dict
+from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, one_line
 from drorae.metrics.registry import better
-from sweeps.folder.table import read_outcome, ready_trial
+from drorae.trial.folder import read_outcome, ready_trial
 from sweeps.spec import Range, SweepSpec, expand, field_name, point_label, read_field, varied_fields
 
 if TYPE_CHECKING:
@@ -76,17 +76,22 @@ class Studies:
         """Every trial known so far, by config hash."""
         fields = [field_name(item.name) for item in self.search.ranges]
         together: dict[str, list[TrialConfig]] = {}
+        former: dict[str, str] = {}
         for config in expand(spec):
             neutral = replace(config, seed=0)
             for name in fields:
                 neutral = override(neutral, name, read_field(TrialConfig(), name))
-            together.setdefault(config_hash(neutral), []).append(config)
+            key = config_hash(neutral)
+            together.setdefault(key, []).append(config)
+            former[key] = former_hash(neutral)
         firsts = [configs[0] for configs in together.values()]
         varied = [name for name in varied_fields(firsts) if name not in fields]
         self._groups: list[_Group] = []
         for key, configs in together.items():
-            name = f"{spec.name} {point_label(configs[0], varied)} {key}".replace("  ", " ")
-            self._groups.append(self._open(path, name, configs))
+            names = [
+                f"{spec.name} {point_label(configs[0], varied)} {end}".replace("  ", " ") for end in (key, former[key])
+            ]
+            self._groups.append(self._open(path, names, configs))
         self._plan_repeats()
 
     @property
@@ -160,16 +165,19 @@ class Studies:
                 )  # fmt: skip
         return found
 
-    def _open(self, path: Path, name: str, configs: list[TrialConfig]) -> _Group:
+    def _open(self, path: Path, names: Sequence[str], configs: list[TrialConfig]) -> _Group:
+        """Opens or creates the study of these configs; `names`: its name, and the one of earlier versions."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            storage = f"sqlite:///{path}"
+            known = optuna.get_all_study_names(storage) if path.exists() else []
             study = optuna.create_study(
-                storage=f"sqlite:///{path}",
-                study_name=name,
+                storage=storage,
+                study_name=next((name for name in names if name in known), names[0]),
                 directions=[direction(objective) for objective in self.search.objectives],
                 sampler=self._sampler(0),
                 pruner=self._pruner(),
@@ -183,7 +191,9 @@ class Studies:
             tree = trial.user_attrs.get("config")
             if tree is None:
                 continue
-            key = self._know(from_dict(TrialConfig, tree))
+            # Where things lie may have changed since.
+            config = relocated(from_dict(TrialConfig, tree), configs[0])
+            key = self._know(replace(config, label=configs[0].label))
             group.trials[key] = trial.number
             if trial.state not in finished and key not in group.again:
                 group.again.append(key)

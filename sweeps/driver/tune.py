@@ -22,6 +22,7 @@ from sweeps.driver.queue import Asha, Asker
 from sweeps.driver.resources import Resources, Share, times
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
+from sweeps.folder.lease import LeaseLost
 from sweeps.folder.mirror import TOLD
 from sweeps.worker import entry as workers
 from sweeps.worker.entry import Work
@@ -75,8 +76,9 @@ class Plan:
 class _End(BaseException):
     """Carries an error through Tune, which for an Exception would first wait for workers that may be gone."""
 
-    def __init__(self, error: ClusterLost) -> None:
+    def __init__(self, error: ClusterLost | LeaseLost) -> None:
         super().__init__(str(error))
+        self.error = error
 
 
 def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
@@ -84,6 +86,7 @@ def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
 
     Raises:
         ClusterLost: the Ray cluster is gone.
+        LeaseLost: the sweep is another driver's by now.
     """
     shutil.rmtree(storage, ignore_errors=True)
     tuner = make_tuner(session, plan, work, storage)
@@ -92,7 +95,7 @@ def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
     try:
         tuner.fit()
     except _End as end:
-        raise ClusterLost(str(end)) from None
+        raise end.error from None
     finally:
         # Trials keep what matters in their own folders.
         shutil.rmtree(storage, ignore_errors=True)
@@ -236,7 +239,7 @@ class _Watcher(TrialProgressCallback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         try:
             self._check()()
-        except ClusterLost as error:
+        except (ClusterLost, LeaseLost) as error:
             raise _End(error) from None
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:

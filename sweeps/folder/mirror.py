@@ -16,14 +16,14 @@ from pathlib import Path
 
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, RemoteError, copies, locate, matches, patiently
-from sweeps.folder.lease import Lease
+from sweeps.folder.lease import Lease, LeaseLost
 
 PUSH_SECONDS = 10.0
 """A trial's checkpoints and progress are sent this often."""
 RESULT = "result.json"
 OUTCOME = ("config.json", RESULT, "failure.json", "pruned.json", "progress.json")
 """What tells the state of a trial."""
-TOLD = (*OUTCOME, "error-*.txt", "warnings.txt", "spool.jsonl")
+TOLD = (*OUTCOME, "inputs.json", "error-*.txt", "warnings.txt", "spool.jsonl")
 """What a trial tells its driver."""
 PASSING = ("*.pt", "failure.json", "error-*.txt", "warnings.txt", "spool.jsonl")
 """What is removed in the course of work. Whatever else vanishes here was cleaned away, and stays in the store."""
@@ -45,6 +45,8 @@ class Mirror:
     def __init__(self, remote: Remote, role: str) -> None:
         self.remote, self.role = remote, role
         self.local = copies(remote.parent, role) / remote.name
+        self.lease: Lease | None = None
+        """Held while the copy is worked in: once it is lost, nothing more is sent."""
         self._same: dict[str, tuple[str, tuple[int, int]]] = {}
         """Files that are the same on both sides: the store's stamp (empty after a push), local size and mtime."""
         self._lock = threading.Lock()
@@ -89,17 +91,24 @@ class Mirror:
 
         Raises:
             RemoteError: the store does not take a file; those after it wait for the next call.
+            LeaseLost: the folder is another process's by now.
         """
         with self._lock:
             here = self._here(under)
             for name in sorted(here, key=lambda name: (name.rpartition("/")[2] == RESULT, here[name][1])):
                 if name not in self._same or self._same[name][1] != here[name]:
+                    self._check()
                     (self.remote / name).upload(self.local / name)
                     self._same[name] = ("", here[name])
             for name in [name for name in self._same if name not in here and _is_below(name, under)]:
                 if any(matches(name.rpartition("/")[2], pattern) for pattern in PASSING):
+                    self._check()
                     (self.remote / name).delete()
                 del self._same[name]
+
+    def _check(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
 
     def _at(self, under: str) -> Remote:
         return self.remote / under if under else self.remote
@@ -130,7 +139,9 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
 
     Raises:
         RemoteError: the store stays away at the beginning or the end.
+        LeaseLost: another process has taken the folder over meanwhile: nothing is sent to it any more.
     """
+    mirror.lease = lease
     patiently(lambda: mirror.pull(under))
     folder = mirror.local / under
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +149,7 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
 
     def keep_sending() -> None:
         while not over.wait(PUSH_SECONDS):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, LeaseLost):
                 mirror.push(under)
 
     thread = threading.Thread(target=keep_sending, daemon=True)
@@ -148,9 +159,7 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
     finally:
         over.set()
         thread.join()
-        # After a long suspension the trial is another's.
-        if not lease.lost:
-            patiently(lambda: mirror.push(under))
+        patiently(lambda: mirror.push(under))
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -22,11 +22,11 @@ from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
 from drorae.storage.files import write_json
 from drorae.storage.remote import locate
+from drorae.trial.folder import read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
 from sweeps.driver.resources import Share
 from sweeps.folder.lease import Lease, is_live
 from sweeps.folder.mirror import OUTCOME, brought, in_trials
-from sweeps.folder.table import read_outcome
 from sweeps.spec import point_label, varied_fields
 
 PROGRESS = "progress.json"
@@ -119,10 +119,10 @@ class Sitting:
         """Takes a reported row, which the next beat passes on.
 
         Raises:
-            RuntimeError: this process was suspended for so long that another has taken the trial over.
+            LeaseLost: this process was suspended for so long that another has taken the trial over.
         """
-        if self.lease is not None and self.lease.lost:
-            raise RuntimeError("another process has taken this trial over")
+        if self.lease is not None:
+            self.lease.check()
         names = SAID if "step" in row else NOTED
         self._row = {name: row[name] for name in names if name in row}
         if "total_steps" in row:
@@ -136,6 +136,8 @@ class Sitting:
             self._write(running=True)
 
     def _write(self, running: bool) -> None:
+        if self.lease is not None and self.lease.lost:
+            return
         here = time.monotonic() - self._started
         hours = here / 3600
         cost = self._before + Cost(here, hours * self.share.cpus, hours * self.share.gpus)
@@ -191,6 +193,8 @@ class SweepState:
     cost: Cost
     seconds_left: float | None
     """Estimated with as many at once as now (`sweeps.driver.eta`); None where nothing can be said yet."""
+    damaged: tuple[tuple[str, str], ...] = ()
+    """Label and reason of missing trials that have a result which cannot be read."""
 
     @property
     def total(self) -> int:
@@ -204,6 +208,7 @@ class SweepState:
             "counts": self.counts,
             "running": [item.__dict__ for item in self.running],
             "failed": [{"trial": label, "reason": reason} for label, reason in self.failed],
+            "damaged": [{"trial": label, "reason": reason} for label, reason in self.damaged],
             "driven": self.driven,
             "cost": self.cost.__dict__,
             "seconds_left": self.seconds_left,
@@ -236,16 +241,18 @@ def sweep_state(place: Path | str) -> SweepState:
     directory = brought(place, ("sweep.json", *in_trials(OUTCOME)))
     keys = read_spec(directory)["trials"]
     trials = directory / "trials"
-    configs = {
-        key: load_config(trials / key / "config.json") for key in keys if (trials / key / "config.json").exists()
-    }
+    configs = {}
+    for key in keys:
+        # Absent before the trial is begun; a damaged one is written again with the next attempt.
+        with contextlib.suppress(UserError):
+            configs[key] = load_config(trials / key / "config.json")
     names = varied_fields(list(configs.values()))
 
     def label(key: str) -> str:
         return (point_label(configs[key], names) if key in configs else "") or key
 
     counts: Counter[str] = Counter()
-    running, here, failed, ended = [], [], [], []
+    running, here, failed, damaged, ended = [], [], [], [], []
     waiting: list[float | None] = []
     cost = Cost()
     now = time.time()
@@ -260,10 +267,13 @@ def sweep_state(place: Path | str) -> SweepState:
         elif status == "failed":
             failed.append((label(key), str(outcome["reason"])))
         elif status == "missing":
+            damaged += [(label(key), str(outcome["reason"]))] if outcome["reason"] else []
             waiting.append(trial_flops(configs[key]) if key in configs else None)
         elif key in configs:
             ended.append(ended_trial(configs[key], spent.seconds, outcome))
         counts[status] += 1
     left = seconds_left(ended, here, waiting, len(here))
     driven = is_live(locate(place) / DRIVER_LEASE)
-    return SweepState(directory.name, dict(counts), tuple(running), tuple(failed), driven, cost, left)
+    return SweepState(
+        directory.name, dict(counts), tuple(running), tuple(failed), driven, cost, left, tuple(damaged)
+    )  # fmt: skip

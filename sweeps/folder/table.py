@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drorae.config import TrialConfig, config_hash, to_dict
-from drorae.errors import UserError
+from drorae.config import TrialConfig, config_hash
 from drorae.metrics.registry import METRICS
-from drorae.storage.files import write_atomic, write_json
+from drorae.storage.files import write_atomic
+from drorae.trial.folder import read_outcome
 from sweeps.spec import read_field, varied_fields
 
 COLUMNS = (
@@ -23,33 +22,6 @@ COLUMNS = (
 )  # fmt: skip
 """Always there, in this order; other metrics, the baseline's and the swept fields follow."""
 _IN_COLUMNS = ("fusion.variant", "fusion.incremental", "fusion.expert_hidden_dim", "fusion.num_layers", "seed")
-
-
-def read_outcome(directory: Path) -> dict[str, Any]:
-    """What a trial's folder says of it: the dictionary of result.json, or that of pruned.json or failure.json.
-
-    Always has `status` and `reason`; the status is missing where there is none of the files.
-
-    Raises:
-        UserError: the file is not readable.
-    """
-    for name, status in (("result.json", ""), ("pruned.json", "pruned"), ("failure.json", "failed")):
-        path = directory / name
-        try:
-            tree = json.loads(path.read_text())
-            return tree if not status else {"status": status, "reason": str(tree["reason"])}
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not readable ({error}); delete it and run the sweep again") from None
-    return {"status": "missing", "reason": ""}
-
-
-def ready_trial(directory: Path, config: TrialConfig) -> None:
-    """Readies a trial's folder for another attempt."""
-    write_json(directory / "config.json", to_dict(config))
-    for left in (directory / "failure.json", *directory.glob("error-*.txt")):
-        left.unlink(missing_ok=True)
 
 
 def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) -> dict[str, Any]:
@@ -68,7 +40,10 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
         if name not in _IN_COLUMNS:
             value = read_field(config, name)
             row[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict)}
+    # An earlier version knew the trial by another hash.
+    row |= {name: value for name, value in outcome.items() if not isinstance(value, dict) and name != "config_hash"}
+    if digest := outcome.get("weights", {}).get("phase1_decoder"):
+        row["phase1_weights"] = digest[:16]
     row |= {name: value for name, value in outcome.get("metrics", {}).items() if name != "eval_images"}
     baseline = outcome.get("baseline", {})
     return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
 import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+from zipfile import BadZipFile
 
 from drorae.config import TrialConfig, config_hash, flatten
 from drorae.errors import UserError, one_line, shorten
-from drorae.storage.files import write_atomic
+from drorae.metrics.registry import better
+from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.places import default_tracking_uri
-from sweeps.folder.table import read_outcome, trial_row
+from drorae.trial.folder import read_outcome
+from sweeps.folder.table import COLUMNS, trial_row
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.pictures import draw_pictures
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
 FLUSH_SECONDS = 5.0
@@ -46,12 +51,38 @@ PREFIX = "train/"
 """Before the names of step metrics, so that a final metric such as l1 is never mistaken for one."""
 INSPECTION = "inspection/"
 """Before the names of the numbers in inspection.json."""
+DIGEST = "drorae.digest"
+"""Tag of a run that has everything of its trial: the digest of the outcome that was recorded."""
 HISTORY = "history.jsonl"
 ARTIFACTS = ("config.json", "result.json", "per_image.npz", HISTORY, "inspection.json", "inspection.npz")
 RUN_STATUS = {"pruned": "KILLED", "failed": "FAILED", "missing": "KILLED"}
 """MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
 
+_RAISED = {
+    "mlflow.exceptions": ("MlflowException",),
+    "sqlalchemy.exc": ("SQLAlchemyError",),
+    "alembic.util.exc": ("CommandError",),
+    "urllib3.exceptions": ("HTTPError",),
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "boto3.exceptions": ("Boto3Error",),
+    "google.api_core.exceptions": ("GoogleAPIError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+}
+"""What the libraries below MLflow's client raise, where it is neither an OSError nor MLflow's own."""
+
 Warn = Callable[[str], None]
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What MLflow's client raises where a store is away, cannot be used or refuses; any other error is a bug.
+
+    Asked for when an error is there, because only libraries that are imported can have raised it. A proxy that answers
+    for a server that is away sends no JSON; a store may need a driver that is not installed.
+    """
+    loaded = [(sys.modules[module], names) for module, names in _RAISED.items() if module in sys.modules]
+    others = [getattr(module, name) for module, names in loaded for name in names]
+    return (OSError, ImportError, json.JSONDecodeError, *others)
 
 
 def import_client() -> type[MlflowClient]:
@@ -195,7 +226,7 @@ class TrialTracker:
     def finish(self) -> bool:
         """Records the outcome found in the trial's folder and ends the run. True when the store has everything.
 
-        Safe to repeat: nothing is recorded twice.
+        Safe to repeat: nothing is recorded twice. What differs from the outcome is recorded again.
         """
         outcome = read_outcome(self.directory)
         rows = read_history(self.directory)
@@ -233,14 +264,8 @@ class TrialTracker:
         self._pending[step] = {"step": step, "time": now, "values": values}
 
     def _load_spool(self) -> None:
-        if not self.spool.is_file():
-            return
-        for line in self.spool.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-                self._pending[int(entry["step"])] = entry
-            except (ValueError, KeyError, TypeError):
-                continue  # a line cut short by a kill; the row is reported again
+        if self.spool.is_file():
+            self._pending = {entry["step"]: entry for entry in json_rows(self.spool.read_bytes())}
 
     def _write_spool(self) -> None:
         if not self._pending:
@@ -272,7 +297,7 @@ class TrialTracker:
             if not self._run_id:
                 self._open_run()
             action()
-        except Exception as error:
+        except store_errors() as error:
             self._run_id = ""
             self._back_off = min(max(2 * self._back_off, BACK_OFF_SECONDS), 10 * BACK_OFF_SECONDS)
             self._next_flush = time.monotonic() + self._back_off
@@ -342,10 +367,8 @@ class TrialTracker:
     def _send_outcome(self, outcome: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        run = self._client.get_run(self._run_id)
-        status = str(outcome["status"])
-        row = trial_row(self.config, self.directory)
-        final = _numbers(row)
+        status, digest = str(outcome["status"]), _digest(outcome)
+        final = _numbers(trial_row(self.config, self.directory))
         if status == "missing":
             final = {}
         elif final.get("fusion_params", 0) > 0:
@@ -353,24 +376,29 @@ class TrialTracker:
         if "train_seconds" in final:
             final["wall_seconds"] = final["train_seconds"] + final.get("eval_seconds", 0.0)
         final |= {INSPECTION + name: value for name, value in read_inspection(self.directory).items()}
-        known = run.data.metrics
-        log_metrics(self._client, self._run_id, {name: value for name, value in final.items() if name not in known})
+        run = self._client.get_run(self._run_id)
+        # A measure of the trial before it was made again, which the table has no more.
+        gone = [name for name in run.data.metrics if name not in final and _is_measure(name)]
+        changed = log_metrics(self._client, run, dict.fromkeys(gone, math.nan) | final)
         tags = {"drorae.status": status, "drorae.reason": str(outcome.get("reason", ""))}
         tags |= {f"drorae.{name}": str(value) for name, value in outcome.get("provenance", {}).items()}
         if "drorae.git_commit" in tags:
             tags["mlflow.source.git.commit"] = tags["drorae.git_commit"]
         self._client.log_batch(self._run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        if status not in RUN_STATUS:
+        ended, known = RUN_STATUS.get(status, "FINISHED"), run.data.tags.get(DIGEST)
+        # A run that was ended without a digest has its files as long as its numbers are the trial's.
+        if status not in RUN_STATUS and known != digest and (known or changed or run.info.status != ended):
             for path in [self.directory / name for name in ARTIFACTS] + _pictures(self.directory, self.warn):
                 if path.is_file():
                     self._client.log_artifact(self._run_id, str(path))
-        self._client.set_terminated(self._run_id, RUN_STATUS.get(status, "FINISHED"))
+        self._client.set_tag(self._run_id, DIGEST, digest)
+        self._client.set_terminated(self._run_id, ended)
 
 
 def read_history(directory: Path) -> list[dict[str, float | str]]:
     """The rows a trial reported, from its history.jsonl; none without the file."""
     path = directory / HISTORY
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    return json_rows(path.read_bytes()) if path.is_file() else []
 
 
 def read_inspection(directory: Path) -> dict[str, float]:
@@ -382,7 +410,7 @@ def read_inspection(directory: Path) -> dict[str, float]:
 def _pictures(directory: Path, warn: Warn) -> list[Path]:
     try:
         return draw_pictures(directory)
-    except Exception as error:  # a picture is never worth a trial
+    except (OSError, ValueError, BadZipFile) as error:  # a damaged file is not worth a trial
         warn(f"{directory.name}: pictures not drawn ({_one_line(error)})")
         return []
 
@@ -400,13 +428,38 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
-    """Records final values (step 0) in one batch."""
+def log_metrics(client: MlflowClient, run: Run, values: Mapping[str, float]) -> bool:
+    """Records the final values (step 0) that a run has not, in one batch; whether there are any.
+
+    MLflow shows the latest of a metric's values, so that one in place of another gets a later time, whatever the
+    clocks of the machines say.
+    """
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    if values:
-        client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
+    known, run_id = run.data.metrics, run.info.run_id
+    changed = {name: value for name, value in values.items() if not _equal(known.get(name), value)}
+    before = [metric for name in changed if name in known for metric in client.get_metric_history(run_id, name)]
+    when = max([int(time.time() * 1000), *(metric.timestamp + 1 for metric in before)])
+    if changed:
+        client.log_batch(run_id, metrics=[Metric(name, value, when, 0) for name, value in changed.items()])
+    return bool(changed)
+
+
+def _equal(known: float | None, value: float) -> bool:
+    """Whether a store keeps `value` as `known`: NaN as NaN, what is infinite as the largest number."""
+    if known is None or math.isnan(known) or math.isnan(value):
+        return known is not None and math.isnan(known) and math.isnan(value)
+    most = sys.float_info.max
+    return min(max(known, -most), most) == min(max(value, -most), most)
+
+
+def _is_measure(name: str) -> bool:
+    return name in COLUMNS or better(name.removeprefix("baseline_")) is not None
+
+
+def _digest(outcome: Mapping[str, Any]) -> str:
+    """Tells what a trial's folder says of it from what it said before the trial was made again."""
+    return hashlib.sha256(json.dumps(outcome, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_name(config: TrialConfig) -> str:
@@ -422,6 +475,7 @@ class _Child(NamedTuple):
     status: str
     """MLflow's."""
     trial_status: str | None
+    digest: str | None
     tuning: str | None
 
 
@@ -455,7 +509,7 @@ class SweepTracker:
                 local = (root.resolve() / "mlartifacts" / name).as_uri() if self.uri.startswith("sqlite:") else None
                 self.experiment_id = self.client.create_experiment(name, artifact_location=local)
                 return
-        except Exception as error:
+        except store_errors() as error:
             if self._known is not None:
                 self.experiment_id = self._known.experiment_id
                 return
@@ -492,7 +546,7 @@ class SweepTracker:
                     **_versions(),
                 }
                 self.parent_run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
-        except Exception as error:
+        except store_errors() as error:
             if self._known is None:
                 raise UserError(
                     f"MLflow at {self.uri} does not take the sweep ({_one_line(error)}); try again"
@@ -510,7 +564,7 @@ class SweepTracker:
             try:
                 self.client.get_experiment(self.experiment_id)
                 return
-            except Exception as error:
+            except store_errors() as error:
                 if time.monotonic() > deadline or hurried():
                     return
                 if not said:
@@ -538,7 +592,7 @@ class SweepTracker:
         try:
             for start in range(0, len(metrics), 1000):
                 self.client.log_batch(self.parent_run_id, metrics=metrics[start : start + 1000])
-        except Exception as error:
+        except store_errors() as error:
             logging.getLogger(__name__).debug("phase 1 not recorded: %s", error)
 
     def settle(
@@ -557,7 +611,7 @@ class SweepTracker:
         """
         try:
             self._settle(configs, trials, warn, running, fetch)
-        except Exception as error:
+        except store_errors() as error:
             warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); runs are mended at the next start")
 
     def _settle(
@@ -572,14 +626,15 @@ class SweepTracker:
         for config in configs:
             key = config_hash(config)
             directory = trials / key
-            status = read_outcome(directory)["status"]
+            outcome = read_outcome(directory)
+            status = outcome["status"]
             runs = children.pop(key, [])
             if key in running or (status == "missing" and not runs):
                 continue
             run = runs[0] if runs else None
-            settled = run is not None and run.status == RUN_STATUS.get(status, "FINISHED")
-            settled = settled and run is not None and run.trial_status == status
-            if not settled or (directory / "spool.jsonl").is_file():
+            settled = (RUN_STATUS.get(status, "FINISHED"), status, _digest(outcome))
+            known = run and (run.status, run.trial_status, run.digest)
+            if known != settled or (directory / "spool.jsonl").is_file():
                 fetch(key)
                 tracker = TrialTracker(self.address, config, directory, warn)
                 if not tracker.finish():
@@ -596,6 +651,15 @@ class SweepTracker:
             if run.status == "RUNNING":
                 self.client.set_terminated(run.run_id, "KILLED")
 
+    def rename(self, today: Mapping[str, str], warn: Warn) -> None:
+        """Gives trials' runs today's hash, which `today` has by the former one; never raises for the store."""
+        try:
+            for key, runs in self._children().items() if today else ():
+                for run in runs if key in today else ():
+                    self.client.set_tag(run.run_id, "drorae.config_hash", today[key])
+        except Exception as error:
+            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); runs are renamed at the next start")
+
     def tag_tuning(self, roles: Mapping[str, str], warn: Warn) -> None:
         """Tags the trials of a search with what they are to the law; never raises for the store."""
         if not roles:
@@ -605,7 +669,7 @@ class SweepTracker:
                 for run in runs:
                     if key in roles and run.tuning != roles[key]:
                         self.client.set_tag(run.run_id, "drorae.tuning", roles[key])
-        except Exception as error:
+        except store_errors() as error:
             warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); the search is tagged at the next start")
 
     def share_view(self, metrics: Sequence[str], warn: Warn) -> str:
@@ -617,7 +681,7 @@ class SweepTracker:
             note = f"[Every metric against capacity]({address})"
             for name, value in ((f"{TAG}{key}", content), ("mlflow.note.content", note)):
                 self.client.set_experiment_tag(self.experiment_id, name, value)
-        except Exception as error:
+        except store_errors() as error:
             warn(f"MLflow at {self.uri} does not take the view of the charts ({_one_line(error)})")
             return ""
         return address
@@ -637,7 +701,8 @@ class SweepTracker:
             )
             for run in page:
                 tags = run.data.tags
-                child = _Child(run.info.run_id, run.info.status, tags.get("drorae.status"), tags.get("drorae.tuning"))
+                known = (tags.get(name) for name in ("drorae.status", DIGEST, "drorae.tuning"))
+                child = _Child(run.info.run_id, run.info.status, *known)
                 found.setdefault(tags.get("drorae.config_hash", ""), []).append(child)
             token = page.token
             if not token:
@@ -648,14 +713,16 @@ class SweepTracker:
         sweep was interrupted. Records counts and the given files; never raises for the store."""
         status = "KILLED" if counts.get("missing") else "FAILED" if counts.get("failed") else "FINISHED"
         try:
-            values = {
-                f"trials_{name}": float(counts.get(name, 0)) for name in ("finished", "failed", "missing", *counts)
-            }
-            log_metrics(self.client, self.parent_run_id, values)
+            run = self.client.get_run(self.parent_run_id)
+            # Of an earlier call, too, so that none is left of those that came to another end.
+            names = {name for name in run.data.metrics if name.startswith("trials_")}
+            names |= {f"trials_{name}" for name in ("finished", "failed", "missing", *counts)}
+            values = {name: float(counts.get(name.removeprefix("trials_"), 0)) for name in names}
+            log_metrics(self.client, run, values)
             for path in files:
                 self.client.log_artifact(self.parent_run_id, str(path))
             self.client.set_terminated(self.parent_run_id, status)
-        except Exception as error:
+        except store_errors() as error:
             warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); the sweep's own run is ended next time")
 
 

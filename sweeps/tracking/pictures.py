@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from drorae.storage.files import json_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +22,6 @@ def draw_pictures(directory: Path) -> list[Path]:
     From samples.npz grid.png and routing.png, from inspection.npz spectrum.png, latents.png, logits.png and
     energy.png (`drorae.diagnostics.inspection` says what they show), from history.jsonl loss.png.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     drawn = []
 
     def target(name: str) -> Path:
@@ -31,7 +29,7 @@ def draw_pictures(directory: Path) -> list[Path]:
         return drawn[-1]
 
     samples, inside = _arrays(directory / "samples.npz"), _arrays(directory / "inspection.npz")
-    if samples:
+    if {"original", "phase1", "fused", "routing"} <= samples.keys():
         _grid(samples["original"], samples["phase1"], samples["fused"], target("grid.png"))
         _maps(samples["original"], samples["routing"], "routing weight", target("routing.png"))
         if inside:
@@ -42,8 +40,7 @@ def draw_pictures(directory: Path) -> list[Path]:
     if inside:
         _energy(inside["energy"], inside["blocks"], target("energy.png"))
     history = directory / "history.jsonl"
-    if history.is_file() and history.stat().st_size:
-        rows = [json.loads(line) for line in history.read_text().splitlines()]
+    if history.is_file() and (rows := json_rows(history.read_bytes())):
         _loss([row for row in rows if "loss" in row], target("loss.png"))
     return drawn
 
@@ -56,11 +53,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    import matplotlib.pyplot as plt
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches. Not of pyplot, whose list of figures is shared by all threads."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
+    return FigureCanvasAgg(Figure(figsize=(width, height))).figure
+
+
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
 
 
 def _mosaic(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
@@ -101,12 +103,11 @@ def _frameless(axis: Axes) -> None:
 
 def _grid(original: np.ndarray, phase1: np.ndarray, fused: np.ndarray, path: Path, count: int = 10) -> None:
     """Rows: originals, the phase-1 decoder's, the fused tokenizer's; [N, S, S, 3] uint8 each."""
-    import matplotlib.pyplot as plt
-
     count, size = min(count, len(original)), original.shape[1]
     gap = max(1, size // 16)
     picture = _mosaic([images[:count] / 255 for images in (original, phase1, fused)], gap)
-    figure, axis = plt.subplots(figsize=(count * 1.1, 3.6))
+    figure = _figure(count * 1.1, 3.6)
+    axis = figure.subplots()
     axis.imshow(np.nan_to_num(picture, nan=1.0))
     _frameless(axis)
     axis.set_yticks(_centres(3, size, gap), ["original", "phase 1", "fused"], rotation=90, va="center")
@@ -116,13 +117,11 @@ def _grid(original: np.ndarray, phase1: np.ndarray, fused: np.ndarray, path: Pat
 
 def _maps(original: np.ndarray, values: np.ndarray, label: str, path: Path, count: int = 4) -> None:
     """Per image, each layer's value [N, n, gh, gw] as a map, one colour scale about zero for all."""
-    import matplotlib.pyplot as plt
-
     count, layers = min(count, len(original)), values.shape[1]
     limit = float(np.abs(values[:count]).max()) or 1.0
     ratios = {"width_ratios": [1, layers], "wspace": 0.02}
-    size = ((layers + 1) * 0.9 + 1, count * 0.9 + 0.3)
-    figure, (left, right) = plt.subplots(1, 2, figsize=size, gridspec_kw=ratios)
+    figure = _figure((layers + 1) * 0.9 + 1, count * 0.9 + 0.3)
+    left, right = figure.subplots(1, 2, gridspec_kw=ratios)
     gap = max(1, original.shape[1] // 16)
     left.imshow(np.nan_to_num(_mosaic(list(original[:count, None] / 255), gap), nan=1.0))
     maps = _enlarged(values[:count], 2)
@@ -153,12 +152,11 @@ def _column(axis: Axes, pictures: np.ndarray, title: str, notes: Sequence[str] =
 
 def _spectrum(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path, count: int = 4) -> None:
     """Rows: images; columns: the image, its log-magnitude spectrum, both reconstructions' differences from it."""
-    import matplotlib.pyplot as plt
-
     count = min(count, len(original))
     differences = [("phase 1", inside["spectrum_phase1"][:count]), ("fused", inside["spectrum_fused"][:count])]
     limit = max(float(np.abs(values).max()) for _, values in differences) or 1.0
-    figure, axes = plt.subplots(1, 4, figsize=(6.8, 1.7 * count))
+    figure = _figure(6.8, 1.7 * count)
+    axes = figure.subplots(1, 4)
     _column(axes[0], original[:count] / 255, "original")
     _column(axes[1], inside["spectrum_original"][:count], "ln(1 + |FFT|)", cmap="magma")
     for axis, (name, values) in zip(axes[2:], differences, strict=True):
@@ -170,11 +168,10 @@ def _spectrum(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path
 
 def _latents(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path, count: int = 4) -> None:
     """Rows: images; columns: the image, z_base and z_fuse on three axes as colours, their cosine and distance."""
-    import matplotlib.pyplot as plt
-
     count = min(count, len(original))
     cosine, distance = inside["cosine"][:count], inside["distance"][:count]
-    figure, axes = plt.subplots(1, 5, figsize=(7.6, 1.6 * count))
+    figure = _figure(7.6, 1.6 * count)
+    axes = figure.subplots(1, 5)
     _column(axes[0], original[:count] / 255, "original")
     _column(axes[1], inside["pca_base"][:count], "z_base")
     _column(axes[2], inside["pca_fused"][:count], "z_fuse")
@@ -188,12 +185,11 @@ def _latents(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path,
 
 def _energy(energy: np.ndarray, blocks: np.ndarray, path: Path) -> None:
     """Each block's share of the fused energy [N, n, gh, gw]: mean, and the 5th to 95th percentile of tokens."""
-    import matplotlib.pyplot as plt
-
     tokens = energy.transpose(1, 0, 2, 3).reshape(len(blocks), -1)
     mean = tokens.mean(1)
     low, high = np.percentile(tokens, (5, 95), axis=1)
-    figure, axis = plt.subplots(figsize=(6, 3.5))
+    figure = _figure(6, 3.5)
+    axis = figure.subplots()
     axis.bar(blocks, mean)
     # A skewed share may have its mean outside its percentiles.
     axis.errorbar(blocks, mean, [np.maximum(mean - low, 0), np.maximum(high - mean, 0)], fmt="none", ecolor="black")
@@ -204,9 +200,8 @@ def _energy(energy: np.ndarray, blocks: np.ndarray, path: Path) -> None:
 
 
 def _loss(rows: list[dict[str, float]], path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 3.5))
+    figure = _figure(6, 3.5)
+    axis = figure.subplots()
     for phase in dict.fromkeys(row["phase"] for row in rows):
         part = [row for row in rows if row["phase"] == phase]
         axis.plot([row["step"] for row in part], [row["loss"] for row in part], label=str(phase))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from drorae.errors import one_line, shorten
+from sweeps.folder.lease import LeaseLost
 from sweeps.tracking.client import SPOOL_ROWS, TrialTracker
 
 FLUSH_WAIT_SECONDS = 2.0
@@ -41,7 +42,8 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        # The spool of a trial that is another's by now is the other's, too.
+        if error is not None and not isinstance(error, LeaseLost):
             self.flush()
         self._put(None)
 
@@ -85,8 +87,10 @@ class Recorder:
         while (action := self._todo.get()) is not None:
             try:
                 action()
-            except Exception as error:  # recording is never worth a trial
-                self._warn(f"{self._tracker.directory.name}: not recorded ({shorten(one_line(error), 200)})")
+            except Exception as error:
+                # Recording is never worth a trial: the driver, which records what is not, meets it again.
+                what = f"{type(error).__name__}: {shorten(one_line(error), 200)}"
+                self._warn(f"{self._tracker.directory.name}: not recorded ({what})")
 
     def _warn(self, line: str) -> None:
         if not self._warned:

@@ -19,6 +19,7 @@ from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import DiskFull, Notice, UserError, last_line, one_line
 from drorae.storage.files import full_disk, has_room, write_atomic, write_json
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
+from drorae.trial.folder import set_damaged_aside
 from sweeps.driver.resources import Share
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
@@ -49,13 +50,30 @@ class Work:
     """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
 
-def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict[str, Any] | None:
-    """One preparation by `module:function`, its rows written to `log`, a path or a URL. None, or what the user has to
-    mend."""
+def prepare(
+    config_json: str, runtime: Runtime, log: str, function: str, inputs: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Prepares once; returns None, or what the user has to mend.
+
+    Ray tries again on the same log: an attempt leaves the rows of the ones before it where they are.
+
+    Args:
+        config_json: a trial of those that share it.
+        runtime: device, threads, cache.
+        log: path or URL of the file that its rows are added to.
+        function: `module:function` that prepares, and may return fingerprints of what it prepared from.
+        inputs: the fingerprints that the sweep's trials were made from so far, which must be the same.
+    """
+    config = from_dict(TrialConfig, json.loads(config_json))
     place = locate(log)
     with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
         try:
-            _load(function)(from_dict(TrialConfig, json.loads(config_json)), runtime, write)
+            found = _load(function)(config, runtime, write)
+            if found and inputs:
+                from drorae.trial.inputs import check_same
+
+                remedy = "put it back, or choose another folder (--name, --out)"
+                check_same(config, runtime, inputs, found, "the sweep's trials were made", remedy)
         except UserError as error:
             return {"reason": one_line(error), "user": True}
     return None
@@ -64,12 +82,13 @@ def prepare(config_json: str, runtime: Runtime, log: str, function: str) -> dict
 @contextlib.contextmanager
 def _disk_log(path: Path) -> Iterator[Callable[[dict[str, float | str]], None]]:
     # Unbuffered, so that nothing is left for closing the file to fail at.
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
 
         def write(row: dict[str, float | str]) -> None:
             # Only for show: a full disk is the preparation's to complain of.
             with contextlib.suppress(OSError):
-                file.write(json.dumps(row).encode() + b"\n")
+                # A line that was cut short ends here.
+                file.write(b"\n" + json.dumps(row).encode() + b"\n")
 
         yield write
 
@@ -79,6 +98,8 @@ def _remote_log(place: Remote) -> Iterator[Callable[[dict[str, float | str]], No
     """Sends all rows again every few seconds: a store's files do not grow."""
     rows: list[str] = []
     due = 0.0
+    with contextlib.suppress(RemoteError):
+        rows.append((place.read() or b"").decode())
 
     def send() -> None:
         # Progress is not worth a preparation.
@@ -115,10 +136,13 @@ def run_one(work: Work, key: str, share: Share) -> None:
     with Lease(place / "worker.lease") as lease:
         patiently(lease.acquire)
         with contextlib.nullcontext() if mirror is None else at_work(mirror, f"trials/{key}", lease):
+            set_damaged_aside(directory)
             attempt = len(errors(directory)) + 1
             try:
                 _attend(work, key, share, lease, attempt)
             except Exception:
+                # What lies in the folder is another's by now.
+                lease.check()
                 raised = errors(directory)[attempt - 1 :]
                 if not raised or attempt <= work.max_failures:
                     raise
@@ -127,12 +151,12 @@ def run_one(work: Work, key: str, share: Share) -> None:
 
 def _attend(work: Work, key: str, share: Share, lease: Lease, attempt: int) -> None:
     if share.processes > 1:
-        _run_together(work, key, share, attempt)
+        _run_together(work, key, share, lease, attempt)
         return
     from ray import tune
 
     with Sitting(Path(work.trials) / key, share, lease) as sitting:
-        _attempt(work, key, threads(work.runtime, share), tune.report, sitting, attempt)
+        _attempt(work, key, threads(work.runtime, share), tune.report, sitting, lease, attempt)
 
 
 def errors(directory: Path) -> list[Path]:
@@ -158,7 +182,7 @@ def threads(runtime: Runtime, share: Share) -> Runtime:
     return replace(runtime, threads=runtime.threads or max(1, int(share.cpus / share.processes)))
 
 
-def _run_together(work: Work, key: str, share: Share, attempt: int) -> None:
+def _run_together(work: Work, key: str, share: Share, lease: Lease, attempt: int) -> None:
     """One trial in several processes, which Ray Train starts and which torch's DDP holds together.
 
     The processes' resources are a placement group of Ray Train's own, which Ray grants whole or not at all, and the
@@ -173,17 +197,19 @@ def _run_together(work: Work, key: str, share: Share, attempt: int) -> None:
 
     directory = Path(work.trials) / key
     storage = directory / "ray"
+    path, owner = lease.path, lease.owner
 
     def process() -> None:
         import ray.train
         from ray.train.torch import get_device
 
+        lease = Lease(path, owner)
         runtime = threads(work.runtime, share)
         if share.gpus:
             runtime = replace(runtime, device=str(get_device()))
         main = ray.train.get_context().get_world_rank() == 0
-        with Sitting(directory, share) if main else contextlib.nullcontext() as sitting:
-            fine = _attempt(work, key, runtime, ray.train.report, sitting, attempt)
+        with Sitting(directory, share, lease) if main else contextlib.nullcontext() as sitting:
+            fine = _attempt(work, key, runtime, ray.train.report, sitting, lease, attempt)
         if not fine:
             # The others may wait for this one.
             raise UserError("this trial failed")
@@ -206,10 +232,12 @@ def _run_together(work: Work, key: str, share: Share, attempt: int) -> None:
     try:
         trainer.fit()
     except TrainingFailedError:
+        lease.check()
         if not (directory / "failure.json").is_file():
             raise
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        if not lease.lost:
+            shutil.rmtree(storage, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -235,6 +263,7 @@ def _attempt(
     runtime: Runtime,
     send: Callable[[dict[str, Any]], None],
     sitting: Sitting | None,
+    lease: Lease,
     attempt: int,
 ) -> bool:
     """One process's part in a trial; False after a UserError, left as failure.json.
@@ -242,7 +271,7 @@ def _attempt(
     The main process tracks the trial and has a `sitting`.
 
     Any other exception is raised, and stands in `error-<attempt>.txt`; so is that of a full disk, which the next
-    attempt waits for.
+    attempt waits for. A lost lease is raised, and leaves nothing.
     """
     directory = Path(work.trials) / key
     config = load_config(directory / "config.json")
@@ -259,6 +288,7 @@ def _attempt(
     with tracked as recorder:
 
         def report(row: dict[str, float | str]) -> None:
+            lease.check()
             if recorder is not None and sitting is not None:
                 sitting.report(row)
                 recorder.report(row)
@@ -273,6 +303,8 @@ def _attempt(
                 _load(work.run_trial)(config, report, directory=directory, runtime=runtime)
             fine = True
         except Exception as error:
+            # The folder of one that was lost is another's.
+            lease.check()
             if not _is_final(error, directory):
                 with contextlib.suppress(OSError):
                     write_atomic(directory / f"error-{attempt:03d}.txt", traceback.format_exc().encode())

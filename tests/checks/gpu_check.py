@@ -143,7 +143,8 @@ def speed(device: torch.device, small: bool, console: Console) -> None:
             )
             loss = (painted - wanted).abs().mean() + distance
             gan = timed("gan", lambda: -critic(2 * painted - 1).mean())
-            weight = timed("gan", lambda: adaptive_weight(loss, gan, offset, 1e4))
+            gradients = [torch.autograd.grad(term, offset, retain_graph=True)[0] for term in (loss, gan)]
+            weight = timed("gan", lambda: adaptive_weight(*gradients, 1e4))
         optimiser.zero_grad(set_to_none=True)
         timed("backward of all", lambda: (loss + 0.75 * weight * gan).backward() or loss)
         timed("optimiser", lambda: optimiser.step() or loss)

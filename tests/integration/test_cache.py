@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tiny import tiny_config, tiny_images
 from drorae.config import Runtime
 from drorae.errors import UserError
 from drorae.metrics.samples import FeatureSample
+from drorae.models.encoder import Encoder
 from drorae.storage.arrays import ArraySpec, ArrayStore, Produce
 from drorae.storage.cache import Cache
 from drorae.storage.remote import Remote
@@ -104,3 +107,22 @@ def test_a_second_machine_trains_no_first_phase_and_encodes_nothing(
     monkeypatch.setattr(prepare, "_last", None)
     assert second.baseline == first.baseline
     assert all(torch.equal(second.decoder[name], value) for name, value in first.decoder.items())
+
+
+def test_memory_never_holds_two_workshops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "_last", None)
+    runtime = Runtime(device="cpu", threads=1, cache_dir=str(tmp_path / "cache"))
+    config = tiny_config(tiny_images(tmp_path / "images.npz"))
+    first = weakref.ref(open_workshop(config, runtime).encoder)
+    assert first() is not None, "the next trial gets it again"
+    left: list[object] = []
+    load = prepare.load_encoder
+
+    def look(*arguments: Any) -> Encoder:
+        left.append(first())
+        return load(*arguments)
+
+    monkeypatch.setattr(prepare, "load_encoder", look)
+    open_workshop(replace(config, images=replace(config.images, seed=1)), runtime)
+    assert left == [None]
+    monkeypatch.setattr(prepare, "_last", None)

@@ -27,7 +27,7 @@ from drorae.storage.remote import Remote, RemoteError, locate
 from sweeps.driver.resources import Resources
 from sweeps.driver.run import run_sweep
 from sweeps.folder import lease, mirror
-from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
 from sweeps.folder.mirror import Mirror, at_work, brought, check_store
 from sweeps.folder.status import sweep_state
 from sweeps.spec import Axis, SweepSpec, expand
@@ -236,9 +236,8 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = str(store / "runs")
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
-    )
+    paths = [str(ROOT), str(ROOT / "tests" / "support"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "first"))
     code = f"import test_mirror; test_mirror.start({root!r})"
     driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
@@ -283,3 +282,24 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     # Trials leave nothing on the machines of their workers.
     assert not list((tmp_path / "second").glob("mirrors/*/worker/mine/trials/*"))
     assert main(["fit", f"{root}/mine", "--x", "params", "--y", "psnr"]) == 0
+
+
+def test_a_sender_whose_trial_was_taken_over_sends_nothing_more(
+    store: Remote, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "PUSH_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    sweep = store / "taken" / "mine"
+    at = sweep / "trials/a/worker.lease"
+    holder = Lease(at)
+    holder.acquire()
+    with (
+        pytest.raises(LeaseLost, match="trials/a: another process took this over"),
+        at_work(Mirror(sweep, "worker"), "trials/a", holder) as folder,
+    ):
+        at.delete()
+        time.sleep(0.3)
+        (folder / "phase2.pt").write_text("of one that slept too long")
+        time.sleep(0.5)
+    holder.release()
+    assert sweep.files() == {}, "neither the lease nor the trial's files are made again"

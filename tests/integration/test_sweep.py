@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,15 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from drorae.commands.main import main
-from drorae.config import PRESETS, config_hash, override
+from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
+from drorae.storage.files import write_json
+from drorae.trial.folder import read_outcome, set_damaged_aside
 from sweeps.driver.resources import Resources, Share
 from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
-from sweeps.folder.lease import Lease
+from sweeps.folder.lease import Lease, LeaseLost
 from sweeps.folder.status import RunningTrial, Sitting, read_progress, sweep_state
+from sweeps.folder.table import table_rows
 from sweeps.spec import Axis, SweepSpec, expand
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -77,7 +81,7 @@ def test_a_sweep_leaves_a_table_and_a_run_per_trial(undisturbed: SweepOutcome) -
     key = undisturbed.charts.split("viewStateShareKey=")[1].split("&")[0]
     state = json.loads(zlib.decompress(base64.b64decode(experiment.tags[f"mlflow.sharedViewState.{key}"][8:])))
     charted = [chart["yaxis"]["key"] for chart in state["compareRunCharts"]]
-    assert charted == ["rfd_dinov2", "rfd_effnet", "psnr", "ssim"]
+    assert charted == ["rfd_dinov2", "psnr", "rfd_effnet", "ssim"]
 
 
 def test_a_rerun_redoes_nothing_and_another_sweep_is_refused(undisturbed: SweepOutcome) -> None:
@@ -125,8 +129,10 @@ def test_failures_are_retried_then_recorded_and_tried_again_next_time(
 
 
 def test_killing_the_driver_loses_and_repeats_nothing(undisturbed: SweepOutcome, tmp_path: Path) -> None:
-    code = "import sys, test_sweep; from pathlib import Path; test_sweep.sweep(test_sweep.SLOW, Path(sys.argv[1]))"
-    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
+    code = "import sys; sys.path.insert(0, sys.argv[2]); import test_sweep; from pathlib import Path; "
+    code += "test_sweep.sweep(test_sweep.SLOW, Path(sys.argv[1]))"
+    here = str(Path(__file__).parent)
+    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here], stdout=subprocess.DEVNULL)
     trials = tmp_path / "sweep" / "trials"
     deadline = time.monotonic() + 90
     while len(list(trials.glob("*/result.json"))) < 1 and time.monotonic() < deadline and driver.poll() is None:
@@ -247,3 +253,73 @@ def test_the_state_of_a_sweep_at_work(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "phase2" in printed and " GB" in printed
     after = sweep_state(tmp_path / "busy")
     assert after.counts == {"finished": 3} and not after.driven and after.seconds_left == 0
+
+
+def test_a_driver_whose_sweep_was_taken_over_stops_and_touches_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "taken"
+    raised: list[BaseException] = []
+
+    def drive() -> None:
+        try:
+            sweep(make("taken", "sleep=1", (4, 8)), tmp_path, quiet=True)
+        except UserError as error:
+            raised.append(error)
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("trials/*/attempts.log")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    other = {"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1}
+    write_json(folder / "driver.lease", other)
+    driver.join(60)
+    assert isinstance(raised[0], LeaseLost) and "took this over" in str(raised[0])
+    assert not (folder / "trials.csv").exists(), "the table is the other's to write"
+    assert json.loads((folder / "driver.lease").read_text()) == other
+
+
+def test_a_worker_whose_trial_was_taken_over_begins_anew_and_counts_no_failure(tmp_path: Path) -> None:
+    """Its lease is gone, as if another had taken it over and given it back."""
+    folder = tmp_path / "given" / "trials"
+    done: list[SweepOutcome] = []
+    spec = make("given", "sleep=1.5", (4,))
+    driver = threading.Thread(target=lambda: done.append(sweep(spec, tmp_path, quiet=True)))
+    driver.start()
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("*/checkpoint.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (trial,) = folder.iterdir()
+    (trial / "worker.lease").unlink()
+    driver.join(120)
+    assert done[0].counts == {"finished": 1}
+    assert attempts(done[0]) == {trial.name: 2} and not list(trial.glob("error-*"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "finished"}', "\udcff\udcfe"])
+def test_a_damaged_result_costs_its_own_trial_alone(
+    tmp_path: Path, undisturbed: SweepOutcome, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    shutil.copytree(undisturbed.directory, tmp_path / "sweep")
+    bad, *others = sorted((tmp_path / "sweep" / "trials").iterdir())
+    (bad / "result.json").write_text(content, errors="surrogateescape")
+    configs = [load_config(trial / "config.json") for trial in (bad, *others)]
+    rows = {row["config_hash"]: row for row in table_rows(configs, bad.parent)}
+    assert rows[bad.name]["status"] == "missing" and rows[bad.name]["reason"].startswith("result.json is damaged (")
+    assert {rows[trial.name]["status"] for trial in others} == {"finished"}
+    assert main(["status", "sweep", "--root", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 missing" in said and "result.json is damaged" in said
+    set_damaged_aside(bad)
+    assert read_outcome(bad) == {"status": "missing", "reason": ""} and (bad / "result.json.damaged").exists()
+
+
+def test_a_sweep_with_a_damaged_result_mends_it_and_nothing_else(tmp_path: Path, undisturbed: SweepOutcome) -> None:
+    shutil.copytree(undisturbed.directory, tmp_path / "sweep")
+    bad, *others = sorted((tmp_path / "sweep" / "trials").iterdir())
+    whole = (bad / "result.json").read_bytes()
+    (bad / "result.json").write_bytes(whole[:-10])
+    before = {trial: (trial / "result.json").stat().st_mtime_ns for trial in others}
+    outcome = sweep(SLOW, tmp_path, quiet=True)
+    assert outcome.counts == {"finished": 4}
+    assert (bad / "result.json").read_bytes() == whole and (bad / "result.json.damaged").read_bytes() == whole[:-10]
+    assert {trial: (trial / "result.json").stat().st_mtime_ns for trial in others} == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -8,6 +9,7 @@ import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -341,6 +343,23 @@ def test_bad_files_are_named_counted_and_skipped_with_one_warning(tmp_path: Path
     everything(images.val)
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_a_file_that_cannot_be_opened_just_now_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_pictures(tmp_path, 40)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.stem.endswith("7"):
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        load_images(folder_config(tmp_path))
+
+
 def test_more_than_five_per_cent_bad_is_an_error(tmp_path: Path) -> None:
     write_pictures(tmp_path, 19)
     (tmp_path / "bad.jpg").touch()
@@ -379,10 +398,55 @@ def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, mon
     with pytest.raises(UserError, match=r"zz\.jpg: cannot be decoded any more .*remove the file") as caught:
         images.train.crops([39])
     assert "\n" not in str(caught.value)
-    before = images.train.fingerprint
-    os.utime(tmp_path / "train" / "000.png", ns=(0, 10**18))
-    with pytest.warns(UserWarning):
-        assert load_images(folder_config(tmp_path)).train.fingerprint != before
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_a_copy_of_a_folder_is_the_same_images_and_a_changed_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(drorae.images, "FULL_CHECK_FILES", limit)
+    monkeypatch.setattr(drorae.images, "SAMPLE_FILES", 2, raising=False)
+    monkeypatch.setattr(drorae.images, "HEAD_BYTES", 128, raising=False)
+    write_pictures(tmp_path / "train", 5)
+    write_pictures(tmp_path / "val", 2)
+
+    def fingerprint(changed: Callable[[Path], object] = lambda train: None) -> str:
+        """Of the training images of a copy, changed and with other times."""
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        for index, path in enumerate(sorted((tmp_path / "train").iterdir())):
+            (copy / "train").mkdir(parents=True, exist_ok=True)
+            target = copy / "train" / path.name
+            shutil.copyfile(path, target)
+            os.utime(target, (index, index))
+        shutil.copytree(tmp_path / "val", copy / "val")
+        changed(copy / "train")
+        return load_images(folder_config(copy)).train.fingerprint
+
+    def flip(path: Path, at: int) -> None:
+        content = bytearray(path.read_bytes())
+        content[at] ^= 1
+        path.write_bytes(content)
+
+    whole = load_images(folder_config(tmp_path)).train.fingerprint
+    assert fingerprint() == whole
+    assert fingerprint(lambda train: (train / "000.png").rename(train / "0.png")) != whole
+    assert fingerprint(lambda train: (train / "003.png").write_bytes((train / "003.png").read_bytes() + b"x")) != whole
+    # The text of a PNG's end is read by no decoder.
+    assert sum(fingerprint(lambda train, i=i: flip(train / f"{i:03}.png", -1)) != whole for i in range(5)) == (
+        2 if limit == 0 else 5
+    )
+    assert fingerprint(lambda train: (train / "000.png").write_bytes((train / "001.png").read_bytes())) != whole
+
+
+def test_of_a_long_file_in_the_sample_both_ends_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drorae.images, "SAMPLE_BYTES", 8)
+    monkeypatch.setattr(drorae.images, "HEAD_BYTES", 2)
+    for content, sampled, part in (
+        (b"0123456789ab", True, b"012389ab"), (b"01234567", True, b"01234567"), (b"012", True, b"012"),
+        (b"0123456789ab", False, b"01"),
+    ):  # fmt: skip
+        assert drorae.images._part(io.BytesIO(content), len(content), sampled) == part
 
 
 def test_train_and_val_folders_are_the_split(tmp_path: Path) -> None:

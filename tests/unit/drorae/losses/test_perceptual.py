@@ -122,6 +122,19 @@ def test_descending_the_distance_restores_the_photo(network: PerceptualNetwork) 
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_targets_computed_online_are_rounded_like_cached_ones() -> None:
+    objective = load_objective(ObjectiveConfig(perceptual="effnet"))
+    network = objective.cached
+    assert network is not None
+    wanted = (photo("coffee", 32).expand(2, -1, -1, -1) * 255).round().to(torch.uint8)
+    painted = photo("astronaut", 32).expand(2, -1, -1, -1)
+    cached = objective(painted, wanted, network.pack(network.features(wanted.float() / 255)))
+    online = objective(painted, wanted, None)
+    assert {name: float(value) for name, value in online.items()} == {
+        name: float(value) for name, value in cached.items()
+    }
+
+
 @pytest.mark.parametrize("size", [32, 64, 100])
 def test_packing_round_trip(size: int) -> None:
     network = load_perceptual(ObjectiveConfig(perceptual_size=size))

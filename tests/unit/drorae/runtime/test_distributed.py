@@ -36,8 +36,6 @@ def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
     from drorae.losses import adversarial
     from drorae.trial.run import run_trial
 
-    # Augmentation is drawn by each process for its own images, which is the one thing one process cannot repeat.
-    adversarial.augment = lambda images: images
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +142,61 @@ def test_limit_says_what_it_would_need(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"need 0\.00 GB.*limited to 0\.00 GB.*--cache-limit-gb"):
         ArrayStore(tmp_path, 100).open(KEY, COUNT, SPECS, numbers)
     assert not list(tmp_path.rglob("*.bin"))
+
+
+def killed_at_the_last_chunk(root: Path) -> None:
+    def progress(done: int, total: int) -> None:
+        if done == total:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ArrayStore(root, 1e9).open(KEY, COUNT, SPECS, numbers, progress)
+
+
+def killed_before_its_name(root: Path) -> None:
+    store, replace = ArrayStore(root, 1e9), os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == store.path(KEY):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = killed  # type: ignore[assignment]
+    store.open(KEY, COUNT, SPECS, numbers)
+
+
+@pytest.mark.parametrize("writer", [killed_at_the_last_chunk, killed_before_its_name])
+def test_a_writer_killed_after_its_last_item_costs_nothing(tmp_path: Path, writer: Callable[[Path], None]) -> None:
+    process = multiprocessing.get_context("fork").Process(target=writer, args=(tmp_path / "store",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arrays = ArrayStore(tmp_path / "store", 1e9).open(KEY, COUNT, SPECS, logged(tmp_path / "log"))
+    assert np.array_equal(arrays["x"], numbers(0, COUNT)["x"])
+    assert not (tmp_path / "log").exists(), "nothing is made again"
+    assert sorted(path.name for path in ArrayStore(tmp_path / "store", 1e9).path(KEY).iterdir()) == [
+        "manifest.json", "x.bin",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOMEM])
+@pytest.mark.parametrize("what", ["memmap", "manifest"])
+def test_a_disk_that_gives_nothing_out_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+) -> None:
+    store = ArrayStore(tmp_path, 1e9)
+    store.open(KEY, COUNT, SPECS, numbers)
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((np, "memmap") if what == "memmap" else (Path, "read_text")), refuse)
+        with pytest.raises((OSError, UserError), match=os.strerror(number)) as raised:
+            store.open(KEY, COUNT, SPECS, numbers)
+    if number in (errno.EMFILE, errno.EACCES):
+        assert isinstance(raised.value, UserError) and "run again" in str(raised.value)
+    assert not list(tmp_path.glob("*.corrupt"))
+    store.open(KEY, COUNT, SPECS, logged(tmp_path / "log"))
+    assert not (tmp_path / "log").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from drorae.errors import Notice
+from drorae.errors import Notice, UserError
 from drorae.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -58,3 +58,30 @@ def test_a_full_disk_keeps_the_older_one(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.warns(Notice, match="the disk is full; training goes on"):
         save_checkpoint(path, state(8))
     assert (load_checkpoint(path) or {})["step"] == 7 and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        *(OSError(number, os.strerror(number)) for number in (errno.EMFILE, errno.ESTALE, errno.EIO, errno.EACCES)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("where", ["reading", "opening"])
+def test_what_keeps_a_sound_one_from_being_read_is_raised_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    path = tmp_path / "phase2.pt"
+    save_checkpoint(path, state(7))
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((torch, "load") if where == "reading" else (Path, "open")), refuse)
+        with pytest.raises((type(error), UserError), match=getattr(error, "strerror", None) or str(error)):
+            load_checkpoint(path)
+    assert (load_checkpoint(path) or {})["step"] == 7

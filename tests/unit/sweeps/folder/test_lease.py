@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
 from sweeps.folder import lease
-from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
 
 
 def hold(path: Path, ready: Event) -> None:
@@ -91,3 +97,121 @@ def test_a_beat_keeps_it_and_a_suspended_holder_learns_that_it_lost_it(
     assert first.lost
     first.release()
     assert (read_lease(path) or {})["owner"] == "other", "what is another's is not given back"
+
+
+def outlast(path: Path, ready: Event, told: Queue[tuple[bool, bool]]) -> None:
+    """Holds the lease until it is lost; tells whether that was noticed, and whether the file was made again."""
+    held = Lease(path)
+    held.acquire()
+    ready.set()
+    deadline = time.monotonic() + 10
+    while not held.lost and time.monotonic() < deadline:
+        time.sleep(0.02)
+    # A few beats more: one that does not know would write now.
+    time.sleep(0.3)
+    told.put((held.lost, path.exists()))
+
+
+def test_a_suspended_holder_stops_and_never_makes_the_lease_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 1.0)
+    path = tmp_path / "lease"
+    context = multiprocessing.get_context("fork")
+    ready, told = context.Event(), context.Queue()
+    holder = context.Process(target=outlast, args=(path, ready, told))
+    holder.start()
+    assert ready.wait(30)
+    os.kill(int(holder.pid or 0), signal.SIGSTOP)
+    heir = Lease(path)
+    assert heir.acquire(wait=False)
+    heir.release()
+    assert not path.exists()
+    os.kill(int(holder.pid or 0), signal.SIGCONT)
+    assert told.get(timeout=30) == (True, False)
+    holder.join()
+
+
+def test_who_works_on_behalf_of_a_holder_stops_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    path = tmp_path / "trial" / "worker.lease"
+    with Lease(path) as holder:
+        holder.acquire()
+        helper = Lease(path, holder.owner)
+        helper.check()
+        path.unlink()
+        time.sleep(0.3)
+        for each in (holder, helper):
+            with pytest.raises(LeaseLost, match=r"trial: another process took this over .* this one stops"):
+                each.check()
+    assert not path.exists()
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize(
+    ("change", "live"),
+    [
+        ({}, False),
+        ({"pid": os.getpid(), "started": "1"}, False),
+        ({"pid": os.getpid()}, True),
+        ({"boot": "of another machine, or before"}, True),
+        ({"pid_namespace": "pid:[of another container]"}, True),
+        ({"boot": None, "pid_namespace": None, "started": None}, True),
+        ({"pid": "none"}, True),
+    ],
+    ids=["dead", "number given again", "alive", "another boot", "another container", "an older version's", "no pid"],
+)
+def test_a_holder_is_dead_by_its_number_only_where_that_means_something(
+    tmp_path: Path, change: dict[str, object], live: bool
+) -> None:
+    path = tmp_path / "lease"
+    mine = Lease(path)
+    mine.acquire()
+    tree = json.loads(path.read_text())
+    mine.release()
+    tree |= {"pid": gone(), "started": None if change.get("pid") else "1"} | change
+    path.write_text(json.dumps({name: value for name, value in tree.items() if value is not None}))
+    assert is_live(path) == live
+
+
+def test_without_proc_only_a_silent_holder_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_process_space", dict)
+    monkeypatch.setattr(lease, "_start_of", lambda pid: "")
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.5)
+    path = tmp_path / "lease"
+    tree = {"owner": "gone", "host": socket.gethostname(), "pid": gone(), "beat": 7}
+    path.write_text(json.dumps(tree))
+    assert is_live(path)
+    with Lease(path) as heir:
+        assert heir.acquire(wait=False)
+
+
+def test_a_disk_without_hard_links_holds_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "lease"
+    with Lease(path) as mine:
+        assert mine.acquire(wait=False) and is_live(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lease_that_is_not_filled_yet_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lease"
+    path.touch()
+    assert is_live(path)
+    other = json.dumps({"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1})
+    threading.Timer(1.0, lambda: path.write_text(other)).start()
+    assert not Lease(path).acquire(wait=False)
+    path.write_text("")
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.5)
+    with Lease(path) as heir:
+        assert heir.acquire(wait=False)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
 from fake_trial import STEPS, run_trial
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import OperationalError
 
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, flatten
 from drorae.errors import UserError
-from sweeps.tracking import recorder
-from sweeps.tracking.client import RunAddress, SweepTracker, TrialTracker, check_nodes, resolve_uri
+from sweeps.tracking import client, recorder
+from sweeps.tracking.client import DIGEST, RunAddress, SweepTracker, TrialTracker, check_nodes, resolve_uri
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +33,14 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepTracker:
     return tracker
 
 
-def only_run(client: MlflowClient, address: RunAddress, config: TrialConfig) -> Run:
-    found = client.search_runs([address.experiment_id], f"tags.`drorae.config_hash` = '{config_hash(config)}'")
+def only_run(store: MlflowClient, address: RunAddress, config: TrialConfig) -> Run:
+    found = store.search_runs([address.experiment_id], f"tags.`drorae.config_hash` = '{config_hash(config)}'")
     assert len(found) == 1
     return found[0]
 
 
-def steps(client: MlflowClient, run: Run) -> list[int]:
-    return [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+def steps(store: MlflowClient, run: Run) -> list[int]:
+    return [metric.step for metric in store.get_metric_history(run.info.run_id, "train/loss")]
 
 
 def nowhere() -> str:
@@ -143,6 +148,156 @@ def test_runs_are_made_to_agree_with_the_disk(sweep: SweepTracker, tmp_path: Pat
     assert [run.data.tags["drorae.status"] for run in runs] == ["finished", "failed", "missing", "pruned"]
     assert runs[1].data.tags["drorae.reason"] == "no luck"
     assert runs[0].data.metrics["psnr"] > 0 and steps(sweep.client, runs[0]) == list(range(1, STEPS + 1))
+
+
+def measure_again(directory: Path, **changed: float) -> dict[str, float]:
+    """Other numbers in a trial's result.json, and another commit; returns what a table has of them."""
+    path = directory / "result.json"
+    tree = json.loads(path.read_text())
+    tree["metrics"] = {name: value + 1 for name, value in tree["metrics"].items()} | changed
+    tree["provenance"]["git_commit"] = "another"
+    path.write_text(json.dumps(tree))
+    np.savez(directory / "per_image.npz", psnr=np.arange(9.0))
+    return tree["metrics"]
+
+
+@pytest.mark.parametrize("by", ["worker", "driver"])
+def test_a_trial_measured_again_is_recorded_as_the_table_has_it(sweep: SweepTracker, tmp_path: Path, by: str) -> None:
+    """`driver`: the store was away while the worker measured."""
+    config = replace(PRESETS["smoke"], seed=20 + len(by))
+    directory = tmp_path / config_hash(config)
+    directory.mkdir()
+    run_trial(config, lambda row: None, directory=directory, runtime=Runtime())
+    assert TrialTracker(sweep.address, config, directory).finish()
+    before = only_run(sweep.client, sweep.address, config)
+    # A clock that was ahead must not keep the first value for good.
+    for metric in ("psnr", "ssim"):
+        sweep.client.log_metric(before.info.run_id, metric, 7.0, timestamp=10**13, step=0)
+    table = measure_again(directory, l1=math.nan)
+    if by == "worker":
+        assert TrialTracker(sweep.address, config, directory).finish()
+    sweep.settle([config], tmp_path, pytest.fail)
+    after = only_run(sweep.client, sweep.address, config)
+    shown = {name: after.data.metrics[name] for name in table if name != "eval_images"}
+    assert shown == pytest.approx({name: table[name] for name in shown}, nan_ok=True)
+    assert after.data.tags["drorae.git_commit"] == "another" and after.info.status == "FINISHED"
+    with np.load(sweep.client.download_artifacts(after.info.run_id, "per_image.npz", str(tmp_path))) as arrays:
+        assert len(arrays["psnr"]) == 9
+    # A resume finds nothing to record.
+    sent: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("log_batch", "log_artifact", "set_tag", "set_terminated"):
+            patch.setattr(MlflowClient, name, lambda *arguments, name=name, **named: sent.append(name))
+        sweep.settle([config], tmp_path, pytest.fail)
+    assert not sent
+    assert len(sweep.client.get_metric_history(after.info.run_id, "seed")) == 1
+    # It failed when it was made once more: the table has no measure of it.
+    (directory / "result.json").unlink()
+    (directory / "failure.json").write_text('{"reason": "no luck"}')
+    sweep.settle([config], tmp_path, pytest.fail)
+    failed = only_run(sweep.client, sweep.address, config)
+    assert failed.info.status == "FAILED" and failed.data.tags["drorae.reason"] == "no luck"
+    assert all(math.isnan(failed.data.metrics[name]) for name in ("psnr", "rfd_dinov2", "baseline_psnr"))
+    assert failed.data.metrics["seed"] == config.seed
+
+
+def test_a_run_of_an_older_version_that_agrees_is_sent_no_files_again(sweep: SweepTracker, tmp_path: Path) -> None:
+    config = replace(PRESETS["smoke"], seed=30)
+    directory = tmp_path / config_hash(config)
+    directory.mkdir()
+    run_trial(config, lambda row: None, directory=directory, runtime=Runtime())
+    assert TrialTracker(sweep.address, config, directory).finish()
+    run = only_run(sweep.client, sweep.address, config)
+    sweep.client.delete_tag(run.info.run_id, DIGEST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", lambda *arguments: pytest.fail("sent again"))
+        sweep.settle([config], tmp_path, pytest.fail)
+    assert DIGEST in only_run(sweep.client, sweep.address, config).data.tags
+
+
+def test_the_sweep_s_own_counts_follow(sweep: SweepTracker) -> None:
+    sweep.close({"finished": 1, "diverged": 2}, [], pytest.fail)
+    sweep.close({"finished": 3}, [], pytest.fail)
+    counts = sweep.client.get_run(sweep.parent_run_id).data.metrics
+    assert (counts["trials_finished"], counts["trials_diverged"], counts["trials_missing"]) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("bug", [TypeError, KeyError, AttributeError, ZeroDivisionError, ValueError])
+def test_a_bug_of_ours_is_no_store_that_is_away(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: type[Exception]
+) -> None:
+    config = replace(PRESETS["smoke"], seed=31)
+    directory = tmp_path / config_hash(config)
+    directory.mkdir()
+    run_trial(config, lambda row: None, directory=directory, runtime=Runtime())
+
+    def broken(*anything: object, **named: object) -> None:
+        raise bug("ours")
+
+    said: list[str] = []
+    tracker = TrialTracker(sweep.address, config, directory, said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "trial_row", broken)
+        for call in (tracker.finish, lambda: sweep.settle([config], tmp_path, said.append)):
+            with pytest.raises(bug, match="ours"):
+                call()
+        with recorder.Recorder(TrialTracker(sweep.address, config, directory, said.append)) as recording:
+            assert recording.finish(), "training goes on"
+    assert len(said) == 1 and bug.__name__ in said[0] and "does not answer" not in said[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "shared_view", broken)
+        with pytest.raises(bug, match="ours"):
+            sweep.share_view(["psnr"], said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "log_metrics", broken)
+        with pytest.raises(bug, match="ours"):
+            sweep.close({}, [], said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "_versions", broken)
+        with pytest.raises(bug, match="ours"):
+            SweepTracker("with a bug", "other", tmp_path, f"sqlite:///{tmp_path}/mlflow.db").open_parent("a test")
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        MlflowException("busy"),
+        OperationalError("select", {}, Exception("locked")),
+        requests.ConnectionError("refused"),
+        TimeoutError("late"),
+        json.JSONDecodeError("a login page", "<html>", 0),
+        ModuleNotFoundError("No module named 'psycopg2'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_store_raises_is_one_line(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: Exception
+) -> None:
+    def refuse(*anything: object, **named: object) -> None:
+        raise away
+
+    said: list[str] = []
+    for name in ("search_runs", "get_run", "get_experiment_by_name"):
+        monkeypatch.setattr(MlflowClient, name, refuse)
+    assert not TrialTracker(sweep.address, PRESETS["smoke"], tmp_path, said.append).start()
+    sweep.settle([PRESETS["smoke"]], tmp_path, said.append)
+    sweep.close({}, [], said.append)
+    assert len(said) == 3 and all("does not answer" in line and "\n" not in line for line in said)
+    with pytest.raises(UserError, match="cannot be used"):
+        SweepTracker("tracked", "id", tmp_path, sweep.uri)
+
+
+def test_damaged_files_of_a_trial_are_said_and_the_rest_is_recorded(sweep: SweepTracker, tmp_path: Path) -> None:
+    config = replace(PRESETS["smoke"], seed=32)
+    run_trial(config, lambda row: None, directory=tmp_path, runtime=Runtime())
+    rows = (tmp_path / "history.jsonl").read_text()
+    (tmp_path / "history.jsonl").write_text(rows + '{"phase": "pha')
+    (tmp_path / "samples.npz").write_bytes((tmp_path / "samples.npz").read_bytes()[:500])
+    said: list[str] = []
+    assert TrialTracker(sweep.address, config, tmp_path, said.append).finish()
+    assert len(said) == 1 and "pictures not drawn" in said[0]
+    run = only_run(sweep.client, sweep.address, config)
+    assert run.info.status == "FINISHED" and steps(sweep.client, run) == list(range(1, STEPS + 1))
 
 
 def test_an_unusable_store_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,65 @@
+"""A cluster's nodes are checked before a sweep on it, not the machine of the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from drorae.commands.main import main
+from drorae.config import PRESETS, Runtime
+from drorae.errors import UserError
+from drorae.machine.doctor import check_share
+from sweeps.driver.cluster import cluster_address
+from sweeps.driver.resources import Share, most_memory
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One node with as many GPUs as the parameter says, at RAY_ADDRESS, as a submitted job finds it."""
+    root = str(Path(__file__).resolve().parents[2])
+    monkeypatch.setenv("PYTHONPATH", root)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    context = ray.init(
+        address="local", num_cpus=2, num_gpus=request.param, include_dashboard=False, object_store_memory=2**27
+    )
+    monkeypatch.setenv("RAY_ADDRESS", context.address_info["gcs_address"])
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "lacking"),
+    [(1, "images.path"), (0, "this cluster cannot run this config, which needs a CUDA GPU")],
+    indirect=["cluster"],
+)
+def test_a_submitted_sweep_is_checked_on_the_cluster(
+    cluster: None, lacking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a GPU it starts, and it is a node that finds that its images are not there."""
+    root, cache = ["--root", str(tmp_path)], ["--cache-dir", str(tmp_path / "cache")]
+    assert main(["sweep", "--preset", "capacity", "--set", "images.path=/nowhere", *root, *cache]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and lacking in said[0] and "this machine" not in said[0]
+
+
+def test_the_nodes_that_trials_run_on_are_the_ones_that_count() -> None:
+    head = {"CPU": 0.0, "memory": 500e9}
+    small, large = {"CPU": 8.0, "memory": 6e9, "object_store_memory": 2e9}, {"CPU": 8.0, "GPU": 4.0, "memory": 64e9}
+    assert most_memory([head, small], Share(4.0)) == 8e9
+    assert most_memory([head, small, large], Share(4.0)) == 64e9
+    paper, smoke = PRESETS["paper"], PRESETS["smoke"]
+    check_share(smoke, Runtime(), 0.0, 1, 8e9)
+    check_share(paper, Runtime(), 1.0, 1, 8e9)
+    with pytest.raises(UserError, match=r"this cluster .* a CUDA GPU .* GB of GPU memory"):
+        check_share(paper, Runtime(), 0.0, 1, 8e9)
+
+
+def test_a_cluster_is_given_or_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster_address("") == "10.0.0.1:6379"
+    assert cluster_address("auto") == "auto" and cluster_address("local") == ""
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert cluster_address("") == ""

@@ -1,0 +1,161 @@
+"""A sweep that drorae 0.1.0 (commit 0f36692) began is known again, and finished; so is one whose images have moved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_images
+
+from drorae.config import Runtime, config_hash, load_config, override
+from drorae.errors import UserError
+from drorae.losses.discriminator import discriminator_fingerprint
+from drorae.trial.folder import read_outcome
+from sweeps.driver.resources import Resources
+from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
+from sweeps.folder.migration import migrate
+from sweeps.folder.status import read_spec
+from sweeps.spec import Axis, SweepSpec, expand
+
+BEGUN = Path(__file__).parent.parent / "data" / "sweep-0f36692"
+"""Trials of four widths on images.npz (`tiny_images`), of which two are done; without weights and pictures."""
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the sweep's folder, in the working directory that it was begun in."""
+    monkeypatch.chdir(tmp_path)
+    tiny_images(tmp_path / "images.npz")
+    return Path(shutil.copytree(BEGUN, tmp_path / "runs" / "begun"))
+
+
+def results(folder: Path) -> dict[int, dict[str, float]]:
+    """Metrics by width."""
+    found = [json.loads(path.read_text()) for path in folder.glob("trials/*/result.json")]
+    return {tree["expert_hidden_dim"]: tree["metrics"] for tree in found}
+
+
+def go_on(spec: SweepSpec) -> SweepOutcome:
+    runtime = Runtime(device="cpu", threads=1, cache_dir="cache", log_steps=1)
+    return run_sweep(spec, runtime=runtime, resources=Resources(max_concurrent=1), quiet=True)
+
+
+def test_the_sweep_is_finished_and_what_was_done_is_left_alone(begun: Path) -> None:
+    before = results(begun)
+    outcome = resume_sweep(begun, quiet=True)
+    assert outcome.counts == {"finished": 4}
+    after = results(begun)
+    assert sorted(after) == [4, 8, 16, 32] and {width: after[width] for width in before} == before
+    spec = SweepSpec.from_dict(read_spec(begun)["spec"])
+    keys = [config_hash(config) for config in expand(spec)]
+    assert sorted(path.name for path in begun.glob("trials/*")) == sorted(keys)
+    assert outcome.trials_csv.read_text().count("finished") == 4
+    assert all(f"\n{key}," in outcome.trials_csv.read_text() for key in keys)
+
+    # The same images at another place: nothing is trained, and the trials say where they are now.
+    shutil.move("images.npz", "elsewhere.npz")
+    moved = dataclasses.replace(spec, base=override(spec.base, "images.path", "elsewhere.npz"))
+    assert go_on(moved).counts == {"finished": 4}
+    assert results(begun) == after
+    assert {load_config(path).images.path for path in begun.glob("trials/*/config.json")} == {"elsewhere.npz"}
+
+    # Other images are another sweep's.
+    import numpy as np
+
+    arrays = dict(np.load("elsewhere.npz"))
+    np.savez("other.npz", **{name: 255 - pixels for name, pixels in arrays.items()})
+    other = dataclasses.replace(spec, base=override(spec.base, "images.path", "other.npz"))
+    with pytest.raises(UserError, match=r"images_train \(other.npz\) was .* put it back, or choose another") as raised:
+        go_on(other)
+    assert "\n" not in str(raised.value) and results(begun) == after
+
+
+def test_a_kill_between_two_renamings_costs_nothing(begun: Path) -> None:
+    spec = SweepSpec.from_dict(read_spec(begun)["spec"])
+    first, second = sorted(path.name for path in begun.glob("trials/*"))[:2]
+    hashes = {old: config_hash(load_config(begun / "trials" / old / "config.json")) for old in (first, second)}
+    (begun / "trials" / first).rename(begun / "trials" / hashes[first])
+    tree = read_spec(begun) | {"former_hashes": hashes}
+    (begun / "sweep.json").write_text(json.dumps(tree))
+    today = migrate(begun, None)
+    assert today.items() >= hashes.items() and migrate(begun, None) == today
+    assert {path.name for path in begun.glob("trials/*")} == {config_hash(config) for config in expand(spec)}
+
+
+def test_a_sweep_over_places_is_known_again(begun: Path) -> None:
+    """Two sets of images are two trials, whether or not an earlier version named them by their places."""
+    tree = read_spec(begun)
+    base = SweepSpec.from_dict(tree["spec"]).base
+    spec = SweepSpec("begun", base, (Axis("images.path", ("images.npz", "more.npz")),))
+    configs = expand(spec)
+    assert len(configs) == 2 and [config.label for config in configs] == [
+        "images.path=images.npz",
+        "images.path=more.npz",
+    ]
+    old = "2f942799a997"
+    (begun / "sweep.json").write_text(json.dumps(tree | {"spec": spec.to_dict(), "trials": [old]}))
+    assert migrate(begun, None) == {old: config_hash(configs[0])}
+    assert read_outcome(begun / "trials" / config_hash(configs[0]))["status"] == "finished"
+
+
+def test_a_field_of_a_newer_version_is_named(begun: Path) -> None:
+    tree = read_spec(begun)
+    tree["spec"]["base"]["fusion"]["gate"] = 1
+    (begun / "sweep.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"fusion.gate: no such field; .* made by a newer drorae") as raised:
+        resume_sweep(begun, quiet=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_fields_that_an_earlier_version_lacked_have_their_defaults(begun: Path) -> None:
+    tree = read_spec(begun)
+    del tree["spec"]["base"]["probe"], tree["spec"]["base"]["fusion"]["router_input"]
+    (begun / "sweep.json").write_text(json.dumps(tree))
+    assert expand(SweepSpec.from_dict(read_spec(begun)["spec"])) == expand(
+        SweepSpec.from_dict(read_spec(BEGUN)["spec"])
+    )
+
+
+def test_addresses_in_the_cache_are_those_of_the_first_version_and_know_a_discriminator_by_its_weights(
+    begun: Path,
+) -> None:
+    """The decoder's address, of the fingerprints that the sweep's trials kept, is the one that they name."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from drorae.trial.shared import _decoder_name
+
+    trial = begun / "trials" / "545f65be55d2"
+    known, config = json.loads((trial / "inputs.json").read_text()), load_config(trial / "config.json")
+    encoder: Any = SimpleNamespace(fingerprint=known["encoder"])
+
+    def address(path: str, heard: dict[str, str]) -> str:
+        placed = override(config, "discriminator.path", path)
+        return _decoder_name(placed, known["images_train"], encoder, known["perceptual"], None, heard, False)
+
+    assert address("", {}) == f"decoders/{known['phase1_decoder']}"
+    assert address("/here/dino.pth", {"discriminator": "a"}) == address("/there/dino.pth", {"discriminator": "a"})
+    assert address("/here/dino.pth", {"discriminator": "a"}) != address("/here/dino.pth", {"discriminator": "b"})
+
+
+def test_a_discriminator_read_from_a_file_has_a_fingerprint_where_it_is_heard(begun: Path) -> None:
+    from safetensors.torch import save_file
+
+    config = load_config(begun / "trials" / "545f65be55d2" / "config.json")
+    config = override(override(config, "discriminator.weights", "file"), "discriminator.path", "dino.safetensors")
+    assert discriminator_fingerprint(config) == {}, "no adversarial term"
+    config = override(config, "objective.gan_weight", 0.75)
+    found = []
+    for value in (0.0, 1.0):
+        save_file({"weight": torch.full((2,), value)}, "dino.safetensors")
+        found.append(discriminator_fingerprint(config)["discriminator"])
+    assert found[0] != found[1]
+    save_file({"weight": torch.zeros(2)}, "moved.safetensors")
+    assert (
+        discriminator_fingerprint(override(config, "discriminator.path", "moved.safetensors"))["discriminator"]
+        == found[0]
+    )
