@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 from tiny import tiny_config, tiny_images
 
-from analysis.compare import compare_designs
-from analysis.fit import analyse
-from analysis.runs import prepare, read_mlflow, read_table, select
+from analysis.inference.analysis import analyse
+from analysis.inference.designs import compare_designs
+from analysis.table.columns import arrange
+from analysis.table.files import read_table
+from analysis.table.mlflow import read_mlflow
+from analysis.table.selection import select
 from drorae.commands.main import main
 from drorae.config import FusionConfig, PhaseConfig, Runtime, TrialConfig
 from drorae.errors import Notice, UserError
@@ -181,14 +184,14 @@ MIXED = ["a", "a", "a", "a", "b", "b"]
 
 
 def codes(frame: pd.DataFrame) -> set[str]:
-    return {warning.code for warning in analyse(frame, "params", "psnr").warnings}
+    return {warning.code for warning in analyse(frame, "params", "psnr").cautions}
 
 
 def test_a_law_goes_through_trials_of_one_decoder() -> None:
     with pytest.raises(UserError, match=r"a \(4 rows\), b \(2 rows\).*--mix-decoders"):
         analyse(runs(phase1_weights=MIXED), "params", "psnr")
-    assert "mixed-decoders" in codes(prepare(runs(phase1_weights=MIXED), mix_decoders=True))
-    known = prepare(runs(phase1_weights=MIXED), ["phase1_weights=a"])
+    assert "mixed-decoders" in codes(arrange(runs(phase1_weights=MIXED), mix_decoders=True))
+    known = arrange(runs(phase1_weights=MIXED), ["phase1_weights=a"])
     assert not {"mixed-decoders", "unknown-decoders"} & codes(known)
     # Rows of older versions are not known to differ.
     assert "unknown-decoders" in codes(runs(phase1_weights=["a", "a", None, "a", "", "a"]))
