@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.laws.curves import CurveFit, fit_curve
-from analysis.laws.intervals import Interval, Sample, law_interval, new_point_interval, parameter_intervals, precision
+from analysis.laws.intervals import Interval, Sample, precision
 from analysis.table.selection import Selection
 from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from statsmodels.regression.linear_model import RegressionResultsWrapper
 
 Law = Literal["log-linear", "linear"]
 Unit = Literal["configuration", "row"]
@@ -60,20 +62,35 @@ class Line:
         """Runs."""
         return len(self.configurations)
 
+    @cached_property
+    def regression(self) -> RegressionResultsWrapper:
+        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions (statsmodels)."""
+        from statsmodels.regression.linear_model import WLS
+
+        return WLS(self.sample.y, self._design(self.sample.x[:, 0]), weights=self.sample.weights).fit()
+
+    def _design(self, x: np.ndarray) -> np.ndarray:
+        u = np.log10(x) if self.law == "log-linear" else x
+        return np.column_stack([np.ones_like(u), u])
+
     @property
     def intercept(self) -> float:
         """The line at u = 0."""
-        return float(self.curve.parameters[0])
+        return float(self.regression.params[0])
 
     @property
     def slope(self) -> float:
         """Change of y per decade of x (log-linear) or per unit of x (linear)."""
-        return float(self.curve.parameters[1])
+        return float(self.regression.params[1])
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95% intervals of intercept and slope by name."""
-        return parameter_intervals(self.curve)
+        ends = self.regression.conf_int(alpha=0.05)
+        return {
+            name: Interval(float(low), float(high))
+            for name, (low, high) in zip(("intercept", "slope"), ends, strict=True)
+        }
 
     @property
     def slope_ci95(self) -> Interval:
@@ -83,13 +100,13 @@ class Line:
     @property
     def slope_se(self) -> float:
         """Standard error of the slope."""
-        return float(np.sqrt(self.curve.covariance[1, 1]))
+        return float(self.regression.bse[1])
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of a slope of zero."""
-        ratio = abs(self.slope) / self.slope_se if self.slope_se else np.inf
-        return float(2 * stats.t.sf(ratio, self.curve.dof))
+        """Two-sided, of a slope of zero; 0 for points that lie on a line."""
+        with np.errstate(divide="ignore"):
+            return float(self.regression.pvalues[1])
 
     @property
     def seed_sd(self) -> float | None:
@@ -115,14 +132,17 @@ class Line:
         at = np.asarray(x, dtype=float)
         if not np.all(np.isfinite(at)) or (self.law == "log-linear" and np.any(at <= 0)):
             raise UserError(f"predict at {self.sample.x_name} = {x}: expected positive finite numbers")
-        columns = (self.curve.value(at), *law_interval(self.curve, at), *new_point_interval(self.curve, at))
-        return LinePrediction(*(float(item[0]) if at.ndim == 0 else item for item in columns))
+        flat = at.ravel()
+        found = self.regression.get_prediction(self._design(flat), weights=np.ones(len(flat)))
+        ends = [interval.T for interval in (found.conf_int(alpha=0.05), found.conf_int(obs=True, alpha=0.05))]
+        columns = [found.predicted_mean, *ends[0], *ends[1]]
+        return LinePrediction(*(float(item[0]) if at.ndim == 0 else item.reshape(at.shape) for item in columns))
 
 
 def fit_line(
     selection: Selection, law: Law = "log-linear", unit: Unit = "configuration", image_correlation: float = 1.0
 ) -> Line:
-    """Fits y on log10(x) or x by least squares.
+    """Fits y on log10(x) or x by least squares (statsmodels).
 
     A column named like the metric with _se, such as rfd_dinov2_se, is taken for its sampling error.
 

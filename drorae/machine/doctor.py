@@ -27,7 +27,7 @@ PACKAGES = {
     "torch": "torch", "torchvision": "torchvision", "timm": "timm", "numpy": "numpy", "pillow": "PIL",
     "safetensors": "safetensors", "torchmetrics": "torchmetrics", "filelock": "filelock", "ray": "ray",
     "mlflow": "mlflow", "optuna": "optuna", "psutil": "psutil", "pandas": "pandas", "scipy": "scipy",
-    "matplotlib": "matplotlib", "pyarrow": "pyarrow", "tyro": "tyro", "rich": "rich",
+    "statsmodels": "statsmodels", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "tyro": "tyro", "rich": "rich",
 }  # fmt: skip
 """Distributions the default sweep needs, and the modules they are imported as."""
 OPTIONAL = {"torch-fidelity": "torch_fidelity"}

@@ -228,7 +228,7 @@ def _context() -> multiprocessing.context.ForkServerContext:
     ]
     heavy = [
         *("pytest", "torch", "torchvision", "timm", "pandas", "scipy.stats", "scipy.optimize", "matplotlib.pyplot"),
-        *("rich.table", "rich.live", "sweeps.spec", "sweeps.folder.status"),
+        *("statsmodels.regression.linear_model", "rich.table", "rich.live", "sweeps.spec", "sweeps.folder.status"),
     ]
     context.set_forkserver_preload([*heavy, *ours])
     before = os.environ.get("PYTHONPATH")
