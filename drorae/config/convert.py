@@ -59,7 +59,7 @@ def _convert(annotation: Any, value: Any, name: str) -> Any:
         kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(items):
             raise UserError(f"{name}: expected {len(kinds)} values, got {len(items)}")
-        return tuple(_convert(kind, item, name) for kind, item in zip(kinds, items, strict=True))
+        return tuple(_convert(each, item, name) for each, item in zip(kinds, items, strict=True))
     if annotation is bool and str(value).lower() not in _TRUTH:
         raise UserError(f"{name}: expected true or false, got {value!r}")
     return _TRUTH[str(value).lower()] if annotation is bool else _convert_scalar(annotation, value, name)
@@ -113,7 +113,7 @@ def override(config: Config, name: str, value: Any, prefix: str = "") -> Config:
     if rest and not dataclasses.is_dataclass(group):
         raise UserError(f"{prefix}{name}: {head} has no fields of its own")
     changed = override(group, rest, value, f"{prefix}{head}.") if rest else _convert(hints[head], value, prefix + head)
-    return dataclasses.replace(typing.cast(Any, config), **{head: changed})
+    return typing.cast(Config, dataclasses.replace(typing.cast(Any, config), **{head: changed}))
 
 
 def load_config(path: str | Path) -> TrialConfig:

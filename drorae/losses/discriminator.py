@@ -33,7 +33,8 @@ class _Residual(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + self.inner(x)) * RESIDUAL_SCALE
+        total: Tensor = x + self.inner(x)
+        return total * RESIDUAL_SCALE
 
 
 def _block(width: int, kernel: int) -> nn.Sequential:
@@ -79,7 +80,7 @@ class DinoDiscriminator(nn.Module):
         return self._vit[0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in [-1, 1] -> logits [B, 5 N], high for what looks real."""
+        """Images [B, 3, H, W] in [-1, 1] -> logits [B, 5 N], high for what looks real."""
         size = (self.input_size,) * 2
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)

@@ -30,7 +30,7 @@ class PerceptualNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """images [B, 3, H, W], nominally in [0, 1] -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
+        """Images [B, 3, H, W], nominally in [0, 1] -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
         if images.shape[-2:] != (self.size, self.size):
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
         x = self.stem(((images - MEAN) / STD).contiguous(memory_format=torch.channels_last))
@@ -56,8 +56,8 @@ class PerceptualNetwork(nn.Module):
 
     def unpack(self, packed: Tensor) -> list[Tensor]:
         """Returns the features, in float32, that `targets` packed."""
-        parts = packed.float().split([c * h * w for c, h, w in self._shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        parts = torch.split(packed.float(), [c * h * w for c, h, w in self._shapes], dim=1)
+        return [part.view(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 def load_perceptual(config: ObjectiveConfig) -> PerceptualNetwork:

@@ -165,4 +165,4 @@ def _patch_size(name: str) -> int:
     embedding = getattr(model, "patch_embed", None)
     if embedding is None or not hasattr(embedding, "patch_size"):
         raise UserError(f"encoder.name: {name} has no patch embedding; expected a ViT (timm.list_models('vit*'))")
-    return embedding.patch_size[0]
+    return int(embedding.patch_size[0])

@@ -42,8 +42,9 @@ def own_folder() -> Path:
 
 
 def locate(place: str | Path | Remote) -> Path | Remote:
-    """A path as it is, a URL as a `Remote`; `file://` URLs are paths. pathlib swallows one of a URL's slashes: it may
-    be missing.
+    """Returns a path as it is, a URL as a `Remote`; `file://` URLs are paths.
+
+    pathlib swallows one of a URL's slashes: it may be missing.
 
     Raises:
         UserError: a kind of URL that is not known, a password or a query in it, or no bucket.
@@ -97,7 +98,7 @@ def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
 
 @functools.cache
 def _filesystem(kind: str, process: int) -> Any:
-    """fsspec's driver, one for each process: it keeps a thread, which a fork loses."""
+    """Fsspec's driver, one for each process: it keeps a thread, which a fork loses."""
     package, install = DRIVERS[kind]
     try:
         importlib.import_module(package)
@@ -138,7 +139,8 @@ class Remote:
     def read(self) -> bytes | None:
         """A file's content; None where there is none."""
         try:
-            return self._call("cat_file", self.url)
+            content: bytes = self._call("cat_file", self.url)
+            return content
         except FileNotFoundError:
             return None
 
@@ -166,8 +168,10 @@ class Remote:
             return
 
     def age(self) -> float | None:
-        """Seconds since a file was written, as far as this machine's clock agrees with the store's; None where there
-        is none."""
+        """Returns the seconds since a file was written; None where there is none.
+
+        As far as this machine's clock agrees with the store's.
+        """
         try:
             info = self._call("info", self.url)
         except FileNotFoundError:
@@ -176,8 +180,9 @@ class Remote:
         return time.time() - when.timestamp() if when is not None else 0.0
 
     def files(self) -> dict[str, str]:
-        """All files below a folder, by name relative to it, with a stamp that changes when they do; hidden ones, whose
-        name or folder begins with a dot, are left out.
+        """Returns all files below a folder, by name relative to it, with a stamp that changes when they do.
+
+        Hidden ones, whose name or folder begins with a dot, are left out.
 
         Raises:
             RemoteError: one's name would lead out of a folder that it is copied into.

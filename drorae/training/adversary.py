@@ -50,7 +50,8 @@ class Adversary:
     def term(self, painted: Tensor, draws: Draws | None = None) -> Tensor:
         """The adversarial loss -mean logit, of reconstructions [B, 3, S, S] that have a graph, nominally in [0, 1]."""
         self.network.eval().requires_grad_(False)
-        return -self.network(augment(2 * painted - 1, draws)).mean()
+        logits: Tensor = self.network(augment(2 * painted - 1, draws))
+        return -logits.mean()
 
     def weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
         """The whole weight of `term` in the loss; gradients as for `adaptive_weight`."""
@@ -100,7 +101,7 @@ class Adversary:
                 # One power iteration of the spectral norms a step, which only this mode takes.
                 self.network.eval()
                 loss = hinge_loss(logits[: len(real)], logits[len(real) :]) * (len(real) / count)
-                loss.backward()
+                torch.autograd.backward(loss)
                 losses.append(loss.detach())
                 first = chosen.stop
         except (RuntimeError, MemoryError):

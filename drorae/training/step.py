@@ -37,7 +37,7 @@ class Painter(nn.Module):
         self.fused = phase.latent == "fused"
 
     def forward(self, layers: Tensor, noise: Tensor | None, head_offset: Tensor | None) -> Tensor:
-        """layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S]."""
+        """Layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S]."""
         latent = self.tokenizer.latent(layers, self.fused)
         return self.tokenizer.decode(latent if noise is None else latent + noise, head_offset)
 
@@ -54,7 +54,7 @@ class _Piece(NamedTuple):
     @property
     def size(self) -> int:
         """Number of images."""
-        return self.chosen.stop - self.chosen.start
+        return int(self.chosen.stop - self.chosen.start)
 
 
 class _Sums(dict[str, Tensor]):
@@ -136,7 +136,7 @@ class Stepper:
         torch.manual_seed(step_seed(self.seed, self.phase.number, step))
         # Drawn here, because an attempt that memory does not hold is made again.
         draws = self._draws() if self.adversary is not None and self.adversary.speaks(step) else None
-        seen, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
+        losses, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
         # A failure from here on leaves moved weights, and fewer images at once would be no help.
         with out_of_memory.named(f"{where}, the optimiser"):
             if self.settings.clip_norm:
@@ -146,8 +146,8 @@ class Stepper:
                 self.average.update(self.module)
         if self.adversary is not None:
             both = self._draws(), self._draws()
-            seen |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece))
-        return seen
+            losses |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece))
+        return losses
 
     def _fitting(self, what: str, work: Callable[[int], T]) -> T:
         """work(micro_batch), with a smaller one where memory runs out."""
@@ -199,7 +199,8 @@ class Stepper:
         layers = piece.batch.layers.to(self.device).float()
         quiet = contextlib.nullcontext() if exchanged or distributed.world_size() == 1 else self._painter.no_sync()
         with quiet, self._autocast:
-            return self._painter(layers, piece.noise, offset)
+            painted: Tensor = self._painter(layers, piece.noise, offset)
+            return painted
 
     def _losses(self, piece: _Piece, painted: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The objective's terms of a piece, and its originals on the device."""
@@ -215,16 +216,16 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         if draws is not None:
             return self._opposed_gradients(step, piece, draws)
-        seen, images = _Sums(), []
+        sums, images = _Sums(), []
         for part in self._pieces(step, piece):
             # Gradients are exchanged once a step, with the last piece.
             painted = self._paint(part, None, exchanged=part.last)
             losses, pixels = self._losses(part, painted)
-            seen.add(losses, part.size / self.share)
-            (losses["loss"] * (part.size / self.share)).backward()
+            sums.add(losses, part.size / self.share)
+            torch.autograd.backward(losses["loss"] * (part.size / self.share))
             if self.adversary is not None:
                 images.append((painted.detach().float(), as_images(pixels)))
-        return seen, images
+        return sums, images
 
     def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], Reconstructions]:
         """The same with an adversarial term.
@@ -235,7 +236,7 @@ class Stepper:
         """
         assert self.adversary is not None
         offset = torch.zeros_like(self.tokenizer.decoder.head.weight, requires_grad=True)
-        seen, images = _Sums(), []
+        sums, images = _Sums(), []
         pulls: list[tuple[_Piece, Tensor, Tensor]] = []
         heads = [torch.zeros_like(offset), torch.zeros_like(offset)]
         alone = piece >= self.share
@@ -244,7 +245,7 @@ class Stepper:
             losses, pixels = self._losses(part, painted)
             with self._autocast:
                 losses["gan"] = self.adversary.term(painted, draws.part(part.chosen))
-            seen.add(losses, part.size / self.share)
+            sums.add(losses, part.size / self.share)
             found = [
                 torch.autograd.grad(losses[name] * (part.size / self.share), (offset, painted), retain_graph=True)
                 for name in ("loss", "gan")
@@ -253,15 +254,15 @@ class Stepper:
                 head += gradient
             pulls.append((part, found[0][1], found[1][1]))
             images.append((painted.detach().float(), as_images(pixels)))
-        seen["gan_weight"] = weight = self.adversary.weight(*heads)
+        sums["gan_weight"] = weight = self.adversary.weight(*heads)
         for part, reconstruction, adversarial in pulls:
             painted = painted if alone else self._paint(part, None, exchanged=part.last)
-            painted.backward(reconstruction + weight * adversarial)
-        return seen, images
+            torch.autograd.backward(painted, reconstruction + weight * adversarial)
+        return sums, images
 
     def _teach(self, step: int, images: Reconstructions, draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
         """The discriminator's own step, on pieces of at most `piece` images; `draws` for originals, reconstructions."""
         assert self.adversary is not None
-        fakes, reals = ([part for pair in images for part in pair[which].split(piece)] for which in (0, 1))
+        fakes, reals = ([part for pair in images for part in torch.split(pair[which], piece)] for which in (0, 1))
         with self._autocast:
             return self.adversary.learn(step, self.total, fakes, reals, draws)

@@ -30,7 +30,7 @@ from drorae.metrics.frechet import Moments
 from drorae.metrics.references import Origin, Reference, extractor_of, read_reference, write_reference
 from drorae.metrics.samples import FeatureSample
 from drorae.models.encoder import Encoder, load_encoder
-from drorae.models.rae_decoder import Released, read_released
+from drorae.models.rae_decoder import ReleasedDecoder, read_released
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
@@ -199,7 +199,7 @@ def _decoder_name(
     train_fingerprint: str,
     encoder: Encoder,
     perceptual_fingerprint: str,
-    released: Released | None,
+    released: ReleasedDecoder | None,
     heard: dict[str, str],
     located: bool,
 ) -> str:
