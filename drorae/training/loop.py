@@ -104,11 +104,22 @@ def train_phase(
     record = _resume(checkpoint, stepper)
     for earlier in record.rows:
         report(earlier)
+    _take_steps(stepper, record, whole, checkpoint, runtime, report)
+    if stepper.average is not None:
+        stepper.average.copy_to(module)
+    tokenizer.requires_grad_(False).eval()
+    return record
+
+
+def _take_steps(
+    stepper: Stepper, record: TrainingRecord, whole: int, checkpoint: Path, runtime: Runtime, report: Report
+) -> None:
+    """Takes the steps that `record` has not, and keeps it up to date; `whole` images at once were asked for."""
     saved = reported = time.perf_counter()
     began, cpu_began = saved - record.seconds, time.process_time() - record.cpu_seconds
     window: list[dict[str, Tensor]] = []
     # Every step seeds torch's generator by its number.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[stepper.device] if stepper.device.type == "cuda" else []):
         for step in range(record.steps, stepper.total):
             window.append(stepper.take(step))
             record.steps = step + 1
@@ -127,10 +138,6 @@ def train_phase(
                 saved = now
             report(record.rows[-1])
             window, reported = [], now
-    if stepper.average is not None:
-        stepper.average.copy_to(module)
-    tokenizer.requires_grad_(False).eval()
-    return record
 
 
 def _row(stepper: Stepper, record: TrainingRecord, losses: dict[str, list[float]], seconds: float) -> Row:
