@@ -189,7 +189,7 @@ class Report(SourceOptions):
 
     def run(self) -> int:
         """Writes the report and prints where it is."""
-        from drorae.commands.sweep_report import fit_trials, trial_pictures
+        from drorae.commands.report import fit_trials, trial_pictures
         from sweeps.folder.mirror import brought
 
         place = locate(self.source)

@@ -285,7 +285,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
     from analysis.runs import read_table
     from analysis.tracking import write_fits
-    from drorae.commands.sweep_report import fit_trials, searched_pictures, trial_pictures
+    from drorae.commands.report import fit_trials, searched_pictures, trial_pictures
 
     name = spec.name
     try:
