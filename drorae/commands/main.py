@@ -21,19 +21,22 @@ import tyro
 
 from drorae.commands.compare import Compare
 from drorae.commands.doctor import Doctor
+from drorae.commands.evaluate import Eval
 from drorae.commands.export import Export
-from drorae.commands.fit import Fit, Report
+from drorae.commands.fit import Fit
 from drorae.commands.inspect import Inspect
 from drorae.commands.plan import Plan
 from drorae.commands.predict import Predict
 from drorae.commands.probe import Probe
-from drorae.commands.status import Resume, Status
+from drorae.commands.report import Report
+from drorae.commands.resume import Resume
+from drorae.commands.status import Status
 from drorae.commands.sweep import Sweep
-from drorae.commands.train import Eval, Train
+from drorae.commands.train import Train
 from drorae.commands.ui import Ui
 from drorae.errors import ClusterLost, UserError, shorten
 from drorae.errors import one_line as error_line
-from drorae.machine.doctor import set_telemetry_defaults
+from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import disk_is_full, full_disk
 from drorae.storage.remote import RemoteError

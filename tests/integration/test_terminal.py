@@ -23,7 +23,7 @@ from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, Done, check, impati
 from tiny import tiny_config, tiny_images
 
 from drorae.commands.main import COMMANDS
-from drorae.commands.options import working, wrapped
+from drorae.commands.terminal import working, wrapped
 from drorae.config import PRESETS, Runtime
 from drorae.trial.run import run_trial
 from sweeps.spec import Axis, SweepSpec
@@ -216,7 +216,7 @@ class Table:
 
     def __call__(self) -> None:
         from drorae.commands.doctor import Doctor
-        from drorae.commands.options import print_table
+        from drorae.commands.terminal import print_table
 
         header, rows, options = self.given
 
@@ -283,8 +283,8 @@ def test_work_that_takes_long_is_told_in_a_log(
     with working("quick work"):
         pass
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr("drorae.commands.options.PATIENCE", 0.0)
-    monkeypatch.setattr("drorae.commands.options.SILENCE_SECONDS", 0.4)
+    monkeypatch.setattr("drorae.commands.terminal.PATIENCE", 0.0)
+    monkeypatch.setattr("drorae.commands.terminal.SILENCE_SECONDS", 0.4)
     with working("measuring") as note:
         time.sleep(0.6)
         note({"phase": "prepare", "note": "encoding", "done": 1.0, "total": 2.0})
@@ -300,7 +300,7 @@ class Working:
 
     def __call__(self) -> None:
         from drorae.commands.doctor import Doctor
-        from drorae.commands.options import say, show, working
+        from drorae.commands.terminal import say, show, working
 
         def work(self: Doctor) -> int:
             with working("measuring " + "/a/long/path" * 8) as note:
