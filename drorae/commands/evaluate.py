@@ -45,7 +45,7 @@ class Eval(TrialOptions):
                 raise UserError(f"--extractors {name}: no such extractor; choose from {', '.join(EXTRACTORS)}")
         directory = self.trial()
         runtime = self.runtime()
-        from drorae.trial.run import reevaluate
+        from drorae.trial.reload import reevaluate
 
         settings = {
             name: value

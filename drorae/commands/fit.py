@@ -47,22 +47,24 @@ class Fit(SizeOptions):
         command = portable_command(*sys.argv[1:])
         if self.second is not None:
             return self._both_axes(names, self.second, command)
-        from analysis.fit import fit_table
+        from analysis.report.outcome import fit_table
 
         with working(f"fitting {self.source}"):
             outcome = fit_table(
                 self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
             )
             if self.track and self.experiment is not None:
-                from analysis.tracking import write_fits
+                from analysis.report.mlflow import write_fits
 
-                write_fits(outcome.fits, outcome.selections, outcome.paths, self.uri(), self.experiment)
-        self._answer(outcome.jsons, outcome.text, [outcome.paths["html"]] if outcome.paths else [])
+                write_fits(outcome.analyses, outcome.paths, self.uri(), self.experiment)
+        self._answer(outcome.trees, outcome.text, [outcome.paths["html"]] if outcome.paths else [])
         return 0
 
     def _both_axes(self, names: list[str], second: str, command: str) -> int:
         """Prints laws of two axes; with --out writes a page for each metric."""
-        from analysis.axes import analyse_axes
+        from analysis.inference.axes import analyse_axes
+        from analysis.report.trees import joint_tree
+        from analysis.report.write import write_joint_report
 
         if self.track or self.law != "log-linear" or self.unit != "configuration":
             raise UserError("--and: laws of two axes go without --track, --law and --unit; drop them")
@@ -72,8 +74,10 @@ class Fit(SizeOptions):
         pages = []
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / item.y_name for item in found]
-            pages = [item.write(folder, command)["html"] for item, folder in zip(found, folders, strict=True)]
-        self._answer([item.tree() for item in found], "\n".join(item.text() for item in found), pages)
+            pages = [
+                write_joint_report(item, folder, command)["html"] for item, folder in zip(found, folders, strict=True)
+            ]
+        self._answer([joint_tree(item) for item in found], "\n".join(item.text() for item in found), pages)
         return 0
 
     def _answer(self, trees: Sequence[dict[str, Any]], words: str, pages: Sequence[Path]) -> None:

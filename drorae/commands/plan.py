@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from analysis import plan as planning
-    from analysis.fit import Analysis
+    from analysis.inference import plan as planning
+    from analysis.inference.analysis import Analysis
     from sweeps.spec import SweepSpec
 
 SHOWN = 8
@@ -67,14 +67,15 @@ class Plan(SizeOptions, ConfigOptions):
             raise UserError("--goal prediction: expected --at SIZE")
         require(self.replications >= 50, f"--replications {self.replications}", "50 or more")
         self.check_source()
-        from analysis import plan as planning
-        from analysis.fit import analyse, finite
+        from analysis.inference import plan as planning
+        from analysis.inference.analysis import analyse
+        from analysis.report.trees import finite
 
         found = analyse(self.read(), self.x, self.y)
         cost = self._cost(found)
         seeds = tuple(dict.fromkeys(map(_seeds, flat(self.seeds)))) or (1,)
         with working(f"simulating {self.replications} times every design"):
-            made = planning.plan(
+            made = planning.propose(
                 found.comparison,
                 self.goal,
                 cost,
@@ -100,7 +101,7 @@ class Plan(SizeOptions, ConfigOptions):
         """Returns what a run costs: 1 where runs are counted, else seconds, as given or as measured."""
         import numpy as np
 
-        from analysis.plan import Cost, measured_cost
+        from analysis.inference.plan import Cost, measured_cost
 
         if self.runs is not None:
             if self.cost:
@@ -194,7 +195,9 @@ def _points(found: Analysis, design: planning.Design) -> list[dict[str, Any]] | 
     return points
 
 
-def _tree(found: Analysis, made: planning.Plan, cost: planning.Cost | None, spec: SweepSpec | None) -> dict[str, Any]:
+def _tree(
+    found: Analysis, made: planning.Proposal, cost: planning.Cost | None, spec: SweepSpec | None
+) -> dict[str, Any]:
     """Returns the plan as plain values.
 
     Args:
@@ -203,13 +206,13 @@ def _tree(found: Analysis, made: planning.Plan, cost: planning.Cost | None, spec
         cost: seconds of a run; None where runs are counted.
         spec: the sweep of the best design; None where none can be made.
     """
-    from analysis.fit import VERSION
+    from analysis.report.trees import VERSION, remarks
 
     return {
         "version": VERSION,
-        "x": found.fit.x_name,
-        "y": found.fit.y_name,
-        "n": found.fit.n,
+        "x": found.selection.x_name,
+        "y": found.selection.y_name,
+        "n": found.line.n,
         "goal": made.goal,
         "at": made.at,
         "budget": made.budget,
@@ -218,14 +221,14 @@ def _tree(found: Analysis, made: planning.Plan, cost: planning.Cost | None, spec
         "width_now": made.width_now,
         "settled_now": made.settled_now,
         "reached": made.reached,
-        "designs": [_design_tree(item) for item in made.judged],
+        "designs": [_design_tree(item) for item in made.appraisals],
         "even": _design_tree(made.even),
         "sweep": None if spec is None else spec.to_dict(),
-        **found.remarks(),
+        **remarks(found),
     }
 
 
-def _design_tree(item: planning.Judged) -> dict[str, Any]:
+def _design_tree(item: planning.Appraisal) -> dict[str, Any]:
     return {
         "name": item.design.name,
         "sizes": [float(size) for size in item.design.sizes],
@@ -241,12 +244,12 @@ def _design_tree(item: planning.Judged) -> dict[str, Any]:
     }
 
 
-def _print(found: Analysis, made: planning.Plan) -> None:
-    fit = found.fit
+def _print(found: Analysis, made: planning.Proposal) -> None:
+    x, y = found.selection.x_name, found.selection.y_name
     goals = {
-        "slope": f"halve the interval of the slope of {fit.y_name} on {fit.x_name}, now {made.width_now:.4g} wide",
-        "offset": f"tell log-linear from a power law with offset that halves the slope of {fit.y_name} over the data",
-        "prediction": f"halve the interval of {fit.y_name} at {made.at}, now {made.width_now:.4g} wide",
+        "slope": f"halve the interval of the slope of {y} on {x}, now {made.width_now:.4g} wide",
+        "offset": f"tell log-linear from a power law with offset that halves the slope of {y} over the data",
+        "prediction": f"halve the interval of {y} at {made.at}, now {made.width_now:.4g} wide",
     }
     show(
         f"goal: {goals[made.goal]}\n"
@@ -255,7 +258,7 @@ def _print(found: Analysis, made: planning.Plan) -> None:
     )
     header = ("design", "sizes x seeds", "cost", "width", "of now", "settled", "wrongly")
     rows = []
-    for item in (*made.judged[:SHOWN], made.even):
+    for item in (*made.appraisals[:SHOWN], made.even):
         name, sizes, seeds = item.design
         widths = ("-", "-") if made.goal == "offset" else (f"{item.width:.4g}", f"{item.ratio:.2f}")
         shares = (f"{item.settled:.0%}", f"{item.wrongly:.1%}")

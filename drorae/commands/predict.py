@@ -13,8 +13,8 @@ from drorae.commands.terminal import say, working
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.fit import Analysis
-    from analysis.predict import Forecast, Reach
+    from analysis.inference.analysis import Analysis
+    from analysis.inference.predict import Forecast, Reach
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,8 @@ class Predict(SizeOptions):
             raise UserError("--register: expected sizes to predict, --at SIZE")
         if self.register and self.experiment is None and self.out is None:
             raise UserError(f"--register: the runs come from {self.source}; expected --out DIR to write to")
-        from analysis.fit import VERSION, analyse, finite, forecast_tree, reach_tree
+        from analysis.inference.analysis import analyse
+        from analysis.report.trees import VERSION, finite, forecast_tree, reach_tree, remarks
 
         with working(f"fitting {self.source}"):
             found = analyse(self.read(), self.x, self.y, self.law)
@@ -63,16 +64,16 @@ class Predict(SizeOptions):
             records = self._register(found, made) if self.register else []
         tree = {
             "version": VERSION,
-            "x": found.fit.x_name,
-            "y": found.fit.y_name,
-            "n": found.fit.n,
-            "n_configurations": found.fit.n_configurations,
+            "x": found.selection.x_name,
+            "y": found.selection.y_name,
+            "n": found.line.n,
+            "n_configurations": found.line.sample.n,
             "horizon": {"low": found.horizon.low, "high": found.horizon.high, "rule": found.horizon.rule},
             "predictions": [forecast_tree(item) for item in made],
             "targets": [reach_tree(item) for item in reached],
             "registered": records,
             "verdicts": [item._asdict() for item in found.verdicts],
-            **found.remarks(),
+            **remarks(found),
         }
         words = [_forecast_text(found, item) for item in made] + [_reach_text(found, item) for item in reached]
         self.answer(finite(tree), "\n".join(words))
@@ -82,11 +83,11 @@ class Predict(SizeOptions):
 
     def _register(self, found: Analysis, made: list[Forecast]) -> list[str]:
         """Writes the predictions and returns where each is: a run id or a file."""
-        from analysis.predict import register
+        from analysis.inference.predict import register
 
         records = [register(found.comparison, item) for item in made]
         if self.experiment is not None:
-            from analysis.tracking import write_predictions
+            from analysis.report.mlflow import write_predictions
 
             return write_predictions(records, self.uri(), self.experiment)
         assert self.out is not None
@@ -97,8 +98,8 @@ class Predict(SizeOptions):
         return written
 
     def _score(self, path: Path) -> int:
-        from analysis.predict import observed, score
-        from analysis.runs import select
+        from analysis.inference.predict import observed_value, score
+        from analysis.table.selection import select
 
         try:
             record: dict[str, Any] = json.loads(path.read_text())
@@ -107,7 +108,7 @@ class Predict(SizeOptions):
         if not isinstance(record, dict) or not {"x", "y", "at"} <= set(record):
             raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
         chosen = select(self.read(), str(record["x"]), str(record["y"]))
-        result = score(record, observed(record, chosen.x, chosen.y))
+        result = score(record, observed_value(record, chosen.x, chosen.y))
         tree = {
             "x": record["x"],
             "y": record["y"],
@@ -134,8 +135,8 @@ def _numbers(name: str, words: list[str]) -> list[float]:
 
 
 def _forecast_text(found: Analysis, made: Forecast) -> str:
-    fit = found.fit
-    head = f"{fit.y_name} at {fit.x_name} = {made.x:.4g}"
+    names = found.selection
+    head = f"{names.y_name} at {names.x_name} = {made.x:.4g}"
     if made.decades_beyond:
         head += f", {made.decades_beyond:.2f} decades beyond the data"
     if not made.trusted:
@@ -154,8 +155,8 @@ def _forecast_text(found: Analysis, made: Forecast) -> str:
 
 
 def _reach_text(found: Analysis, item: Reach) -> str:
-    fit = found.fit
-    lines = [f"{fit.x_name} for {fit.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
+    names = found.selection
+    lines = [f"{names.x_name} for {names.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
     for law, sizes, trusted in item.laws:
         estimate = "" if sizes.estimate is None else f"{sizes.estimate:.4g}; "
         beyond = "" if trusted or sizes.note else " [EXTRAPOLATED beyond the trusted horizon]"

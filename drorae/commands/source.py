@@ -58,7 +58,9 @@ class SourceOptions:
         Raises:
             UserError: nothing readable there.
         """
-        from analysis.runs import prepare, read_mlflow, read_table
+        from analysis.table.columns import arrange
+        from analysis.table.files import read_table
+        from analysis.table.mlflow import read_mlflow
 
         if self.experiment is not None:
             frame = read_mlflow(self.uri(), self.experiment, filter_string=self.filter)
@@ -69,7 +71,7 @@ class SourceOptions:
         else:
             frame = read_table(self._table())
         roles, units = _columns("--roles", self.roles), _columns("--units", self.units)
-        return prepare(frame, flat(self.where), roles, units, self.mix_decoders)
+        return arrange(frame, flat(self.where), roles, units, self.mix_decoders)
 
     def _table(self) -> Path:
         from sweeps.folder.mirror import brought

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from drorae.storage.remote import Remote, locate
 
 if TYPE_CHECKING:
     from drorae.machine.needs import Needs
-    from drorae.trial.run import TrialResult
+    from drorae.trial.result import TrialResult
 
 
 @dataclass(kw_only=True)
@@ -54,12 +55,14 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
             raise UserError(f"--out {locate(self.out)}: expected a path; a sweep's --root may be a URL")
         own, former = (Path("runs") / f"train-{key}" for key in (config_hash(config), former_hash(config)))
         out = (self.out or (former if former.exists() and not own.exists() else own)).resolve()
+        # Missing torch is found here, not by a worker.
+        importlib.import_module("torch")
         run = _untracked if self.no_track else _tracked
         directory, result, reason = run(config, runtime, out)
         if result is None:
             say(f"error: the trial failed: {reason}")
             return 1
-        tree = {"directory": str(directory), **result.to_dict()}
+        tree = {"directory": str(directory), **asdict(result)}
         self.answer(tree, lambda: _print_result(directory, result))
         return 1 if result.status == "diverged" else 0
 
@@ -125,9 +128,9 @@ def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, 
 
 
 def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
-    from drorae.trial.run import read_result
+    from drorae.trial.folder import read_outcome
+    from drorae.trial.result import read_result
     from sweeps.driver.run import run_sweep
-    from sweeps.folder.table import read_outcome
     from sweeps.spec import SweepSpec
 
     runtime = replace(runtime, threads=runtime.threads or os.cpu_count() or 1)
