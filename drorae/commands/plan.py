@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from drorae.commands.options import ConfigOptions, Count, Words, flat, option, read_sweep, require, write_new
@@ -229,18 +229,14 @@ def _tree(
 
 
 def _design_tree(item: planning.Appraisal) -> dict[str, Any]:
+    """Returns a design as plain values; nan where its goal has no such number."""
+    plain = asdict(item)
     return {
-        "name": item.design.name,
-        "sizes": [float(size) for size in item.design.sizes],
-        "seeds": item.design.seeds,
+        **item.design._asdict(),
         "runs": item.design.runs,
-        "cost": item.seconds,
-        "width": item.width,
-        "ratio": item.ratio,
-        "settled": item.settled,
-        "settled_wrongly": item.wrongly,
-        "settled_if_line": item.settled_if_line,
-        "settled_if_offset": item.settled_if_offset,
+        "cost": plain.pop("seconds"),
+        "settled_wrongly": plain.pop("wrongly"),
+        **{name: value for name, value in plain.items() if name != "design"},
     }
 
 

@@ -135,8 +135,8 @@ def working(what: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         with working(f"measuring {directory}") as note:
             load_trained(directory, runtime, report=note)
     """
-    over, progress = threading.Event(), ""
-    spinner = _make_spinner(what)
+    over, state = threading.Event(), ""
+    spinner = _make_spinner(lambda: f"{what}: {state}" if state else f"{what} ...")
 
     def watch() -> None:
         global _spinner
@@ -151,15 +151,11 @@ def working(what: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         say(f"{what} ...")
         began = time.monotonic()
         while not over.wait(SILENCE_SECONDS):
-            say(f"{what}: {progress or f'for {time.monotonic() - began:.0f} s'}")
+            say(f"{what}: {state or f'for {time.monotonic() - began:.0f} s'}")
 
     def note(row: Mapping[str, Any]) -> None:
-        nonlocal progress
-        progress = _progress_text(row)
-        if spinner is not None:
-            from rich.text import Text
-
-            spinner.renderable.text = Text(f"{what}: {progress}", no_wrap=True, overflow="ellipsis")  # type: ignore[union-attr]
+        nonlocal state
+        state = _progress_text(row)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -182,8 +178,8 @@ def ending(what: str, remedy: str = "") -> Iterator[None]:
         raise
 
 
-def _make_spinner(what: str) -> Live | None:
-    """Returns a line that moves, not yet shown; None where stderr is no terminal that can move it."""
+def _make_spinner(text: Callable[[], str]) -> Live | None:
+    """Returns a line that moves, not yet shown, with a text of the moment; None where stderr is no such terminal."""
     if not sys.stderr.isatty():
         return None
     from rich.console import Console
@@ -194,9 +190,14 @@ def _make_spinner(what: str) -> Live | None:
     console = Console(stderr=True, highlight=False)
     if console.is_dumb_terminal:
         return None
-    line = Spinner("line", Text(f"{what} ...", no_wrap=True, overflow="ellipsis"))
+    line = Spinner("line")
+
+    def moved() -> Spinner:
+        line.text = Text(text(), no_wrap=True, overflow="ellipsis")
+        return line
+
     # Results go where stdout goes, never through this console.
-    return Live(line, console=console, transient=True, redirect_stdout=False, refresh_per_second=8)
+    return Live(console=console, transient=True, redirect_stdout=False, refresh_per_second=8, get_renderable=moved)
 
 
 def _progress_text(row: Mapping[str, Any]) -> str:

@@ -20,14 +20,14 @@ _SIGNS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "A
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the CPU or on a device."""
+    """Says whether an exception means that memory ran out, on the CPU or on a device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-def fitting(size: int, work: Callable[[int], T], what: str, same: str = "") -> tuple[T, int]:
-    """work(size), with half as many images at once whenever memory runs out; also the size that fitted.
+def retry_smaller(size: int, work: Callable[[int], T], what: str, same: str = "") -> tuple[T, int]:
+    """Returns work(size), with half as many images at once whenever memory runs out, and the size that fitted.
 
     Args:
         size: images at once, 1 or more.
@@ -55,7 +55,7 @@ def fitting(size: int, work: Callable[[int], T], what: str, same: str = "") -> t
 
 
 @contextlib.contextmanager
-def named(what: str, remedy: str = REMEDY) -> Iterator[None]:
+def as_user_error(what: str, remedy: str = REMEDY) -> Iterator[None]:
     """Makes running out of memory a UserError, where fewer images at once are no help or cannot be had."""
     try:
         yield
@@ -68,5 +68,5 @@ def named(what: str, remedy: str = REMEDY) -> Iterator[None]:
 def release() -> None:
     """Gives back, to the device too, what nothing refers to any more."""
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch has no type
         torch.cuda.empty_cache()
