@@ -105,6 +105,11 @@ def test_commands(name: str, mode: str, toy: Path, trial: Path, designs: Path, t
         assert re.search(rf"┃ {TABLES[name]} +┃", done.stdout if mode == "pipes" else "\n".join(done.screen()))
 
 
+def test_the_help_has_no_colours_where_nobody_wants_them() -> None:
+    assert "\x1b[" in run(["--help"]).terminal
+    assert "\x1b[" not in run(["--help"], environment={"NO_COLOR": "1"}).terminal
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_help_of_every_command(mode: str) -> None:
     # tyro draws them all alike, so that two do for most terminals.
