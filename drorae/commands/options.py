@@ -37,8 +37,6 @@ def option(metavar: str | None = None, hint: str | None = None, name: str | None
 
 Words = UseAppendAction[tuple[tuple[str, ...], ...]]
 """An option that takes several values and may be repeated."""
-Sizes = UseAppendAction[tuple[tuple[float, ...], ...]]
-"""The same of numbers."""
 Column = Annotated[str, option("COLUMN")]
 Count = Annotated[int, option("N")]
 Number = Annotated[float, option("N")]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from drorae.commands.options import Count, Law, Sizes, flat, option, write_new
+from drorae.commands.options import Count, Law, Words, flat, option, write_new
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
@@ -28,9 +29,9 @@ class Predict(SizeOptions):
     """Metric, such as rfd_dinov2."""
     law: Law = "log-linear"
     """The line that the other laws are compared with: in log10(x) or x."""
-    at: Annotated[Sizes, option("SIZE", "repeatable")] = ()
+    at: Annotated[Words, option("SIZE", "repeatable")] = ()
     """Sizes to predict the metric at, such as 2e8."""
-    target: Annotated[Sizes, option("VALUE", "repeatable")] = ()
+    target: Annotated[Words, option("VALUE", "repeatable")] = ()
     """Values of the metric to find the size for."""
     seeds: Count = 1
     """Predict the mean of so many runs."""
@@ -43,7 +44,7 @@ class Predict(SizeOptions):
 
     def run(self) -> int:
         """Prints the predictions; refuses sizes beyond the horizon unless --extrapolate."""
-        sizes, targets = flat(self.at), flat(self.target)
+        sizes, targets = _numbers("--at", flat(self.at)), _numbers("--target", flat(self.target))
         if not self.y and self.score is None:
             raise UserError("--y: expected a metric, such as --y rfd_dinov2")
         if self.score is not None:
@@ -122,6 +123,16 @@ class Predict(SizeOptions):
         words = [f"  {law}: off by {off:+.4g}, {'inside' if inside else 'outside'}" for law, off, inside in result.laws]
         self.answer(tree, "\n".join([result.text, *words]))
         return 0
+
+
+def _numbers(flag: str, words: Sequence[str]) -> list[float]:
+    found = []
+    for word in words:
+        try:
+            found.append(float(word))
+        except ValueError:
+            raise UserError(f"{flag} {word}: expected a number, such as 2e8") from None
+    return found
 
 
 def _forecast_text(found: Analysis, made: Forecast) -> str:
