@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sweeps.driver.queue import Asha
     from sweeps.driver.resources import Resources
     from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
-    from sweeps.spec import SWEEPS, Axis, Range, Search, SweepSpec, expand
+    from sweeps.presets import SWEEPS
+    from sweeps.spec import Axis, Range, Search, SweepSpec, expand
 
 __all__ = [
     "SWEEPS",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "SWEEPS": "sweeps.presets",
     "Asha": "sweeps.driver.queue",
     "Resources": "sweeps.driver.resources",
     "SweepOutcome": "sweeps.driver.run",

@@ -130,7 +130,8 @@ class Sweep(RuntimeOptions, ConfigOptions):
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.driver.resources import Resources, parse_rule
+        from sweeps.driver.resources import Resources
+        from sweeps.parsing import parse_rule
         from sweeps.driver.run import Asha, run_sweep
 
         if not self.no_fit:
@@ -161,7 +162,9 @@ class Sweep(RuntimeOptions, ConfigOptions):
         Raises:
             UserError: an unknown preset, an unusable file, axis or field, or a field both set and varied.
         """
-        from sweeps.spec import SWEEPS, SweepSpec, field_name, parse_axis
+        from sweeps.parsing import parse_axis
+        from sweeps.presets import SWEEPS
+        from sweeps.spec import SweepSpec, field_name
 
         self.one_source()
         if self.config is not None:
@@ -200,7 +203,8 @@ class Sweep(RuntimeOptions, ConfigOptions):
         return SweepSpec(self.name or spec.name, base, left, spec.listed, search)
 
     def _search(self, base: TrialConfig) -> Search:
-        from sweeps.spec import Search, field_name, parse_range
+        from sweeps.parsing import parse_range
+        from sweeps.spec import Search, field_name
 
         ranges = tuple(parse_range(text, base) for text in flat(self.tune))
         names = [field_name(item.name) for item in ranges]

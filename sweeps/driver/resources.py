@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import UserError
-from sweeps.spec import Axis, field_name, parse_axis, read_field
+from sweeps.spec import Axis, field_name, read_field
 
 
 @dataclass(frozen=True)
@@ -100,29 +100,6 @@ class Resources:
                 f"resources: {processes} processes on {gpus:g} GPUs; a process trains on one GPU, so ask for as many"
             )
         return Share(cpus, gpus, processes)
-
-
-def parse_rule(text: str) -> Rule:
-    """Reads `capacity=2048,4096:gpus=4,cpus=8`.
-
-    Raises:
-        UserError: it does not read like that.
-    """
-    who, colon, what = text.rpartition(":")
-    if not colon:
-        raise UserError(f"{text!r}: expected NAME=V,V:cpus=N,gpus=N,processes=N such as capacity=2048:gpus=4")
-    rule = Rule(parse_axis(who))
-    known = [field.name for field in fields(Rule) if field.name != "axis"]
-    for part in what.split(","):
-        name, _, value = part.strip().partition("=")
-        if name not in known:
-            raise UserError(f"{text!r}: {name!r} is no resource; expected {', '.join(known)}")
-        try:
-            number: Any = int(value) if name == "processes" else float(value)
-        except ValueError:
-            raise UserError(f"{text!r}: {value!r} is not a number of {name}") from None
-        rule = replace(rule, **{name: number})
-    return rule
 
 
 def check_shares(shares: Sequence[Share], nodes: Sequence[Mapping[str, float]], device: str) -> None:

@@ -430,7 +430,8 @@ def test_tune_is_given_nothing_of_the_drivers(scheduler: str, session: Any, tmp_
     from sweeps.driver.resources import Resources, Share
     from sweeps.driver.search import Studies
     from sweeps.driver.tune import Plan, make_tuner
-    from sweeps.spec import Axis, Search, SweepSpec, parse_range
+    from sweeps.parsing import parse_range
+    from sweeps.spec import Axis, Search, SweepSpec
     from sweeps.tracking.client import RunAddress
     from sweeps.worker.entry import Work
 
