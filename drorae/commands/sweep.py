@@ -130,7 +130,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.driver.resources import Resources, parse_rule
+        from sweeps.resources import Resources, parse_rule
         from sweeps.driver.run import Asha, run_sweep
 
         if not self.no_fit:
