@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.driver.queue import Asha
-    from sweeps.driver.resources import Resources
+    from sweeps.resources import Resources
     from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
     from sweeps.presets import SWEEPS
     from sweeps.spec import Axis, Range, Search, SweepSpec, expand
@@ -35,7 +35,7 @@ __all__ = [
 _MODULES = {
     "SWEEPS": "sweeps.presets",
     "Asha": "sweeps.driver.queue",
-    "Resources": "sweeps.driver.resources",
+    "Resources": "sweeps.resources",
     "SweepOutcome": "sweeps.driver.run",
     "resume_sweep": "sweeps.driver.run",
     "run_sweep": "sweeps.driver.run",

@@ -7,7 +7,7 @@ from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import UserError
-from sweeps.driver.resources import Rule
+from sweeps.resources import Rule
 from sweeps.spec import Axis, Range, field_name, read_field, set_field
 
 

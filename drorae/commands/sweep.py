@@ -130,7 +130,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.driver.resources import Resources
+        from sweeps.resources import Resources
         from sweeps.parsing import parse_rule
         from sweeps.driver.run import Asha, run_sweep
 

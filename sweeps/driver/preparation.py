@@ -15,7 +15,7 @@ from drorae.errors import UserError, last_line
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
 from sweeps.driver.cluster import alive_nodes
-from sweeps.driver.resources import Share
+from sweeps.resources import Share
 from sweeps.driver.screen import Screen, duration
 from sweeps.folder.mirror import Mirror
 from sweeps.folder.status import RunningTrial

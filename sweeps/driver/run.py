@@ -29,7 +29,7 @@ from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_s
 from sweeps.driver.output import DRIVER_LOG, Tail, aside
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.queue import Asha, Listed
-from sweeps.driver.resources import Resources, Share, check_shares, most_memory
+from sweeps.resources import Resources, Share, check_shares, most_memory
 from sweeps.driver.screen import Screen
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session

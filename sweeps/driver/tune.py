@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLost
 from sweeps.driver.queue import Asha, Asker
-from sweeps.driver.resources import Resources, Share, times
+from sweeps.resources import Resources, Share, times
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLost

@@ -24,7 +24,7 @@ from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
 from drorae.storage import remote
 from drorae.storage.remote import Remote, RemoteError, locate
-from sweeps.driver.resources import Resources
+from sweeps.resources import Resources
 from sweeps.driver.run import run_sweep
 from sweeps.folder import lease, mirror
 from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease

@@ -24,7 +24,7 @@ from drorae.commands.main import main
 from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
-from sweeps.driver.resources import Resources, Share
+from sweeps.resources import Resources, Share
 from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
 from sweeps.folder.lease import Lease, LeaseLost
 from sweeps.folder.status import RunningTrial, Sitting, read_progress, sweep_state

@@ -427,7 +427,7 @@ def test_tune_is_given_nothing_of_the_drivers(scheduler: str, session: Any, tmp_
     import cloudpickle
 
     from sweeps.driver.queue import Asha, Listed
-    from sweeps.driver.resources import Resources, Share
+    from sweeps.resources import Resources, Share
     from sweeps.driver.search import Studies
     from sweeps.driver.tune import Plan, make_tuner
     from sweeps.parsing import parse_range
@@ -465,7 +465,7 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
     import ray
 
     from sweeps.driver import preparation
-    from sweeps.driver.resources import Share
+    from sweeps.resources import Share
 
     sent: list[Any] = []
 

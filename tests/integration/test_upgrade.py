@@ -14,7 +14,7 @@ from tiny import tiny_images
 from drorae.config import Runtime, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.losses.discriminator import discriminator_fingerprint
-from sweeps.driver.resources import Resources
+from sweeps.resources import Resources
 from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
 from sweeps.folder.migration import migrate
 from sweeps.folder.status import read_spec

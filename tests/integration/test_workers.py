@@ -11,7 +11,7 @@ from tiny import tiny_config, tiny_images
 from drorae.config import Runtime
 from drorae.errors import UserError
 from drorae.trial.run import run_trial
-from sweeps.driver.resources import Resources, Rule, Share, check_shares
+from sweeps.resources import Resources, Rule, Share, check_shares
 from sweeps.parsing import parse_rule
 from sweeps.driver.run import Asha, run_sweep
 from sweeps.spec import Axis, SweepSpec
