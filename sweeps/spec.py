@@ -62,7 +62,7 @@ class Search:
     trials: int = 8
     """Trials per configuration, the base config's own values first."""
     sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
-    pruner: Literal["none", "median", "hyperband"] = "none"
+    pruner: Literal["none", "median", "hyperband", "asha"] = "none"
     """Ends hopeless trials early by the mean training loss of their epochs."""
 
 

@@ -1,23 +1,10 @@
-"""What a sweep runs next: the trials of a list in order, or whatever Optuna's studies ask for
-(`sweeps.driver.search`); and how it ends trials early."""
+"""What a sweep runs next: the trials of a list in order, or what Optuna's studies ask for (`sweeps.driver.search`)."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
-
-
-@dataclass(frozen=True)
-class Asha:
-    """Early stopping by asynchronous successive halving (Li et al., arXiv 1810.05934) on the mean training loss of
-    an epoch. Pruned trials are recorded as such and never fitted."""
-
-    grace_epochs: int = 1
-    """Epochs before the first decision."""
-    reduction: int = 3
-    """One in so many goes on at each decision; decisions come at grace_epochs times its powers."""
 
 
 class Asker(Protocol):

@@ -6,7 +6,6 @@ another. The base config's own value is each study's first trial: the law at tha
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, one_line
 from drorae.metrics.registry import better
+from sweeps.driver.pruning import quiet_optuna
 from sweeps.folder.table import read_outcome, ready_trial
 from sweeps.spec import Range, SweepSpec, expand, field_name, point_label, read_field, varied_fields
 
@@ -140,16 +140,11 @@ class Studies:
                     self._record(group, key)
                 self._plan_repeats()
 
-    def prunes(self, key: str, epoch: int, loss: float) -> bool:
-        """Whether Optuna's pruner ends a running trial after this epoch."""
-        import optuna
-
-        for group in self._groups:
-            if key in group.running and key in group.trials and not self.multi:
-                trial = optuna.trial.Trial(group.study, group.study.trials[group.trials[key]]._trial_id)
-                trial.report(loss, epoch)
-                return trial.should_prune()
-        return False
+    def group_of(self, key: str) -> str | None:
+        """Returns the name of the study that asked for a running trial; None for one that repeats another's values."""
+        return next(
+            (group.study.study_name for group in self._groups if key in group.running & set(group.trials)), None
+        )
 
     def roles(self) -> dict[str, Role]:
         """What each trial is to the law; empty with several objectives."""
@@ -169,8 +164,7 @@ class Studies:
         """Opens or creates the study of these configs; `names`: its name, and the one of earlier versions."""
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        quiet_optuna()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             storage = f"sqlite:///{path}"
@@ -180,7 +174,6 @@ class Studies:
                 study_name=next((name for name in names if name in known), names[0]),
                 directions=[direction(objective) for objective in self.search.objectives],
                 sampler=self._sampler(0),
-                pruner=self._pruner(),
                 load_if_exists=True,
             )
         except (ValueError, OSError) as error:
@@ -338,15 +331,6 @@ class Studies:
         if name == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=4)
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, self.search.trials // 4))
-
-    def _pruner(self) -> optuna.pruners.BasePruner:
-        import optuna
-
-        if self.search.pruner == "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
-        if self.search.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner()
-        return optuna.pruners.NopPruner()
 
 
 def _suggest(trial: optuna.Trial, item: Range, whole: bool) -> Any:

@@ -13,17 +13,17 @@ from ray import cluster_resources, tune
 
 # Where no TrialProgressCallback is given, Tune adds one that prints whatever the verbosity.
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLost
-from sweeps.driver.queue import Asha, Asker
-from sweeps.resources import Resources, Share, times
-from sweeps.driver.search import Studies
+from sweeps.driver.pruning import Pruning
+from sweeps.driver.queue import Asker
 from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLost
 from sweeps.folder.mirror import TOLD
+from sweeps.resources import Resources, Share, times
 from sweeps.worker import entry as workers
 from sweeps.worker.entry import Work
 
@@ -60,14 +60,15 @@ class Here(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run, and how."""
+class TunePlan:
+    """What Tune is to run, and how."""
 
     asker: Asker
     share_of: Callable[[TrialConfig], Share]
     resources: Resources
     max_failures: int
-    asha: Asha | None
+    pruning: Pruning | None
+    """Ends hopeless trials early; None: every trial runs to its end."""
     budget_hours: float
     check: Callable[[], None] = lambda: None
     """Called at every step of Tune's; what it raises ends the trials."""
@@ -81,7 +82,7 @@ class _End(BaseException):
         self.error = error
 
 
-def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
+def run_trials(session: Session, plan: TunePlan, work: Work, storage: Path) -> None:
     """Runs the trials; what became of each is then in its folder.
 
     Raises:
@@ -101,7 +102,7 @@ def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def make_tuner(session: Session, plan: Plan, work: Work, storage: Path) -> tune.Tuner:
+def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> tune.Tuner:
     """The Tuner of a plan. It holds nothing of the driver's that cannot be pickled."""
 
     def trainable(given: dict[str, Any]) -> None:
@@ -116,7 +117,7 @@ def make_tuner(session: Session, plan: Plan, work: Work, storage: Path) -> tune.
     return tune.Tuner(
         tune.with_resources(trainable, _request),
         tune_config=tune.TuneConfig(
-            scheduler=_scheduler(plan),
+            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(plan.pruning),
             reuse_actors=reuse,
             max_concurrent_trials=resources.max_concurrent or (_fitting(shares) if together else None),
             trial_name_creator=_key,
@@ -155,33 +156,22 @@ def _fitting(shares: Sequence[Share]) -> int:
     return max(1, times(cluster_resources(), "CPU", min(share.cpus for share in shares)))
 
 
-def _scheduler(plan: Plan) -> Any:
-    if plan.asha is not None:
-        return ASHAScheduler(
-            "epoch", metric="loss", mode="min", grace_period=plan.asha.grace_epochs,
-            reduction_factor=plan.asha.reduction, max_t=10**6,
-        )  # fmt: skip
-    if not isinstance(plan.asker, Studies) or plan.asker.search.pruner == "none":
-        return FIFOScheduler()
-    return _Pruning(plan.asker)
+class _Pruner(FIFOScheduler):
+    """Ends hopeless trials."""
 
-
-class _Pruning(FIFOScheduler):
-    """Ends trials that Optuna's pruner finds hopeless."""
-
-    def __init__(self, studies: Studies) -> None:
+    def __init__(self, pruning: Pruning) -> None:
         super().__init__()
-        self._studies = Here(studies)
+        self._pruning = Here(pruning)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        hopeless = "loss" in result and self._studies().prunes(_key(trial), int(result["epoch"]), float(result["loss"]))
+        hopeless = "loss" in result and self._pruning().prunes(_key(trial), result["epoch"], result["loss"])
         return FIFOScheduler.STOP if hopeless else FIFOScheduler.CONTINUE
 
 
 class _Asking(Searcher):
     """A search algorithm of Tune's that asks a plan what to run."""
 
-    def __init__(self, session: Session, plan: Plan) -> None:
+    def __init__(self, session: Session, plan: TunePlan) -> None:
         super().__init__()
         self._session, self._plan = Here(session), Here(plan)
         self._keys: dict[str, str] = {}
@@ -205,11 +195,13 @@ class _Asking(Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if trial_id not in self._keys:
             return
-        session, asker = self._session(), self._plan().asker
+        session, asker, pruning = self._session(), self._plan().asker, self._plan().pruning
         key = self._keys.pop(trial_id)
         session.conclude(key, error)
         session.tune_trials.pop(key, None)
         asker.tell(key)
+        if pruning is not None:
+            pruning.tell(key)
         session.send("studies.db")
 
     def save(self, checkpoint_path: str) -> None:

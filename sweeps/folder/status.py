@@ -23,10 +23,10 @@ from drorae.machine.needs import trial_flops
 from drorae.storage.files import write_json
 from drorae.storage.remote import locate
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
-from sweeps.resources import Share
 from sweeps.folder.lease import Lease, is_live
 from sweeps.folder.mirror import OUTCOME, brought, in_trials
 from sweeps.folder.table import read_outcome
+from sweeps.resources import Share
 from sweeps.spec import point_label, varied_fields
 
 PROGRESS = "progress.json"

@@ -13,7 +13,8 @@ from drorae.errors import UserError
 from drorae.trial.run import run_trial
 from sweeps.resources import Resources, Rule, Share, check_shares
 from sweeps.parsing import parse_rule
-from sweeps.driver.run import Asha, run_sweep
+from sweeps.driver.pruning import Asha
+from sweeps.driver.run import run_sweep
 from sweeps.spec import Axis, SweepSpec
 
 
