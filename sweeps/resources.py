@@ -9,7 +9,7 @@ from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import UserError
-from sweeps.spec import Axis, field_name, read_field
+from sweeps.spec import Axis, read_field
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rule:
 
     def fits(self, config: TrialConfig) -> bool:
         """Whether the rule is about this trial."""
-        return read_field(config, field_name(self.axis.name)) in self.axis.values
+        return read_field(config, self.axis.field) in self.axis.values
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,10 @@ class Resources:
             UserError: numbers that make no sense.
         """
         rule = next((rule for rule in reversed(self.rules) if rule.fits(config)), None)
-        cpus, gpus, processes = self.cpus, self.gpus, self.processes
-        if rule is not None:
-            cpus = cpus if rule.cpus is None else rule.cpus
-            gpus = gpus if rule.gpus is None else rule.gpus
-            processes = processes if rule.processes is None else rule.processes
+        given = {name: value for name, value in vars(rule).items() if value is not None} if rule else {}
+        cpus: float = given.get("cpus", self.cpus)
+        gpus: float | None = given.get("gpus", self.gpus)
+        processes: int | None = given.get("processes", self.processes)
         if gpus is None:
             gpus = float(gpus_seen)
         if cpus <= 0 or gpus < 0:

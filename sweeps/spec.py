@@ -30,18 +30,32 @@ _POSITIVE = ("fusion.expert_hidden_dim", "phase2.lr")
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A config field (alias or dotted name) and the values it takes."""
+class _Varied:
+    """A config field, by alias or dotted name."""
 
     name: str
+
+    @property
+    def field(self) -> str:
+        """The dotted config field.
+
+        Raises:
+            UserError: no such field.
+        """
+        return field_name(self.name)
+
+
+@dataclass(frozen=True)
+class Axis(_Varied):
+    """A config field (alias or dotted name) and the values it takes."""
+
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(_Varied):
     """A config field (alias or dotted name) and where a search may put it: between two ends, or one of some values."""
 
-    name: str
     low: float = 0.0
     high: float = 0.0
     log: bool = False
@@ -162,14 +176,13 @@ def expand(spec: SweepSpec) -> list[TrialConfig]:
         raise UserError(f"{spec.name!r}: not usable as a sweep's name; expected letters, digits, dots, dashes")
     seen: set[str] = set()
     for axis in spec.axes:
-        dotted = field_name(axis.name)
-        if dotted in seen:
+        if axis.field in seen:
             raise UserError(f"{axis.name}: this axis is given twice; give all its values at once")
         if not axis.values:
             raise UserError(f"{axis.name}: an axis without values; expected at least one")
-        seen.add(dotted)
+        seen.add(axis.field)
     for item in spec.search.ranges if spec.search else ():
-        if field_name(item.name) in LOCATIONS:
+        if item.field in LOCATIONS:
             raise UserError(f"{item.name}: a place is nothing to search; give it as an axis, --vary {item.name}=A,B")
     trials: dict[str, TrialConfig] = {}
     for values in itertools.product(*(axis.values for axis in spec.axes)):

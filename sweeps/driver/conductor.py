@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from drorae.config import TrialConfig, to_dict
@@ -62,42 +62,33 @@ class SweepOutcome:
             self.mirror.pull(under, ("grid.png",))
 
 
+@dataclass
 class Conductor:
-    """One call of `run_sweep`, from the open folder to its end.
+    """One call of `run_sweep`, from the open folder to its end."""
 
-    Args:
-        spec: the sweep.
-        basis: its trials by config hash; of a search, those that it starts from.
-        settings: how it is run.
-        home: its folder.
-        screen: shows how it gets on.
-        signals: what asked the process to end.
-        go_on: the command that goes on with the sweep.
-    """
+    spec: SweepSpec
+    basis: dict[str, TrialConfig]
+    """The sweep's trials by config hash; of a search, those that it starts from."""
+    settings: Settings
+    home: Home
+    screen: Screen
+    signals: Signals
+    go_on: str
+    """The command that goes on with the sweep."""
+    plan: SweepPlan = field(init=False)
+    session: Session = field(init=False)
+    tracker: SweepTracker = field(init=False)
+    address: RunAddress | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    charts: str = ""
+    _new: bool = False
+    _patience: float = 0.0
+    _closed: threading.Lock = field(default_factory=threading.Lock)
 
-    plan: SweepPlan
-    session: Session
-    tracker: SweepTracker
-
-    def __init__(
-        self,
-        spec: SweepSpec,
-        basis: dict[str, TrialConfig],
-        settings: Settings,
-        home: Home,
-        screen: Screen,
-        signals: Signals,
-        go_on: str,
-    ) -> None:
-        self.spec, self.settings, self.home, self.go_on = spec, settings, home, go_on
-        self.screen, self.signals = screen, signals
-        self.basis = self.configs = basis
-        self.address: RunAddress | None = None
-        self.counts: dict[str, int] = {}
-        self.charts = ""
-        self._new = False
-        self._patience = 0.0
-        self._closed = threading.Lock()
+    @property
+    def configs(self) -> dict[str, TrialConfig]:
+        """Every trial known so far, by config hash."""
+        return self.plan.configs if hasattr(self, "plan") else self.basis
 
     @contextlib.contextmanager
     def last_words(self) -> Iterator[None]:
@@ -162,7 +153,6 @@ class Conductor:
         home.pull()
         self._new = not home.record.exists()
         self.plan = plan = SweepPlan(self.spec, self.basis, home)
-        self.configs = plan.configs
         self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror)
         screen.total = plan.total
         self._write_record()
@@ -270,8 +260,7 @@ class Conductor:
         assert self.address is not None
         settings, session, home = self.settings, self.session, self.home
         studies, pruner = self.plan.studies, settings.pruner_of(self.spec.search)
-        session.listed = runnable
-        session.look_back(set(self.configs) - set(runnable))
+        session.expect(runnable)
         pruning = None
         if pruner != "none":
             group_of = (lambda key: self.spec.name) if studies is None else studies.group_of
@@ -281,10 +270,7 @@ class Conductor:
             str(home.trials), settings.runtime, self.address, settings.run_trial, pruning is not None,
             settings.max_failures, remote,
         )  # fmt: skip
-        plan = TunePlan(
-            studies or Listed(runnable), share_of, settings.resources, settings.max_failures, pruning,
-            settings.budget_hours, check,
-        )  # fmt: skip
+        plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check)
         self.screen.doing("training", session)
         run_trials(session, plan, work, home.ray)
 

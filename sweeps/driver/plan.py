@@ -17,7 +17,7 @@ from sweeps.driver.search import Studies
 from sweeps.folder.migration import migrate
 from sweeps.folder.status import read_spec
 from sweeps.folder.table import read_outcome
-from sweeps.spec import Search, SweepSpec, expand, field_name, varied_fields
+from sweeps.spec import Search, SweepSpec, expand, varied_fields
 from sweeps.tracking.client import RunAddress
 
 DONE = ("finished", "unconverged", "diverged", "pruned")
@@ -47,7 +47,9 @@ class SweepPlan:
         self.former = migrate(home.directory, home.mirror) if known else {}
         """Today's hashes of trials that an earlier version knew by another."""
         tree = read_spec(home.directory) if known else {}
-        self.sweep_id = _checked_id(tree, home.directory, spec, basis, self.former) if tree else uuid.uuid4().hex
+        if known:
+            self._check(tree, spec)
+        self.sweep_id = str(tree["id"]) if known else uuid.uuid4().hex
         self.known_address = RunAddress(**tree["tracking"]) if tree.get("tracking") else None
         """Where the sweep was recorded before; None where it never was."""
         self.studies = Studies(home.studies, spec, home.trials) if spec.search else None
@@ -63,8 +65,26 @@ class SweepPlan:
         ]
         """Trials that are done, but with data or weights at other places, which must hold the same."""
         varied = varied_fields(list(basis.values()))
-        varied += [field_name(item.name) for item in spec.search.ranges] if spec.search else []
+        varied += [item.field for item in spec.search.ranges] if spec.search else []
         self.varied = list(dict.fromkeys(varied))
+
+    def _check(self, tree: Mapping[str, Any], spec: SweepSpec) -> None:
+        """Raises UserError where the trials of a sweep.json are not all among these."""
+        # A call that was interrupted before it began a trial binds nobody.
+        keys = {self.former.get(key, key) for key in tree["trials"]}
+        before = {key for key in keys if (self.trials / key).exists()}
+        search = None
+        if tree["spec"].get("search"):
+            earlier = SweepSpec.from_dict(tree["spec"])
+            before, search = {config_hash(config) for config in expand(earlier)}, earlier.search
+        folder, remedy = self.trials.parent, "give this one another --name, or delete the folder"
+        if lost := before - set(self.basis):
+            raise UserError(
+                f"{folder}: holds another sweep ({len(lost)} of its {len(before)} trials are not in this one); {remedy}"
+            )
+        # More trials of the same search go on with its studies.
+        if _but_trials(search) != _but_trials(spec.search):
+            raise UserError(f"{folder}: holds a sweep with another search, or with none; {remedy}")
 
     @property
     def total(self) -> int:
@@ -90,40 +110,6 @@ class SweepPlan:
                 known["phase1_weights"] = digest
             known.pop("phase1_decoder", None)
         return found
-
-
-def _checked_id(
-    tree: Mapping[str, Any],
-    directory: Path,
-    spec: SweepSpec,
-    configs: Mapping[str, TrialConfig],
-    today: Mapping[str, str],
-) -> str:
-    """Returns the id of the sweep in the folder, whose trials must all be among these.
-
-    Args:
-        tree: the sweep.json.
-        directory: the folder.
-        spec: the sweep asked for.
-        configs: its trials, by config hash.
-        today: today's hashes by former ones.
-    """
-    # A call that was interrupted before it began a trial binds nobody.
-    keys = {today.get(key, key) for key in tree["trials"]}
-    before = {key for key in keys if (directory / "trials" / key).exists()}
-    search = None
-    if tree["spec"].get("search"):
-        earlier = SweepSpec.from_dict(tree["spec"])
-        before, search = {config_hash(config) for config in expand(earlier)}, earlier.search
-    remedy = "give this one another --name, or delete the folder"
-    if lost := before - set(configs):
-        raise UserError(
-            f"{directory}: holds another sweep ({len(lost)} of its {len(before)} trials are not in this one); {remedy}"
-        )
-    # More trials of the same search go on with its studies.
-    if _but_trials(search) != _but_trials(spec.search):
-        raise UserError(f"{directory}: holds a sweep with another search, or with none; {remedy}")
-    return str(tree["id"])
 
 
 def _but_trials(search: Search | None) -> Search | None:

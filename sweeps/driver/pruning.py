@@ -84,14 +84,12 @@ class Pruning:
         trial = self._running.pop(key, None)
         if trial is None:
             return
-        losses = trial.study.trials[trial.number].intermediate_values
         status = read_outcome(self._trials / key)["status"]
-        if status == "pruned":
-            trial.study.tell(trial, state=TrialState.PRUNED)
-        elif status in ("finished", "unconverged") and losses:
+        if status in ("finished", "unconverged"):
+            losses = trial.study.trials[trial.number].intermediate_values
             trial.study.tell(trial, losses[max(losses)])
         else:
-            trial.study.tell(trial, state=TrialState.FAIL)
+            trial.study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
 
     def _trial(self, key: str) -> optuna.Trial | None:
         """Returns Optuna's trial for one of ours, that of an earlier driver where it had begun it."""

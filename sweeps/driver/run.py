@@ -6,7 +6,7 @@ nothing else, whatever became of the process that ran it before.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from drorae.config import Runtime, config_hash
@@ -86,10 +86,7 @@ def resume_sweep(directory: Path | str, *, tracking_uri: str | None = None, quie
     """
     tree = read_spec(brought(directory, ("sweep.json",)))
     spec = SweepSpec.from_dict(tree["spec"])
-    settings = {}
-    if tree.get("settings"):
-        known = Settings.from_tree(tree["settings"])
-        settings = {item.name: getattr(known, item.name) for item in fields(known)}
+    settings = vars(Settings.from_tree(tree["settings"])) if tree.get("settings") else {}
     place = locate(directory)
     root = place.parent.url if isinstance(place, Remote) else Path(directory).parent
     return run_sweep(spec, root=root, tracking_uri=tracking_uri, quiet=quiet, **settings)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console, Group
@@ -94,9 +93,7 @@ class Screen:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
         self._report_libraries()
@@ -127,11 +124,8 @@ class Screen:
     def ended(self, text: str) -> None:
         """One more trial has ended."""
         self.done += 1
-        rest = self._ask_seconds_left() if self.done < self.total else None
+        rest = self._work.seconds_left() if self._work is not None and self.done < self.total else None
         self.line(f"[{self.done}/{self.total}] {text}" + (f", {_about(rest)}" if rest is not None else ""))
-
-    def _ask_seconds_left(self) -> float | None:
-        return None if self._work is None else self._work.seconds_left()
 
     def _tick(self) -> None:
         while not self._over.wait(REFRESH_SECONDS):

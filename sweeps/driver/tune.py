@@ -19,11 +19,13 @@ from ray.tune.search import Searcher
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLost
 from sweeps.driver.pruning import Pruning
-from sweeps.driver.queue import Asker
+from sweeps.driver.queue import Listed
+from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
+from sweeps.driver.settings import Settings
 from sweeps.folder.lease import LeaseLost
 from sweeps.folder.mirror import TOLD
-from sweeps.resources import Resources, Share, times
+from sweeps.resources import Share, times
 from sweeps.worker import entry as workers
 from sweeps.worker.entry import Work
 
@@ -63,13 +65,12 @@ class Here(Generic[T]):
 class TunePlan:
     """What Tune is to run, and how."""
 
-    asker: Asker
+    asker: Listed | Studies
+    """Says what is run next."""
     share_of: Callable[[TrialConfig], Share]
-    resources: Resources
-    max_failures: int
+    settings: Settings
     pruning: Pruning | None
     """Ends hopeless trials early; None: every trial runs to its end."""
-    budget_hours: float
     check: Callable[[], None] = lambda: None
     """Called at every step of Tune's; what it raises ends the trials."""
 
@@ -108,12 +109,12 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
     def trainable(given: dict[str, Any]) -> None:
         workers.run_one(work, given["trial"]["config_hash"], Share(**given["trial"]["share"]))
 
-    resources = plan.resources
+    resources, failures = plan.settings.resources, plan.settings.max_failures
     shares = [plan.share_of(config) for config in session.configs.values()] or [plan.share_of(TrialConfig())]
     together = any(share.processes > 1 for share in shares)
-    reuse = not together and all(share.gpus == 0 for share in shares)
-    if resources.reuse_workers is not None:
-        reuse = resources.reuse_workers
+    reuse = resources.reuse_workers
+    if reuse is None:
+        reuse = not together and all(share.gpus == 0 for share in shares)
     return tune.Tuner(
         tune.with_resources(trainable, _request),
         tune_config=tune.TuneConfig(
@@ -129,7 +130,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=plan.max_failures + DEATHS if plan.max_failures else 0),
+            failure_config=tune.FailureConfig(max_failures=failures + DEATHS if failures else 0),
             callbacks=[_Watcher(session, plan.check)],
             progress_reporter=_Mute(),
             verbose=0,
@@ -179,10 +180,10 @@ class _Asking(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         session, plan = self._session(), self._plan()
-        asker = plan.asker
-        if not self._spent and session.over_budget(plan.budget_hours):
+        asker, budget = plan.asker, plan.settings.budget_hours
+        if not self._spent and session.over_budget(budget):
             self._spent = True
-            session.screen.line(f"the budget of {plan.budget_hours:g} hours is spent: no more trials are started")
+            session.screen.line(f"the budget of {budget:g} hours is spent: no more trials are started")
         key = None if self._spent else asker.ask()
         if key is None:
             return Searcher.FINISHED if asker.finished or (self._spent and not self._keys) else None

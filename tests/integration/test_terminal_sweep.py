@@ -428,10 +428,11 @@ def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_pat
 
     from sweeps.driver.pruning import Asha, Pruning
     from sweeps.driver.queue import Listed
-    from sweeps.resources import Resources, Share
     from sweeps.driver.search import Studies
+    from sweeps.driver.settings import Settings
     from sweeps.driver.tune import TunePlan, make_tuner
     from sweeps.parsing import parse_range
+    from sweeps.resources import Resources, Share
     from sweeps.spec import Axis, Search, SweepSpec
     from sweeps.tracking.client import RunAddress
     from sweeps.worker.entry import Work
@@ -445,7 +446,8 @@ def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_pat
     pruning = None
     if pruner != "none":
         pruning = Pruning(tmp_path / "studies.db", tmp_path, lambda key: "smoke", pruner, Asha())
-    plan = TunePlan(asker, lambda config: Share(1.0), Resources(), 3, pruning, 0.0, lambda: lock.release())
+    settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
+    plan = TunePlan(asker, lambda config: Share(1.0), settings, pruning, lambda: lock.release())
     work = Work(str(tmp_path), Runtime(), RunAddress("uri", "1", "2"), "fake_trial:run_trial", True, 3)
     tuner = make_tuner(session, plan, work, tmp_path / "ray")
     inside = vars(tuner._local_tuner)
