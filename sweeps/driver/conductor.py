@@ -14,6 +14,7 @@ from drorae.errors import ClusterLost, UserError
 from drorae.machine.doctor import check_share
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import write_json
+from drorae.trial.folder import ready_trial
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.home import Home
 from sweeps.driver.plan import SweepPlan, is_done
@@ -25,7 +26,7 @@ from sweeps.driver.session import Session
 from sweeps.driver.settings import RUN_TRIAL, Settings
 from sweeps.folder.lease import LeaseLost
 from sweeps.folder.mirror import Mirror
-from sweeps.folder.table import measured, ready_trial, table_rows, write_table
+from sweeps.folder.table import measured, table_rows, write_table
 from sweeps.resources import Share, check_shares, most_memory
 from sweeps.spec import SweepSpec
 from sweeps.tracking.client import RunAddress, SweepTracker, check_nodes

@@ -12,21 +12,18 @@ from typing import Any
 
 from drorae.config import TrialConfig, config_hash, is_moved, load_config, shared_key
 from drorae.errors import UserError
+from drorae.trial.folder import ENDED, read_outcome
 from sweeps.driver.home import Home
 from sweeps.driver.search import Studies
 from sweeps.folder.migration import migrate
 from sweeps.folder.status import read_spec
-from sweeps.folder.table import read_outcome
 from sweeps.spec import Search, SweepSpec, expand, varied_fields
 from sweeps.tracking.client import RunAddress
-
-DONE = ("finished", "unconverged", "diverged", "pruned")
-"""Statuses that a rerun leaves alone."""
 
 
 def is_done(directory: Path) -> bool:
     """Whether the trial of a folder has ended for good."""
-    return read_outcome(directory)["status"] in DONE
+    return read_outcome(directory)["status"] in ENDED
 
 
 class SweepPlan:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.folder.table import read_outcome
+from drorae.trial.folder import read_outcome
 
 if TYPE_CHECKING:
     import optuna

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, one_line
 from drorae.metrics.registry import better
+from drorae.trial.folder import MEASURED, read_outcome, ready_trial
 from sweeps.driver.pruning import quiet_optuna
-from sweeps.folder.table import read_outcome, ready_trial
 from sweeps.spec import Range, SweepSpec, expand, point_label, read_field, varied_fields
 
 if TYPE_CHECKING:
     import optuna
-
-SCORED = ("finished", "unconverged")
-"""Statuses with a result that counts."""
 
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
@@ -260,7 +257,7 @@ class Studies:
         status = outcome["status"]
         if status in ("diverged", "pruned"):
             return TrialState.PRUNED if not self.multi else TrialState.FAIL, None
-        if status not in SCORED:
+        if status not in MEASURED:
             return TrialState.FAIL, None
         return TrialState.COMPLETE, [self._value(outcome, name) for name in self.search.objectives]
 
@@ -278,7 +275,7 @@ class Studies:
         ranked = [
             (outcome["status"] != "finished", sign * self._value(outcome, self.search.objectives[0]), key)
             for key, outcome in outcomes.items()
-            if outcome["status"] in SCORED
+            if outcome["status"] in MEASURED
         ]
         return self.configs[min(ranked)[2]] if ranked else None
 

@@ -22,10 +22,10 @@ from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
 from drorae.storage.files import write_json
 from drorae.storage.remote import locate
+from drorae.trial.folder import read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
 from sweeps.folder.lease import Lease, is_live
 from sweeps.folder.mirror import OUTCOME, brought, in_trials
-from sweeps.folder.table import read_outcome
 from sweeps.resources import Share
 from sweeps.spec import point_label, varied_fields
 

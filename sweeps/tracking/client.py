@@ -28,7 +28,8 @@ from drorae.errors import UserError, one_line, shorten
 from drorae.metrics.registry import better
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.places import default_tracking_uri
-from sweeps.folder.table import COLUMNS, read_outcome, trial_row
+from drorae.trial.folder import read_outcome
+from sweeps.folder.table import COLUMNS, trial_row
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.pictures import draw_pictures
 

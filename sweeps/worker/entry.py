@@ -19,10 +19,10 @@ from drorae.config import Runtime, TrialConfig, from_dict, load_config
 from drorae.errors import DiskFull, Notice, UserError, last_line, one_line
 from drorae.storage.files import full_disk, has_room, write_atomic, write_json
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
+from drorae.trial.folder import set_damaged_aside
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.status import Sitting
-from sweeps.folder.table import set_damaged_aside
 from sweeps.resources import Share
 from sweeps.tracking.client import RunAddress, TrialTracker
 from sweeps.tracking.recorder import Recorder
@@ -70,7 +70,7 @@ def prepare(
         try:
             found = _load(function)(config, runtime, write)
             if found and inputs:
-                from drorae.trial.run import check_same
+                from drorae.trial.inputs import check_same
 
                 remedy = "put it back, or choose another folder (--name, --out)"
                 check_same(config, runtime, inputs, found, "the sweep's trials were made", remedy)

@@ -24,12 +24,12 @@ from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
 from drorae.storage import remote
 from drorae.storage.remote import Remote, RemoteError, locate
-from sweeps.resources import Resources
 from sweeps.driver.run import run_sweep
 from sweeps.folder import lease, mirror
 from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
 from sweeps.folder.mirror import Mirror, at_work, brought, check_store
 from sweeps.folder.status import sweep_state
+from sweeps.resources import Resources
 from sweeps.spec import Axis, SweepSpec, expand
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,9 +236,8 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = str(store / "runs")
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
-    )
+    paths = [str(ROOT), str(ROOT / "tests" / "support"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "first"))
     code = f"import test_mirror; test_mirror.start({root!r})"
     driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
