@@ -98,7 +98,7 @@ class SweepSpec:
         tree = {"name": self.name, "base": to_dict(self.base), "axes": axes, "listed": list(self.listed)}
         if self.search is not None:
             tree["search"] = dataclasses.asdict(self.search)
-        return json.loads(json.dumps(tree))
+        return dict(json.loads(json.dumps(tree)))
 
     @staticmethod
     def from_dict(tree: Mapping[str, Any]) -> SweepSpec:

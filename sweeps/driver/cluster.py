@@ -167,7 +167,7 @@ def _nodes() -> list[dict[str, Any]]:
     import ray
 
     try:
-        return ray.nodes()
+        return list(ray.nodes())
     except Exception:  # whatever Ray raises while its head node goes away
         return []
 

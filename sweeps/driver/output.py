@@ -50,8 +50,10 @@ class Unfailing:
 
 
 class _Routed:
-    """Takes the place of stdout or stderr: what threads write that were there before goes where it went, all else to a
-    log."""
+    """Takes the place of stdout or stderr.
+
+    What threads write that were there before goes where it went, all else to a log.
+    """
 
     def __init__(self, log: TextIO, former: TextIO) -> None:
         self._log, self._former = log, former
@@ -71,8 +73,9 @@ class _Routed:
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[tuple[TextIO, TextIO]]:
-    """For the time of the block, appends to a file what this thread, and those it starts, write to stdout and stderr:
-    Python's streams and the descriptors under them, which Ray's C++ writes to.
+    """Appends to a file what this thread, and those it starts, write to stdout and stderr while the block runs.
+
+    That goes for Python's streams and for the descriptors under them, which Ray's C++ writes to.
 
     Yields a stream to where stderr led before (in a notebook, stdout: there stderr is for errors), and one to the file.
     """
@@ -119,7 +122,7 @@ def in_notebook() -> bool:
 
 def _descriptor(stream: Any) -> int | None:
     try:
-        return stream.fileno()
+        return int(stream.fileno())
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asha:
-    """Early stopping by asynchronous successive halving (Li et al., arXiv 1810.05934) on the mean training loss of
-    an epoch. Pruned trials are recorded as such and never fitted."""
+    """Early stopping by asynchronous successive halving (Li et al., arXiv 1810.05934).
+
+    It goes by the mean training loss of an epoch. Pruned trials are recorded as such and never fitted.
+    """
 
     grace_epochs: int = 1
     """Epochs before the first decision."""

@@ -135,8 +135,10 @@ class Studies:
         )
 
     def roles(self) -> dict[str, str]:
-        """What each trial is to the law: best (at its study's best values), fixed (at the base config's own), both
-        or tried; empty with several objectives."""
+        """What each trial is to the law: best, fixed, `best fixed` or tried; empty with several objectives.
+
+        best: at its study's best values. fixed: at the base config's own. tried: neither.
+        """
         if self.multi:
             return {}
         found: dict[str, str] = {}

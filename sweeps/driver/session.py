@@ -70,8 +70,7 @@ class Session:
         self.at_once = max(self.at_once, len(self.started))
 
     def end(self, key: str, died: bool) -> None:
-        """Says what became of a trial that Tune has ended, and leaves failure.json or pruned.json where it left no
-        result."""
+        """Says what became of a trial that Tune has ended, and records why it left no result."""
         self.conclude(key, died)
         directory = self.trials / key
         outcome = read_outcome(directory)

@@ -146,7 +146,7 @@ def _request(given: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 def _key(trial: Any) -> str:
     """The config hash of a Tune trial."""
-    return trial.config["trial"]["config_hash"]
+    return str(trial.config["trial"]["config_hash"])
 
 
 def _fitting(shares: Sequence[Share]) -> int:
