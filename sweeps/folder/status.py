@@ -24,9 +24,9 @@ from drorae.storage.files import write_json
 from drorae.storage.remote import locate
 from drorae.trial.folder import read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
-from sweeps.driver.resources import Share
 from sweeps.folder.lease import Lease, is_live
 from sweeps.folder.mirror import OUTCOME, brought, in_trials
+from sweeps.resources import Share
 from sweeps.spec import point_label, varied_fields
 
 PROGRESS = "progress.json"

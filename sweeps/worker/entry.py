@@ -20,10 +20,10 @@ from drorae.errors import DiskFull, Notice, UserError, last_line, one_line
 from drorae.storage.files import full_disk, has_room, write_atomic, write_json
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
 from drorae.trial.folder import set_damaged_aside
-from sweeps.driver.resources import Share
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.status import Sitting
+from sweeps.resources import Share
 from sweeps.tracking.client import RunAddress, TrialTracker
 from sweeps.tracking.recorder import Recorder
 

@@ -31,8 +31,8 @@ from typing import Any
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, override
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.trial.run import prepare, run_trial
-from sweeps.driver.resources import Share
 from sweeps.folder.status import Sitting
+from sweeps.resources import Share
 from sweeps.tracking.client import RunAddress, SweepTracker, TrialTracker
 from sweeps.tracking.recorder import Recorder
 

@@ -25,11 +25,12 @@ from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
 from drorae.trial.folder import read_outcome, set_damaged_aside
-from sweeps.driver.resources import Resources, Share
-from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
+from sweeps.driver.pruning import Asha
+from sweeps.driver.run import SweepOutcome, resume_sweep
 from sweeps.folder.lease import Lease, LeaseLost
 from sweeps.folder.status import RunningTrial, Sitting, read_progress, sweep_state
 from sweeps.folder.table import table_rows
+from sweeps.resources import Resources, Share
 from sweeps.spec import Axis, SweepSpec, expand
 
 pytestmark = pytest.mark.usefixtures("ray")
