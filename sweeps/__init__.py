@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.driver.queue import Asha
-    from sweeps.resources import Resources
     from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
+    from sweeps.resources import Resources
     from sweeps.spec import SWEEPS, Axis, Range, Search, SweepSpec, expand
 
 __all__ = [

@@ -14,7 +14,7 @@ from drorae.runtime.shell import command
 from drorae.storage.remote import locate
 
 if TYPE_CHECKING:
-    from sweeps.folder.status import SweepState
+    from sweeps.driver.status import SweepState
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class Status(_Named):
 
     def run(self) -> int:
         """Prints the state; changes nothing."""
-        from sweeps.folder.status import sweep_state
+        from sweeps.driver.status import sweep_state
 
         state = sweep_state(self.root / self.name)
         if self.as_json:

@@ -15,11 +15,12 @@ from drorae.errors import UserError, last_line
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
 from sweeps.driver.cluster import alive_nodes
-from sweeps.resources import Share
 from sweeps.driver.screen import Screen, duration
 from sweeps.folder.mirror import Mirror
 from sweeps.folder.status import RunningTrial
+from sweeps.resources import Share
 from sweeps.worker import entry as workers
+from sweeps.worker.attempt import threads
 
 DIED = (
     "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
@@ -75,7 +76,7 @@ class Preparation:
             share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
             remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
             config = canonical_json(self.configs[keys[0]])
-            runtime = workers.threads(self.runtime, share)
+            runtime = threads(self.runtime, share)
             log = str(self._remote_log(group) or self._log(group))
             self._jobs[group] = remote.remote(config, runtime, log, self.function, self.inputs.get(group, {}))
 

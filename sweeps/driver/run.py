@@ -29,7 +29,6 @@ from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_s
 from sweeps.driver.output import DRIVER_LOG, Tail, aside
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.queue import Asha, Listed
-from sweeps.resources import Resources, Share, check_shares, most_memory
 from sweeps.driver.screen import Screen
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
@@ -38,9 +37,11 @@ from sweeps.folder.migration import migrate
 from sweeps.folder.mirror import TOLD, Mirror, brought, check_store, in_trials
 from sweeps.folder.status import DRIVER_LEASE, read_spec
 from sweeps.folder.table import measured, read_outcome, ready_trial, table_rows, write_table
+from sweeps.resources import Resources, Share, check_shares, most_memory
 from sweeps.spec import Search, SweepSpec, expand, field_name, varied_fields
-from sweeps.tracking.client import RunAddress, SweepTracker, check_nodes
-from sweeps.worker.entry import Work
+from sweeps.tracking.client import RunAddress, check_nodes
+from sweeps.tracking.sweep import SweepTracker
+from sweeps.worker.attempt import Work
 
 RUN_TRIAL = "drorae.trial.run:run_trial"
 PREPARE = "drorae.trial.run:prepare"

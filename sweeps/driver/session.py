@@ -22,7 +22,7 @@ from sweeps.folder.mirror import TOLD, Mirror
 from sweeps.folder.status import PROGRESS, Cost, RunningTrial, read_cost, read_progress
 from sweeps.folder.table import read_outcome
 from sweeps.spec import point_label
-from sweeps.tracking.client import ARTIFACTS
+from sweeps.tracking.trial import ARTIFACTS
 from sweeps.worker import entry as workers
 
 RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")

@@ -19,13 +19,13 @@ from ray.tune.search import Searcher
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLost
 from sweeps.driver.queue import Asha, Asker
-from sweeps.resources import Resources, Share, times
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLost
 from sweeps.folder.mirror import TOLD
+from sweeps.resources import Resources, Share, times
 from sweeps.worker import entry as workers
-from sweeps.worker.entry import Work
+from sweeps.worker.attempt import Work
 
 DEATHS = 10
 """Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its

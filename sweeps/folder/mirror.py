@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drorae.errors import UserError
+from drorae.runtime.repeat import every
 from drorae.storage.remote import Remote, RemoteError, copies, locate, matches, patiently
 from sweeps.folder.lease import Lease, LeaseLost
 
@@ -65,20 +66,17 @@ class Mirror:
         """
         with self._lock:
             prefix = f"{under}/" if under else ""
-            there = {prefix + name: stamp for name, stamp in self._at(under).files().items()}
+            folder = self.remote / under if under else self.remote
+            there = {prefix + name: stamp for name, stamp in folder.files().items()}
 
             def wanted(name: str) -> bool:
                 return patterns is None or any(matches(name.removeprefix(prefix), pattern) for pattern in patterns)
 
             here = self._here(under)
-            for name in [name for name in here if wanted(name) and name not in there]:
+            for name in filter(wanted, here.keys() - there):
                 (self.local / name).unlink(missing_ok=True)
                 self._same.pop(name, None)
-            stale = [
-                name
-                for name, stamp in there.items()
-                if wanted(name) and (name not in here or self._same.get(name) != (stamp, here[name]))
-            ]
+            stale = [name for name in filter(wanted, there) if self._same.get(name) != (there[name], here.get(name))]
             self.remote.download(stale, self.local)
             after = self._here(under)
             self._same |= {name: (there[name], after[name]) for name in stale if name in after}
@@ -110,9 +108,6 @@ class Mirror:
         if self.lease is not None:
             self.lease.check()
 
-    def _at(self, under: str) -> Remote:
-        return self.remote / under if under else self.remote
-
     def _here(self, under: str) -> dict[str, tuple[int, int]]:
         """Size and mtime (ns) of the copy's files by name, hidden ones left out."""
         top = self.local / under
@@ -134,8 +129,9 @@ def _is_below(name: str, under: str) -> bool:
 
 @contextlib.contextmanager
 def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
-    """A folder of a mirror for the time of the block: brought here first, sent every `PUSH_SECONDS` and whole at the
-    end, then removed here. A store that is away meanwhile costs nothing but what a machine that dies just then had.
+    """Copies a folder of a mirror here, sends it every `PUSH_SECONDS` and whole at the end, and removes it here.
+
+    A store that is away meanwhile costs nothing but what a machine that dies just then had.
 
     Raises:
         RemoteError: the store stays away at the beginning or the end.
@@ -145,20 +141,15 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
     patiently(lambda: mirror.pull(under))
     folder = mirror.local / under
     folder.mkdir(parents=True, exist_ok=True)
-    over = threading.Event()
 
-    def keep_sending() -> None:
-        while not over.wait(PUSH_SECONDS):
-            with contextlib.suppress(OSError, LeaseLost):
-                mirror.push(under)
+    def send() -> None:
+        with contextlib.suppress(OSError, LeaseLost):
+            mirror.push(under)
 
-    thread = threading.Thread(target=keep_sending, daemon=True)
-    thread.start()
     try:
-        yield folder
+        with every(PUSH_SECONDS, send):
+            yield folder
     finally:
-        over.set()
-        thread.join()
         patiently(lambda: mirror.push(under))
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -24,12 +24,14 @@ from drorae.commands.main import main
 from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
-from sweeps.resources import Resources, Share
 from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
+from sweeps.driver.status import sweep_state
 from sweeps.folder.lease import Lease, LeaseLost
-from sweeps.folder.status import RunningTrial, Sitting, read_progress, sweep_state
+from sweeps.folder.status import RunningTrial, read_progress
 from sweeps.folder.table import read_outcome, set_damaged_aside, table_rows
+from sweeps.resources import Resources, Share
 from sweeps.spec import Axis, SweepSpec, expand
+from sweeps.worker.heartbeat import heartbeat
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -209,21 +211,21 @@ def test_what_a_worker_says_of_the_trial_it_is_at(tmp_path: Path) -> None:
     def said() -> RunningTrial:
         return RunningTrial.from_progress("capacity=4", read_progress(tmp_path))
 
-    with Sitting(tmp_path, Share()) as sitting:
+    with heartbeat(tmp_path, Share()) as heart:
         assert said().phase == "starting" and "trained_seconds" not in read_progress(tmp_path)
-        sitting.report({"phase": "prepare", "note": "encoding", "done": 3.0, "total": 10.0})
-        sitting._write(running=True)
+        heart.report({"phase": "prepare", "note": "encoding", "done": 3.0, "total": 10.0})
+        heart.write(running=True)
         assert said().note == "encoding 3 of 10" and said().loss is None and said().total_steps == 0
         row = {"phase": "phase2", "step": 5.0, "total_steps": 10.0, "loss": 0.25, "images_per_second": 99.5, "lr": 1.0}
-        sitting.report(row)
-        sitting._write(running=True)
+        heart.report(row)
+        heart.write(running=True)
         now = said()
         assert (now.step, now.total_steps, now.loss, now.images_per_second, now.note) == (5, 10, 0.25, 99.5, "")
         assert now.memory_bytes and 1e6 < now.memory_bytes < 1e12
         trained = read_progress(tmp_path)["trained_seconds"]
         # How long the training took is known while the trial is evaluated.
-        sitting.report({"phase": "evaluate", "note": "measuring", "done": 0.0, "total": 1.0})
-        sitting._write(running=True)
+        heart.report({"phase": "evaluate", "note": "measuring", "done": 0.0, "total": 1.0})
+        heart.write(running=True)
         assert said().note == "measuring" and read_progress(tmp_path)["trained_seconds"] == trained
 
 

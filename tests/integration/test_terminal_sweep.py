@@ -427,12 +427,12 @@ def test_tune_is_given_nothing_of_the_drivers(scheduler: str, session: Any, tmp_
     import cloudpickle
 
     from sweeps.driver.queue import Asha, Listed
-    from sweeps.resources import Resources, Share
     from sweeps.driver.search import Studies
     from sweeps.driver.tune import Plan, make_tuner
+    from sweeps.resources import Resources, Share
     from sweeps.spec import Axis, Search, SweepSpec, parse_range
     from sweeps.tracking.client import RunAddress
-    from sweeps.worker.entry import Work
+    from sweeps.worker.attempt import Work
 
     asker: Any = Listed(list(session.configs))
     if scheduler == "pruner":

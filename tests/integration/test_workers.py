@@ -11,8 +11,8 @@ from tiny import tiny_config, tiny_images
 from drorae.config import Runtime
 from drorae.errors import UserError
 from drorae.trial.run import run_trial
-from sweeps.resources import Resources, Rule, Share, check_shares, parse_rule
 from sweeps.driver.run import Asha, run_sweep
+from sweeps.resources import Resources, Rule, Share, check_shares, parse_rule
 from sweeps.spec import Axis, SweepSpec
 
 
