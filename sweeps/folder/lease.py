@@ -63,11 +63,11 @@ class DiskFile:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            file = self.path.open("xb")
         except FileExistsError:
             return False
         try:
-            with open(descriptor, "wb") as file:
+            with file:
                 file.write(content)
         except OSError:
             self.delete()

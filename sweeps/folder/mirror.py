@@ -12,7 +12,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from drorae.errors import UserError
 from drorae.runtime.repeat import every
@@ -98,7 +98,7 @@ class Mirror:
                     self._check()
                     (self.remote / name).upload(self.local / name)
                     self._same[name] = ("", here[name])
-            for name in [name for name in self._same if name not in here and _is_below(name, under)]:
+            for name in [name for name in self._same if name not in here and PurePath(name).is_relative_to(under)]:
                 if any(matches(name.rpartition("/")[2], pattern) for pattern in PASSING):
                     self._check()
                     (self.remote / name).delete()
@@ -117,14 +117,9 @@ class Mirror:
             if any(part.startswith(".") for part in name.parts):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
                 if path.is_file():
-                    found[name.as_posix()] = (status.st_size, status.st_mtime_ns)
+                    found[name.as_posix()] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found
-
-
-def _is_below(name: str, under: str) -> bool:
-    return not under or name == under or name.startswith(f"{under}/")
 
 
 @contextlib.contextmanager

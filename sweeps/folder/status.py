@@ -81,7 +81,8 @@ def read_spec(directory: Path) -> dict[str, Any]:
     """
     path = directory / "sweep.json"
     try:
-        return json.loads(path.read_text())
+        tree: dict[str, Any] = json.loads(path.read_text())
+        return tree
     except FileNotFoundError:
         others = sorted(item.parent.name for item in directory.parent.glob("*/sweep.json"))
         there = f"; sweeps in {directory.parent}: {', '.join(others)}" if others else ""

@@ -6,6 +6,7 @@ No other file of sweeps/ imports mlflow when it runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -84,7 +85,7 @@ def warn_once(warn: Warn) -> Callable[[str, str], None]:
     return hand_on
 
 
-def import_client() -> type[MlflowClient]:
+def _import_client() -> type[MlflowClient]:
     """Returns MLflow's client, with bounded waits and without telemetry (unless the environment says otherwise).
 
     Raises:
@@ -141,50 +142,91 @@ def check_nodes(uri: str, addresses: Iterable[str]) -> None:
         )
 
 
-def send(
-    client: MlflowClient,
-    run_id: str,
-    metrics: Iterable[tuple[str, float, int, int]] = (),
-    params: Iterable[tuple[str, str]] = (),
-    tags: Iterable[tuple[str, str]] = (),
-) -> None:
-    """Sends numbers and texts to a run, as many at once as MLflow takes.
+class Store:
+    """A store of MLflow's.
 
     Args:
-        client: MLflow's client.
-        run_id: the run.
-        metrics: name, value, time (ms since 1970) and step of each.
-        params: name and text of each.
-        tags: name and text of each.
-    """
-    from mlflow.entities import Metric, Param, RunTag
+        uri: where it is.
 
-    for rows in _chunks(metrics, 1000):
-        client.log_batch(run_id, metrics=[Metric(*row) for row in rows])
-    for texts in _chunks(params, 100):
-        client.log_batch(run_id, params=[Param(*text) for text in texts])
-    for texts in _chunks(tags, 100):
-        client.log_batch(run_id, tags=[RunTag(*text) for text in texts])
+    Raises:
+        UserError: mlflow is not installed.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        # Here, because another thread than the importing one may be the first to use the client.
+        self._open = _import_client()
+
+    @functools.cached_property
+    def client(self) -> MlflowClient:
+        """Opened when first used, because a database that is away would raise."""
+        return self._open(self.uri)
+
+    def away(self, error: BaseException) -> str:
+        """Returns that it does not answer, and how that is known."""
+        return f"MLflow at {self.uri} does not answer ({brief(error)})"
+
+    def open_run(self, experiment_id: str, name: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> Run:
+        """Finds the oldest run that has some tags, or creates it.
+
+        Args:
+            experiment_id: where the run is.
+            name: of a run that is created.
+            identity: the tags that it is found by.
+            tags: further tags of a run that is created.
+        """
+        filters = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
+        order = ["attributes.start_time ASC"]
+        found = self.client.search_runs([experiment_id], filters, max_results=1, order_by=order)
+        if found:
+            return found[0]
+        known = {"mlflow.runName": name, "mlflow.user": os.environ.get("USER", "drorae")}
+        return self.client.create_run(experiment_id, tags={**known, **identity, **tags})
+
+    def send(
+        self,
+        run_id: str,
+        metrics: Iterable[tuple[str, float, int, int]] = (),
+        params: Iterable[tuple[str, str]] = (),
+        tags: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Sends numbers and texts to a run, as many at once as MLflow takes.
+
+        Args:
+            run_id: the run.
+            metrics: name, value, time (ms since 1970) and step of each.
+            params: name and text of each.
+            tags: name and text of each.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        for rows in _chunks(metrics, 1000):
+            self.client.log_batch(run_id, metrics=[Metric(*row) for row in rows])
+        for texts in _chunks(params, 100):
+            self.client.log_batch(run_id, params=[Param(*text) for text in texts])
+        for texts in _chunks(tags, 100):
+            self.client.log_batch(run_id, tags=[RunTag(*text) for text in texts])
+
+    def send_final(self, run: Run, values: Mapping[str, float]) -> bool:
+        """Sends the final values (step 0) that a run has not; returns whether there are any.
+
+        MLflow shows the latest of a metric's values, so that one in place of another gets a later time, whatever the
+        clocks of the machines say.
+        """
+        known, run_id = run.data.metrics, run.info.run_id
+        changed = {name: value for name, value in values.items() if name not in known or not _equal(known[name], value)}
+        before = [
+            metric for name in changed if name in known for metric in self.client.get_metric_history(run_id, name)
+        ]
+        when = max([int(time.time() * 1000), *(metric.timestamp + 1 for metric in before)])
+        self.send(run_id, [(name, value, when, 0) for name, value in changed.items()])
+        return bool(changed)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while chunk := list(itertools.islice(rest, size)):
         yield chunk
-
-
-def send_final(client: MlflowClient, run: Run, values: Mapping[str, float]) -> bool:
-    """Sends the final values (step 0) that a run has not; returns whether there are any.
-
-    MLflow shows the latest of a metric's values, so that one in place of another gets a later time, whatever the
-    clocks of the machines say.
-    """
-    known, run_id = run.data.metrics, run.info.run_id
-    changed = {name: value for name, value in values.items() if name not in known or not _equal(known[name], value)}
-    before = [metric for name in changed if name in known for metric in client.get_metric_history(run_id, name)]
-    when = max([int(time.time() * 1000), *(metric.timestamp + 1 for metric in before)])
-    send(client, run_id, [(name, value, when, 0) for name, value in changed.items()])
-    return bool(changed)
 
 
 def _equal(known: float, value: float) -> bool:

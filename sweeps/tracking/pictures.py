@@ -75,14 +75,11 @@ def _mosaic(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
 
     One picture in one set of axes: dozens of axes take matplotlib seconds.
     """
-    count, height, width = rows[0].shape[:3]
-    shape = (len(rows) * (height + gap) - gap, count * (width + gap) - gap, *rows[0].shape[3:])
-    canvas = np.full(shape, np.nan)
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            top, left = row * (height + gap), column * (width + gap)
-            canvas[top : top + height, left : left + width] = picture
-    return canvas
+    pictures = np.stack(rows).astype(float)
+    frame = [(0, 0), (0, 0), (0, gap), (0, gap)] + [(0, 0)] * (pictures.ndim - 4)
+    framed = np.pad(pictures, frame, constant_values=np.nan).swapaxes(1, 2)
+    height, width = framed.shape[0] * framed.shape[1], framed.shape[2] * framed.shape[3]
+    return framed.reshape(height, width, *framed.shape[4:])[:-gap, :-gap]
 
 
 def _enlarged(pictures: np.ndarray, axis: int) -> np.ndarray:

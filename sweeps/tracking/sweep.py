@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError
 from sweeps.folder.table import read_outcome
 from sweeps.tracking.charts import TAG, shared_view, view_address
-from sweeps.tracking.client import RunAddress, Warn, brief, import_client, resolve_uri, send, send_final, store_errors
+from sweeps.tracking.client import RunAddress, Store, Warn, brief, resolve_uri, store_errors
 from sweeps.tracking.trial import DIGEST, RUN_STATUS, TrialTracker, outcome_digest
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 AWAIT_SECONDS = 2.0
 """Between two looks at a store that is waited for."""
@@ -61,7 +63,7 @@ class SweepTracker:
         """
         self.name, self.sweep_id = name, sweep_id
         self.uri = resolve_uri(tracking_uri, root)
-        self.client = import_client()(self.uri)
+        self._store = Store(self.uri)
         self.parent_run_id = ""
         self._known = known if known is not None and known.tracking_uri == self.uri else None
         try:
@@ -85,6 +87,11 @@ class SweepTracker:
         self.experiment_id = experiment.experiment_id
 
     @property
+    def client(self) -> MlflowClient:
+        """MLflow's own."""
+        return self._store.client
+
+    @property
     def address(self) -> RunAddress:
         """Where the trials are recorded."""
         return RunAddress(self.uri, self.experiment_id, self.parent_run_id)
@@ -96,26 +103,16 @@ class SweepTracker:
             UserError: the store does not take it, and the sweep was never recorded there.
         """
         try:
-            filters = f"tags.`drorae.kind` = 'sweep' and tags.`drorae.sweep_id` = '{self.sweep_id}'"
-            found = self.client.search_runs([self.experiment_id], filters, max_results=1)
-            if found:
-                self.parent_run_id = found[0].info.run_id
-                self.client.update_run(self.parent_run_id, status="RUNNING")
-            else:
-                tags = {
-                    "drorae.kind": "sweep",
-                    "drorae.sweep_id": self.sweep_id,
-                    "mlflow.runName": self.name,
-                    "mlflow.user": os.environ.get("USER", "drorae"),
-                    "mlflow.note.content": description,
-                    **_versions(),
-                }
-                self.parent_run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+            identity = {"drorae.kind": "sweep", "drorae.sweep_id": self.sweep_id}
+            tags = {"mlflow.note.content": description, **_versions()}
+            run = self._store.open_run(self.experiment_id, self.name, identity, tags)
+            self.parent_run_id = run.info.run_id
+            self.client.update_run(self.parent_run_id, status="RUNNING")
         except store_errors() as error:
             if self._known is None:
                 raise UserError(f"MLflow at {self.uri} does not take the sweep ({brief(error)}); try again") from None
             self.parent_run_id = self._known.parent_run_id
-            warn(f"MLflow at {self.uri} does not answer ({brief(error)}); trials keep their records meanwhile")
+            warn(f"{self._store.away(error)}; trials keep their records meanwhile")
         return self.address
 
     @contextlib.contextmanager
@@ -142,7 +139,7 @@ class SweepTracker:
             except store_errors() as error:
                 if time.monotonic() > deadline or hurried():
                     return
-                warn(f"MLflow at {self.uri} does not answer ({brief(error)}); waiting up to {seconds:.0f} s")
+                warn(f"{self._store.away(error)}; waiting up to {seconds:.0f} s")
                 warn = _say_nothing
                 time.sleep(AWAIT_SECONDS)
 
@@ -157,7 +154,7 @@ class SweepTracker:
             if isinstance(value, int | float) and name != "step"
         ]
         with self._forgiving(logging.getLogger(__name__).debug, "; phase 1 is not recorded"):
-            send(self.client, self.parent_run_id, metrics)
+            self._store.send(self.parent_run_id, metrics)
 
     def settle(
         self,
@@ -264,7 +261,7 @@ class SweepTracker:
             # Of an earlier call, too, so that none is left of those that came to another end.
             names = {name for name in run.data.metrics if name.startswith("trials_")}
             names |= {f"trials_{name}" for name in ("finished", "failed", "missing", *counts)}
-            send_final(self.client, run, {name: float(counts.get(name.removeprefix("trials_"), 0)) for name in names})
+            self._store.send_final(run, {name: float(counts.get(name.removeprefix("trials_"), 0)) for name in names})
             for path in files:
                 self.client.log_artifact(self.parent_run_id, str(path))
             self.client.set_terminated(self.parent_run_id, status)

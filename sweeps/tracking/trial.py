@@ -5,27 +5,22 @@ Recording never fails a trial: what the store does not take is kept in the trial
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 from drorae.config import TrialConfig, config_hash, flatten
 from drorae.metrics.registry import better
 from drorae.storage.files import json_rows
 from sweeps.folder.table import COLUMNS, read_outcome, trial_row
-from sweeps.tracking.client import RunAddress, Warn, brief, import_client, send, send_final, store_errors, warn_once
+from sweeps.tracking.client import RunAddress, Store, Warn, brief, store_errors, warn_once
 from sweeps.tracking.pictures import draw_pictures
 from sweeps.tracking.spool import Spool
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 FLUSH_SECONDS = 5.0
 """Metrics are sent together, at most this often."""
@@ -61,9 +56,7 @@ class TrialTracker:
         self, address: RunAddress, config: TrialConfig, directory: Path, warn: Warn = lambda line: None
     ) -> None:
         self.address, self.config, self.directory, self.warn = address, config, directory, warn
-        self.hash = config_hash(config)
-        # Here rather than with the client, which another thread than the importing one may be the first to use.
-        import_client()
+        self._store = Store(address.tracking_uri)
         self._say = warn_once(warn)
         self.spool = Spool(directory / "spool.jsonl", address.tracking_uri, self._say)
         self._run_id = ""
@@ -71,11 +64,6 @@ class TrialTracker:
         self._phase, self._offset, self._last_step = "", 0, 0
         self._next_flush = time.monotonic() + FLUSH_SECONDS
         self._back_off = 0.0
-
-    @functools.cached_property
-    def _client(self) -> MlflowClient:
-        """Opened when first used, because a database that is away would raise."""
-        return import_client()(self.address.tracking_uri)
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row. Rows without step and loss, and those of phase 1 (shared, not the trial's), pass."""
@@ -91,8 +79,8 @@ class TrialTracker:
         """Finds or creates the run and marks it RUNNING. False when the store is away."""
 
         def mark() -> None:
-            self._client.set_tag(self._run_id, "drorae.status", "running")
-            self._client.update_run(self._run_id, status="RUNNING")
+            self._store.client.set_tag(self._run_id, "drorae.status", "running")
+            self._store.client.update_run(self._run_id, status="RUNNING")
 
         return self._attempt(mark)
 
@@ -149,33 +137,24 @@ class TrialTracker:
             self._run_id = ""
             self._back_off = min(max(2 * self._back_off, BACK_OFF_SECONDS), 10 * BACK_OFF_SECONDS)
             self._next_flush = time.monotonic() + self._back_off
-            reason = brief(error)
-            self._say("away", f"MLflow at {self.address.tracking_uri} does not answer ({reason}); kept for later")
+            self._say("away", f"{self._store.away(error)}; kept for later")
             return False
         self._back_off = 0.0
         self._next_flush = time.monotonic() + FLUSH_SECONDS
         return True
 
     def _open_run(self) -> None:
-        experiment, parent = self.address.experiment_id, self.address.parent_run_id
-        filters = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`drorae.config_hash` = '{self.hash}'"
-        order = ["attributes.start_time ASC"]
-        found = self._client.search_runs([experiment], filters, max_results=1, order_by=order)
-        if found:
-            run = found[0]
-        else:
-            tags = {
-                "mlflow.parentRunId": parent,
-                "mlflow.user": os.environ.get("USER", "drorae"),
-                "mlflow.runName": _run_name(self.config),
-                "drorae.kind": "trial",
-                "drorae.config_hash": self.hash,
-                "drorae.status": "running",
-            }
-            run = self._client.create_run(experiment, tags=tags)
+        fusion = self.config.fusion
+        layers = f" n{fusion.num_layers}" if fusion.num_layers else ""
+        run = self._store.open_run(
+            self.address.experiment_id,
+            f"{fusion.variant} h{fusion.expert_hidden_dim}{layers} s{self.config.seed}",
+            {"mlflow.parentRunId": self.address.parent_run_id, "drorae.config_hash": config_hash(self.config)},
+            {"drorae.kind": "trial", "drorae.status": "running"},
+        )
         params = {name: _param(value) for name, value in flatten(self.config).items() if name not in run.data.params}
-        send(self._client, run.info.run_id, params=params.items())
-        history = self._client.get_metric_history(run.info.run_id, f"{PREFIX}loss") if found else []
+        self._store.send(run.info.run_id, params=params.items())
+        history = self._store.client.get_metric_history(run.info.run_id, f"{PREFIX}loss")
         self._sent = {metric.step for metric in history}
         self._run_id = run.info.run_id
 
@@ -187,30 +166,30 @@ class TrialTracker:
             # The loss tells that the store has a row: it goes last.
             for name, value in sorted(row["values"].items(), key=lambda item: item[0] == "loss")
         )
-        send(self._client, self._run_id, metrics)
+        self._store.send(self._run_id, metrics)
         self._sent.update(self.spool.rows)
         self.spool.rows.clear()
 
     def _send_outcome(self, outcome: Mapping[str, Any]) -> None:
         status, digest = str(outcome["status"]), outcome_digest(outcome)
         final = self._final_values(status)
-        run = self._client.get_run(self._run_id)
+        run = self._store.client.get_run(self._run_id)
         # A measure of the trial before it was made again, which the table has no more.
         gone = [name for name in run.data.metrics if name not in final and _is_measure(name)]
-        changed = send_final(self._client, run, dict.fromkeys(gone, math.nan) | final)
+        changed = self._store.send_final(run, dict.fromkeys(gone, math.nan) | final)
         tags = {"drorae.status": status, "drorae.reason": str(outcome.get("reason", ""))}
         tags |= {f"drorae.{name}": str(value) for name, value in outcome.get("provenance", {}).items()}
         if "drorae.git_commit" in tags:
             tags["mlflow.source.git.commit"] = tags["drorae.git_commit"]
-        send(self._client, self._run_id, tags=tags.items())
+        self._store.send(self._run_id, tags=tags.items())
         ended, known = RUN_STATUS.get(status, "FINISHED"), run.data.tags.get(DIGEST)
         # A run that was ended without a digest has its files as long as its numbers are the trial's.
         if status not in RUN_STATUS and known != digest and (known or changed or run.info.status != ended):
             for path in [self.directory / name for name in ARTIFACTS] + self._pictures():
                 if path.is_file():
-                    self._client.log_artifact(self._run_id, str(path))
-        self._client.set_tag(self._run_id, DIGEST, digest)
-        self._client.set_terminated(self._run_id, ended)
+                    self._store.client.log_artifact(self._run_id, str(path))
+        self._store.client.set_tag(self._run_id, DIGEST, digest)
+        self._store.client.set_terminated(self._run_id, ended)
 
     def _final_values(self, status: str) -> dict[str, float]:
         """Returns the values that the run is to end with; of a missing trial, those of its inspection alone."""
@@ -251,8 +230,3 @@ def _is_measure(name: str) -> bool:
 def outcome_digest(outcome: Mapping[str, Any]) -> str:
     """Returns what tells an outcome from the one that the trial had before it was made again."""
     return hashlib.sha256(json.dumps(outcome, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _run_name(config: TrialConfig) -> str:
-    layers = f" n{config.fusion.num_layers}" if config.fusion.num_layers else ""
-    return f"{config.fusion.variant} h{config.fusion.expert_hidden_dim}{layers} s{config.seed}"

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict
 from drorae.errors import DiskFull, UserError, last_line, one_line
+from drorae.runtime.repeat import every
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
 from sweeps.folder.lease import Lease
@@ -42,8 +44,7 @@ def prepare(
         inputs: the fingerprints that the sweep's trials were made from so far, which must be the same.
     """
     config = from_dict(TrialConfig, json.loads(config_json))
-    place = locate(log)
-    with _remote_log(place) if isinstance(place, Remote) else _disk_log(place) as write:
+    with _log(locate(log)) as write:
         try:
             found = pkgutil.resolve_name(function)(config, runtime, write)
             if found and inputs:
@@ -57,43 +58,32 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _disk_log(path: Path) -> Iterator[Callable[[dict[str, float | str]], None]]:
-    # Unbuffered, so that nothing is left for closing the file to fail at.
-    with path.open("ab", buffering=0) as file:
+def _log(place: Path | Remote) -> Iterator[Callable[[dict[str, float | str]], None]]:
+    """Adds rows to a file. A store's files do not grow: there the whole file is sent every few seconds.
+
+    The rows are only for show: neither a full disk nor a store that is away ends a preparation.
+    """
+    with contextlib.ExitStack() as stack:
+        path = place if isinstance(place, Path) else Path(stack.enter_context(TemporaryDirectory())) / place.name
+        if isinstance(place, Remote):
+            with contextlib.suppress(RemoteError):
+                path.write_bytes(place.read() or b"")
+
+            def send() -> None:
+                with contextlib.suppress(RemoteError):
+                    place.upload(path)
+
+            stack.callback(send)
+            stack.enter_context(every(PUSH_SECONDS, send))
+        # Unbuffered, so that nothing is left for closing the file to fail at.
+        file = stack.enter_context(path.open("ab", buffering=0))
 
         def write(row: dict[str, float | str]) -> None:
-            # Only for show: a full disk is the preparation's to complain of.
             with contextlib.suppress(OSError):
                 # A line that was cut short ends here.
                 file.write(b"\n" + json.dumps(row).encode() + b"\n")
 
         yield write
-
-
-@contextlib.contextmanager
-def _remote_log(place: Remote) -> Iterator[Callable[[dict[str, float | str]], None]]:
-    """Sends all rows again every few seconds: a store's files do not grow."""
-    rows: list[str] = []
-    due = 0.0
-    with contextlib.suppress(RemoteError):
-        rows.append((place.read() or b"").decode())
-
-    def send() -> None:
-        # Progress is not worth a preparation.
-        with contextlib.suppress(RemoteError):
-            place.write("".join(rows).encode())
-
-    def write(row: dict[str, float | str]) -> None:
-        nonlocal due
-        rows.append(json.dumps(row) + "\n")
-        if time.monotonic() >= due:
-            send()
-            due = time.monotonic() + PUSH_SECONDS
-
-    try:
-        yield write
-    finally:
-        send()
 
 
 def run_one(work: Work, key: str, share: Share) -> None:

@@ -29,10 +29,10 @@ class Heartbeat:
     Args:
         directory: the trial's folder.
         share: what the trial holds of the machines, for its cost.
-        lease: the worker's lease on the folder: once it is lost, nothing more is written. None: there is none.
+        lease: the worker's lease on the folder: once it is lost, nothing more is written.
     """
 
-    def __init__(self, directory: Path, share: Share, lease: Lease | None = None) -> None:
+    def __init__(self, directory: Path, share: Share, lease: Lease) -> None:
         self.directory, self.share, self.lease = directory, share, lease
         self._before = read_cost(directory)
         self._row: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class Heartbeat:
         Args:
             running: whether the worker goes on with the trial.
         """
-        if self.lease is not None and self.lease.lost:
+        if self.lease.lost:
             return
         seconds = time.monotonic() - self._started
         hours = seconds / 3600
@@ -67,7 +67,7 @@ class Heartbeat:
 
 
 @contextlib.contextmanager
-def heartbeat(directory: Path, share: Share, lease: Lease | None = None) -> Iterator[Heartbeat]:
+def heartbeat(directory: Path, share: Share, lease: Lease) -> Iterator[Heartbeat]:
     """Writes a trial's progress.json every `BEAT_SECONDS` for the time of the block; arguments as for `Heartbeat`."""
     heart = Heartbeat(directory, share, lease)
     heart.write(running=True)

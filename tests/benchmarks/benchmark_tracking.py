@@ -31,6 +31,7 @@ from typing import Any
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, override
 from drorae.machine.doctor import set_telemetry_defaults
 from drorae.trial.run import prepare, run_trial
+from sweeps.folder.lease import Lease
 from sweeps.resources import Share
 from sweeps.tracking.client import RunAddress
 from sweeps.tracking.recorder import Recorder
@@ -125,7 +126,7 @@ def measure(kind: str, config: TrialConfig, runtime: Runtime, folder: Path) -> d
         if kind in ("sqlite", "server"):
             address = SweepTracker("benchmark", "id", folder, uri).open_parent("a benchmark")
         tracker = Timed(address, config, directory) if uri else None
-        with heartbeat(directory, Share()) as heart, contextlib.ExitStack() as stack:
+        with heartbeat(directory, Share(), Lease(directory / "worker.lease")) as heart, contextlib.ExitStack() as stack:
             began = time.perf_counter()
             recorder = stack.enter_context(Recorder(tracker)) if tracker else None
             starting = time.perf_counter() - began

@@ -211,7 +211,7 @@ def test_what_a_worker_says_of_the_trial_it_is_at(tmp_path: Path) -> None:
     def said() -> RunningTrial:
         return RunningTrial.from_progress("capacity=4", read_progress(tmp_path))
 
-    with heartbeat(tmp_path, Share()) as heart:
+    with heartbeat(tmp_path, Share(), Lease(tmp_path / "lease")) as heart:
         assert said().phase == "starting" and "trained_seconds" not in read_progress(tmp_path)
         heart.report({"phase": "prepare", "note": "encoding", "done": 3.0, "total": 10.0})
         heart.write(running=True)

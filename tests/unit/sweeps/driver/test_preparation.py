@@ -44,7 +44,7 @@ def test_an_attempt_that_follows_a_killed_one_loses_and_doubles_no_row(
             raise UserError("killed")
 
         monkeypatch.setitem(sys.modules, "stand_in", SimpleNamespace(prepare=prepare))
-        entry.prepare(canonical_json(TrialConfig()), Runtime(), str(place), "stand_in:prepare")
+        entry.prepare(canonical_json(TrialConfig()), Runtime(), str(place), "stand_in:prepare", {})
 
     attempt(0, range(1, 7))
     assert look() == rows(range(1, 7), 0)

@@ -18,6 +18,7 @@ from drorae.config import PRESETS, Runtime, config_hash
 from drorae.errors import UserError
 from sweeps.tracking import recorder, trial
 from sweeps.tracking import sweep as sweep_tracking
+from sweeps.tracking.client import Store
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import TrialTracker
 
@@ -78,7 +79,7 @@ def test_a_bug_of_ours_is_no_store_that_is_away(
         with pytest.raises(bug, match="ours"):
             sweep.share_view(["psnr"], said.append)
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_tracking, "send_final", broken)
+        patch.setattr(Store, "send_final", broken)
         with pytest.raises(bug, match="ours"):
             sweep.close({}, [], said.append)
     with monkeypatch.context() as patch:
