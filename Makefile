@@ -80,7 +80,7 @@ drill: setup
 	$(BIN)/python tests/drill/drill.py --seeds 20 --out results/drill
 
 coverage: setup
-	$(BIN)/python -m analysis.coverage --out results/coverage
+	$(BIN)/python tests/calibration/coverage.py --out results/coverage
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info site

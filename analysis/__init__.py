@@ -6,35 +6,38 @@ The names in `__all__` are the public API. Each is loaded from its module when i
 >>> sizes = [2.5e6, 4.8e6, 9.6e6, 19e6, 37.9e6, 56.8e6, 75.7e6, 113.4e6]
 >>> rfid = [0.539, 0.559, 0.525, 0.519, 0.510, 0.471, 0.470, 0.459]
 >>> found = analysis.analyse(pandas.DataFrame({"params": sizes, "rfid": rfid}), "params", "rfid")
->>> low, high = found.fit.slope_ci95
->>> f"{found.fit.slope:.3f} ({low:.3f} .. {high:.3f})"
+>>> low, high = found.line.slope_ci95
+>>> f"{found.line.slope:.3f} ({low:.3f} .. {high:.3f})"
 '-0.056 (-0.079 .. -0.034)'
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.axes import JointAnalysis, analyse_axes
-    from analysis.compare import compare_designs
-    from analysis.fit import Analysis, FitOutcome, analyse, fit_table
-    from analysis.laws import LawFit, fit_law
-    from analysis.predict import Forecast, Reach, forecast, reach
-    from analysis.runs import Selection, read_mlflow, read_table, select
-    from analysis.verdicts import Verdict
+    from analysis.inference.analysis import Analysis, analyse
+    from analysis.inference.axes import JointAnalysis, analyse_axes
+    from analysis.inference.designs import compare_designs
+    from analysis.inference.predict import Forecast, Reach, forecast, reach
+    from analysis.inference.verdicts import Verdict
+    from analysis.laws.line import Line, fit_line
+    from analysis.report.outcome import FitOutcome, fit_table
+    from analysis.table.files import read_table
+    from analysis.table.mlflow import read_mlflow
+    from analysis.table.selection import Selection, select
 
 __all__ = [
     "Analysis",
     "FitOutcome",
     "Forecast",
     "JointAnalysis",
-    "LawFit",
+    "Line",
     "Reach",
     "Selection",
     "Verdict",
     "analyse",
     "analyse_axes",
     "compare_designs",
-    "fit_law",
+    "fit_line",
     "fit_table",
     "forecast",
     "reach",
@@ -44,22 +47,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "JointAnalysis": "analysis.axes",
-    "analyse_axes": "analysis.axes",
-    "compare_designs": "analysis.compare",
-    "LawFit": "analysis.laws",
-    "fit_law": "analysis.laws",
-    "Forecast": "analysis.predict",
-    "Reach": "analysis.predict",
-    "forecast": "analysis.predict",
-    "reach": "analysis.predict",
-    "Selection": "analysis.runs",
-    "read_mlflow": "analysis.runs",
-    "read_table": "analysis.runs",
-    "select": "analysis.runs",
-    "Verdict": "analysis.verdicts",
+    "inference.analysis": ("Analysis", "analyse"),
+    "inference.axes": ("JointAnalysis", "analyse_axes"),
+    "inference.designs": ("compare_designs",),
+    "inference.predict": ("Forecast", "Reach", "forecast", "reach"),
+    "inference.verdicts": ("Verdict",),
+    "laws.line": ("Line", "fit_line"),
+    "report.outcome": ("FitOutcome", "fit_table"),
+    "table.files": ("read_table",),
+    "table.mlflow": ("read_mlflow",),
+    "table.selection": ("Selection", "select"),
 }
-"""Where the public names are that `analysis.fit` has not."""
+"""Where the public names are."""
 
 
 def __getattr__(name: str) -> Any:
@@ -68,7 +67,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_MODULES.get(name, "analysis.fit")), name)
+    (module,) = (module for module, names in _MODULES.items() if name in names)
+    return getattr(importlib.import_module(f"analysis.{module}"), name)
 
 
 def __dir__() -> list[str]:

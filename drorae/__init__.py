@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     )
     from drorae.errors import UserError
     from drorae.export.tokenizer import PretrainedTokenizer, export_trial
-    from drorae.trial.run import TrialResult, read_result, reevaluate, run_trial
+    from drorae.trial.reload import reevaluate
+    from drorae.trial.result import TrialResult, read_result
+    from drorae.trial.run import run_trial
 
 __version__ = "0.1.0"
 
@@ -64,11 +66,11 @@ __all__ = [
 
 _MODULES = {
     "PretrainedTokenizer": "drorae.export.tokenizer",
-    "TrialResult": "drorae.trial.run",
+    "TrialResult": "drorae.trial.result",
     "UserError": "drorae.errors",
     "export_trial": "drorae.export.tokenizer",
-    "read_result": "drorae.trial.run",
-    "reevaluate": "drorae.trial.run",
+    "read_result": "drorae.trial.result",
+    "reevaluate": "drorae.trial.reload",
     "run_trial": "drorae.trial.run",
 }
 """Where the public names are that `drorae.config` has not."""

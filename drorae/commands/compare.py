@@ -45,7 +45,7 @@ class Compare(SourceOptions):
 
     def run(self) -> int:
         """Prints the comparison."""
-        from analysis.compare import compare_designs
+        from analysis.inference.designs import compare_designs
 
         with working(f"comparing {self.source}"):
             found = compare_designs(

@@ -67,7 +67,9 @@ class SourceOptions:
         Raises:
             UserError: nothing readable there.
         """
-        from analysis.runs import prepare, read_mlflow, read_table
+        from analysis.table.columns import arrange
+        from analysis.table.files import read_table
+        from analysis.table.mlflow import read_mlflow
         from sweeps.folder.mirror import brought
 
         if self.experiment is not None:
@@ -84,7 +86,7 @@ class SourceOptions:
                     raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
             frame = read_table(path)
         roles, units = pairs("--roles", self.roles), pairs("--units", self.units)
-        return prepare(frame, flat(self.where), roles, units, self.mix_decoders)
+        return arrange(frame, flat(self.where), roles, units, self.mix_decoders)
 
 
 def pairs(option: str, given: list[list[str]]) -> dict[str, str]:
@@ -140,18 +142,18 @@ class Fit(SourceOptions):
         command = command_anywhere(*sys.argv[1:])
         if self.second is not None:
             return self._both_axes(names, self.second, command)
-        from analysis.fit import fit_table
+        from analysis.report.outcome import fit_table
 
         with working(f"fitting {self.source}"):
             outcome = fit_table(
                 self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
             )
             if self.track and self.experiment is not None:
-                from analysis.tracking import write_fits
+                from analysis.report.mlflow import write_fits
 
-                write_fits(outcome.fits, outcome.selections, outcome.paths, self.uri(), self.experiment)
+                write_fits(outcome.analyses, outcome.paths, self.uri(), self.experiment)
         if self.as_json:
-            first, *others = outcome.jsons
+            first, *others = outcome.trees
             print_json(first | {"also": others} if others else first)
         else:
             show(outcome.text)
@@ -161,7 +163,9 @@ class Fit(SourceOptions):
 
     def _both_axes(self, names: list[str], second: str, command: str) -> int:
         """Laws of two axes; with --out a page for each metric."""
-        from analysis.axes import analyse_axes
+        from analysis.inference.axes import analyse_axes
+        from analysis.report.trees import joint_tree
+        from analysis.report.write import write_joint_report
 
         if self.track or self.law != "log-linear" or self.unit != "configuration":
             raise UserError("--and: laws of two axes go without --track, --law and --unit; drop them")
@@ -169,13 +173,13 @@ class Fit(SourceOptions):
             frame = self.read()
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
         if self.as_json:
-            first, *others = (item.tree() for item in found)
+            first, *others = (joint_tree(item) for item in found)
             print_json(first | {"also": others} if others else first)
         else:
             show("\n".join(item.text() for item in found))
         for item in found:
             if self.out is not None:
-                paths = item.write(self.out if len(found) == 1 else self.out / item.y_name, command)
+                paths = write_joint_report(item, self.out if len(found) == 1 else self.out / item.y_name, command)
                 say(f"report: {paths['html']}", keep=[paths["html"]])
         return 0
 

@@ -39,7 +39,7 @@ class Inspect(RuntimeOptions):
         directory = finished_trial(self.run_dir)
         runtime = self.runtime()
         from drorae.diagnostics.inspection import inspect
-        from drorae.trial.run import load_trained
+        from drorae.trial.reload import load_trained
         from sweeps.tracking.pictures import draw_pictures
 
         with working(f"looking at {self.images} images of {directory}") as note:

@@ -320,7 +320,7 @@ def working(what: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
     def note(row: Mapping[str, Any]) -> None:
         nonlocal told
-        told = _told(row)
+        told = _forecast_lines(row)
         if spinner is not None:
             from rich.text import Text
 
@@ -373,7 +373,7 @@ def _make_spinner(what: str) -> Live | None:
     return Live(line, console=console, transient=True, redirect_stdout=False, refresh_per_second=8)
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def _forecast_lines(row: Mapping[str, Any]) -> str:
     """A row of a trial's progress in words."""
     if "note" in row:
         counted = f", {row['done']:.0f} of {row['total']:.0f}" if row.get("total", 0) > 1 else ""

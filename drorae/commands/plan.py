@@ -17,8 +17,8 @@ from drorae.runtime.shell import command
 if TYPE_CHECKING:
     import numpy as np
 
-    from analysis import plan as planning
-    from analysis.fit import Analysis
+    from analysis.inference import plan as planning
+    from analysis.inference.analysis import Analysis
     from sweeps.spec import SweepSpec
 
 SHOWN = 8
@@ -75,15 +75,16 @@ class Plan(SourceOptions, ConfigOptions):
             raise UserError("--goal prediction: expected --at SIZE")
         if self.replications < 50:
             raise UserError(f"--replications {self.replications}: expected 50 or more")
-        from analysis import plan as planning
-        from analysis.fit import VERSION, analyse, finite
+        from analysis.inference import plan as planning
+        from analysis.inference.analysis import analyse
+        from analysis.report.trees import VERSION, finite, remarks
 
         found = analyse(self.read(), self.x, self.y)
         cost = self._cost(found)
         budget = float(self.runs if self.runs is not None else self.budget or 0)
         seeds = tuple(dict.fromkeys(_whole("--seeds", word) for word in flat(self.seeds))) or (1,)
         with working(f"simulating {self.replications} times every design"):
-            made = planning.plan(
+            made = planning.propose(
                 found.comparison, self.goal, cost, budget, self.at, self.smallest, self.largest, seeds,
                 self.replications,
             )  # fmt: skip
@@ -92,9 +93,9 @@ class Plan(SourceOptions, ConfigOptions):
         if self.as_json:
             tree = {
                 "version": VERSION,
-                "x": found.fit.x_name,
-                "y": found.fit.y_name,
-                "n": found.fit.n,
+                "x": found.selection.x_name,
+                "y": found.selection.y_name,
+                "n": found.line.n,
                 "goal": made.goal,
                 "at": made.at,
                 "budget": made.budget,
@@ -103,10 +104,10 @@ class Plan(SourceOptions, ConfigOptions):
                 "width_now": made.width_now,
                 "settled_now": made.settled_now,
                 "reached": made.reached,
-                "designs": [_design_tree(item) for item in made.judged],
+                "designs": [_design_tree(item) for item in made.appraisals],
                 "even": _design_tree(made.even),
                 "sweep": None if spec is None else spec.to_dict(),
-                **found.remarks(),
+                **remarks(found),
             }
             print_json(finite(tree))
         else:
@@ -117,7 +118,7 @@ class Plan(SourceOptions, ConfigOptions):
         return 0
 
     def _cost(self, found: Analysis) -> planning.Cost:
-        from analysis.plan import Cost, measured_cost
+        from analysis.inference.plan import Cost, measured_cost
 
         if self.runs is not None:
             if self.cost:
@@ -251,7 +252,7 @@ def _inverse_line(width: np.ndarray, params: np.ndarray, sizes: np.ndarray) -> n
     return (sizes - intercept) / slope
 
 
-def _design_tree(item: planning.Judged) -> dict[str, Any]:
+def _design_tree(item: planning.Appraisal) -> dict[str, Any]:
     return {
         "name": item.design.name,
         "sizes": [float(size) for size in item.design.sizes],
@@ -267,12 +268,12 @@ def _design_tree(item: planning.Judged) -> dict[str, Any]:
     }
 
 
-def _print(found: Analysis, made: planning.Plan) -> None:
-    fit = found.fit
+def _print(found: Analysis, made: planning.Proposal) -> None:
+    names = found.selection
     goals = {
-        "slope": f"halve the interval of the slope of {fit.y_name} on {fit.x_name}, now {made.width_now:.4g} wide",
-        "offset": f"tell log-linear from a power law with offset that halves the slope of {fit.y_name} over the data",
-        "prediction": f"halve the interval of {fit.y_name} at {made.at}, now {made.width_now:.4g} wide",
+        "slope": f"halve the interval of the slope of {names.y_name} on {names.x_name}, now {made.width_now:.4g} wide",
+        "offset": f"tell log-linear from a power law with offset that halves the slope of {names.y_name} over the data",
+        "prediction": f"halve the interval of {names.y_name} at {made.at}, now {made.width_now:.4g} wide",
     }
     show(
         f"goal: {goals[made.goal]}\n"
@@ -281,7 +282,7 @@ def _print(found: Analysis, made: planning.Plan) -> None:
     )
     header = ("design", "sizes x seeds", "cost", "width", "of now", "settled", "wrongly")
     rows = []
-    for item in (*made.judged[:SHOWN], made.even):
+    for item in (*made.appraisals[:SHOWN], made.even):
         widths = ("-", "-") if made.goal == "offset" else (f"{item.width:.4g}", f"{item.ratio:.2f}")
         rows.append(
             (

@@ -14,8 +14,8 @@ from drorae.commands.options import Listed, flat, print_json, say, show, working
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.fit import Analysis
-    from analysis.predict import Forecast, Reach, Score
+    from analysis.inference.analysis import Analysis
+    from analysis.inference.predict import Forecast, Reach, Score
 
 
 @dataclass(kw_only=True)
@@ -59,7 +59,8 @@ class Predict(SourceOptions):
             raise UserError("--register: expected sizes to predict, --at SIZE")
         if self.register and self.experiment is None and self.out is None:
             raise UserError(f"--register: the runs come from {self.source}; expected --out DIR to write to")
-        from analysis.fit import VERSION, analyse, finite, forecast_tree, reach_tree
+        from analysis.inference.analysis import analyse
+        from analysis.report.trees import VERSION, finite, forecast_tree, reach_tree, remarks
 
         with working(f"fitting {self.source}"):
             found = analyse(self.read(), self.x, self.y, self.law)
@@ -69,31 +70,35 @@ class Predict(SourceOptions):
         if self.as_json:
             tree = {
                 "version": VERSION,
-                "x": found.fit.x_name,
-                "y": found.fit.y_name,
-                "n": found.fit.n,
-                "n_configurations": found.fit.n_configurations,
+                "x": found.selection.x_name,
+                "y": found.selection.y_name,
+                "n": found.line.n,
+                "n_configurations": found.line.sample.n,
                 "horizon": {"low": found.horizon.low, "high": found.horizon.high, "rule": found.horizon.rule},
                 "predictions": [forecast_tree(item) for item in made],
                 "targets": [reach_tree(item) for item in reached],
                 "registered": records,
                 "verdicts": [item._asdict() for item in found.verdicts],
-                **found.remarks(),
+                **remarks(found),
             }
             print_json(finite(tree))
         else:
-            show("\n".join([*(_told(found, item) for item in made), *(_reached(found, item) for item in reached)]))
+            show(
+                "\n".join(
+                    [*(_forecast_lines(found, item) for item in made), *(_reach_lines(found, item) for item in reached)]
+                )
+            )
         for record in records:
             say(f"registered: {record}", keep=[record])
         return 0
 
     def _register(self, found: Analysis, made: list[Forecast]) -> list[str]:
         """Writes the predictions and returns where each is: a run id or a file."""
-        from analysis.predict import register
+        from analysis.inference.predict import register
 
         records = [register(found.comparison, item) for item in made]
         if self.experiment is not None:
-            from analysis.tracking import write_predictions
+            from analysis.report.mlflow import write_predictions
 
             return write_predictions(records, self.uri(), self.experiment)
         assert self.out is not None
@@ -109,8 +114,8 @@ class Predict(SourceOptions):
         return written
 
     def _score(self, path: Path) -> int:
-        from analysis.predict import observed, score
-        from analysis.runs import select
+        from analysis.inference.predict import observed_value, score
+        from analysis.table.selection import select
 
         try:
             record: dict[str, Any] = json.loads(path.read_text())
@@ -119,7 +124,7 @@ class Predict(SourceOptions):
         if not isinstance(record, dict) or not {"x", "y", "at"} <= set(record):
             raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
         chosen = select(self.read(), str(record["x"]), str(record["y"]))
-        result = score(record, observed(record, chosen.x, chosen.y))
+        result = score(record, observed_value(record, chosen.x, chosen.y))
         if self.as_json:
             print_json(_score_tree(record, result))
         else:
@@ -138,9 +143,9 @@ def _numbers(option: str, words: list[str]) -> list[float]:
     return found
 
 
-def _told(found: Analysis, made: Forecast) -> str:
-    fit = found.fit
-    head = f"{fit.y_name} at {fit.x_name} = {made.x:.4g}"
+def _forecast_lines(found: Analysis, made: Forecast) -> str:
+    names = found.selection
+    head = f"{names.y_name} at {names.x_name} = {made.x:.4g}"
     if made.decades_beyond:
         head += f", {made.decades_beyond:.2f} decades beyond the data"
     if not made.trusted:
@@ -158,9 +163,9 @@ def _told(found: Analysis, made: Forecast) -> str:
     return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
 
 
-def _reached(found: Analysis, item: Reach) -> str:
-    fit = found.fit
-    lines = [f"{fit.x_name} for {fit.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
+def _reach_lines(found: Analysis, item: Reach) -> str:
+    names = found.selection
+    lines = [f"{names.x_name} for {names.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
     for law, sizes, trusted in item.laws:
         estimate = "" if sizes.estimate is None else f"{sizes.estimate:.4g}; "
         beyond = "" if trusted or sizes.note else " [EXTRAPOLATED beyond the trusted horizon]"

@@ -53,7 +53,7 @@ class Probe(RuntimeOptions):
             config = override(config, f"probe.{name.removeprefix('probe.')}", value)
         runtime = self.runtime()
         from drorae.diagnostics.probe import probe
-        from drorae.trial.run import load_trained
+        from drorae.trial.reload import load_trained
 
         def show(row: dict[str, float | str]) -> None:
             if int(row["step"]) % 50 == 0:

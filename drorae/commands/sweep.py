@@ -34,7 +34,7 @@ from drorae.runtime.shell import command
 from drorae.storage.remote import locate, patiently
 
 if TYPE_CHECKING:
-    from analysis.fit import FitOutcome
+    from analysis.report.outcome import FitOutcome
     from sweeps.driver.run import SweepOutcome
     from sweeps.spec import Search, SweepSpec
 
@@ -237,7 +237,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
 
 def import_analysis() -> None:
     """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
-    for name in ("analysis.fit", "analysis.report", "statsmodels.regression.linear_model", "matplotlib.figure"):
+    for name in ("analysis.report.outcome", "matplotlib.figure"):
         importlib.import_module(name)
 
 
@@ -283,8 +283,8 @@ def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
 
 def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
-    from analysis.runs import read_table
-    from analysis.tracking import write_fits
+    from analysis.report.mlflow import write_fits
+    from analysis.table.files import read_table
     from drorae.commands.sweep_report import fit_trials, searched_pictures, trial_pictures
 
     name = spec.name
@@ -302,7 +302,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
         say(f"note: {error}")
         return None
     try:
-        write_fits(law.fits, law.selections, law.paths, outcome.tracking_uri, name, outcome.parent_run_id or None)
+        write_fits(law.analyses, law.paths, outcome.tracking_uri, name, outcome.parent_run_id or None)
     except UserError as error:
         say(f"warning: {error}")
     return law
@@ -316,13 +316,13 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
         "parent_run_id": outcome.parent_run_id,
         "charts": outcome.charts,
         "counts": outcome.counts,
-        "fits": list(law.jsons) if law else [],
+        "fits": list(law.trees) if law else [],
         "paths": {name: str(path) for name, path in law.paths.items()} if law else {},
     }
 
 
 def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> None:
-    from analysis.runs import LOCAL_UI
+    from analysis.table.mlflow import LOCAL_UI
 
     paths = sorted((outcome.directory / "trials").glob("*/config.json"))
     points = dict(

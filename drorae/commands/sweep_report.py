@@ -14,8 +14,8 @@ from drorae.metrics.registry import METRICS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.fit import FitOutcome
-    from analysis.laws import Law
+    from analysis.laws.line import Law
+    from analysis.report.outcome import FitOutcome
 
 FITTED = tuple(metric.name for metric in METRICS if metric.fitted)
 
@@ -49,7 +49,8 @@ def fit_trials(
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
     """
-    from analysis.fit import analyse, report_analyses
+    from analysis.inference.analysis import analyse
+    from analysis.report.outcome import report_analyses
 
     axis = choose_axis(frame)
     if axis is None:
@@ -74,8 +75,9 @@ def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory:
     One objective: the law of the best against the law at fixed values (tuning.json). Several: their Pareto set
     (pareto.csv, pareto.png).
     """
-    from analysis.pareto import pareto_figure, pareto_set
-    from analysis.tuning import compare_tuned
+    from analysis.inference.pareto import pareto_set
+    from analysis.inference.tuning import compare_tuned
+    from analysis.report.figures import pareto_figure
     from drorae.storage.files import write_json
 
     try:

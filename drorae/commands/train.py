@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from drorae.errors import UserError
 from drorae.storage.remote import Remote, locate
 
 if TYPE_CHECKING:
-    from drorae.trial.run import TrialResult
+    from drorae.trial.result import TrialResult
 
 
 @dataclass(kw_only=True)
@@ -70,13 +71,15 @@ class Train(RuntimeOptions, ConfigOptions):
             raise UserError(f"--out {locate(self.out)}: expected a path; a sweep's --root may be a URL")
         own, former = (Path("runs") / f"train-{key}" for key in (config_hash(config), former_hash(config)))
         out = (self.out or (former if former.exists() and not own.exists() else own)).resolve()
+        # Missing torch is found here, not by a worker.
+        importlib.import_module("torch")
         run = _untracked if self.no_track else _tracked
         directory, result, reason = run(config, runtime, out)
         if result is None:
             say(f"error: the trial failed: {reason}")
             return 1
         if self.as_json:
-            print_json({"directory": str(directory), **result.to_dict()})
+            print_json({"directory": str(directory), **asdict(result)})
         else:
             _print_result(directory, result)
         return 1 if result.status == "diverged" else 0
@@ -138,9 +141,9 @@ def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, 
 
 
 def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
-    from drorae.trial.run import read_result
+    from drorae.trial.folder import read_outcome
+    from drorae.trial.result import read_result
     from sweeps.driver.run import run_sweep
-    from sweeps.folder.table import read_outcome
     from sweeps.spec import SweepSpec
 
     runtime = replace(runtime, threads=runtime.threads or os.cpu_count() or 1)
@@ -203,7 +206,7 @@ class Eval(RuntimeOptions):
                 raise UserError(f"--extractors {name}: no such extractor; choose from {', '.join(known)}")
         directory = finished_trial(self.run_dir)
         runtime = self.runtime()
-        from drorae.trial.run import reevaluate
+        from drorae.trial.reload import reevaluate
 
         settings = {
             name: value

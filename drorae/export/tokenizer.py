@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import read_state, save_state
 from drorae.storage.files import folder_bytes
 from drorae.training.loop import Report
-from drorae.trial.run import load_trained, read_result
+from drorae.trial.reload import load_trained
+from drorae.trial.result import read_result
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -276,7 +277,7 @@ def export_trial(
     statistics = latent_statistics(tokenizer, workshop.train, statistics_images)
     trial = {
         name: value
-        for name, value in result.to_dict().items()
+        for name, value in asdict(result).items()
         if name in ("config_hash", "status", "metrics", "baseline", "eval_images", "weights", "provenance")
     }
     config = describe(workshop.config, workshop.encoder, statistics, embed_encoder, trial)

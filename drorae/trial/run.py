@@ -2,79 +2,49 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
-import subprocess
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_config, override, shared_key, to_dict
+from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_config, to_dict
 from drorae.diagnostics.inspection import IMAGES, inspect
 from drorae.diagnostics.probe import probe
-from drorae.errors import Notice, UserError
+from drorae.errors import UserError
 from drorae.losses.adversarial import make_adversary
 from drorae.models.fusion.size import exact_params, paper_params
 from drorae.models.tokenizer import Tokenizer
-from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
+from drorae.models.weights import fit_state, read_state, save_sealed
 from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import naming_full_disk, replacing, write_atomic, write_json
-from drorae.storage.sealed import is_sound, read_sealed, set_aside, write_sealed
+from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.loop import Diverged, Report, Row, Trained, train_phase
 from drorae.training.phases import PHASE2, PHASE3
-from drorae.trial.shared import DECODER_REMEDY, Workshop, decoder_place, open_workshop
+from drorae.trial.folder import (
+    CONFIG,
+    DECODER,
+    HISTORY,
+    INPUTS,
+    PER_IMAGE,
+    RESULT,
+    Status,
+    set_damaged_aside,
+    write_tree,
+)
+from drorae.trial.inputs import check_inputs, note_prepared
+from drorae.trial.provenance import provenance
+from drorae.trial.reload import own_digests
+from drorae.trial.result import TrialResult, read_result
+from drorae.trial.shared import Workshop, open_workshop
 
-AGAIN = "run the trial again in an empty folder"
-INPUTS = "inputs.json"
-"""Fingerprints of the images and weights that a trial is made from."""
 UNCONVERGED_DROP = 0.05
 """A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What a trial measured; `result.json` in its directory."""
-
-    config_hash: str
-    status: str
-    """finished; unconverged: the loss was still falling (`loss_tail_drop`); diverged: it stopped being finite."""
-    variant: str
-    expert_hidden_dim: int
-    num_layers: int
-    seed: int
-    fusion_params: int
-    """Trainable scalars of the fusion module."""
-    fusion_params_paper: int
-    """The paper's formula for experts and router of these sizes, whatever the variant has."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    baseline: dict[str, float] = field(default_factory=dict)
-    """The same metrics of the phase-1 decoder without fusion."""
-    eval_images: int = 0
-    train_seconds: float = 0.0
-    """Wall seconds of phases 2 and 3, all sittings."""
-    eval_seconds: float = 0.0
-    """Wall seconds of the metrics, the probe among them."""
-    device_seconds: float = 0.0
-    """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
-    loss_tail_drop: float = 0.0
-    reason: str = ""
-    weights: dict[str, str] = field(default_factory=dict)
-    """SHA-256 (`drorae.weights.state_sha256`) of `phase1_decoder`, of `fusion` as it was measured, and of phase 3's
-    `decoder` where there was a phase 3; empty in results of older versions."""
-    provenance: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: None) -> dict[str, str]:
@@ -88,15 +58,8 @@ def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: 
     cache = Cache(runtime.cache_dir)
     with naming_full_disk(cache.local), out_of_memory.named("preparation"):
         workshop = open_workshop(config, runtime, report)
-        name = _prepared(config)
-        write_json(cache / name, workshop.fingerprints)
-        cache.share(name)
+        note_prepared(config, cache, workshop.fingerprints)
     return workshop.fingerprints
-
-
-def _prepared(config: TrialConfig) -> str:
-    """Where in the cache `prepare` notes what it found."""
-    return f"prepared/{config_hash(shared_key(config))}.json"
 
 
 def loss_tail_drop(losses: Sequence[float]) -> float:
@@ -106,54 +69,6 @@ def loss_tail_drop(losses: Sequence[float]) -> float:
         return 0.0
     before, last = float(np.mean(losses[-2 * fifth : -fifth])), float(np.mean(losses[-fifth:]))
     return (before - last) / before if before else 0.0
-
-
-def git_commit() -> str:
-    """Commit of the source tree drorae runs from, with `-dirty` where it was changed; `unknown` outside git."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        if not git("ls-files", Path(__file__).name):
-            return "unknown"
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def provenance(workshop: Workshop) -> dict[str, str]:
-    """Where a result came from: code, libraries, machine, data and weights."""
-    versions = {}
-    for package in ("drorae", "torch", "torchvision", "timm", "numpy", "torchmetrics"):
-        try:
-            versions[f"version.{package}"] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    device = workshop.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "git_commit": git_commit(),
-        "python": platform.python_version(),
-        "device": f"{device.type} {name}",
-        "threads": str(torch.get_num_threads()),
-        **versions,
-        **{f"fingerprint.{key}": value for key, value in workshop.fingerprints.items()},
-        **{f"note.{key}": value for key, value in workshop.notes.items()},
-    }
-
-
-def read_result(directory: str | Path) -> TrialResult | None:
-    """The result in a trial's directory, or None while there is none."""
-    path = Path(directory) / "result.json"
-    if not path.is_file():
-        return None
-    try:
-        return TrialResult(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a trial's result ({error}); delete it and run again") from None
 
 
 def run_trial(
@@ -185,7 +100,7 @@ def run_trial(
         with distributed.locked(directory / ".lock"):
             moved = _check_config(directory, config)
             if distributed.is_main():
-                _set_damaged_aside(directory)
+                set_damaged_aside(directory)
             distributed.barrier()
             result = read_result(directory)
             if result is not None and moved:
@@ -199,27 +114,19 @@ def _check_config(directory: Path, config: TrialConfig) -> bool:
     Raises:
         UserError: it is another trial.
     """
-    path = directory / "config.json"
+    path = directory / CONFIG
     begun = load_config(path) if path.is_file() else config
     if config_hash(begun) != config_hash(config):
         raise UserError(f"{directory}: holds a trial of another config; choose another folder, or delete this one")
     return is_moved(begun, config)
 
 
-def _set_damaged_aside(directory: Path) -> None:
-    """Moves a result that cannot be read out of the way: the weights beside it are measured again."""
-    try:
-        read_result(directory)
-    except UserError:
-        set_aside(directory / "result.json", "unreadable")
-
-
 def _open_workshop(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> Workshop:
     """The workshop of a trial, whose images and weights are found to be those that it began with."""
-    workshop = open_workshop(config, runtime, report, partial(_check_inputs, config, runtime, directory))
+    workshop = open_workshop(config, runtime, report, partial(check_inputs, config, runtime, directory))
     if distributed.is_main():
-        write_json(directory / "config.json", to_dict(config))
-        write_json(directory / INPUTS, workshop.fingerprints)
+        write_json(directory / CONFIG, to_dict(config))
+        write_tree(directory, INPUTS, workshop.fingerprints)
     return workshop
 
 
@@ -246,48 +153,6 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
     return result
 
 
-def _check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found: dict[str, str]) -> None:
-    """Compares fingerprints with those of the trial's first sitting, or else with those of its preparation.
-
-    Raises:
-        UserError: images or weights have changed since.
-    """
-    note, since = directory / INPUTS, "began"
-    remedy = f"put it back, choose another folder (--out, a sweep's --name), or delete {directory} to start over"
-    if not note.is_file():
-        cache, name = Cache(runtime.cache_dir), _prepared(config)
-        cache.fetch(name, anew=True)
-        note, since = cache / name, "was prepared"
-        remedy = "put it back, or prepare again, as every new call of the sweep does"
-    try:
-        before: dict[str, str] = json.loads(note.read_text())
-    except (FileNotFoundError, ValueError):
-        return
-    check_same(config, runtime, before, found, f"this trial {since}", remedy)
-
-
-def check_same(
-    config: TrialConfig,
-    runtime: Runtime,
-    before: Mapping[str, str],
-    found: Mapping[str, str],
-    since: str,
-    remedy: str,
-) -> None:
-    """Compares fingerprints by name; those that either side lacks pass.
-
-    Raises:
-        UserError: one is another than it was; the message says since when, and the remedy.
-    """
-    for name, fingerprint in found.items():
-        if before.get(name, fingerprint) != fingerprint:
-            where = f" ({config.images.path})" if name.startswith("images_") and config.images.path else ""
-            if name == "phase1_weights":
-                where = f" ({decoder_place(config, runtime, found)})"
-            what = f"{name}{where} was {before[name][:12]} and is {fingerprint[:12]} now"
-            raise UserError(f"{what}: changed since {since}; {remedy}")
-
-
 def _record(
     workshop: Workshop,
     tokenizer: Tokenizer,
@@ -304,7 +169,7 @@ def _record(
     depth, width = tokenizer.fusion.num_layers, workshop.encoder.width
     result = TrialResult(
         config_hash=config_hash(config),
-        status="finished",
+        status=Status.DIVERGED,
         variant=config.fusion.variant,
         expert_hidden_dim=config.fusion.expert_hidden_dim,
         num_layers=depth,
@@ -312,50 +177,62 @@ def _record(
         fusion_params=exact_params(tokenizer.fusion),
         fusion_params_paper=paper_params(depth, width, config.fusion.expert_hidden_dim),
         baseline=workshop.baseline,
+        reason=trained if isinstance(trained, str) else "",
         weights={"phase1_decoder": workshop.fingerprints["phase1_weights"]},
         provenance=provenance(workshop),
     )
-    if isinstance(trained, str):
-        result = replace(result, status="diverged", reason=trained)
-    else:
-        started, cpu_started = time.perf_counter(), time.process_time()
-        report({"phase": "evaluation", "note": f"measuring {len(workshop.val)} images"})
-        evaluation = workshop.evaluate(tokenizer)
-        metrics = dict(evaluation.metrics)
-        if config.probe.steps:
-            report({"phase": "evaluation", "note": "training the probe"})
-            metrics |= probe(workshop, tokenizer, config.probe)
-        eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
-        seconds = sum(phase.seconds for phase in trained)
-        cpu = sum(phase.cpu_seconds for phase in trained)
-        drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
-        smaller = {
-            f"micro_batch.{phase.rows[-1]['phase']}": str(phase.micro_batch) for phase in trained if phase.micro_batch
-        }
-        unconverged = drop > UNCONVERGED_DROP
-        result = replace(
-            result,
-            status="unconverged" if unconverged else "finished",
-            reason=f"training loss still fell by {drop:.1%} over the last fifth" if unconverged else "",
-            metrics=metrics,
-            eval_images=int(metrics["eval_images"]),
-            train_seconds=seconds,
-            eval_seconds=eval_seconds,
-            device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
-            loss_tail_drop=drop,
-            weights={**result.weights, **{part: _digest(tokenizer, part) for part in _own_parts(config)}},
-            provenance={**result.provenance, **smaller},
-        )
-        with replacing(directory / "per_image.npz") as path:
-            np.savez(path, **dict[str, Any](evaluation.per_image))
-        report({"phase": "evaluation", "note": "inspecting the fusion"})
-        look = partial(inspect, workshop, tokenizer)
-        out_of_memory.fitting(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
-    write_atomic(directory / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    write_json(directory / "result.json", result.to_dict())
-    if result.status != "diverged":
+    if not isinstance(trained, str):
+        result = _measure(workshop, tokenizer, trained, result, directory, report)
+    write_atomic(directory / HISTORY, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_tree(directory, RESULT, asdict(result))
+    if result.status != Status.DIVERGED:
         for phase in (PHASE2, PHASE3):
             (directory / f"{phase.name}.pt").unlink(missing_ok=True)
+
+
+def _measure(
+    workshop: Workshop,
+    tokenizer: Tokenizer,
+    trained: list[Trained],
+    result: TrialResult,
+    directory: Path,
+    report: Report,
+) -> TrialResult:
+    """Measures and inspects a trained tokenizer, and returns `result` with what was found."""
+    config = workshop.config
+    started, cpu_started = time.perf_counter(), time.process_time()
+    report({"phase": "evaluation", "note": f"measuring {len(workshop.val)} images"})
+    evaluation = workshop.evaluate(tokenizer)
+    metrics = dict(evaluation.metrics)
+    if config.probe.steps:
+        report({"phase": "evaluation", "note": "training the probe"})
+        metrics |= probe(workshop, tokenizer, config.probe)
+    eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
+    with replacing(directory / PER_IMAGE) as path:
+        np.savez(path, **dict[str, Any](evaluation.per_image))
+    report({"phase": "evaluation", "note": "inspecting the fusion"})
+    look = partial(inspect, workshop, tokenizer)
+    out_of_memory.fitting(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
+    seconds = sum(phase.seconds for phase in trained)
+    cpu = sum(phase.cpu_seconds for phase in trained)
+    drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
+    unconverged = drop > UNCONVERGED_DROP
+    smaller = {
+        f"micro_batch.{phase.rows[-1]['phase']}": str(phase.micro_batch) for phase in trained if phase.micro_batch
+    }
+    return replace(
+        result,
+        status=Status.UNCONVERGED if unconverged else Status.FINISHED,
+        reason=f"training loss still fell by {drop:.1%} over the last fifth" if unconverged else "",
+        metrics=metrics,
+        eval_images=int(metrics["eval_images"]),
+        train_seconds=seconds,
+        eval_seconds=eval_seconds,
+        device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
+        loss_tail_drop=drop,
+        weights={**result.weights, **own_digests(config, tokenizer)},
+        provenance={**result.provenance, **smaller},
+    )
 
 
 def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[Trained]:
@@ -381,7 +258,7 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
             )  # fmt: skip
             if outcome.steps and distributed.is_main():
                 # A later phase that was trained on other weights, set aside since, would not be of this trial.
-                for name in ("decoder.safetensors", "phase3.json", "phase3.pt") if phase is PHASE2 else ():
+                for name in (DECODER, "phase3.json", "phase3.pt") if phase is PHASE2 else ():
                     (directory / name).unlink(missing_ok=True)
                 save_sealed(weights, phase.trained(tokenizer).state_dict())
                 write_sealed(log, partial(write_json, tree=asdict(outcome)))
@@ -393,131 +270,3 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
 
 def _read_log(path: Path) -> Trained:
     return Trained(**json.loads(path.read_text()))
-
-
-def load_trained(
-    directory: str | Path,
-    runtime: Runtime,
-    config: TrialConfig | None = None,
-    report: Callable[[Row], None] = lambda row: None,
-) -> tuple[Workshop, Tokenizer]:
-    """A finished trial's tokenizer and the workshop it came from.
-
-    `config` replaces the trial's own, for instance with other extractors. `report` gets rows of progress, as
-    `open_workshop` has them.
-
-    Raises:
-        UserError: the directory holds no finished trial; weights that it trained are missing, damaged or not those
-            that it was measured with; the phase-1 decoder found is another than the trial's.
-    """
-    directory = Path(directory)
-    result = read_result(directory)
-    if result is None:
-        raise UserError(f"{directory}: no finished trial here; expected a folder with result.json")
-    if result.status == "diverged":
-        raise UserError(f"{directory}: the trial diverged and left no weights ({result.reason})")
-    config = config or load_config(directory / "config.json")
-    files = _weight_files(directory, config, result)
-    workshop = open_workshop(config, runtime, report, partial(_check_decoder, config, runtime, directory, result))
-    tokenizer = workshop.tokenizer()
-    for part, path in files.items():
-        fit_state(getattr(tokenizer, part), read_state(path), path, AGAIN)
-    for part in _own_parts(config):
-        found = _digest(tokenizer, part)
-        if result.weights.get(part, found) != found:
-            raise UserError(
-                f"{files.get(part, directory)}: the {part}'s weights ({found[:12]}) are not those that the trial was "
-                f"measured with ({result.weights[part][:12]}); put them back, or {AGAIN}"
-            )
-    return workshop, tokenizer
-
-
-def _own_parts(config: TrialConfig) -> tuple[str, ...]:
-    """The modules that a trial's result is of, beside the phase-1 decoder."""
-    return ("fusion", "decoder") if config.phase3.epochs else ("fusion",)
-
-
-def _digest(tokenizer: Tokenizer, part: str) -> str:
-    return state_sha256(getattr(tokenizer, part).state_dict())
-
-
-def _weight_files(directory: Path, config: TrialConfig, result: TrialResult) -> dict[str, Path]:
-    """The files of the weights that a finished trial trained, by module.
-
-    A fusion without parameters has none, and neither has a phase of no epochs.
-
-    Raises:
-        UserError: one of them is missing or damaged.
-    """
-    files: dict[str, Path] = {}
-    for phase in (PHASE2, PHASE3):
-        path = directory / f"{phase.trains}.safetensors"
-        if phase.settings(config).epochs and (phase is PHASE3 or result.fusion_params):
-            if not path.is_file():
-                raise UserError(
-                    f"{path}: missing, and without it the trial's {phase.trains} is not the one that it trained; put "
-                    f"the file back, or {AGAIN}"
-                )
-            if not is_sound(path):
-                raise UserError(f"{path}: damaged, its SHA-256 is not the one beside it; {AGAIN}")
-            files[phase.trains] = path
-    return files
-
-
-def _check_decoder(
-    config: TrialConfig, runtime: Runtime, directory: Path, result: TrialResult, found: dict[str, str]
-) -> None:
-    """Refuses an encoder or a phase-1 decoder whose weights are not those that a finished trial started from."""
-    if "phase1_weights" not in found:
-        return
-    encoder = result.provenance.get("fingerprint.encoder", found["encoder"])
-    if encoder != found["encoder"]:
-        raise UserError(
-            f"{directory}: trained on the encoder {encoder}, found {found['encoder']}; put that one back, or {AGAIN}"
-        )
-    place = decoder_place(config, runtime, found)
-    if not result.weights:
-        warnings.warn(
-            f"{directory}: the result keeps no SHA-256 of its weights; the phase-1 decoder of {place} is taken for its "
-            "own",
-            Notice,
-            stacklevel=2,
-        )
-    expected = result.weights.get("phase1_decoder", found["phase1_weights"])
-    if expected != found["phase1_weights"]:
-        raise UserError(
-            f"{directory}: started from another phase-1 decoder ({expected[:12]}) than {place} holds "
-            f"({found['phase1_weights'][:12]}); {DECODER_REMEDY}, or {AGAIN}"
-        )
-
-
-def reevaluate(
-    directory: str | Path,
-    extractors: Sequence[str] = (),
-    runtime: Runtime | None = None,
-    write_references: str | Path | None = None,
-    report: Callable[[Row], None] = lambda row: None,
-    **settings: Any,
-) -> dict[str, float]:
-    """Metrics of a finished trial's weights, measured again; nothing is written to its directory.
-
-    Args:
-        directory: the trial's folder.
-        extractors: names of feature extractors; empty: those of the trial's config.
-        runtime: device, threads, cache.
-        write_references: folder for the validation images' statistics (`Workshop.write_references`); None: none.
-        report: called with rows of progress while images, networks or the phase-1 decoder are made ready.
-        settings: other fields of `EvaluationConfig` to change, such as `inception_path`.
-
-    Raises:
-        UserError: no finished trial there, or an unknown extractor.
-    """
-    config = load_config(Path(directory) / "config.json")
-    if extractors:
-        config = override(config, "evaluation.extractors", tuple(extractors))
-    for name, value in settings.items():
-        config = override(config, f"evaluation.{name}", value)
-    workshop, tokenizer = load_trained(directory, runtime or Runtime(), config, report)
-    if write_references is not None:
-        workshop.write_references(write_references)
-    return workshop.evaluate(tokenizer).metrics

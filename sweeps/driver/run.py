@@ -25,6 +25,7 @@ from drorae.runtime.shell import command
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import naming_full_disk, write_json
 from drorae.storage.remote import Remote, absolute, locate, patiently
+from drorae.trial.folder import read_outcome, ready_trial
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.output import DRIVER_LOG, Tail, aside
 from sweeps.driver.preparation import Preparation
@@ -36,7 +37,7 @@ from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
 from sweeps.folder.migration import migrate
 from sweeps.folder.mirror import TOLD, Mirror, brought, check_store, in_trials
 from sweeps.folder.status import DRIVER_LEASE, read_spec
-from sweeps.folder.table import measured, read_outcome, ready_trial, table_rows, write_table
+from sweeps.folder.table import measured, table_rows, write_table
 from sweeps.resources import Resources, Share, check_shares, most_memory
 from sweeps.spec import Search, SweepSpec, expand, field_name, varied_fields
 from sweeps.tracking.client import RunAddress, check_nodes

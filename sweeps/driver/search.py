@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, one_line
 from drorae.metrics.registry import better
-from sweeps.folder.table import read_outcome, ready_trial
+from drorae.trial.folder import read_outcome, ready_trial
 from sweeps.spec import Range, SweepSpec, expand, field_name, point_label, read_field, varied_fields
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import RemoteError, patiently
+from drorae.trial.folder import read_outcome
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.preparation import DIED
 from sweeps.driver.screen import Screen, duration
 from sweeps.folder.mirror import TOLD, Mirror
 from sweeps.folder.status import PROGRESS, Cost, RunningTrial, read_cost, read_progress
-from sweeps.folder.table import read_outcome
 from sweeps.spec import point_label
 from sweeps.tracking.trial import ARTIFACTS
 from sweeps.worker import entry as workers

@@ -13,11 +13,11 @@ from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
 from drorae.storage.remote import locate
+from drorae.trial.folder import read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
 from sweeps.folder.lease import is_live
 from sweeps.folder.mirror import OUTCOME, brought, in_trials
 from sweeps.folder.status import DRIVER_LEASE, Cost, RunningTrial, progress_cost, read_progress, read_spec
-from sweeps.folder.table import read_outcome
 from sweeps.spec import point_label, varied_fields
 
 STALE_SECONDS = 60.0

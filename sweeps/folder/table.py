@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drorae.config import TrialConfig, config_hash, to_dict
-from drorae.errors import UserError, one_line
+from drorae.config import TrialConfig, config_hash
 from drorae.metrics.registry import METRICS
-from drorae.storage.files import write_atomic, write_json
-from drorae.storage.sealed import set_aside
+from drorae.storage.files import write_atomic
+from drorae.trial.folder import read_outcome
 from sweeps.spec import read_field, varied_fields
 
 COLUMNS = (
@@ -23,71 +21,7 @@ COLUMNS = (
     "eval_seconds", "device_seconds", "loss_tail_drop", "status", "reason",
 )  # fmt: skip
 """Always there, in this order; other metrics, the baseline's and the swept fields follow."""
-ESSENTIAL = (
-    "config_hash", "status", "variant", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
-    "fusion_params_paper",
-)  # fmt: skip
-NUMBERS = ("metrics", "baseline")
-"""What every result has, and which of its parts hold numbers by name."""
 _IN_COLUMNS = ("fusion.variant", "fusion.incremental", "fusion.expert_hidden_dim", "fusion.num_layers", "seed")
-
-
-def read_outcome(directory: Path) -> dict[str, Any]:
-    """What a trial's folder says of it: the dictionary of result.json, or that of pruned.json or failure.json.
-
-    Always has `status` and `reason`; the status is missing where there is none of the files, and where the one there
-    is is damaged, which the reason says: running that trial again mends it.
-
-    Raises:
-        UserError: the disk does not give the file out.
-    """
-    return _read_outcome(directory)[0]
-
-
-def set_damaged_aside(directory: Path) -> None:
-    """Moves a damaged result of a trial out of the way of another attempt."""
-    damaged = _read_outcome(directory)[1]
-    if damaged is not None:
-        set_aside(damaged, "unreadable")
-
-
-def _read_outcome(directory: Path) -> tuple[dict[str, Any], Path | None]:
-    """What `read_outcome` returns, and the damaged file."""
-    for name, status in (("result.json", ""), ("pruned.json", "pruned"), ("failure.json", "failed")):
-        path = directory / name
-        try:
-            tree = json.loads(path.read_text())
-            return (_checked(tree) if not status else {"status": status, "reason": str(tree["reason"])}), None
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend that and run again") from None
-        except (ValueError, KeyError, TypeError) as error:
-            remedy = "the trial counts as not finished; run the sweep again, which mends it alone"
-            return {"status": "missing", "reason": f"{name} is damaged ({one_line(error)}); {remedy}"}, path
-    return {"status": "missing", "reason": ""}, None
-
-
-def _checked(result: Any) -> dict[str, Any]:
-    """A result with everything that one cannot be without.
-
-    Raises:
-        ValueError, TypeError: it is none.
-    """
-    if not isinstance(result, dict) or not all(isinstance(result.get(name, {}), dict) for name in NUMBERS):
-        raise ValueError("not a trial's result")
-    if lacking := [name for name in ESSENTIAL if name not in result]:
-        raise ValueError(f"no {lacking[0]}")
-    for value in (value for name in NUMBERS for value in result.get(name, {}).values()):
-        float(value)
-    return result
-
-
-def ready_trial(directory: Path, config: TrialConfig) -> None:
-    """Readies a trial's folder for another attempt."""
-    write_json(directory / "config.json", to_dict(config))
-    for left in (directory / "failure.json", *directory.glob("error-*.txt")):
-        left.unlink(missing_ok=True)
 
 
 def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError
-from sweeps.folder.table import read_outcome
+from drorae.trial.folder import read_outcome
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.client import RunAddress, Store, Warn, brief, resolve_uri, store_errors
 from sweeps.tracking.trial import DIGEST, RUN_STATUS, TrialTracker, outcome_digest

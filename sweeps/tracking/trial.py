@@ -17,7 +17,8 @@ from zipfile import BadZipFile
 from drorae.config import TrialConfig, config_hash, flatten
 from drorae.metrics.registry import better
 from drorae.storage.files import json_rows
-from sweeps.folder.table import COLUMNS, read_outcome, trial_row
+from drorae.trial.folder import read_outcome
+from sweeps.folder.table import COLUMNS, trial_row
 from sweeps.tracking.client import RunAddress, Store, Warn, brief, store_errors, warn_once
 from sweeps.tracking.pictures import draw_pictures
 from sweeps.tracking.spool import Spool

@@ -17,9 +17,9 @@ from drorae.errors import DiskFull, UserError, last_line, one_line
 from drorae.runtime.repeat import every
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
+from drorae.trial.folder import set_damaged_aside
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
-from sweeps.folder.table import set_damaged_aside
 from sweeps.resources import Share
 from sweeps.worker.attempt import Attempt, Work, threads, train
 from sweeps.worker.together import train_together
@@ -48,7 +48,7 @@ def prepare(
         try:
             found = pkgutil.resolve_name(function)(config, runtime, write)
             if found and inputs:
-                from drorae.trial.run import check_same
+                from drorae.trial.inputs import check_same
 
                 remedy = "put it back, or choose another folder (--name, --out)"
                 check_same(config, runtime, inputs, found, "the sweep's trials were made", remedy)

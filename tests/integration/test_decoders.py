@@ -12,16 +12,21 @@ import pandas as pd
 import pytest
 from tiny import tiny_config, tiny_images
 
-from analysis.compare import compare_designs
-from analysis.fit import analyse
-from analysis.runs import prepare, read_mlflow, read_table, select
+from analysis.inference.analysis import analyse
+from analysis.inference.designs import compare_designs
+from analysis.table.columns import arrange
+from analysis.table.files import read_table
+from analysis.table.mlflow import read_mlflow
+from analysis.table.selection import select
 from drorae.commands.main import main
 from drorae.config import FusionConfig, PhaseConfig, Runtime, TrialConfig
 from drorae.errors import Notice, UserError
 from drorae.models.weights import read_state, save_sealed, state_sha256
 from drorae.trial import shared
-from drorae.trial.run import TrialResult, load_trained, read_result, reevaluate, run_trial
+from drorae.trial.reload import load_trained, reevaluate
+from drorae.trial.result import TrialResult, read_result
 from drorae.trial.run import prepare as prepare_trials
+from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
 from sweeps.driver.run import run_sweep
 from sweeps.spec import Axis, SweepSpec
@@ -179,14 +184,14 @@ MIXED = ["a", "a", "a", "a", "b", "b"]
 
 
 def codes(frame: pd.DataFrame) -> set[str]:
-    return {warning.code for warning in analyse(frame, "params", "psnr").warnings}
+    return {warning.code for warning in analyse(frame, "params", "psnr").cautions}
 
 
 def test_a_law_goes_through_trials_of_one_decoder() -> None:
     with pytest.raises(UserError, match=r"a \(4 rows\), b \(2 rows\).*--mix-decoders"):
         analyse(runs(phase1_weights=MIXED), "params", "psnr")
-    assert "mixed-decoders" in codes(prepare(runs(phase1_weights=MIXED), mix_decoders=True))
-    known = prepare(runs(phase1_weights=MIXED), ["phase1_weights=a"])
+    assert "mixed-decoders" in codes(arrange(runs(phase1_weights=MIXED), mix_decoders=True))
+    known = arrange(runs(phase1_weights=MIXED), ["phase1_weights=a"])
     assert not {"mixed-decoders", "unknown-decoders"} & codes(known)
     # Rows of older versions are not known to differ.
     assert "unknown-decoders" in codes(runs(phase1_weights=["a", "a", None, "a", "", "a"]))
@@ -238,7 +243,7 @@ def test_a_sweep_goes_on_with_the_decoder_it_began_with(
         path.write_text(json.dumps(tree | {"weights": tree["weights"] | {"phase1_decoder": "e" * 64}}))
     content = first.read_text()
     first.unlink()
-    with pytest.raises(UserError, match="phase1_weights .*decoders/.* was eeeeeeeeeeee .*sweep's trials were made.*--name"):
+    with pytest.raises(UserError, match="phase1_weights .*decoders/.* was eeeeeeeeeeee .*sweep's trials.*--name"):
         run_sweep(spec, root=tmp_path / "runs", runtime=runtime, quiet=True)
     assert not first.exists(), "refused before any training"
     first.write_text(content)

@@ -28,8 +28,10 @@ from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.training import step as step_module
 from drorae.training.checkpoint import load_checkpoint
 from drorae.trial import shared as prepare
-from drorae.trial.run import TrialResult, load_trained, run_trial
+from drorae.trial.reload import load_trained
+from drorae.trial.result import TrialResult
 from drorae.trial.run import prepare as prepare_trials
+from drorae.trial.run import run_trial
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
 
@@ -602,8 +604,8 @@ def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeyp
 
 def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from drorae.config import PRESETS, config_hash
+    from drorae.trial.folder import ready_trial
     from sweeps.folder.lease import Lease
-    from sweeps.folder.table import ready_trial
     from sweeps.resources import Share
     from sweeps.tracking.client import RunAddress
     from sweeps.worker import attempt

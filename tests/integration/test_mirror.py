@@ -236,9 +236,8 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = str(store / "runs")
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
-    )
+    paths = [str(ROOT), str(ROOT / "tests" / "support"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "first"))
     code = f"import test_mirror; test_mirror.start({root!r})"
     driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)

@@ -24,11 +24,12 @@ from drorae.commands.main import main
 from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
+from drorae.trial.folder import read_outcome, set_damaged_aside
 from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
 from sweeps.driver.status import sweep_state
 from sweeps.folder.lease import Lease, LeaseLost
 from sweeps.folder.status import RunningTrial, read_progress
-from sweeps.folder.table import read_outcome, set_damaged_aside, table_rows
+from sweeps.folder.table import table_rows
 from sweeps.resources import Resources, Share
 from sweeps.spec import Axis, SweepSpec, expand
 from sweeps.worker.heartbeat import heartbeat

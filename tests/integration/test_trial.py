@@ -27,7 +27,9 @@ from drorae.config import (
 )
 from drorae.errors import UserError
 from drorae.models.weights import read_state, save_state
-from drorae.trial.run import load_trained, loss_tail_drop, read_result, reevaluate, run_trial
+from drorae.trial.reload import load_trained, reevaluate
+from drorae.trial.result import read_result
+from drorae.trial.run import loss_tail_drop, run_trial
 from drorae.trial.shared import open_workshop
 
 

@@ -14,10 +14,10 @@ from tiny import tiny_images
 from drorae.config import Runtime, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.losses.discriminator import discriminator_fingerprint
+from drorae.trial.folder import read_outcome
 from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
 from sweeps.folder.migration import migrate
 from sweeps.folder.status import read_spec
-from sweeps.folder.table import read_outcome
 from sweeps.resources import Resources
 from sweeps.spec import Axis, SweepSpec, expand
 

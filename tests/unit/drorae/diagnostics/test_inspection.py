@@ -37,7 +37,8 @@ from drorae.diagnostics.inspection import (
     variance_share,
 )
 from drorae.models.tokenizer import Tokenizer
-from drorae.trial.run import read_result, run_trial
+from drorae.trial.result import read_result
+from drorae.trial.run import run_trial
 from drorae.trial.shared import Workshop, open_workshop
 from sweeps.tracking.pictures import draw_pictures
 

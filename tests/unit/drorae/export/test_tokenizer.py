@@ -29,7 +29,9 @@ from drorae.errors import UserError
 from drorae.export.tokenizer import PretrainedTokenizer
 from drorae.metrics.evaluate import evaluate, to_uint8
 from drorae.models.weights import file_sha256
-from drorae.trial.run import load_trained, read_result, run_trial
+from drorae.trial.reload import load_trained
+from drorae.trial.result import read_result
+from drorae.trial.run import run_trial
 from drorae.trial.shared import Workshop, open_workshop
 
 DECODER = DecoderConfig(width=64, depth=2, heads=4, mlp_dim=96)

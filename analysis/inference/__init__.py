@@ -1,0 +1,1 @@
+"""What fitted laws say: comparisons, verdicts, predictions, plans."""

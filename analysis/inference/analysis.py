@@ -1,0 +1,120 @@
+"""Everything that the runs of a table say of one metric against one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.inference.cautions import Caution, cautions, fit_flags
+from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, back_test, compare_laws
+from analysis.inference.predict import Forecast, Reach, forecast, reach
+from analysis.inference.verdicts import Verdict, verdicts
+from analysis.laws.line import Law, Line, Unit, fit_line
+from analysis.table.design import check_design
+from analysis.table.selection import Selection, select
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One metric against one size: the line, its rivals, back-tests, verdicts, predictions.
+
+    Everything beyond the line is computed when first asked for.
+    """
+
+    line: Line
+
+    @property
+    def selection(self) -> Selection:
+        """The runs fitted, and those left out."""
+        return self.line.selection
+
+    @cached_property
+    def comparison(self) -> LawComparison:
+        """All laws that these configurations can carry, the preferred one first."""
+        sample = self.line.sample
+        names = CANDIDATES if self.line.law == "log-linear" else ("linear", *CANDIDATES)
+        # Four configurations carry the line that was asked for and no more.
+        return compare_laws(sample, names if sample.low > 0 else ("linear",))
+
+    @cached_property
+    def back_tests(self) -> tuple[BackTest, ...]:
+        """The largest sizes predicted from the smaller ones, the envelope first."""
+        return back_test(self.line.sample, tuple(fit.name for fit in self.comparison.fits))
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the data say of a trend, of saturation, and of their own largest sizes."""
+        return verdicts(self.comparison, self.back_tests, self.line.law)
+
+    @property
+    def horizon(self) -> Horizon:
+        """The sizes that predictions are trusted for."""
+        return self.comparison.horizon
+
+    @property
+    def disputed(self) -> bool:
+        """Whether several laws are heard at the end of the horizon."""
+        end = self.horizon.high
+        return len(self.comparison.heard(end) if end > 0 else self.comparison.plausible) > 1
+
+    @property
+    def typical_seeds(self) -> float:
+        """Median number of runs of a configuration."""
+        return float(np.median(self.line.sample.runs))
+
+    @cached_property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What a reader should be told, of the line and of each plausible law."""
+        return (*cautions(self.line), *(flag for fit in self.comparison.plausible for flag in fit_flags(fit)))
+
+    def predict(self, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
+        """See `analysis.inference.predict.forecast`."""
+        return forecast(self.comparison, at, extrapolate, seeds)
+
+    def target(self, value: float, extrapolate: bool = False) -> Reach:
+        """See `analysis.inference.predict.reach`."""
+        return reach(self.comparison, value, extrapolate)
+
+
+def analyse(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    law: Law = "log-linear",
+    include: Iterable[str] = (),
+    unit: Unit = "configuration",
+) -> Analysis:
+    """Analyses metric `y` against size `x` over the usable rows of `frame`.
+
+    Args:
+        frame: one row per run.
+        x: column of the size, or params, capacity, layers (`X_ALIASES`).
+        y: column of the metric.
+        law: the line that the other laws are compared with: log-linear, in log10(x), or linear, in x.
+        include: statuses of runs to fit beside finished.
+        unit: configuration, seeds are averaged first; row, every row is a point.
+
+    >>> import pandas as pd
+    >>> sizes = [2.5e6, 4.8e6, 9.6e6, 19e6, 37.9e6, 56.8e6, 75.7e6, 113.4e6]
+    >>> rfid = [0.539, 0.559, 0.525, 0.519, 0.510, 0.471, 0.470, 0.459]
+    >>> found = analyse(pd.DataFrame({"params": sizes, "rfid": rfid}), "params", "rfid")
+    >>> round(found.line.slope, 4)
+    -0.0565
+    >>> [(item.claim.split(":")[0], item.verdict) for item in found.verdicts[:2]]
+    [('log-linear', 'supported'), ('no saturation', 'undecided')]
+    >>> low, high = found.predict(2e8).of_run
+    >>> f"{low:.3f} .. {high:.3f}"
+    '0.401 .. 0.503'
+    >>> found.target(0.40).bounded
+    False
+
+    Raises:
+        UserError: what `select`, `check_design` and `fit_line` refuse.
+    """
+    selection = select(frame, x, y, include, log=law == "log-linear")
+    check_design(selection, unit)
+    return Analysis(fit_line(selection, law, unit))

@@ -1,0 +1,242 @@
+"""Laws of two axes at once, such as size and layers: what each adds, whether they interact, in what form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.inference.cautions import Caution, fit_flags
+from analysis.inference.evidence import PLAUSIBLE
+from analysis.inference.verdicts import Verdict
+from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.forms import FORMS
+from analysis.laws.intervals import Sample, parameter_intervals
+from analysis.laws.line import average
+from analysis.table.columns import find_column
+from analysis.table.decoders import check_decoders
+from analysis.table.design import check_axes
+from analysis.table.selection import Selection, select
+from drorae.errors import UserError
+
+JOINT = ("plane", "interaction", "two-powers")
+LEVEL = 0.05
+"""Of the F tests."""
+
+
+@dataclass(frozen=True)
+class FTest:
+    """Whether parameters more explain more than chance would: F on (extra, dof) degrees of freedom."""
+
+    what: str
+    f: float
+    extra: int
+    dof: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class JointAnalysis:
+    """One metric against two axes: laws of one and of both, tests, verdicts."""
+
+    sample: Sample
+    selection: Selection
+    x_name: str
+    second_name: str
+    y_name: str
+    fits: tuple[CurveFit, ...]
+    """Laws of both axes, the best AICc first."""
+    alone: tuple[tuple[str, CurveFit], ...]
+    """(axis, law of that axis alone)."""
+    skipped: tuple[tuple[str, str], ...]
+
+    def find(self, name: str) -> CurveFit | None:
+        """The law of both axes called `name`, if it was fitted."""
+        return next((fit for fit in self.fits if fit.name == name), None)
+
+    @property
+    def preferred(self) -> CurveFit:
+        """The law with the least AICc, of one axis or of both."""
+        return min((*self.fits, *(fit for _, fit in self.alone)), key=lambda fit: fit.aicc)
+
+    def delta(self, fit: CurveFit) -> float:
+        """How much AICc a law is behind the preferred one."""
+        return fit.aicc - self.preferred.aicc
+
+    @cached_property
+    def tests(self) -> tuple[FTest, ...]:
+        """Each axis beyond the other, and their interaction, as F tests of nested least squares."""
+        plane, both = self.find("plane"), self.find("interaction")
+        found = []
+        for axis, other in ((self.second_name, self.x_name), (self.x_name, self.second_name)):
+            small = dict(self.alone)[other]
+            if plane is not None:
+                found.append(_f_test(f"{axis} beyond {other}", small, plane))
+        if plane is not None and both is not None:
+            found.append(_f_test("interaction", plane, both))
+        return tuple(found)
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the data say of each axis, of their interaction and of the form."""
+        found = []
+        plane = self.find("plane")
+        intervals = {} if plane is None else parameter_intervals(plane)
+        for test, name, per in zip(self.tests, ("c", "b"), (f"per unit of {self.second_name}",
+                                   f"per decade of {self.x_name}"), strict=False):  # fmt: skip
+            low, high = intervals[name]
+            said = f"{low:.4g} .. {high:.4g} {per}, 95%; "
+            said += f"F({test.extra}, {test.dof}) = {test.f:.3g}, p = {test.p_value:.2g}"
+            claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
+            if test.p_value < LEVEL:
+                found.append(Verdict(claim, "supported", said))
+            else:
+                decide = "more values of this axis, at several values of the other"
+                found.append(Verdict(claim, "undecided", f"no effect is resolved: {said}", decide))
+        claim = "additive: each axis does the same wherever the other stands"
+        crossing = next((test for test in self.tests if test.what == "interaction"), None)
+        both = self.find("interaction")
+        if crossing is None or both is None:
+            reason = dict(self.skipped).get("interaction", "the interaction was not fitted")
+            decide = f"runs that vary {self.x_name} and {self.second_name} together: the corners of a grid"
+            found.append(Verdict(claim, "undecided", reason, decide))
+        else:
+            low, high = parameter_intervals(both)["d"]
+            said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {crossing.p_value:.2g}"
+            word: Any = "not supported" if crossing.p_value < LEVEL else "undecided"
+            decide = "" if crossing.p_value < LEVEL else "runs at the corners of a grid, which weigh most for it"
+            found.append(Verdict(claim, word, said, decide))
+        near = [fit.name for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE]
+        claim = f"form: {self.fits[0].form.formula}"
+        if len(near) == 1 and len(self.fits) > 1:
+            found.append(
+                Verdict(claim, "supported", f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind")
+            )
+        else:
+            others = ", ".join(near[1:]) or "no other law could be fitted"
+            found.append(Verdict(claim, "undecided", f"as good: {others}", "a wider range of both axes"))
+        return tuple(found)
+
+    @cached_property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What is wrong with a plausible law of both axes."""
+        return tuple(item for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE for item in fit_flags(fit))
+
+    def text(self) -> str:
+        """Plain lines for a terminal."""
+        lines = [
+            f"{self.y_name} against {self.x_name} (P) and {self.second_name} (L): {self.sample.n} configurations, "
+            f"{len(self.selection.x)} runs"
+        ]
+        for name, formula, values, r2, delta in self.rows():
+            lines.append(f"  {name}: {formula}; {values}; R2 {r2}; AICc {delta} behind the best")
+        lines += [f"  {name}: not fitted: {reason}" for name, reason in self.skipped]
+        lines += [f"  left out: {row}: {reason}" for row, reason in self.selection.excluded]
+        lines += [f"  note: {item.message} [{item.code}]" for item in self.cautions]
+        lines += [line for item in self.verdicts for line in item.lines()]
+        return "\n".join(lines)
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Name, formula, parameters, R2 and AICc behind the preferred law, of every law fitted."""
+        rows = []
+        named = [*((fit.name, fit) for fit in self.fits), *((f"{axis} alone", fit) for axis, fit in self.alone)]
+        for name, fit in named:
+            values = ", ".join(
+                f"{key} {value:.4g} ({low:.4g} .. {high:.4g})" + (" at its bound" if key in fit.at_bound else "")
+                for (key, (low, high)), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
+            )
+            rows.append((name, fit.form.formula, values, f"{fit.r2:.3f}", f"{self.delta(fit):.1f}"))
+        return rows
+
+
+def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iterable[str] = ()) -> JointAnalysis:
+    """Fits laws of `y` on log10 of size `x` and on `second` together, over the usable rows of `frame`.
+
+    Runs that differ in seed alone are averaged first, as in `analyse`.
+
+    Args:
+        frame: one row per run.
+        x: column of the size that is taken in its logarithm, or params, capacity, layers (`X_ALIASES`).
+        second: column of the other axis, taken as it is.
+        y: column of the metric.
+        include: statuses of runs to use beside finished.
+
+    >>> import itertools
+    >>> import pandas as pd
+    >>> rows = [(p, n, 3 - 0.2 * i - 0.05 * n + 0.001 * (-1) ** (i + n)) for (i, p), n in
+    ...         itertools.product(enumerate([1e6, 1e7, 1e8]), [1, 2, 4, 8])]
+    >>> found = analyse_axes(pd.DataFrame(rows, columns=["params", "layers", "rfid"]), "params", "layers", "rfid")
+    >>> found.find("plane").parameters.round(2).tolist()
+    [4.2, -0.2, -0.05]
+    >>> [item.verdict for item in found.verdicts[:3]]
+    ['supported', 'supported', 'undecided']
+
+    Raises:
+        UserError: what `select` and `check_axes` refuse; fewer configurations than a
+            plane's parameters + 2; the same y everywhere.
+    """
+    column = find_column(frame, second)
+    numbers = pd.to_numeric(frame[column], errors="coerce")
+    usable = np.isfinite(numbers.to_numpy(dtype=float))
+    if not usable.any():
+        raise UserError(f"{second}: no cell of column {column} is a number; expected a second size, such as layers")
+    selection = select(frame[usable], x, y, include)
+    if selection.x_column == column:
+        raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
+    check_decoders(selection.used, y, [selection.x_column, column])
+    other = numbers[selection.used.index].to_numpy(dtype=float)
+    keys = pd.DataFrame({"configuration": selection.configurations, "second": other})
+    groups = keys.groupby(["configuration", "second"], sort=False).ngroup().to_numpy()
+    sample = average(selection, np.column_stack([selection.x, other]), groups)
+    sample = replace(sample, x_name=f"{x} and {second}")
+    sizes, count = sample.x, sample.n
+    design = np.column_stack([np.ones(count), np.log10(sizes[:, 0]), sizes[:, 1]])
+    check_axes({f"log10({x})": design[:, 1], second: design[:, 2]})
+    needed = FORMS["plane"].least_points
+    if count < needed:
+        raise UserError(f"{y} on {x} and {second}: {count} configurations; a plane needs {needed}; run more sizes")
+    if np.ptp(sample.y) == 0:
+        raise UserError(f"{y} on {x} and {second}: {y} is the same in every run; check that it was measured")
+    reasons = {name: _reason_to_skip(name, sample, design, second) for name in JOINT}
+    fits = [fit_curve(name, sizes, sample.y, sample.weights) for name, reason in reasons.items() if not reason]
+    alone = (
+        (x, fit_curve("log-linear", sizes[:, :1], sample.y, sample.weights)),
+        (second, fit_curve("linear", sizes[:, 1:], sample.y, sample.weights)),
+    )
+    fits.sort(key=lambda fit: (fit.aicc, fit.aic))
+    skipped = tuple((name, reason) for name, reason in reasons.items() if reason)
+    return JointAnalysis(sample, selection, x, second, y, tuple(fits), alone, skipped)
+
+
+def _reason_to_skip(name: str, sample: Sample, design: np.ndarray, second: str) -> str:
+    """Why these runs cannot carry a law of both axes; empty where they can."""
+    form = FORMS[name]
+    if sample.n < form.least_points:
+        return f"{len(form.parameters)} parameters want {form.least_points} configurations, not {sample.n}"
+    if any(len(np.unique(sample.x[:, k])) < wanted for k, wanted in enumerate(form.levels)):
+        return f"wants {' and '.join(map(str, form.levels))} values of the axes"
+    if name == "two-powers" and sample.x[:, 1].min() <= 0:
+        return f"{second} of {sample.x[:, 1].min():g} has no power"
+    if name == "interaction" and _one_at_a_time(design):
+        return "the axes were varied one at a time, never together: the interaction cannot be seen"
+    return ""
+
+
+def _one_at_a_time(design: np.ndarray) -> bool:
+    """Whether the product of the axes is a linear function of the axes in these runs."""
+    centred = design[:, 1:] - design[:, 1:].mean(axis=0)
+    product = centred[:, 0] * centred[:, 1]
+    plane = np.column_stack([np.ones(len(product)), centred])
+    left = product - plane @ np.linalg.lstsq(plane, product, rcond=None)[0]
+    return float(left @ left) <= 1e-9 * max(float(product @ product), 1e-300)
+
+
+def _f_test(what: str, small: CurveFit, large: CurveFit) -> FTest:
+    extra = len(large.parameters) - len(small.parameters)
+    f = ((small.rss - large.rss) / extra) / (large.rss / large.dof) if large.rss > 0 else float("inf")
+    return FTest(what, f, extra, large.dof, float(stats.f.sf(f, extra, large.dof)))

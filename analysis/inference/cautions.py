@@ -1,0 +1,168 @@
+"""What a reader should be told beside a law's numbers: one sentence each, with a stable code for programs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.inference.evidence import curvature, influence, lack_of_fit
+from analysis.laws.curves import CurveFit
+from analysis.laws.intervals import Sample
+from analysis.laws.line import Line
+from analysis.table.decoders import decoder_notes
+from analysis.table.selection import Selection
+
+FEW_CONFIGURATIONS = 6
+"""Below this many the interval rests on so few degrees of freedom that one run can move it."""
+
+
+class Caution(NamedTuple):
+    """A stable code for programs and one sentence for people."""
+
+    code: str
+    message: str
+
+
+def cautions(line: Line) -> list[Caution]:
+    """What a reader of `line` should be told, the gravest first."""
+    sample, curve, found = line.sample, line.curve, []
+    low, high = line.slope_ci95
+    if low <= 0 <= high:
+        found.append(
+            Caution("slope-includes-zero", f"the 95% interval of the slope, {low:.4g} .. {high:.4g}, includes zero")
+        )
+    found += _influential(line)
+    misfit = lack_of_fit(sample, curve)
+    if misfit is not None and misfit.p < 0.05:
+        message = (
+            f"configurations scatter about the line more than their seeds explain "
+            f"(lack of fit F({misfit.dof[0]}, {misfit.dof[1]}) = {misfit.f:.3g}, p = {misfit.p:.2g}): "
+            "the law's form is in doubt"
+        )
+        found.append(Caution("lack-of-fit", message))
+    if sample.n < FEW_CONFIGURATIONS:
+        message = f"{sample.n} configurations; at least {FEW_CONFIGURATIONS} advised"
+        found.append(Caution("few-configurations", message))
+    decades = float(np.log10(sample.high / sample.low)) if line.law == "log-linear" else 1.0
+    if decades < 1:
+        message = f"{sample.x_name} spans {decades:.2f} decades; a slope per decade wants one or more"
+        found.append(Caution("short-span", message))
+    found += _repeated_x(sample)
+    least, most = int(sample.runs.min()), int(sample.runs.max())
+    if least != most:
+        message = (
+            f"configurations have {least} to {most} runs each and weigh {sample.weights.min():.2g} to "
+            f"{sample.weights.max():.2g}"
+        )
+        found.append(Caution("unequal-seeds", message))
+    return [*found, *_selection_cautions(line.selection), _bend_caution(line)]
+
+
+def _influential(line: Line) -> list[Caution]:
+    """What the slope would be with one configuration left out at a time."""
+    rows = influence(line.curve)
+    if any(row.leverage > 1 - 1e-9 for row in rows):
+        return [Caution("single-size-carries-slope", "one configuration alone sets the slope: all others share one x")]
+    slopes = np.array([row.without[1] for row in rows])
+    span = f"{slopes.min():.4g} .. {slopes.max():.4g}"
+    if np.any(np.sign(slopes) != np.sign(line.slope)):
+        return [Caution("sign-change", f"leaving out one configuration changes the slope's sign (range {span})")]
+    worst = int(np.argmax(np.abs(slopes - line.slope)))
+    if abs(slopes[worst] - line.slope) <= line.slope_se:
+        return []
+    message = (
+        f"without the configuration at {line.sample.x_name} = {rows[worst].x:.4g} the slope would be "
+        f"{slopes[worst]:.4g}: more than one standard error away (leave-one-out range {span})"
+    )
+    return [Caution("influential-point", message)]
+
+
+def _repeated_x(sample: Sample) -> list[Caution]:
+    values, counts = np.unique(sample.x, return_counts=True)
+    if not np.any(counts > 1):
+        return []
+    first = float(values[counts > 1][0])
+    same = np.unique(sample.y[sample.x[:, 0] == first])
+    twice = "; equal in y too: the same run listed twice?" if len(same) == 1 else ""
+    message = (
+        f"points counted as independent share a value of {sample.x_name} "
+        f"({int(np.sum(counts > 1))} such values, first {first:.6g}{twice})"
+    )
+    return [Caution("repeated-x", message)]
+
+
+def _selection_cautions(selection: Selection) -> list[Caution]:
+    found: list[Caution] = []
+    used = selection.used
+    if "variant" in used.columns and used["variant"].nunique() > 1:
+        names = ", ".join(sorted(map(str, used["variant"].dropna().unique())))
+        found.append(Caution("mixed-variants", f"one line through several fusion variants ({names})"))
+    if "status" in used.columns:
+        others = used["status"][used["status"].astype(str).str.lower() != "finished"]
+        if len(others):
+            names = ", ".join(sorted(set(map(str, others))))
+            message = f"{len(others)} runs were fitted that are not finished ({names})"
+            found.append(Caution("unfinished-included", message))
+    found += decoder_cautions(selection)
+    if selection.pruned is not None:
+        found.append(Caution("survivors", _survivors(selection, selection.pruned)))
+    return found
+
+
+def decoder_cautions(selection: Selection) -> list[Caution]:
+    """What a reader should know of the runs' phase-1 decoders."""
+    return [Caution(*note) for note in decoder_notes(selection.used)]
+
+
+def _survivors(selection: Selection, pruned: pd.DataFrame) -> str:
+    """How much early stopping took from a law: it keeps the runs whose loss fell fast, which are not a fair draw."""
+    message = f"{len(pruned)} of {len(pruned) + len(selection.used)} runs were stopped early for their loss"
+    # A run that was stopped has no result, and so no count of parameters.
+    size = "expert_hidden_dim" if "expert_hidden_dim" in pruned.columns else selection.x_column
+    if size in selection.used.columns:
+        sizes = set(pruned[size].dropna())
+        lost = sizes - set(selection.used[size])
+        message += f", at {len(sizes)} sizes" + (f" ({len(lost)} of them lost all of theirs)" if lost else "")
+    return f"{message}: this is the law of the survivors; run the sweep without early stopping to be rid of the bias"
+
+
+def _bend_caution(line: Line) -> Caution:
+    """What these points can say about saturation."""
+    found = curvature(line.sample, line.law)
+    if found is None:
+        message = "these sizes cannot show a bend: absence of saturation cannot be claimed"
+        return Caution("saturation", message)
+    if found.resolved:
+        message = (
+            f"the points bend: a quadratic term of {found.bend:.3g} (95% CI {found.low:.3g} .. {found.high:.3g}) "
+            "is wanted beside the line; do not extrapolate it"
+        )
+        return Caution("curvature", message)
+    message = (
+        f"a line through {line.sample.n} points cannot show absence of saturation: any quadratic term between "
+        f"{found.low:.3g} and {found.high:.3g} is compatible with them"
+    )
+    return Caution("saturation", message)
+
+
+def fit_flags(fit: CurveFit) -> list[Caution]:
+    """What is wrong with one law's fit: a parameter at its bound, conditioning, correlation, leverage."""
+    found = []
+    for name in fit.at_bound:
+        found.append(
+            Caution("at-bound", f"{fit.name}: {name} went to the end of its search; these sizes do not pin it down")
+        )
+    if fit.condition > 1e3:
+        found.append(Caution("ill-conditioned", f"{fit.name}: condition number {fit.condition:.2g} of the Jacobian"))
+    if fit.correlation > 0.95:
+        message = f"{fit.name}: parameters correlate by {fit.correlation:.3f}; only combinations of them are known"
+        found.append(Caution("correlated-parameters", message))
+    heavy = [item for item in influence(fit) if item.leverage > 0.9]
+    for item in heavy[:1]:
+        message = (
+            f"{fit.name}: the fit goes through the point at {item.x:.4g} whatever it is (leverage {item.leverage:.2f})"
+        )
+        found.append(Caution("leverage", message))
+    return found

@@ -1,0 +1,458 @@
+"""Which design scales better: slopes and levels of several groups of runs on one axis, by analysis of covariance.
+
+>>> import pandas as pd
+>>> sizes = [1e6, 1e7, 1e8, 1e9]
+>>> wiggle = [0.001, -0.001, -0.001, 0.001]
+>>> rows = [("mean", s, 9 - i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
+>>> rows += [("energy", s, 9 - 2 * i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
+>>> found = compare_designs(pd.DataFrame(rows, columns=["variant", "params", "rfid"]), "params", "rfid")
+>>> round(found.differences[0].difference, 6), found.verdicts[0].claim, found.verdicts[0].verdict
+(1.0, 'mean scales better than energy', 'not supported')
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.inference.cautions import Caution, decoder_cautions
+from analysis.inference.evidence import curvature
+from analysis.inference.verdicts import Verdict, Word
+from analysis.laws.intervals import Sample, points
+from analysis.laws.line import Law, configuration_means
+from analysis.table.columns import find_column
+from analysis.table.design import check_design
+from analysis.table.selection import Selection, select
+from drorae.errors import UserError
+from drorae.metrics import registry
+from drorae.metrics.registry import Better
+
+SCHEMA = 1
+"""Version of `DesignComparison.as_json`; it changes when a key is renamed or dropped."""
+
+SPREAD_RATIO = 3.0
+"""Ratio of two designs' residual standard deviations from which pooling them is called into question."""
+
+Errors = Literal["pooled", "separate"]
+
+
+@dataclass(frozen=True)
+class DesignLine:
+    """One design's own line; intervals 95%."""
+
+    design: str
+    n: int
+    """Runs."""
+    n_configurations: int
+    x_range: tuple[float, float]
+    slope: float
+    """Change of y per decade of x (log-linear) or per unit of x (linear)."""
+    slope_ci95: tuple[float, float]
+    intercept: float
+    """At log10(x) = 0 or x = 0, far outside the data; `level` is where the data are."""
+    level: float
+    """Value of the line at the comparison's `level_at`."""
+    level_ci95: tuple[float, float]
+    residual_sd: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One quantity of design `a` minus that of design `b`."""
+
+    what: Literal["slope", "level"]
+    a: str
+    b: str
+    difference: float
+    ci95: tuple[float, float]
+    """Of this difference alone."""
+    simultaneous95: tuple[float, float]
+    """Bonferroni: all differences of this kind at once lie inside theirs with 95%."""
+    t: float
+    dof: float
+    p_value: float
+    p_holm: float
+    """Holm's step-down adjustment over all pairs, slopes and levels apart."""
+
+
+@dataclass(frozen=True)
+class DesignComparison:
+    """Slopes and levels of several designs, every pair of them, and a verdict for each claim one could make."""
+
+    x_name: str
+    y_name: str
+    by: str
+    law: Law
+    better: Better
+    errors: Errors
+    paired: bool
+    level_at: float
+    """x in the middle (on the law's axis) of the sizes that all designs share."""
+    parallel_p: float
+    """F test that all slopes are equal."""
+    lines: tuple[DesignLine, ...]
+    differences: tuple[Difference, ...]
+    verdicts: tuple[Verdict, ...]
+    cautions: tuple[Caution, ...]
+    excluded: tuple[tuple[str, str], ...]
+    """(row, reason)."""
+    eval_images: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON-able object.
+
+        Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
+        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
+        warnings (code, message), excluded (row, reason), eval_images.
+        """
+        return {
+            "schema": SCHEMA,
+            "x": self.x_name,
+            "y": self.y_name,
+            "by": self.by,
+            "law": self.law,
+            "better": self.better,
+            "errors": self.errors,
+            "paired": self.paired,
+            "level_at": self.level_at,
+            "parallel_p": self.parallel_p,
+            "designs": [asdict(item) for item in self.lines],
+            "differences": [asdict(item) for item in self.differences],
+            "verdicts": [item._asdict() for item in self.verdicts],
+            "warnings": [item._asdict() for item in self.cautions],
+            "excluded": [{"row": row, "reason": reason} for row, reason in self.excluded],
+            "eval_images": self.eval_images,
+        }
+
+    def text(self) -> str:
+        """Plain lines for a terminal."""
+        per = "per decade" if self.law == "log-linear" else "per unit"
+        lines = [f"{self.y_name} on {self.x_name} by {self.by} ({self.better} is better)"]
+        for item in self.lines:
+            low, high = item.slope_ci95
+            lines.append(
+                f"  {item.design}: slope {item.slope:.4g} {per}, 95% CI {low:.4g} .. {high:.4g}; "
+                f"{item.level:.4g} at {self.x_name} {self.level_at:.4g}; "
+                f"{item.n_configurations} configurations, {item.n} runs"
+            )
+        lines.append(f"all slopes equal: p = {self.parallel_p:.3g}")
+        for pair in self.differences:
+            lines.append(
+                f"  {pair.what} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
+                f"{pair.ci95[1]:.4g}, p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
+            )
+        lines += [line for verdict in self.verdicts for line in verdict.lines("")]
+        lines += [f"  left out: {row}: {reason}" for row, reason in self.excluded]
+        lines += [f"  note: {item.message} [{item.code}]" for item in self.cautions]
+        return "\n".join(lines)
+
+
+def compare_designs(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str = "variant",
+    law: Law = "log-linear",
+    better: Better | None = None,
+    errors: Errors = "pooled",
+    paired: bool = False,
+    reference: str | None = None,
+    include: Iterable[str] = (),
+) -> DesignComparison:
+    """Compares how `y` scales with `x` in the designs that column `by` tells apart.
+
+    Each design gets its own line through the means of its configurations (runs that differ in seed alone are one
+    configuration, as everywhere in this package), so that seeds narrow nothing but the means. Adjustment for several
+    pairs: Holm (1979) for p-values, slopes and levels apart; Bonferroni for the simultaneous intervals.
+
+    Args:
+        frame: one row per run.
+        x: column of the size, or params, capacity, layers (`X_ALIASES`).
+        y: column of the metric.
+        by: column that tells the designs apart.
+        law: log-linear, y = a + b log10(x), or linear, y = a + b x.
+        better: which direction of y is better; by default known from the metric's name.
+        errors: pooled, one residual variance for all designs, exact t on C - 2 V degrees of freedom for C
+            configurations and V designs; separate, each its own, differences by Welch's t (Satterthwaite).
+        paired: compares size by size, by an effect of every size beside the designs' own, on C - S - 2 (V - 1) degrees
+            of freedom for S sizes: what all designs share at one size (evaluation images, a law that is no straight
+            line) drops out of every difference. Slopes and levels of single designs stay those of the unpaired fit.
+        reference: compares this design with each other one; every pair by default.
+        include: statuses of runs to use beside finished.
+
+    Raises:
+        UserError: what `select` and `check_design` refuse, for the design it happens in; fewer than two designs; a
+            metric of unknown direction without `better`; designs without a size range in common; paired designs
+            that were not run at the same sizes.
+    """
+    direction = better or registry.better(y)
+    if direction is None:
+        raise UserError(f"{y}: not known whether lower or higher is better; say so with better lower or better higher")
+    column = find_column(frame, by)
+    chosen = select(frame, x, y, include, law == "log-linear", column)
+    names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
+    _check_names(names, by, len(chosen.x), reference)
+    cells = [_cell(name, chosen.take((chosen.used[column].astype(str) == name).to_numpy()), law) for name in names]
+    middle = _middle(cells, f"{y} on {x} by {by}", x)
+    lines = tuple(_lines(cells, middle, errors))
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    if reference is not None:
+        pairs = [(i, names.index(reference)) for i, name in enumerate(names) if name != reference]
+    estimates = _paired(cells, middle, by, x) if paired else _unpaired(cells, middle, errors)
+    differences = _differences(names, pairs, estimates)
+    have = {cell.name: cell.sample.n for cell in cells}
+    claims = tuple(verdict for item in differences for verdict in _verdicts(item, direction, have))
+    cautions = (*_cautions(cells, lines, errors, law), *decoder_cautions(chosen))
+    return DesignComparison(
+        x, y, by, law, direction, errors, paired, 10**middle if law == "log-linear" else middle,
+        estimates.parallel_p, lines, differences, claims, cautions, chosen.excluded, chosen.eval_images,
+    )  # fmt: skip
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values (Holm 1979, Scand. J. Statist. 6, 65), in the order given.
+
+    Written out because statsmodels' multipletests collects garbage at every call: a fifth of a second each.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Configuration means of one design, and their sizes on the law's axis, u (n,)."""
+
+    name: str
+    sample: Sample
+    u: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Coefficients of all designs (slopes, then levels) with the covariance that differences are tested with."""
+
+    slopes: np.ndarray
+    levels: np.ndarray
+    slope_covariance: np.ndarray
+    level_covariance: np.ndarray
+    dof: float
+    """Infinite where `parts` has each design's own."""
+    parts: tuple[int, ...]
+    """Residual degrees of freedom of every design, for Satterthwaite's; empty where the variance is pooled."""
+    parallel_p: float
+
+
+def _check_names(names: Sequence[str], by: str, rows: int, reference: str | None) -> None:
+    if len(names) < 2:
+        raise UserError(
+            f"by {by}: {f'only {names[0]}' if names else 'no value'} in {rows} usable rows; "
+            "expected at least two designs to compare"
+        )
+    if reference is not None and reference not in names:
+        raise UserError(f"reference {reference}: no such design; {by} is one of {', '.join(names)}")
+
+
+def _cell(name: str, part: Selection, law: Law) -> _Cell:
+    try:
+        check_design(part)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    x, y, runs = configuration_means(part.x, part.y, part.configurations)
+    return _Cell(name, replace(points(x, y), runs=runs), np.log10(x) if law == "log-linear" else x)
+
+
+def _middle(cells: Sequence[_Cell], what: str, x: str) -> float:
+    """The middle of the sizes that all designs share, on the law's axis."""
+    low, high = max(cell.u.min() for cell in cells), min(cell.u.max() for cell in cells)
+    if low >= high:
+        raise UserError(
+            f"{what}: the designs share no range of {x}, so that a bend of one law would look like a "
+            "difference of slopes; run them at the same sizes"
+        )
+    return float(low + high) / 2
+
+
+class _Regression(NamedTuple):
+    """Ordinary least squares: coefficients (p,), (X'X)^-1 (p, p), residual sum of squares and degrees of freedom."""
+
+    coefficients: np.ndarray
+    inverse: np.ndarray
+    rss: float
+    dof: int
+
+
+def _regress(design: np.ndarray, y: np.ndarray) -> _Regression:
+    inverse = np.linalg.inv(design.T @ design)
+    coefficients = inverse @ design.T @ y
+    residual = y - design @ coefficients
+    return _Regression(coefficients, inverse, float(residual @ residual), len(y) - design.shape[1])
+
+
+def _own_lines(cells: Sequence[_Cell], middle: float) -> list[_Regression]:
+    """Level at `middle` and slope of every design alone."""
+    return [_regress(np.column_stack([np.ones_like(cell.u), cell.u - middle]), cell.sample.y) for cell in cells]
+
+
+def _lines(cells: Sequence[_Cell], middle: float, errors: Errors) -> Iterator[DesignLine]:
+    """Each design's line about `middle`, with intervals from the pooled or its own variance."""
+    fits = _own_lines(cells, middle)
+    all_dof = sum(fit.dof for fit in fits)
+    pooled = sum(fit.rss for fit in fits) / all_dof
+    for cell, fit in zip(cells, fits, strict=True):
+        own = fit.rss / fit.dof
+        variance, dof = (own, fit.dof) if errors == "separate" else (pooled, all_dof)
+        half = float(stats.t.ppf(0.975, dof)) * np.sqrt(variance * np.diag(fit.inverse))
+        (level, slope), (level_half, slope_half) = map(float, fit.coefficients), map(float, half)
+        yield DesignLine(
+            cell.name, int(cell.sample.runs.sum()), cell.sample.n, (cell.sample.low, cell.sample.high),
+            slope, (slope - slope_half, slope + slope_half), level - slope * middle,
+            level, (level - level_half, level + level_half), math.sqrt(own),
+        )  # fmt: skip
+
+
+def _unpaired(cells: Sequence[_Cell], middle: float, errors: Errors) -> _Estimates:
+    fits = _own_lines(cells, middle)
+    dof, rss = sum(fit.dof for fit in fits), sum(fit.rss for fit in fits)
+    own = np.array([fit.rss / fit.dof for fit in fits])
+    variances = own if errors == "separate" else np.full(len(fits), rss / dof)
+    levels, slopes = np.array([fit.coefficients for fit in fits]).T
+    # F test of one common slope: the rise of the residual sum of squares when the slopes are made equal.
+    weights = np.array([np.sum((cell.u - cell.u.mean()) ** 2) for cell in cells])
+    common = float(weights @ slopes / weights.sum())
+    ratio = float(weights @ (slopes - common) ** 2) / (len(fits) - 1) / (rss / dof) if rss > 0 else math.inf
+    level_variance, slope_variance = variances * np.array([np.diag(fit.inverse) for fit in fits]).T
+    return _Estimates(
+        slopes,
+        levels,
+        np.diag(slope_variance),
+        np.diag(level_variance),
+        float(dof),
+        tuple(fit.dof for fit in fits) if errors == "separate" else (),
+        float(stats.f.sf(ratio, len(fits) - 1, dof)),
+    )
+
+
+def _paired(cells: Sequence[_Cell], middle: float, by: str, x: str) -> _Estimates:
+    """Least squares with an effect of every size: only differences from the first design are estimated."""
+    sizes = np.unique(np.concatenate([cell.sample.x[:, 0] for cell in cells]))
+    for cell in cells:
+        if not np.array_equal(np.sort(cell.sample.x[:, 0]), sizes):
+            raise UserError(
+                f"paired by {by}: the designs were not each run once at the same {len(sizes)} values of {x}; "
+                "expected the same sizes in every design; compare them unpaired"
+            )
+    count = len(cells)
+    blocks = []
+    for k, cell in enumerate(cells):
+        own = np.zeros((len(sizes), 2, count - 1))
+        if k:
+            own[:, 0, k - 1], own[:, 1, k - 1] = 1, cell.u - middle
+        effects = np.eye(len(sizes))[np.searchsorted(sizes, cell.sample.x[:, 0])]
+        blocks.append(np.hstack([effects, own.reshape(len(sizes), -1)]))
+    fit = _regress(np.vstack(blocks), np.concatenate([cell.sample.y for cell in cells]))
+    variance = fit.rss / fit.dof
+
+    def block(start: int) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(start, start + count - 1)
+        return np.append(0.0, fit.coefficients[part]), np.pad(variance * fit.inverse[part, part], ((1, 0), (1, 0)))
+
+    levels, level_covariance = block(len(sizes))
+    slopes, slope_covariance = block(len(sizes) + count - 1)
+    ratio = float(slopes[1:] @ np.linalg.solve(slope_covariance[1:, 1:], slopes[1:])) / (count - 1)
+    parallel = float(stats.f.sf(ratio, count - 1, fit.dof))
+    return _Estimates(slopes, levels, slope_covariance, level_covariance, float(fit.dof), (), parallel)
+
+
+def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates) -> tuple[Difference, ...]:
+    differences: list[Difference] = []
+    for what, values, covariance in (
+        ("slope", found.slopes, found.slope_covariance),
+        ("level", found.levels, found.level_covariance),
+    ):
+        rows = []
+        for i, j in pairs:
+            variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
+            dof = found.dof
+            if found.parts:
+                # Satterthwaite (1946): the degrees of freedom of a sum of two variance estimates.
+                dof = variance**2 / sum(covariance[k, k] ** 2 / found.parts[k] for k in (i, j)) if variance else dof
+            error, delta = math.sqrt(variance), float(values[i] - values[j])
+            t = delta / error if error else math.copysign(math.inf, delta)
+            rows.append((i, j, delta, error, t, float(dof), float(2 * stats.t.sf(abs(t), dof))))
+        adjusted = holm([row[-1] for row in rows])
+        for (i, j, delta, error, t, dof, p), p_holm in zip(rows, adjusted, strict=True):
+            one, all_of_them = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, len(pairs)))
+            differences.append(
+                Difference(
+                    "slope" if what == "slope" else "level", names[i], names[j], delta, (delta - one, delta + one),
+                    (delta - all_of_them, delta + all_of_them), float(t), dof, p, float(p_holm),
+                )
+            )  # fmt: skip
+    return tuple(differences)
+
+
+def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int]) -> list[Verdict]:
+    """The claim that a is better than b and its converse: scales better, or is better at the middle size."""
+    sign = -1 if better == "lower" else 1
+    low, high = item.simultaneous95
+    basis = (
+        f"difference of {item.what}s {item.difference:.4g}, 95% CI {item.ci95[0]:.4g} .. {item.ci95[1]:.4g}, "
+        f"p = {item.p_holm:.2g} after Holm"
+    )
+    says = "scales better than" if item.what == "slope" else "is better in the middle of the shared sizes than"
+    claims = []
+    for one, other, gain in ((item.a, item.b, sign), (item.b, item.a, -sign)):
+        word: Word = "undecided"
+        reason, decides = basis, ""
+        if item.p_holm < 0.05:
+            word = "supported" if gain * item.difference > 0 else "not supported"
+        else:
+            reason += ", includes zero"
+            size = abs(item.difference)
+            have = configurations[item.a] + configurations[item.b]
+            factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
+            decides = (
+                f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
+                "difference really that large"
+                if factor <= 50
+                else "no affordable number of runs: the difference seen is too small"
+            )
+        claims.append(Verdict(f"{one} {says} {other}", word, reason, decides))
+    return claims
+
+
+def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Errors, law: Law) -> Iterator[Caution]:
+    most, least = (choose(lines, key=lambda line: line.residual_sd) for choose in (max, min))
+    if errors == "pooled" and 0 < least.residual_sd * SPREAD_RATIO < most.residual_sd:
+        yield Caution(
+            "unequal-variance",
+            f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
+            f"{least.design}; errors separate gives each its own variance",
+        )
+    lows, highs = [cell.u.min() for cell in cells], [cell.u.max() for cell in cells]
+    shared = (min(highs) - max(lows)) / (max(highs) - min(lows))
+    if shared < 0.8:
+        yield Caution(
+            "different-ranges",
+            f"the designs share {shared:.0%} of the range of sizes; where the law bends, slopes over "
+            "different sizes differ without any difference between designs",
+        )
+    for cell in cells:
+        bent = curvature(cell.sample, law)
+        if bent is not None and bent.dof >= 2 and bent.p < 0.05:
+            said = f"{cell.name}: its points bend (quadratic term p = {bent.p:.2g}); a slope sums it up"
+            yield Caution("curvature", said)
+        fewest, most_runs = int(cell.sample.runs.min()), int(cell.sample.runs.max())
+        if fewest != most_runs:
+            said = f"{cell.name}: configurations have {fewest} to {most_runs} runs but weigh the same"
+            yield Caution("unequal-seeds", said)

@@ -1,0 +1,332 @@
+"""Which sizes to run next: candidate designs within a budget, judged by simulating the data they would bring.
+
+The truth is drawn from what the data so far leave possible, new runs are simulated from it with the scatter seen so
+far, and the analysis is repeated on old and new points together. All intervals are those of `analysis.laws.intervals`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+from analysis.inference.evidence import LawComparison
+from analysis.laws.curves import Profile, grid
+from analysis.laws.forms import FORMS
+from analysis.laws.intervals import Sample
+from drorae.errors import UserError
+
+Goal = Literal["slope", "offset", "prediction"]
+
+MATTERS = 0.5
+"""Share of its slope that a law with offset must lose over the sizes measured to be worth telling from a line."""
+
+REACH = 4.0
+"""Sizes considered: from a fourth of the smallest measured to four times the largest, unless told otherwise."""
+
+MOST_RUNS = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one run: fixed + per_size * x."""
+
+    fixed: float
+    per_size: float = 0.0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Seconds of a run at each x."""
+        return self.fixed + self.per_size * np.asarray(x, dtype=float)
+
+
+def measured_cost(x: np.ndarray, seconds: np.ndarray) -> Cost:
+    """fixed + per_size x through measured runs, both not negative (least squares on relative errors).
+
+    Raises:
+        UserError: no run has a duration above 0.
+    """
+    known = np.isfinite(seconds) & (seconds > 0) & np.isfinite(x)
+    if not known.any():
+        raise UserError("cost: no run has a duration above 0; give the seconds of a run")
+    design = np.column_stack([np.ones(known.sum()), x[known] / x[known].max()]) / seconds[known][:, None]
+    (fixed, slope), _ = optimize.nnls(design, np.ones(int(known.sum())))
+    return Cost(float(fixed), float(slope / x[known].max()))
+
+
+class Design(NamedTuple):
+    """Configurations to add: sizes, each run with so many seeds."""
+
+    name: str
+    sizes: tuple[float, ...]
+    seeds: int
+
+    @property
+    def runs(self) -> int:
+        """Runs in all."""
+        return len(self.sizes) * self.seeds
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """A design, what it costs and what it is expected to bring."""
+
+    design: Design
+    seconds: float
+    width: float
+    """Expected width of the interval that the goal is about: of the slope, or of the law at the size asked for; nan
+    for the goal offset."""
+    ratio: float
+    """That width over today's."""
+    settled: float
+    """Share of simulations in which offset against line is rightly settled."""
+    wrongly: float
+    """Share in which it is settled the wrong way."""
+    settled_if_line: float
+    settled_if_offset: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The designs tried, best first, and the evenly spaced one of as many runs as the best."""
+
+    goal: Goal
+    at: float | None
+    width_now: float
+    """Today's width of the interval in question; nan for the goal offset."""
+    settled_now: float
+    appraisals: tuple[Appraisal, ...]
+    even: Appraisal
+    reached: bool
+    """Goal slope or prediction: the width is at most half of today's; offset: rightly settled in 80% or more."""
+    budget: float
+    replications: int
+
+    @property
+    def best(self) -> Appraisal:
+        """The design proposed."""
+        return self.appraisals[0]
+
+
+def propose(
+    comparison: LawComparison,
+    goal: Goal,
+    cost: Cost,
+    budget: float,
+    at: float | None = None,
+    smallest: float | None = None,
+    largest: float | None = None,
+    seeds: tuple[int, ...] = (1,),
+    replications: int = 400,
+    seed: int = 0,
+) -> Proposal:
+    """Proposes which sizes and seeds to run next.
+
+    Among designs that reach the goal the cheapest is best, otherwise the one that comes nearest.
+
+    Args:
+        comparison: the laws of the runs so far.
+        goal: slope, halve the slope's interval; offset, tell a line in log10 x from a power law with an offset that
+            matters; prediction, halve the interval of the laws at size `at`.
+        cost: of a run, in seconds.
+        budget: seconds that the new runs may take, one after the other.
+        at: the size of the goal prediction; unused by the others.
+        smallest, largest: bounds of the sizes that may be run; by default a fourth of the smallest measured and four
+            times the largest.
+        seeds: numbers of seeds per size to consider.
+        replications: simulations per truth and design.
+        seed: of the simulations.
+
+    Offset against line is settled by two tests at 5% each: for an offset where the line lies outside the F set of
+    the power law with offset, for a line where every offset that takes half its slope over the measured sizes does.
+
+    Raises:
+        UserError: fewer than 5 configurations, a budget that buys no two runs, or bounds that hold no size.
+    """
+    low, high = _bounds(comparison.sample, goal, at, smallest, largest)
+    sample = comparison.sample
+    designs = [design for count in seeds for design in candidates(sample, low, high, cost, budget, count)]
+    if not designs:
+        cheapest = 2 * float(cost(np.array([low]))[0])
+        raise UserError(f"plan: {budget:g} s buy no two runs, which take {cheapest:.4g} s at least")
+    simulation = _Simulation(comparison, goal, at, replications, seed)
+    nothing = simulation.judge(Design("nothing", (), 1), cost)
+    appraisals = [simulation.judge(design, cost) for design in designs]
+
+    def reached(item: Appraisal) -> bool:
+        return item.settled >= 0.8 if goal == "offset" else item.ratio <= 0.5
+
+    def order(item: Appraisal) -> tuple[bool, float, float]:
+        # To the simulation's accuracy designs tie; the cheaper one is then better.
+        merit = -round(item.settled, 2) if goal == "offset" else round(item.ratio, 2)
+        return (False, item.seconds, merit) if reached(item) else (True, merit, item.seconds)
+
+    appraisals.sort(key=order)
+    best = appraisals[0]
+    even = simulation.judge(_even(sample.low, sample.high, len(best.design.sizes), best.design.seeds), cost)
+    width_now = float("nan") if goal == "offset" else nothing.width
+    return Proposal(goal, at, width_now, nothing.settled, tuple(appraisals), even, reached(best), budget, replications)
+
+
+def _bounds(
+    sample: Sample, goal: Goal, at: float | None, smallest: float | None, largest: float | None
+) -> tuple[float, float]:
+    """The sizes that may be run, once it is clear that these data can be planned from."""
+    if sample.n < 5 or len(np.unique(sample.x)) < 3 or sample.low <= 0:
+        raise UserError(f"plan: {sample.n} configurations say too little to plan from; expected 5 or more")
+    if goal == "prediction" and at is None:
+        raise UserError("plan: the goal prediction needs the size to predict at")
+    low = sample.low / REACH if smallest is None else smallest
+    high = sample.high * REACH if largest is None else largest
+    if not 0 < low < high:
+        raise UserError(f"plan: no sizes between {low:g} and {high:g}; expected 0 < smallest < largest")
+    return low, high
+
+
+def _even(low: float, high: float, count: int, seeds: int) -> Design:
+    return Design("even", tuple(np.geomspace(low, high, count)) if count > 1 else (math.sqrt(low * high),), seeds)
+
+
+def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: float, seeds: int) -> list[Design]:
+    """Returns designs of one shape each, with as many sizes as the budget buys, and three quarters, half, a quarter.
+
+    Args:
+        sample: the configurations measured.
+        low, high: bounds of the sizes that may be run.
+        cost: of a run, in seconds.
+        budget: in seconds.
+        seeds: runs per size.
+
+    even: over the sizes measured; wide: over all that may be run; below, beyond: outside the measured ones; ends: half
+    at either end of what may be run; three: a quarter at either end, half in the middle (the shape that shows a
+    bend best); steep: two thirds at the lower end. Sizes meant to be alike are spread over a tenth of a decade, so
+    that each is a configuration of its own.
+    """
+
+    def near(x: float, count: int, side: int) -> list[float]:
+        return [float(x * 10 ** (side * 0.1 * k / max(count - 1, 1))) for k in range(count)]
+
+    def shape(name: str, count: int) -> list[float]:
+        if name == "even":
+            return list(np.geomspace(sample.low, sample.high, count))
+        if name == "wide":
+            return list(np.geomspace(low, high, count))
+        if name == "below":
+            return list(np.geomspace(low, sample.low, count, endpoint=False))
+        if name == "beyond":
+            return list(np.geomspace(high, sample.high, count, endpoint=False))
+        if name == "ends":
+            return near(low, count - count // 2, 1) + near(high, count // 2, -1)
+        if name == "steep":
+            above = max(count // 3, 1)
+            return near(low, count - above, 1) + near(high, above, -1)
+        end = max(count // 4, 1)
+        middle = near(math.sqrt(low * high), count - 2 * end, 1) if count > 2 * end else []
+        return near(low, end, 1) + middle + near(high, end, -1)
+
+    found = []
+    for name in ("even", "wide", "below", "beyond", "ends", "three", "steep"):
+        if (name == "below" and low >= sample.low) or (name == "beyond" and high <= sample.high):
+            continue
+        most = 0
+        for count in range(2, MOST_RUNS // seeds + 1):
+            if seeds * float(np.sum(cost(np.array(shape(name, count))))) > budget * (1 + 1e-9):
+                break
+            most = count
+        for count in sorted({max(round(most * share), 2) for share in (0.25, 0.5, 0.75, 1)} if most else ()):
+            found.append(Design(name, tuple(sorted(shape(name, count))), seeds))
+    return found
+
+
+class _Simulation:
+    """Truths drawn once, so that designs are compared on the same ones."""
+
+    def __init__(self, comparison: LawComparison, goal: Goal, at: float | None, replications: int, seed: int) -> None:
+        sample = self.sample = comparison.sample
+        self.goal, self.at, self.replications, self.seed = goal, at, replications, seed
+        rng = np.random.default_rng(seed)
+        self.line, self.offset = FORMS["log-linear"], FORMS["power-offset"]
+        self.t = grid(self.offset.box(sample.x), 161)
+        self.exponents = self.offset.natural(self.t)[:, 0]
+        span = math.log10(sample.high / sample.low)
+        self.matters = 1 - 10 ** (-self.exponents * span) >= MATTERS
+        line = Profile(self.line, sample.x, np.zeros((1, 0)), sample.weights)
+        curve = Profile(self.offset, sample.x, self.t, sample.weights)
+        # Truths: the line's coefficients by their sampling distribution; an exponent among those that matter by its
+        # likelihood, then its coefficients. The scatter by its chi-square, as the intervals have it.
+        self.sd = np.sqrt(float(line.rss(sample.y)[0]) / rng.chisquare(line.dof, 2 * replications))
+        rss = curve.rss(sample.y)
+        weight = np.where(self.matters, (rss / rss.min()) ** (-sample.n / 2), 0)
+        chosen = rng.choice(len(self.t), replications, p=weight / weight.sum())
+        self.chosen = chosen
+        noise = rng.normal(size=(2 * replications, 2)) * self.sd[:, None]
+        self.line_truth = line.coefficients(sample.y)[0] + noise[:replications] @ line.back[0].T
+        spread = np.einsum("rij,rj->ri", curve.back[chosen], noise[replications:])
+        self.offset_truth = curve.coefficients(sample.y)[chosen] + spread
+        # A configuration's own scatter, and its seeds': unknown seeds are taken to be all of it, so that repeating a
+        # size is never rated better than running another.
+        runs = sample.runs_at_unit_weight
+        self.seed_share = 0.0
+        if sample.seed_dof:
+            residual = float(line.rss(sample.y)[0]) / line.dof
+            self.seed_share = min(sample.seed_sd**2 / runs / residual, 1.0) * runs
+
+    def judge(self, design: Design, cost: Cost) -> Appraisal:
+        """What old and new points together would say."""
+        sample, count = self.sample, self.replications
+        rng = np.random.default_rng(self.seed + 1)
+        new = np.array(design.sizes)[:, None]
+        x = np.concatenate([sample.x, new])
+        # Variance of a new mean relative to an old one's.
+        share = self.seed_share
+        variance = max(1 - share / sample.runs_at_unit_weight, 0) + share / design.seeds
+        weights = np.concatenate([sample.weights, np.full(len(new), 1 / variance)])
+        values = np.concatenate(
+            [
+                self.line_truth @ self.line.basis(new, np.zeros(0))[0].T,
+                np.einsum("rk,rnk->rn", self.offset_truth, self.offset.basis(new, self.t[self.chosen])[0]),
+            ]
+        )
+        values += rng.normal(size=values.shape) * (self.sd * math.sqrt(variance))[:, None]
+        y = np.concatenate([np.tile(sample.y, (2 * count, 1)), values], axis=1)
+        line = Profile(self.line, x, np.zeros((1, 0)), weights)
+        curve = Profile(self.offset, x, self.t, weights)
+        rss, straight = curve.rss(y), line.rss(y)[:, 0]
+        limit = np.minimum(rss.min(axis=1), straight) * (1 + stats.f.ppf(0.95, 1, curve.dof) / curve.dof)
+        for_offset = straight > limit
+        for_line = ~for_offset & np.all((rss > limit[:, None]) | ~self.matters, axis=1)
+        seconds = design.seeds * float(np.sum(cost(np.array(design.sizes)))) if design.sizes else 0.0
+        right_line, right_offset = float(for_line[:count].mean()), float(for_offset[count:].mean())
+        wrong = float((for_offset[:count].mean() + for_line[count:].mean()) / 2)
+        width = self._width(y, line, curve, for_offset)
+        ratio = width / self._today() if self.goal != "offset" else float("nan")
+        return Appraisal(
+            design, seconds, width, ratio, (right_line + right_offset) / 2, wrong, right_line, right_offset
+        )
+
+    def _width(self, y: np.ndarray, line: Profile, curve: Profile, bent: np.ndarray) -> float:
+        """Mean width over the simulations of the interval in question."""
+        if self.goal == "offset":
+            return float("nan")
+        if self.goal == "slope":
+            # Of a line: where the truth bends, a slope is not what is asked.
+            low, high = line.interval(y[: self.replications], np.array([[0.0, 1.0]]))
+            return float(np.mean(high - low))
+        assert self.at is not None
+        at = np.array([[self.at]])
+        ends = [profile.interval(y, profile.form.basis(at, profile.t)[0][:, 0]) for profile in (line, curve)]
+        # The line speaks as long as it is not ruled out; the law with offset always.
+        low = np.where(bent, ends[1][0], np.minimum(ends[0][0], ends[1][0]))
+        high = np.where(bent, ends[1][1], np.maximum(ends[0][1], ends[1][1]))
+        return float(np.mean(high - low))
+
+    def _today(self) -> float:
+        sample = self.sample
+        line = Profile(self.line, sample.x, np.zeros((1, 0)), sample.weights)
+        curve = Profile(self.offset, sample.x, self.t, sample.weights)
+        both = np.tile(sample.y, (2 * self.replications, 1))
+        straight, rss = line.rss(both)[:, 0], curve.rss(both)
+        limit = np.minimum(rss.min(axis=1), straight) * (1 + stats.f.ppf(0.95, 1, curve.dof) / curve.dof)
+        return self._width(both, line, curve, straight > limit)

@@ -1,0 +1,221 @@
+"""Verdicts in plain words: what the data say of a claim, and where they say nothing, what would make them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from analysis.inference.evidence import BackTest, LawComparison, curvature, lack_of_fit
+from analysis.inference.predict import forecast
+from analysis.laws.intervals import parameter_intervals
+from drorae.errors import UserError
+
+Word = Literal["supported", "not supported", "undecided"]
+
+NEARLY_STRAIGHT = 0.2
+"""Loss of slope over the data's span that is still called none: a fifth."""
+
+
+class Verdict(NamedTuple):
+    """A claim and what the data say of it. Comparisons of designs return the same tuple."""
+
+    claim: str
+    verdict: Word
+    reason: str
+    would_decide: str = ""
+    """What would decide it; empty where it is decided."""
+
+    def lines(self, indent: str = "  ") -> list[str]:
+        """For a terminal: what is said, and what would decide it."""
+        said = [f"{indent}{self.verdict.upper()}: {self.claim}; {self.reason}"]
+        return said + ([f"{indent}  would decide it: {self.would_decide}"] if self.would_decide else [])
+
+
+def verdicts(
+    comparison: LawComparison, tests: tuple[BackTest, ...] = (), law: str = "log-linear"
+) -> tuple[Verdict, ...]:
+    """Judges the claims that every fit invites: a trend like `law`'s, no saturation, its own back-test.
+
+    law: log-linear or linear. Sizes without a logarithm carry no verdict.
+    """
+    if comparison.sample.low <= 0:
+        return ()
+    found = [trend(comparison, law), no_saturation(comparison)]
+    if tests:
+        found.append(predicts_its_largest(comparison, tests))
+    return tuple(found)
+
+
+def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
+    """Judges whether the metric follows log10 of the size (linear: the size) over the sizes measured, and no farther.
+
+    Not supported: the quadratic term in log10 x (against log-linear) leaves out zero, or another law is better by 4
+    AICc or more.
+    Undecided: no slope is resolved, or seeds show that the configurations do not lie on it.
+    """
+    sample = comparison.sample
+    term, per = (f"log10({sample.x_name})", "decade") if law == "log-linear" else (sample.x_name, "unit")
+    claim = f"{law}: {sample.y_name} follows {term} from {sample.low:.4g} to {sample.high:.4g}"
+    line = comparison.get(law)
+    low, high = parameter_intervals(line)["slope"]
+    slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
+    if law == "log-linear" and sample.n >= 5 and len(np.unique(sample.x)) >= 4:
+        bent = curvature(sample)
+        if bent is not None and bent.resolved:
+            reason = f"the points bend: quadratic term {bent.bend:.3g}, 95% interval {bent.low:.3g} .. {bent.high:.3g}"
+            return Verdict(claim, "not supported", reason)
+    if comparison.delta(line) >= 4:
+        reason = f"{comparison.preferred.name} fits better by {comparison.delta(line):.1f} AICc"
+        return Verdict(claim, "not supported", reason)
+    if low <= 0 <= high:
+        factor = ((high - low) / 2 / max(abs(float(line.parameters[1])), 1e-300)) ** 2
+        more = (
+            f"about {math.ceil(min(factor, 99) * sample.n)} configurations like these"
+            if factor < 50
+            else "far more data"
+        )
+        return Verdict(claim, "undecided", f"no trend is resolved: {slope}", f"{more}, or a wider range of sizes")
+    misfit = lack_of_fit(sample, line)
+    if misfit is not None and misfit.p < 0.05:
+        reason = (
+            f"{slope}, but configurations scatter about the line more than their seeds do "
+            f"(F({misfit.dof[0]}, {misfit.dof[1]}) = {misfit.f:.3g}, p = {misfit.p:.2g})"
+        )
+        return Verdict(
+            claim, "undecided", reason, "more sizes between those measured, which show a form or show scatter"
+        )
+    others = [fit.name for fit in comparison.plausible if fit.name != law]
+    reason = slope
+    if others:
+        reason += (
+            f"; {', '.join(others)} {'does' if len(others) == 1 else 'do'} as well, so this is a trend, not the form"
+        )
+    reason += (
+        f"; said of the sizes measured, trusted for predictions to {comparison.horizon.high:.4g}, not decided beyond"
+    )
+    return Verdict(claim, "supported", reason)
+
+
+def no_saturation(comparison: LawComparison) -> Verdict:
+    """Judges whether the metric keeps improving at an undiminished rate per decade.
+
+    Appraisal by the power law with offset, whose slope per decade shrinks by the factor 10^-(b decades) over the data,
+    b -> 0 being log-linear. Supported, and then only up to the horizon: even the upper 95% limit of b takes no more
+    than a fifth. Not supported: the points bend towards an asymptote, the quadratic term's interval leaving out zero.
+    """
+    sample = comparison.sample
+    claim = f"no saturation: {sample.y_name} goes on at the same rate as {sample.x_name} grows"
+    line = comparison.get("log-linear")
+    span = math.log10(sample.high / sample.low)
+    bent = curvature(sample)
+    if sample.n < 5 or len(np.unique(sample.x)) < 4 or bent is None:
+        reason = f"{sample.n} configurations cannot show a bend"
+        return Verdict(claim, "undecided", reason, "at least 5 configurations of 4 different sizes")
+    slope = float(line.parameters[1])
+    slope_low, slope_high = parameter_intervals(line)["slope"]
+    # Saturation bends against the trend.
+    if bent.resolved and np.sign(bent.bend) != np.sign(slope):
+        ends = [bent.slope_at(math.log10(size)) for size in (sample.low, sample.high)]
+        reason = (
+            f"the slope goes from {ends[0]:.3g} to {ends[1]:.3g} per decade over the data "
+            f"(quadratic term {bent.bend:.3g}, 95% interval {bent.low:.3g} .. {bent.high:.3g})"
+        )
+        return Verdict(claim, "not supported", reason)
+    intervals = parameter_intervals(comparison.rival or comparison.get("power-offset"))
+    upper = intervals["b"].high
+    loss = 1 - 10 ** (-upper * span) if math.isfinite(upper) else 1.0
+    if not bent.resolved and (slope_low > 0 or slope_high < 0) and loss <= NEARLY_STRAIGHT:
+        reason = (
+            f"a power law with offset may lose at most {loss:.0%} of its slope over the data; "
+            f"said of sizes up to {comparison.horizon.high:.4g} only"
+        )
+        return Verdict(claim, "supported", reason)
+    reason = (
+        f"a power law with offset that loses up to {loss:.0%} of its slope over these {span:.2g} decades fits as well"
+    )
+    # The asymptote lies ahead of the trend: above the values where they rise, below where they fall.
+    nearest, farthest = intervals["E"] if slope > 0 else reversed(intervals["E"])
+    if math.isfinite(nearest):
+        reason += f", with an asymptote as near as {nearest:.3g}"
+        reason += "" if math.isfinite(farthest) else " or nowhere"
+    wanted = abs(slope) * NEARLY_STRAIGHT / (2 * span)
+    factor = max((bent.high - bent.low) / 2 / wanted, 1.0)
+    return Verdict(
+        claim, "undecided", reason,
+        f"a quadratic term known to within {wanted:.2g}, which takes about {math.ceil(factor**2 * sample.n)} "
+        f"configurations over the same range, or these {sample.n} over {span * math.sqrt(factor):.2g} decades; "
+        "see drorae plan",
+    )  # fmt: skip
+
+
+def predicts_its_largest(comparison: LawComparison, tests: tuple[BackTest, ...]) -> Verdict:
+    """Judges whether the smaller sizes predicted the larger ones, judged by the envelope of the plausible laws."""
+    envelope = tests[0]
+    count = len(envelope.held_out)
+    claim = f"the {envelope.trained} smallest predict the {count} largest"
+    reason = "; ".join(test.text for test in tests if test.law in ("envelope", "log-linear", "linear"))
+    widths = [item.high - item.low for item in envelope.held_out]
+    reason += f"; intervals {min(widths):.3g} to {max(widths):.3g} wide"
+    misses = count - envelope.hits
+    if misses > stats.binom.ppf(0.95, count, 0.05):
+        return Verdict(claim, "not supported", reason)
+    if misses:
+        more = "sizes beyond the largest, predicted before they are run"
+        return Verdict(claim, "undecided", reason + f"; {misses} missed of {count} is no more than chance allows", more)
+    # An interval wider than all that was ever seen holds whatever comes.
+    if min(widths) > float(np.ptp(comparison.sample.y)):
+        more = "more configurations among the smaller sizes, until the intervals could be missed"
+        return Verdict(claim, "undecided", reason + ", wider than the whole range of values: too wide to fail", more)
+    return Verdict(claim, "supported", reason)
+
+
+def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
+    """Judges whether the metric at size `at` is `value` or better, better being the way the trend goes."""
+    sample = comparison.sample
+    falls = float(comparison.get("log-linear").parameters[1]) <= 0
+    claim = f"{sample.y_name} {'at most' if falls else 'at least'} {value:.4g} at {sample.x_name} = {at:.4g}"
+    made = forecast(comparison, at, extrapolate=True)
+    low, high = made.of_law
+    reason = f"the plausible laws put their mean there at {low:.4g} .. {high:.4g}"
+    if not made.trusted:
+        reason += f", {made.decades_beyond:.2g} decades beyond the data and beyond what is trusted"
+        return Verdict(claim, "undecided", reason, f"runs at {at:.4g}, or near enough to have it within the horizon")
+    if high <= value if falls else low >= value:
+        return Verdict(claim, "supported", reason)
+    if low > value if falls else high < value:
+        return Verdict(claim, "not supported", reason)
+    return Verdict(
+        claim, "undecided", reason, f"runs at or beside {sample.x_name} = {at:.4g}, up to {comparison.horizon.high:.4g}"
+    )
+
+
+def printed_line(comparison: LawComparison, slope: float, intercept: float) -> tuple[Verdict, ...]:
+    """Judges whether a published line, and each of its numbers, belongs to these points.
+
+    The line by the joint F test of slope and intercept; each number by whether the fit rounds to it.
+    """
+    fit = comparison.get("log-linear")
+    sample = comparison.sample
+    phi = fit.form.basis(fit.x, np.zeros(0))[0] * np.sqrt(fit.weights)[:, None]
+    away = np.array([intercept, slope]) - fit.parameters
+    if fit.rss <= 0:
+        raise UserError(f"{sample.y_name} on {sample.x_name}: the points lie on a line; nothing to test")
+    f = float(np.sum((phi @ away) ** 2)) / 2 / fit.residual_sd**2
+    p = float(stats.f.sf(f, 2, fit.dof))
+    claim = f"these points give {sample.y_name} = {slope:g} log10({sample.x_name}) + {intercept:g}"
+    reason = f"least squares gives {fit.parameters[1]:.4f} and {fit.parameters[0]:.4f}; "
+    reason += f"joint test F(2, {fit.dof}) = {f:.3g}, p = {p:.2g}"
+    middle = 10 ** float(np.average(np.log10(fit.x[:, 0]), weights=fit.weights))
+    off = intercept + slope * math.log10(middle) - float(fit.value(np.array([middle]))[0])
+    if p < 0.05:
+        reason += f": the printed line lies {abs(off):.3g} {'above' if off > 0 else 'below'} the points"
+    whole = Verdict(claim, "supported" if p >= 0.05 else "not supported", reason)
+    best = float(np.average(sample.y - slope * np.log10(sample.x[:, 0]), weights=fit.weights))
+    claim = f"the printed intercept {intercept:g} belongs to the fit"
+    digits = max(len(f"{intercept:g}".partition(".")[2]), 0)
+    belongs = round(float(fit.parameters[0]), digits) == round(intercept, digits)
+    reason = f"the fit's intercept is {fit.parameters[0]:.4f}; with the printed slope {slope:g} it would be {best:.4f}"
+    return whole, Verdict(claim, "supported" if belongs else "not supported", reason)

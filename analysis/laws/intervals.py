@@ -1,0 +1,372 @@
+"""How far numbers can be trusted: points with their weights, intervals of parameters, of the law, of a new run.
+
+What is independent is the configuration. Its seeds are averaged first, and laws are fitted to the means: with equally
+many seeds each, that is the exact t of a law with a random effect per configuration, whatever the share of seeds in
+the scatter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+from analysis.laws.curves import CurveFit, Profile
+from analysis.laws.forms import sizes
+from drorae.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What laws are fitted to, one entry per configuration: sizes x (n, axes), means y (n,), runs (n,).
+
+    weights (n,) have mean 1. A mean of weight 1 stands for `runs_at_unit_weight` runs.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    runs: np.ndarray
+    weights: np.ndarray
+    seed_sd: float = 0.0
+    """Pooled standard deviation of runs that differ only in seed; 0 where there are none."""
+    seed_dof: int = 0
+    runs_at_unit_weight: float = 1.0
+    common_sd: float = 0.0
+    """Standard error that all values share because they were measured on the same images: no run more removes it."""
+    x_name: str = "x"
+    y_name: str = "y"
+
+    @property
+    def n(self) -> int:
+        """Configurations."""
+        return len(self.y)
+
+    @property
+    def low(self) -> float:
+        """Smallest size, on the first axis."""
+        return float(self.x[:, 0].min())
+
+    @property
+    def high(self) -> float:
+        """Largest size, on the first axis."""
+        return float(self.x[:, 0].max())
+
+    def take(self, chosen: np.ndarray) -> Sample:
+        """The sample with some of its configurations; weights as they are, relative to each other."""
+        weights = self.weights[chosen]
+        return Sample(
+            self.x[chosen], self.y[chosen], self.runs[chosen], weights / weights.mean(), self.seed_sd, self.seed_dof,
+            self.runs_at_unit_weight, self.common_sd, self.x_name, self.y_name,
+        )  # fmt: skip
+
+
+def points(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, x_name: str = "x", y_name: str = "y"
+) -> Sample:
+    """Makes a sample of single runs, one per configuration.
+
+    Args:
+        x: sizes, shape (n,) or (n, axes).
+        y: values, shape (n,).
+        weights: relative precisions, shape (n,); equal by default.
+        x_name, y_name: for messages.
+
+    >>> points(np.array([1e6, 1e7, 1e8]), np.array([0.5, 0.45, 0.41])).n
+    3
+    """
+    y = np.asarray(y, dtype=float)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float)
+    return Sample(sizes(x), y, np.ones(len(y)), w / w.mean(), x_name=x_name, y_name=y_name)
+
+
+class Precision(NamedTuple):
+    """Relative precisions (n,) of configuration means, mean 1, and the runs that a weight of 1 stands for."""
+
+    weights: np.ndarray
+    runs_at_unit_weight: float
+
+
+def precision(
+    design: np.ndarray,
+    y: np.ndarray,
+    runs: np.ndarray,
+    seed_sd: float,
+    sampling_se: np.ndarray | None = None,
+    image_correlation: float = 1.0,
+) -> Precision:
+    """Weighs configuration means by 1 / (tau^2 + seed_sd^2 / runs + (1 - image_correlation) se^2 / runs).
+
+    tau^2, the scatter of configurations about the law, makes the weighted residuals as large as expected (Paule and
+    Mandel 1982; DerSimonian and Kacker 2007). Equal for all, and so 1, where configurations have equally many runs
+    and no standard errors of their own.
+
+    Args:
+        design: the law's basis at every configuration, shape (n, p).
+        y: configuration means, shape (n,).
+        runs: runs of every configuration, shape (n,).
+        seed_sd: standard deviation of runs that differ in seed alone; 0 where it is not known.
+        sampling_se: standard error of one run's value through its evaluation images, shape (n,); none by default.
+        image_correlation: share of that variance that is common to all values, 1 where all see the same images.
+    """
+    known = seed_sd**2 / runs
+    if sampling_se is not None:
+        known = known + (1 - image_correlation) * sampling_se**2 / runs
+    typical = float(len(runs) / np.sum(1 / runs))
+    if np.ptp(known) <= 1e-12 * max(float(known.max()), 1e-300):
+        return Precision(np.ones(len(y)), typical)
+    dof = len(y) - design.shape[1]
+
+    def excess(tau2: float) -> float:
+        root = 1 / np.sqrt(tau2 + known)
+        q, _ = np.linalg.qr(design * root[:, None])
+        left = y * root - q @ (q.T @ (y * root))
+        return float(left @ left) - dof
+
+    # A configuration without any known error would get all the weight.
+    floor = 1e-3 * float(known.max())
+    top = 10 * float(np.var(y)) * len(y) + floor
+    tau2 = floor
+    if excess(floor) > 0:
+        tau2 = float(optimize.brentq(excess, floor, top)) if excess(top) < 0 else top
+    inverse = 1 / (tau2 + known)
+    unit = 1 / float(inverse.mean())
+    runs_at_unit = seed_sd**2 / (unit - tau2) if seed_sd > 0 and unit > tau2 else typical
+    return Precision(inverse / inverse.mean(), min(max(runs_at_unit, 1.0), float(runs.max())))
+
+
+class Interval(NamedTuple):
+    """Ends of a 95% interval; an infinite end where the data do not bound that side."""
+
+    low: float
+    high: float
+
+
+def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Interval]:
+    """95% intervals of a law's natural parameters by name.
+
+    profile: exact t where a law is linear, the F-calibrated profile likelihood elsewhere; infinite on a side where
+    even the end of the search is compatible with the data. delta: estimate +/- t s.e., which is symmetric and at
+    eight points often wrong; for comparison.
+    """
+    if kind not in ("profile", "delta"):
+        raise UserError(f"interval {kind}: no such kind; kinds: profile, delta")
+    quantile = float(stats.t.ppf(0.975, fit.dof))
+    names = fit.form.parameters
+    if kind == "delta":
+        half = quantile * np.sqrt(np.diag(fit.covariance))
+        return {
+            name: Interval(float(a - h), float(a + h)) for name, a, h in zip(names, fit.parameters, half, strict=True)
+        }
+    profile = fit.profile
+    k = len(fit.form.coefficients)
+    kept = _kept(profile, fit, quantile)
+    open_low, open_high = _open_sides(profile, fit, kept)
+    runs_off = _runs_off(fit, profile.t[kept], open_low, open_high)
+    found: dict[str, Interval] = {}
+    for j, name in enumerate(names):
+        if j < k:
+            functional = np.zeros((len(profile.t), k))
+            functional[:, j] = 1
+            ends = profile.interval(fit.y, functional)
+            # Towards the end of the search a coefficient may run off to one side: no number is its end.
+            low = -np.inf if (j, -1) in runs_off else float(ends[0])
+            high = np.inf if (j, 1) in runs_off else float(ends[1])
+            found[name] = Interval(low, high)
+            continue
+        m = j - k
+        # One step of the grid outwards: the set's end lies between what is kept and its neighbour.
+        inside = profile.t[kept][:, m]
+        below = profile.t[profile.t[:, m] < inside.min(), m]
+        above = profile.t[profile.t[:, m] > inside.max(), m]
+        first, last = below.max() if len(below) else inside.min(), above.min() if len(above) else inside.max()
+        if fit.form.logged[m]:
+            first, last = np.exp(first), np.exp(last)
+        least = 0.0 if fit.form.logged[m] else -np.inf
+        found[name] = Interval(least if open_low[m] else float(first), np.inf if open_high[m] else float(last))
+    return found
+
+
+def _kept(profile: Profile, fit: CurveFit, quantile: float) -> np.ndarray:
+    rss = profile.rss(fit.y)
+    return rss <= rss.min() * (1 + quantile**2 / fit.dof)
+
+
+def _open_sides(profile: Profile, fit: CurveFit, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the compatible curved parameters reach the lower and the upper end of their box."""
+    if not fit.form.curved:
+        return np.zeros(0, bool), np.zeros(0, bool)
+    lows, highs = np.array(fit.form.box(fit.x)).T
+    inside, near = profile.t[kept], 1e-6 * (highs - lows)
+    return inside.min(axis=0) <= lows + near, inside.max(axis=0) >= highs - near
+
+
+def _runs_off(fit: CurveFit, kept: np.ndarray, low: np.ndarray, high: np.ndarray) -> set[tuple[int, int]]:
+    """(coefficient, direction) of those that grow like a power as a compatible curved parameter reaches its end."""
+    found = set()
+    box = fit.form.box(fit.x)
+    for m, (start, end) in enumerate(box):
+        for side, edge, is_open in ((1, start, low[m]), (-1, end, high[m])):
+            if not is_open:
+                continue
+            point = kept[np.argmin(np.abs(kept[:, m] - edge))]
+            step = np.zeros(len(box))
+            step[m] = side * 0.01 * (end - start)
+            there, inward = Profile(fit.form, fit.x, np.array([point, point + step]), fit.weights).coefficients(fit.y)
+            for j in range(len(there)):
+                # d ln|c| / dt beyond a tenth: E ~ -1/b does 1 per unit of ln b, an E that has settled does none.
+                change = abs(there[j] - inward[j]) / max(abs(there[j]), 1e-300) / abs(step[m])
+                if change > 0.1:
+                    found.add((j, int(np.sign(there[j] - inward[j]))))
+    return found
+
+
+def law_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (points,) of the 95% interval of the law itself, the mean over all runs, at sizes `at`."""
+    return _intervals(fit, at, np.zeros(len(sizes(at))), np.zeros(len(sizes(at))))
+
+
+def new_point_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (points,) of the 95% interval of a new point like those fitted, of weight 1, at sizes `at`."""
+    return _intervals(fit, at, np.ones(len(sizes(at))), np.zeros(len(sizes(at))))
+
+
+def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ends (points,) of the 95% interval of the mean of new runs of a new configuration.
+
+    Args:
+        fit: the law.
+        sample: what it was fitted to.
+        at: sizes, shape (points,) or (points, axes).
+        seeds: number of new runs in the mean.
+
+    Where configurations have one run each that is s^2 (1 + h) and exact t. With r seeds each, means scatter by less
+    than runs do: the variance is s^2 (1 + h) + seed_sd^2 (1 / seeds - 1 / r), with Satterthwaite's degrees of freedom.
+    """
+    at = sizes(at)
+    spread = fit.residual_sd**2
+    added = sample.seed_sd**2 * (1 / seeds - 1 / sample.runs_at_unit_weight)
+    if added <= 0 or spread <= 0 or sample.seed_dof == 0:
+        # More seeds than the data have: the exact part alone, which is no narrower than it should be.
+        return new_point_interval(fit, at)
+    profile = fit.profile
+    best = int(np.argmin(profile.rss(fit.y)))
+    functional = fit.form.basis(at, profile.t[best])[0]
+    own = spread * (1 + np.sum((functional @ profile.back[best]) ** 2, axis=1))
+    dof = (own + added) ** 2 / (own**2 / fit.dof + added**2 / sample.seed_dof)
+    return _intervals(fit, at, np.full(len(at), 1 + added / spread), stats.t.ppf(0.975, dof))
+
+
+def _intervals(fit: CurveFit, at: np.ndarray, extra: np.ndarray, t_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    profile, at = fit.profile, sizes(at)
+    lows, highs = np.empty(len(at)), np.empty(len(at))
+    step = max(1, 4_000_000 // (len(profile.t) * profile.n))
+    for first in range(0, len(at), step):
+        part = slice(first, first + step)
+        functionals = np.swapaxes(fit.form.basis(at[part], profile.t)[0], 0, 1)
+        lows[part], highs[part] = profile.intervals(fit.y, functionals, extra[part], t_values[part])
+    return lows, highs
+
+
+class InverseSet(NamedTuple):
+    """Sizes at which a law may reach a target, 95%: pieces (low, high), infinite or zero where a side is open."""
+
+    estimate: float | None
+    """Where the fitted law is at the target; None where it never is."""
+    pieces: tuple[Interval, ...]
+    bounded: bool
+    note: str = ""
+    """Said in place of the numbers where those are withheld."""
+
+    @property
+    def text(self) -> str:
+        """The set in words."""
+        if self.note:
+            return self.note
+        if not self.pieces:
+            return "no size reaches it"
+        if not self.bounded:
+            if len(self.pieces) == 1 and (self.pieces[0].low > 0 or np.isfinite(self.pieces[0].high)):
+                low, high = self.pieces[0]
+                return f"unbounded: from {low:.4g} on" if low > 0 else f"unbounded: up to {high:.4g}"
+            return "unbounded: these data leave every size possible" if len(self.pieces) == 1 else (
+                "unbounded: " + " or ".join(_piece(item) for item in self.pieces)
+            )  # fmt: skip
+        return " or ".join(f"{item.low:.4g} .. {item.high:.4g}" for item in self.pieces)
+
+
+def _piece(item: Interval) -> str:
+    return f"up to {item.high:.4g}" if item.low <= 0 else f"from {item.low:.4g} on"
+
+
+def fieller(fit: CurveFit, target: float) -> InverseSet:
+    """Fieller's set (1954) of sizes where a line in log10 x is at `target`.
+
+    All d with (target - ybar - b d)^2 <= t^2 s^2 (1/n + d^2/Sxx), d = log10 x - mean: bounded only where the slope
+    differs from zero (t^2 s^2 < b^2 Sxx); otherwise everything, or everything but a gap.
+    """
+    if fit.name != "log-linear":
+        raise UserError(f"Fieller's set: of the log-linear law alone, not {fit.name}")
+    u, w = np.log10(fit.x[:, 0]), fit.weights
+    centre = float(np.average(u, weights=w))
+    total, sxx = float(w.sum()), float(np.sum(w * (u - centre) ** 2))
+    slope = float(fit.parameters[1])
+    away = target - float(np.average(fit.y, weights=w))
+    scale = float(stats.t.ppf(0.975, fit.dof)) ** 2 * fit.residual_sd**2
+    # a d^2 - 2 b d + c <= 0
+    a, b, c = slope**2 - scale / sxx, slope * away, away**2 - scale / total
+    estimate = _power_of_ten(centre + away / slope) if slope else None
+    root2 = b**2 - a * c
+    if a > 0:
+        ends = sorted((b + sign * np.sqrt(max(root2, 0))) / a for sign in (-1, 1))
+        return InverseSet(estimate, (Interval(*(_power_of_ten(centre + d) for d in ends)),), True)
+    if root2 <= 0 or a == 0:
+        return InverseSet(estimate, (Interval(0.0, np.inf),), False)
+    ends = sorted((b + sign * np.sqrt(root2)) / a for sign in (-1, 1))
+    first, second = (_power_of_ten(centre + d) for d in ends)
+    return InverseSet(estimate, (Interval(0.0, first), Interval(second, np.inf)), False)
+
+
+def _power_of_ten(u: float) -> float:
+    return float(10**u) if abs(u) < 300 else (np.inf if u > 0 else 0.0)
+
+
+def inverse(fit: CurveFit, target: float, decades: float = 6.0) -> InverseSet:
+    """Sizes whose 95% interval of the law holds `target`, which is Fieller's set where the law is log-linear.
+
+    For other laws found on a grid from `decades` below the data to `decades` above; a piece that reaches an end is
+    called unbounded on that side.
+    """
+    if fit.name == "log-linear":
+        return fieller(fit, target)
+    low, high = np.log10(fit.x[:, 0].min()), np.log10(fit.x[:, 0].max())
+    u = np.linspace(low - decades, high + decades, 301)
+    at = 10**u
+    floor, ceiling = law_interval(fit, at)
+    holds = (floor <= target) & (target <= ceiling)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(int)))
+    pieces = []
+    for first, last in zip(edges[::2], edges[1::2] - 1, strict=True):
+        left = 0.0 if first == 0 else _crossing(fit, target, at[first - 1], at[first])
+        right = np.inf if last == len(u) - 1 else _crossing(fit, target, at[last + 1], at[last])
+        pieces.append(Interval(left, right))
+    difference = fit.value(at) - target
+    crossings = np.flatnonzero(np.sign(difference[:-1]) != np.sign(difference[1:]))
+    estimate = None
+    if len(crossings):
+        i = crossings[np.argmin(np.abs(u[crossings] - high))]
+        share = difference[i] / (difference[i] - difference[i + 1])
+        estimate = float(10 ** (u[i] + share * (u[i + 1] - u[i])))
+    bounded = all(item.low > 0 and np.isfinite(item.high) for item in pieces)
+    return InverseSet(estimate, tuple(pieces), bounded)
+
+
+def _crossing(fit: CurveFit, target: float, outside: float, inside: float) -> float:
+    """Where between two sizes the interval begins to hold the target, to a ten-thousandth of a decade."""
+    a, b = np.log10(outside), np.log10(inside)
+    while abs(a - b) > 1e-4:
+        middle = (a + b) / 2
+        low, high = law_interval(fit, np.array([10**middle]))
+        a, b = (a, middle) if low[0] <= target <= high[0] else (middle, b)
+    return float(10 ** ((a + b) / 2))

@@ -1,0 +1,241 @@
+"""Runs averaged to configurations, and the line through their means in one size or its logarithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.intervals import Interval, Sample, precision
+from analysis.table.selection import Selection
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from statsmodels.regression.linear_model import RegressionResultsWrapper
+
+Law = Literal["log-linear", "linear"]
+Unit = Literal["configuration", "row"]
+
+LEAST_CONFIGURATIONS = 4
+"""Parameters of a line + 2: below it the residual says next to nothing."""
+
+
+class LinePrediction(NamedTuple):
+    """A line's value at x (floats, or arrays of x's shape) with two 95% intervals."""
+
+    mean: np.ndarray | float
+    mean_ci_low: np.ndarray | float
+    mean_ci_high: np.ndarray | float
+    prediction_low: np.ndarray | float
+    prediction_high: np.ndarray | float
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """y = intercept + slope * u with u = log10(x) (log-linear) or x (linear), and the runs it was fitted to.
+
+    Where a configuration was run with several seeds the line goes through the configurations' means, so that
+    configurations, not runs, set the degrees of freedom. The means weigh the same, or, where configurations have
+    different numbers of seeds or standard errors of their own, by `precision`. What `curve` says (r2, residual_sd,
+    dof, covariance) is of those means, and the prediction interval is that of a new configuration's mean over as many
+    seeds; a single new run scatters more, by the seeds (`run_interval`). All intervals are 95%, exact t.
+    """
+
+    selection: Selection
+    sample: Sample
+    curve: CurveFit
+    unit: Unit
+    configurations: np.ndarray
+    """Number of the configuration of every run, in order of first appearance, shape (runs,)."""
+
+    @property
+    def law(self) -> Law:
+        """What the line is straight in."""
+        return "log-linear" if self.curve.name == "log-linear" else "linear"
+
+    @property
+    def n(self) -> int:
+        """Runs."""
+        return len(self.configurations)
+
+    @cached_property
+    def regression(self) -> RegressionResultsWrapper:
+        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions (statsmodels)."""
+        from statsmodels.regression.linear_model import WLS
+
+        return WLS(self.sample.y, self._design(self.sample.x[:, 0]), weights=self.sample.weights).fit()
+
+    def _design(self, x: np.ndarray) -> np.ndarray:
+        u = np.log10(x) if self.law == "log-linear" else x
+        return np.column_stack([np.ones_like(u), u])
+
+    @property
+    def intercept(self) -> float:
+        """The line at u = 0."""
+        return float(self.regression.params[0])
+
+    @property
+    def slope(self) -> float:
+        """Change of y per decade of x (log-linear) or per unit of x (linear)."""
+        return float(self.regression.params[1])
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95% intervals of intercept and slope by name."""
+        ends = self.regression.conf_int(alpha=0.05)
+        return {
+            name: Interval(float(low), float(high))
+            for name, (low, high) in zip(("intercept", "slope"), ends, strict=True)
+        }
+
+    @property
+    def slope_ci95(self) -> Interval:
+        """95% interval of the slope."""
+        return self.intervals["slope"]
+
+    @property
+    def slope_se(self) -> float:
+        """Standard error of the slope."""
+        return float(self.regression.bse[1])
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of a slope of zero; 0 for points that lie on a line."""
+        with np.errstate(divide="ignore"):
+            return float(self.regression.pvalues[1])
+
+    @property
+    def seed_sd(self) -> float | None:
+        """Pooled standard deviation of runs that differ only in seed; None without such runs."""
+        return self.sample.seed_sd if self.sample.seed_dof else None
+
+    @property
+    def replicated(self) -> bool:
+        """Whether fitted points are means of several runs."""
+        return bool(np.any(self.sample.runs > 1))
+
+    @cached_property
+    def fitted(self) -> np.ndarray:
+        """The line at every run's size, shape (runs,)."""
+        return self.curve.value(self.selection.x)
+
+    def predict(self, x: np.ndarray | float) -> LinePrediction:
+        """Returns the line at `x`, its 95% interval and the 95% interval of a new point (see the class).
+
+        Raises:
+            UserError: x not finite, or not positive for the log-linear law.
+        """
+        at = np.asarray(x, dtype=float)
+        if not np.all(np.isfinite(at)) or (self.law == "log-linear" and np.any(at <= 0)):
+            raise UserError(f"predict at {self.sample.x_name} = {x}: expected positive finite numbers")
+        flat = at.ravel()
+        found = self.regression.get_prediction(self._design(flat), weights=np.ones(len(flat)))
+        ends = [interval.T for interval in (found.conf_int(alpha=0.05), found.conf_int(obs=True, alpha=0.05))]
+        columns = [found.predicted_mean, *ends[0], *ends[1]]
+        return LinePrediction(*(float(item[0]) if at.ndim == 0 else item.reshape(at.shape) for item in columns))
+
+
+def fit_line(
+    selection: Selection, law: Law = "log-linear", unit: Unit = "configuration", image_correlation: float = 1.0
+) -> Line:
+    """Fits y on log10(x) or x by least squares (statsmodels).
+
+    A column named like the metric with _se, such as rfd_dinov2_se, is taken for its sampling error.
+
+    Args:
+        selection: the runs.
+        law: log-linear, straight in log10(x), or linear, straight in x.
+        unit: configuration, runs that differ in seed alone are averaged first; a table without seeds is taken row by
+            row, unless its repeated x values show that it hides replicates. row, every row is a point of its own.
+        image_correlation: share of the sampling variance that is common to all values, 1 where all runs are measured
+            on the same images: it says nothing about their order, and the rest weighs them.
+
+    Raises:
+        UserError: fewer than 4 configurations, one x only, y the same everywhere, or hidden replicates.
+    """
+    if law not in ("log-linear", "linear"):
+        raise UserError(f"law {law}: no such law; laws: log-linear, linear")
+    if unit not in ("configuration", "row"):
+        raise UserError(f"unit {unit}: no such unit; units: configuration, row")
+    groups = _configurations(selection, unit)
+    sample = average(selection, selection.x[:, None], groups, law == "log-linear", image_correlation)
+    x, y = sample.x[:, 0], sample.y
+    what = f"{selection.y_name} on {selection.x_name}"
+    if len(np.unique(x)) < 2:
+        raise UserError(f"{what}: all runs have {selection.x_column} = {x[0]:g}; a law needs different sizes")
+    different = len(np.unique(x)) if unit == "row" else sample.n
+    if different < LEAST_CONFIGURATIONS:
+        raise UserError(
+            f"{what}: {different} configurations left to fit ({len(groups)} runs, {len(selection.excluded)} excluded); "
+            f"a line needs at least {LEAST_CONFIGURATIONS}; run more sizes, not more seeds"
+        )
+    if np.ptp(y) == 0:
+        raise UserError(f"{what}: {selection.y_name} is {y[0]:g} in every configuration; there is nothing to fit")
+    return Line(selection, sample, fit_curve(law, x, y, sample.weights), unit, groups)
+
+
+def average(
+    selection: Selection, x: np.ndarray, groups: np.ndarray, log: bool = True, image_correlation: float = 1.0
+) -> Sample:
+    """Averages the runs of every configuration, and weighs the means by what is known of their errors.
+
+    Args:
+        selection: the runs.
+        x: their sizes, shape (runs, axes), the same within a configuration.
+        groups: the number of every run's configuration, shape (runs,), each of 0 .. configurations - 1.
+        log: whether the law that the weights are for is straight in log10 of the first axis.
+        image_correlation: see `fit_line`.
+    """
+    sizes, y, runs = configuration_means(x, selection.y, groups)
+    seed_sd = seed_spread(selection.y, groups)
+    errors = _sampling_errors(selection, groups) if x.shape[1] == 1 else None
+    design = np.column_stack([np.ones(len(y)), np.log10(sizes[:, 0]) if log else sizes[:, 0], sizes[:, 1:]])
+    weights, runs_at_unit = precision(design, y, runs, seed_sd or 0.0, errors, image_correlation)
+    common = 0.0 if errors is None else float(np.sqrt(image_correlation * np.mean(errors**2)))
+    return Sample(
+        sizes, y, runs, weights, seed_sd or 0.0, len(groups) - len(y), runs_at_unit, common,
+        selection.x_name, selection.y_name,
+    )  # fmt: skip
+
+
+def configuration_means(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sizes, mean values and runs, each (configurations, ...), of runs numbered by configuration."""
+    first = np.unique(groups, return_index=True)[1]
+    means = np.array([y[groups == k].mean() for k in range(len(first))])
+    return x[first], means, np.bincount(groups).astype(float)
+
+
+def _sampling_errors(selection: Selection, groups: np.ndarray) -> np.ndarray | None:
+    """Root mean square standard error of each configuration's runs, from the metric's _se column."""
+    column = f"{selection.y_name}_se"
+    if column not in selection.used.columns:
+        return None
+    errors = pd.to_numeric(selection.used[column], errors="coerce").to_numpy(dtype=float)
+    if not (np.all(np.isfinite(errors)) and np.all(errors >= 0)):
+        raise UserError(f"{column}: a standard error is missing or negative; expected one for every used row")
+    return np.sqrt(np.bincount(groups, weights=errors**2) / np.bincount(groups))
+
+
+def _configurations(selection: Selection, unit: Unit) -> np.ndarray:
+    """Number of the configuration of every used row, in order of first appearance."""
+    n, distinct = len(selection.x), len(np.unique(selection.x))
+    if unit == "row":
+        return np.arange(n)
+    if not any(selection.seeds) and n > distinct and 2 * distinct <= n:
+        raise UserError(
+            f"{selection.y_name} on {selection.x_name}: {n} rows take only {distinct} values of "
+            f"{selection.x_column} and no seed column says whether they are repeats, which are not sizes; "
+            "add a seed column, or take every row as a configuration with unit row"
+        )
+    return selection.configurations
+
+
+def seed_spread(y: np.ndarray, groups: np.ndarray) -> float | None:
+    """Standard deviation of runs that share a group, pooled over the groups; None where no group has two."""
+    frame = pd.Series(y).groupby(groups)
+    dof = int((frame.size() - 1).sum())
+    return float(np.sqrt(((y - frame.transform("mean")) ** 2).sum() / dof)) if dof else None

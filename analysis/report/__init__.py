@@ -1,0 +1,1 @@
+"""Analyses as files: pages, figures, JSON, MLflow runs."""

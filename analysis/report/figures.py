@@ -1,0 +1,296 @@
+"""The plots of a law, of two axes, of a trade-off: PNG and SVG, without a display."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.inference.analysis import Analysis
+from analysis.inference.axes import JointAnalysis
+from analysis.inference.pareto import pareto_set
+from analysis.laws.line import Line
+from analysis.table.columns import find_column
+from drorae.metrics.registry import title
+from drorae.storage.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import Formatter
+
+INK, LINE = "#222222", "#0072B2"
+_LAW_STYLES: list[Any] = ["-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
+# Okabe and Ito's colours, told apart by the colour-blind; markers tell them apart in grey.
+_SEED_STYLES = (
+    ("o", "#E69F00"), ("s", "#009E73"), ("^", "#CC79A7"), ("D", "#56B4E9"),
+    ("v", "#D55E00"), ("P", "#F0E442"), ("X", "#999999"), ("*", "#000000"),
+)  # fmt: skip
+
+RASTER_POINTS = 2000
+"""Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
+
+_SETTINGS = threading.Lock()
+"""Held while matplotlib's settings, which all threads share, are a figure's."""
+
+_NAMES = {
+    "params": "Fusion parameters",
+    "fusion_params": "Fusion parameters",
+    "fusion_params_paper": "Fusion parameters (paper's formula)",
+    "capacity": "Expert hidden dim",
+    "expert_hidden_dim": "Expert hidden dim",
+    "layers": "Fused layers",
+    "num_layers": "Fused layers",
+}
+
+
+def display_name(name: str) -> str:
+    """A metric's or size's name for people, with its unit; unknown names stay as they are."""
+    return _NAMES.get(name) or title(name)
+
+
+def number(value: float) -> str:
+    """A number for labels: 4 digits after the point at ordinary sizes, else 4 significant ones, true minus sign."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "\N{MINUS SIGN}∞"
+    text = f"{value:.4f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def equation(line: Line) -> str:
+    """The fitted line, e.g. 'rFID = 0.9194 − 0.0564 log₁₀(x)'."""
+    sign = "+" if line.slope >= 0 else "\N{MINUS SIGN}"
+    term = "log₁₀(x)" if line.law == "log-linear" else "x"
+    name = display_name(line.sample.y_name).split(" (")[0]
+    return f"{name} = {number(line.intercept)} {sign} {number(abs(line.slope))} {term}"
+
+
+def law_figure(analyses: Sequence[Analysis]) -> Figure:
+    """One panel per metric: runs marked by seed, line, confidence and prediction band, hatched beyond the data.
+
+    Everything is told apart by marker, line style or hatching as well as by colour.
+    """
+    figure, drawn = panels(len(analyses))
+    for analysis, axes in zip(analyses, drawn, strict=True):
+        _draw_law(axes, analysis)
+    return figure
+
+
+def residual_figure(analyses: Sequence[Analysis]) -> Figure:
+    """One panel per metric: residuals of all runs against x, marked by seed, with the residual deviation."""
+    figure, drawn = panels(len(analyses), 2.7)
+    for analysis, axes in zip(analyses, drawn, strict=True):
+        line = analysis.line
+        sd = line.curve.residual_sd
+        axes.axhspan(-sd, sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
+        axes.axhline(0, color=INK, lw=1)
+        _scatter(axes, line, line.selection.y - line.fitted)
+        _x_axis(axes, line, analysis.horizon.high)
+        axes.set_ylabel(f"residual, {display_name(line.sample.y_name).split(' (')[0]}")
+        axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def joint_figure(found: JointAnalysis) -> Figure:
+    """Left: runs and the additive law at each value of the second axis. Right: the best law against what came in."""
+    x, second, y = found.sample.x[:, 0], found.sample.x[:, 1], found.sample.y
+    figure, (left, right) = panels(2)
+    levels = np.unique(second)
+    plane = found.find("plane")
+    for i, level in enumerate(levels):
+        shade = str(0.05 + 0.75 * (1 - i / max(1, len(levels) - 1)))
+        chosen = second == level
+        left.scatter(x[chosen], y[chosen], color=shade, edgecolors=INK, s=36, linewidths=0.6, zorder=3,
+                     label=f"{found.second_name} {level:g}")  # fmt: skip
+        if plane is not None:
+            span = np.geomspace(x.min(), x.max(), 50)
+            left.plot(span, plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
+    log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
+    left.set_xlabel(display_name(found.x_name))
+    left.set_ylabel(display_name(found.y_name))
+    left.legend(fontsize=7, frameon=False, ncols=2)
+    best = found.fits[0]
+    fitted = best.value(found.sample.x)
+    right.scatter(fitted, y, color=LINE, edgecolors=INK, s=36, linewidths=0.6)
+    ends = [min(fitted.min(), y.min()), max(fitted.max(), y.max())]
+    right.plot(ends, ends, color=INK, lw=0.8)
+    right.set_xlabel(f"by {best.form.formula}")
+    right.set_ylabel(f"{display_name(found.y_name)}, measured")
+    return figure
+
+
+def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> Path:
+    """Draws all finished runs and the Pareto set in the plane of the first two objectives; returns pareto.png."""
+    x, y = (find_column(frame, name) for name in objectives[:2])
+    best = pareto_set(frame, objectives)
+    figure, (axes,) = panels(1)
+    every = frame[frame["status"] == "finished"] if "status" in frame.columns else frame
+    axes.scatter(every[x], every[y], s=24, facecolor="white", edgecolor=INK, label="finished runs", zorder=2)
+    steps = best.sort_values(x)
+    axes.plot(steps[x], steps[y], drawstyle="steps-post", color=LINE, lw=1.2, zorder=1)
+    axes.scatter(steps[x], steps[y], s=36, color=LINE, label="not beaten in all objectives", zorder=3)
+    values = pd.to_numeric(every[x], errors="coerce")
+    if values.min() > 0 and values.max() / values.min() > 10:
+        axes.set_xscale("log")
+    axes.set_xlabel(display_name(x))
+    axes.set_ylabel(display_name(y))
+    axes.legend(frameon=False)
+    return save(figure, directory, "pareto")["png"]
+
+
+def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
+    """Writes name.png (150 dpi) and name.svg, each renamed into place; the same figure gives the same bytes."""
+    import matplotlib
+
+    paths = {}
+    # Laid out once for all files, and not drawn for it.
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    with _SETTINGS, matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
+        for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+            buffer = io.BytesIO()
+            arguments: dict[str, Any] = dict(options)
+            figure.savefig(buffer, format=kind, facecolor="white", **arguments)
+            paths[kind] = write_atomic(directory / f"{name}.{kind}", buffer.getvalue())
+    return paths
+
+
+def panels(count: int, height: float = 4.8) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` empty panels, two in a row; `height`: inches of each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(count, 2)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(7.2 if columns == 1 else 12.4, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    for panel in axes[:count]:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(True, color="#e6e6e6", lw=0.6)
+        panel.set_axisbelow(True)
+    return figure, list(axes[:count])
+
+
+def _draw_law(axes: Axes, analysis: Analysis) -> None:
+    line, sample = analysis.line, analysis.line.sample
+    end = max(analysis.horizon.high, sample.high)
+    space = np.geomspace if line.law == "log-linear" else np.linspace
+    inside, beyond = space(sample.low, sample.high, 200), space(sample.high, end, 80)
+    _draw_line(axes, line, inside, beyond)
+    others = _draw_rivals(axes, analysis)
+    axes.axvline(sample.high, color="#888888", lw=0.8, ls=":")
+    axes.axvline(end, color="#888888", lw=0.8)
+    free = (0.98, "top") if line.slope > 0 else (0.02, "bottom")
+    axes.annotate(
+        "trusted horizon", (end, free[0]), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va=free[1],
+        textcoords="offset points", rotation=90, fontsize=7, color="#555555",
+    )  # fmt: skip
+    _scatter(axes, line, line.selection.y)
+    _x_axis(axes, line, end)
+    images = line.selection.eval_images
+    axes.set_ylabel(display_name(sample.y_name) + (f"\nN = {images:,} images" if images else ""))
+    # Room for the legend on the side the line leaves free.
+    bottom, top = axes.get_ylim()
+    room = (0.34 + 0.05 * others) * (top - bottom)
+    axes.set_ylim(bottom - (room if line.slope > 0 else 0), top + (room if line.slope <= 0 else 0))
+    axes.legend(
+        facecolor="white", edgecolor="white", framealpha=1, fontsize=8,
+        loc="lower right" if line.slope > 0 else "upper right",
+    )  # fmt: skip
+
+
+def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -> None:
+    at, after = line.predict(inside), line.predict(beyond)
+    band = "95% prediction interval" + (", new configuration's mean" if line.replicated else "")
+    axes.fill_between(inside, at.prediction_low, at.prediction_high, color=LINE, alpha=0.13, lw=0, label=band)
+    for edge in (at.prediction_low, at.prediction_high):
+        axes.plot(inside, edge, color=LINE, lw=0.7, ls=(0, (6, 3)))
+    axes.fill_between(inside, at.mean_ci_low, at.mean_ci_high, color=LINE, alpha=0.3, lw=0, label="95% CI of the line")
+    axes.fill_between(
+        beyond, after.prediction_low, after.prediction_high, facecolor="none", edgecolor=LINE, alpha=0.35, lw=0,
+        hatch="////", label="beyond the data",
+    )  # fmt: skip
+    low, high = line.slope_ci95
+    label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {line.curve.r2:.3f}"
+    axes.plot(inside, at.mean, color=LINE, lw=2, label=label)
+    axes.plot(beyond, after.mean, color=LINE, lw=1.6, ls=(0, (4, 3)))
+
+
+def _draw_rivals(axes: Axes, analysis: Analysis) -> int:
+    """Draws the other plausible laws and the envelope of all that are heard; returns how many the legend lists."""
+    comparison, sample = analysis.comparison, analysis.line.sample
+    end = analysis.horizon.high
+    at = (np.geomspace if sample.low > 0 else np.linspace)(sample.low, end, 60)
+    others = [law for law in comparison.plausible if law.name != analysis.line.law]
+    for law, style in zip(others, _LAW_STYLES * len(others), strict=False):
+        axes.plot(at, law.value(at), color=INK, lw=1, ls=style, label=law.name)
+    if not analysis.disputed:
+        return len(others)
+    for i, y in enumerate(comparison.envelope(at, analysis.typical_seeds)):
+        axes.plot(at, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws in question")
+    return len(others) + 1
+
+
+def _scatter(axes: Axes, line: Line, y: np.ndarray) -> None:
+    x, of = line.selection.x, line.selection.seeds
+    seeds = sorted(set(of), key=lambda seed: (len(seed), seed))
+    many = len(x) > RASTER_POINTS
+    marks: list[tuple[np.ndarray, str, str, str]] = []
+    if len(seeds) > len(_SEED_STYLES):
+        marks.append((np.full(len(x), True), "o", "#999999", f"runs of {len(seeds)} seeds"))
+    else:
+        for i, seed in enumerate(seeds):
+            marker, colour = _SEED_STYLES[i] if len(seeds) > 1 else ("o", INK)
+            marks.append((np.array([item == seed for item in of]), marker, colour, f"seed {seed}" if seed else "runs"))
+    for chosen, marker, colour, label in marks:
+        axes.scatter(
+            x[chosen], y[chosen], marker=marker, s=12 if many else 42, color=colour, edgecolors=INK,
+            linewidths=0.3 if many else 0.7, zorder=3, label=label, rasterized=many,
+        )  # fmt: skip
+
+
+def _x_axis(axes: Axes, line: Line, end: float) -> None:
+    if line.law == "log-linear":
+        decades = math.log10(end / line.sample.low)
+        subs = (1.0,) if decades > 3.5 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
+        log_axis(axes, subs)
+        margin = 10 ** (0.035 * decades)
+        axes.set_xlim(line.sample.low / margin, end * margin)
+    else:
+        axes.xaxis.set_major_formatter(_short_labels())
+    axes.set_xlabel(display_name(line.sample.x_name))
+
+
+def log_axis(axes: Axes, subs: Sequence[float]) -> None:
+    """Makes the x axis one of log10 of a size, with labels at these multiples of the powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(_short_labels())
+
+
+def _short_labels() -> Formatter:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: short(value))
+
+
+def short(value: float) -> str:
+    """A size for labels: 128, 19 K, 113.4 M."""
+    for limit, scale, unit in ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " K")):
+        if abs(value) >= limit:
+            return f"{float(f'{value / scale:.4g}'):g}{unit}"
+    return f"{value:g}"

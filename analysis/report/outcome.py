@@ -1,0 +1,119 @@
+"""Fits of one or several metrics with their report and a few plain lines: what `drorae fit` and a sweep's end show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.inference.analysis import Analysis, analyse
+from analysis.laws.line import Law, Unit
+from analysis.report.trees import fit_tree
+from analysis.report.write import write_report
+from drorae.errors import UserError
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """One analysis per metric, in the order asked for."""
+
+    analyses: tuple[Analysis, ...]
+    trees: tuple[dict[str, Any], ...]
+    """Machine-readable, one object per metric: `fit_tree`."""
+    paths: dict[str, Path]
+    """The report's files by name; empty where none was asked for."""
+    text: str
+    """Plain lines for a terminal or a log."""
+
+
+def fit_table(
+    frame: pd.DataFrame,
+    x: str,
+    y: Sequence[str],
+    law: Law = "log-linear",
+    include: Iterable[str] = (),
+    unit: Unit = "configuration",
+    out: str | Path | None = None,
+    title: str | None = None,
+    images: Mapping[str, Path] | None = None,
+    command: str | None = None,
+) -> FitOutcome:
+    """Fits each metric of `y` on `x` over the usable rows of `frame`.
+
+    Args:
+        frame: one row per run.
+        x: column of the size, or params, capacity, layers (`X_ALIASES`).
+        y: columns of the metrics.
+        law, include, unit: see `analyse`.
+        out: folder that the report is written to; none by default.
+        title: of the report; by default what is fitted to what.
+        images: caption to PNG file, embedded in the report.
+        command: printed in the report as the way to make it again.
+
+    Raises:
+        UserError: what `analyse` and `write_report` refuse; nothing is written then.
+    """
+    names = [y] if isinstance(y, str) else list(dict.fromkeys(y))
+    if not names:
+        raise UserError("y: expected at least one metric, such as psnr or rfd_dinov2")
+    include = tuple(include)
+    analyses = [analyse(frame, x, name, law, include, unit) for name in names]
+    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command)
+
+
+def report_analyses(
+    analyses: Sequence[Analysis],
+    out: str | Path | None,
+    title: str,
+    images: Mapping[str, Path] | None = None,
+    command: str | None = None,
+) -> FitOutcome:
+    """Returns what `fit_table` returns, and writes what it writes, of analyses that are there already.
+
+    Args:
+        analyses: one per metric, all against the same size.
+        out: folder that the report is written to; None writes nothing.
+        title, images, command: see `write_report`.
+
+    Raises:
+        UserError: what `write_report` refuses.
+    """
+    trees = tuple(fit_tree(item) for item in analyses)
+    paths = {} if out is None else write_report(analyses, out, title, images, command, trees)
+    return FitOutcome(tuple(analyses), trees, paths, "\n".join(_summary(item) for item in analyses))
+
+
+def _summary(analysis: Analysis) -> str:
+    line, selection = analysis.line, analysis.selection
+    sample, curve = line.sample, line.curve
+    term, per = (f"log10({sample.x_name})", "per decade") if line.law == "log-linear" else (sample.x_name, "per unit")
+    sign = "+" if line.slope >= 0 else "-"
+    counted = f"{line.n} runs" if line.unit == "row" else f"{sample.n} configurations, {line.n} runs"
+    spread = f"residual sd {curve.residual_sd:.4g}"
+    if line.replicated:
+        spread += f" of configuration means, seed sd {line.seed_sd:.4g}"
+    lines = [
+        f"{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
+        f"  slope {line.slope:.4f} {per}, 95% CI {line.slope_ci95[0]:.4f} .. {line.slope_ci95[1]:.4f} "
+        f"(t, {curve.dof} degrees of freedom); R2 {curve.r2:.4f}",
+        f"  {counted}; {sample.x_name} {sample.low:.6g} .. {sample.high:.6g}; {spread}",
+    ]
+    if selection.eval_images:
+        lines[-1] += f"; {selection.eval_images} evaluation images"
+    lines += [f"  left out: {text}" for text in _left_out(selection.excluded)]
+    lines += [f"  note: {item.message} [{item.code}]" for item in analysis.cautions]
+    compared = [f"{item.name} {analysis.comparison.delta(item):.1f}" for item in analysis.comparison.fits]
+    lines.append(f"  laws by AICc behind the best: {', '.join(compared)}")
+    lines += [text for verdict in analysis.verdicts for text in verdict.lines()]
+    return "\n".join(lines)
+
+
+def _left_out(excluded: Sequence[tuple[str, str]]) -> list[str]:
+    """A line per run, or per reason where more than three runs share it."""
+    reasons = Counter(reason for _, reason in excluded)
+    lines = [f"{row}: {reason}" for row, reason in excluded if reasons[reason] <= 3]
+    return lines + [f"{count} rows: {reason}" for reason, count in reasons.items() if count > 3]

@@ -1,0 +1,202 @@
+"""What the analysis found as plain values for JSON; None stands for every number that JSON does not know."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from analysis.inference.analysis import Analysis
+from analysis.inference.axes import JointAnalysis
+from analysis.inference.evidence import BackTest
+from analysis.inference.predict import Forecast, Reach
+from analysis.laws.curves import CurveFit
+from analysis.laws.intervals import parameter_intervals
+from analysis.laws.line import Line
+
+VERSION = 2
+"""Of the objects that fit, predict and plan print; 1 had no `laws`."""
+
+
+def fit_tree(analysis: Analysis) -> dict[str, Any]:
+    """Returns one metric against one size, as `drorae fit --json` prints it.
+
+    | key | what it holds |
+    |---|---|
+    | law, x, y, unit | the line fitted, size and metric, and whether configurations or rows are points |
+    | n, n_configurations, dof | runs, points, residual degrees of freedom |
+    | slope, intercept, r2, residual_sd | of the line; slope per decade (log-linear) or per unit (linear) |
+    | slope_ci95, intercept_ci95, slope_se, p_value | exact t |
+    | seed_sd | pooled sd of runs that differ in seed alone; null without such runs |
+    | x_range | smallest and largest x |
+    | eval_images | images every value was measured on; null where the table does not say |
+    | warnings | code, message |
+    | excluded | row, reason |
+    | version | of these keys |
+    | preferred | name of the law with the least AICc |
+    | laws | name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound, condition, residual_sd |
+    | laws_skipped | name, reason |
+    | horizon | low, high, decades, rule |
+    | back_tests | law, trained, rows (x, y, mean, prediction95, inside) |
+    | predictions | at the horizon: as `forecast_tree` |
+    | verdicts | claim, verdict (supported, not supported, undecided), reason, would_decide |
+    """
+    comparison, far = analysis.comparison, analysis.horizon.high
+    tree = {
+        **_line_tree(analysis.line),
+        **remarks(analysis),
+        "version": VERSION,
+        "preferred": comparison.preferred.name,
+        "laws": [
+            law_tree(fit, comparison.delta(fit)) | {"loo_rmse": float(np.sqrt(np.mean(fit.loo() ** 2)))}
+            for fit in comparison.fits
+        ],
+        "laws_skipped": [{"name": name, "reason": reason} for name, reason in comparison.skipped],
+        "horizon": asdict(analysis.horizon),
+        "back_tests": [_back_test_tree(test) for test in analysis.back_tests],
+        "predictions": [forecast_tree(analysis.predict(far))] if far > 0 else [],
+        "verdicts": [item._asdict() for item in analysis.verdicts],
+    }
+    return finite(tree)
+
+
+def _line_tree(line: Line) -> dict[str, Any]:
+    sample, curve = line.sample, line.curve
+    return {
+        "law": line.law,
+        "x": sample.x_name,
+        "y": sample.y_name,
+        "unit": line.unit,
+        "n": line.n,
+        "n_configurations": sample.n,
+        "slope": line.slope,
+        "intercept": line.intercept,
+        "r2": curve.r2,
+        "slope_ci95": list(line.slope_ci95),
+        "intercept_ci95": list(line.intervals["intercept"]),
+        "slope_se": line.slope_se,
+        "p_value": line.p_value,
+        "residual_sd": curve.residual_sd,
+        "seed_sd": line.seed_sd,
+        "dof": curve.dof,
+        "x_range": [sample.low, sample.high],
+        "eval_images": line.selection.eval_images,
+    }
+
+
+def _back_test_tree(test: BackTest) -> dict[str, Any]:
+    rows = [
+        {"x": item.x, "y": item.y, "mean": item.predicted, "prediction95": [item.low, item.high], "inside": item.inside}
+        for item in test.held_out
+    ]
+    return {"law": test.law, "trained": test.trained, "rows": rows}
+
+
+def remarks(found: Analysis | JointAnalysis) -> dict[str, Any]:
+    """Returns the cautions and the excluded runs, as every printed object has them."""
+    return {
+        "warnings": [item._asdict() for item in found.cautions],
+        "excluded": [{"row": row, "reason": reason} for row, reason in found.selection.excluded],
+    }
+
+
+def law_tree(fit: CurveFit, delta: float) -> dict[str, Any]:
+    """Returns a law as plain values; `delta`: AICc behind the preferred law.
+
+    Keys: name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound, condition, residual_sd.
+    """
+    return {
+        "name": fit.name,
+        "formula": fit.form.formula,
+        "parameters": [
+            {"name": name, "value": float(value), "ci95": list(ci95)}
+            for (name, ci95), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
+        ],
+        "r2": fit.r2,
+        "aicc": fit.aicc,
+        "delta_aicc": delta,
+        "at_bound": list(fit.at_bound),
+        "condition": fit.condition,
+        "residual_sd": fit.residual_sd,
+    }
+
+
+def forecast_tree(made: Forecast) -> dict[str, Any]:
+    """A prediction as plain values: x, seeds, trusted, decades_beyond, laws (law, mean, ci95, prediction95), the
+    envelopes ci95 and prediction95, and prediction95_new_images (None where the metric's own error is not known)."""
+    fresh = made.on_new_images
+    return finite(
+        {
+            "x": made.x,
+            "seeds": made.seeds,
+            "trusted": made.trusted,
+            "extrapolated": not made.trusted,
+            "decades_beyond": made.decades_beyond,
+            "laws": [
+                {"law": item.law, "mean": item.value, "ci95": list(item.of_law), "prediction95": list(item.of_run)}
+                for item in made.laws
+            ],
+            "ci95": list(made.of_law),
+            "prediction95": list(made.of_run),
+            "prediction95_new_images": None if fresh is None else list(fresh),
+        }
+    )
+
+
+def reach_tree(found: Reach) -> dict[str, Any]:
+    """A target as plain values: target, bounded, trusted, laws (law, estimate, pieces, bounded, trusted, text)."""
+    return finite(
+        {
+            "target": found.target,
+            "bounded": found.bounded,
+            "trusted": found.trusted,
+            "laws": [
+                {
+                    "law": law,
+                    "estimate": item.estimate,
+                    "pieces": [list(piece) for piece in item.pieces],
+                    "bounded": item.bounded,
+                    "trusted": trusted,
+                    "text": item.text,
+                }
+                for law, item, trusted in found.laws
+            ],
+        }
+    )
+
+
+def joint_tree(found: JointAnalysis) -> dict[str, Any]:
+    """Returns a metric against two axes, as `drorae fit --and --json` prints it.
+
+    Keys: version, x, and, y, n, n_configurations, preferred, laws (as `law_tree`), laws_of_one_axis (axis and the
+    same), laws_skipped (name, reason), tests (what, f, extra, dof, p_value), verdicts, warnings, excluded.
+    """
+    tree = {
+        "version": VERSION,
+        "x": found.x_name,
+        "and": found.second_name,
+        "y": found.y_name,
+        "n": len(found.selection.x),
+        "n_configurations": found.sample.n,
+        "preferred": found.preferred.name,
+        "laws": [law_tree(fit, found.delta(fit)) for fit in found.fits],
+        "laws_of_one_axis": [{"axis": axis} | law_tree(fit, found.delta(fit)) for axis, fit in found.alone],
+        "laws_skipped": [{"name": name, "reason": reason} for name, reason in found.skipped],
+        "tests": [asdict(test) for test in found.tests],
+        "verdicts": [item._asdict() for item in found.verdicts],
+        **remarks(found),
+    }
+    return finite(tree)
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for every NaN and infinity in it, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,474 @@
+"""Analyses as files: law.json, law.csv, figures, one self-contained HTML page and the same in Markdown."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.inference.analysis import Analysis
+from analysis.inference.axes import JointAnalysis
+from analysis.inference.evidence import BackTest
+from analysis.inference.verdicts import Verdict
+from analysis.laws.curves import CurveFit
+from analysis.laws.intervals import parameter_intervals
+from analysis.laws.line import Line
+from analysis.report import figures
+from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
+from analysis.report.figures import display_name, number, short
+from analysis.report.trees import fit_tree, joint_tree
+from analysis.table.selection import Selection
+from drorae.errors import UserError
+from drorae.storage.files import write_atomic
+
+_LISTED = 12
+"""Values of a hyper-parameter or sizes that the checklist names one by one."""
+
+
+def write_report(
+    analyses: Sequence[Analysis],
+    directory: str | Path,
+    title: str,
+    images: Mapping[str, Path] | None = None,
+    command: str | None = None,
+    trees: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Path]:
+    """Writes the report of one or several metrics and returns its paths by name.
+
+    json: law.json, the object of the first metric, the others' under "also"; csv: law.csv, every run of every fit
+    with fitted value, residual and bands, or why it was left out; png, svg: law.*; residuals_png, residuals_svg;
+    html: report.html, which holds all of it and loads nothing; markdown: report.md, the same for a repository.
+    Each file appears whole or not at all.
+
+    Args:
+        analyses: one per metric, all against the same size.
+        directory: folder of the report, made if it is missing.
+        title: of the page.
+        images: caption to PNG file, embedded in the page; none by default.
+        command: printed as the way to make the report again; left out by default.
+        trees: the objects to write as JSON, one per metric; `fit_tree` of each by default.
+
+    Raises:
+        UserError: the directory cannot be written, or an image cannot be read.
+    """
+    first, *others = trees or [fit_tree(item) for item in analyses]
+    tree = dict(first) | ({"also": others} if others else {})
+    with _folder(directory) as folder:
+        law = figures.save(figures.law_figure(analyses), folder, "law")
+        residuals = figures.save(figures.residual_figure(analyses), folder, "residuals")
+        blocks = _blocks(analyses, law, residuals, images or {}, command)
+        text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return {
+            "json": _write(folder / "law.json", text),
+            "csv": _write(folder / "law.csv", _table_csv(analyses)),
+            **law,
+            **{f"residuals_{kind}": path for kind, path in residuals.items()},
+            **_pages(folder, title, blocks),
+        }
+
+
+def write_joint_report(found: JointAnalysis, directory: str | Path, command: str | None = None) -> dict[str, Path]:
+    """Writes axes.json, axes.png, axes.svg, report.html and report.md, and returns their paths by kind.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    title = f"{display_name(found.y_name)} against {found.x_name} and {found.second_name}"
+    with _folder(directory) as folder:
+        paths = figures.save(figures.joint_figure(found), folder, "axes")
+        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found), indent=1))
+        return paths | _pages(folder, title, _joint_blocks(found, title, paths, command))
+
+
+@contextlib.contextmanager
+def _folder(directory: str | Path) -> Iterator[Path]:
+    """The folder of a report; what the system refuses within becomes a UserError."""
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        where = error.filename or directory
+        raise UserError(f"{where}: {error.strerror or error}; the report needs a folder it can write to") from None
+
+
+def _write(path: Path, text: str) -> Path:
+    return write_atomic(path, text.encode())
+
+
+def _pages(folder: Path, title: str, blocks: Sequence[Block]) -> dict[str, Path]:
+    return {
+        "html": _write(folder / "report.html", html_page(title, blocks)),
+        "markdown": _write(folder / "report.md", markdown_page(title, blocks, folder)),
+    }
+
+
+def headline(line: Line) -> str:
+    """The fit in one sentence that claims no more than its interval."""
+    x = line.sample.x_name
+    per = f"per tenfold {display_name(x).lower()}" if line.law == "log-linear" else f"per unit of {x}"
+    name = display_name(line.sample.y_name)
+    low, high = line.slope_ci95
+    basis = f"R² = {line.curve.r2:.2f}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
+    if line.n != line.sample.n:
+        basis += f", {line.n} runs"
+    if low <= 0 <= high:
+        return (
+            f"{name}: no trend is resolved; slope {number(line.slope)} {per}, 95% CI {_interval(low, high)} ({basis})."
+        )
+    verb = "rises" if line.slope > 0 else "falls"
+    ends = sorted((abs(low), abs(high)))
+    return f"{name} {verb} by {number(abs(line.slope))} {per}, 95% CI {_interval(*ends)} ({basis})."
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{number(low)} … {number(high)}"
+
+
+def _table_csv(analyses: Sequence[Analysis]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    bands = ("fitted", "residual", "ci95_low", "ci95_high", "prediction95_low", "prediction95_high")
+    writer.writerow(("y", "row", "configuration", "seed", "x", "value", *bands, "used", "reason"))
+    for analysis in analyses:
+        line, selection = analysis.line, analysis.selection
+        numbers = np.column_stack(
+            [selection.x, selection.y, line.fitted, selection.y - line.fitted, *line.predict(selection.x)[1:]]
+        )
+        rows = zip(selection.labels, line.configurations, selection.seeds, numbers, strict=True)
+        for label, configuration, seed, values in rows:
+            cells = [f"{value:.10g}" for value in values]
+            writer.writerow([selection.y_name, label, configuration, seed, *cells, "yes", ""])
+        for label, reason in selection.excluded:
+            writer.writerow([selection.y_name, label, *[""] * 10, "no", reason])
+    return stream.getvalue()
+
+
+def _blocks(
+    analyses: Sequence[Analysis],
+    law: Mapping[str, Path],
+    residuals: Mapping[str, Path],
+    images: Mapping[str, Path],
+    command: str | None,
+) -> list[Block]:
+    several = len(analyses) > 1
+    names = ", ".join(display_name(item.selection.y_name) for item in analyses)
+    drawn = f"{names} against {analyses[0].selection.x_name} with fitted line and bands"
+    below = "Run minus line; shaded: ± 1 residual sd."
+    return [
+        *(Text(headline(item.line), "lead") for item in analyses),
+        Picture(law["svg"], law["png"], drawn, _caption(analyses), several),
+        *_verdict_table(analyses),
+        Heading("Fits"),
+        *_fit_table(analyses),
+        *_law_table(analyses),
+        *_prediction_table(analyses),
+        *_back_tests(analyses),
+        *_notes(analyses),
+        Heading("Residuals"),
+        Picture(residuals["svg"], residuals["png"], f"Residuals of {names}", below, several),
+        *_checklists(analyses),
+        Heading("Runs"),
+        _run_table([item.selection for item in analyses]),
+        *_excluded([item.selection for item in analyses]),
+        *(Picture(Path(path), Path(path), caption, caption) for caption, path in images.items()),
+        *_again(command),
+    ]
+
+
+def _again(command: str | None) -> list[Block]:
+    return [Heading("Again"), Text(command, "code")] if command else []
+
+
+def _caption(analyses: Sequence[Analysis]) -> str:
+    band = "Light band with dashed edges: 95% prediction interval"
+    if any(item.line.replicated for item in analyses):
+        band += " of a new configuration's mean over as many seeds (a single run scatters more)"
+    caption = band + "; darker band: 95% interval of the line. Hatched: beyond the data, up to the trusted horizon"
+    if any(item.disputed for item in analyses):
+        caption += (
+            "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, of a power law "
+            "with offset"
+        )
+    return caption + "."
+
+
+_MARKS = {"supported": "✓ supported", "not supported": "✗ not supported", "undecided": "? undecided"}
+
+
+def _metric_table(
+    analyses: Sequence[Analysis],
+    head: tuple[str, ...],
+    rows: Sequence[tuple[Analysis, tuple[str, ...]]],
+    text: tuple[int, ...] = (),
+) -> Table:
+    """A table of rows, each of one metric, which its first cell names where there are several."""
+    if len(analyses) == 1:
+        return Table(head, [cells for _, cells in rows], text)
+    named = [(item.selection.y_name, *cells) for item, cells in rows]
+    return Table(("Metric", *head), named, tuple(i + 1 for i in text))
+
+
+def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
+    def why(verdict: Verdict) -> str:
+        return verdict.reason + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
+
+    rows = [(item, (said.claim, _MARKS[said.verdict], why(said))) for item in analyses for said in item.verdicts]
+    if not rows:
+        return []
+    return [Heading("Verdicts"), _metric_table(analyses, ("Claim", "Verdict", "Why"), rows, (0, 1, 2))]
+
+
+def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
+    head = (
+        "Metric", "Slope", "95% CI", "Intercept", "R²", "Residual sd", "Seed sd", "Points", "Runs",
+        "Eval images",
+    )  # fmt: skip
+    rows = []
+    for item in analyses:
+        line, images = item.line, item.selection.eval_images
+        rows.append(
+            (
+                item.selection.y_name, number(line.slope), _interval(*line.slope_ci95), number(line.intercept),
+                f"{line.curve.r2:.4f}", number(line.curve.residual_sd),
+                "–" if line.seed_sd is None else number(line.seed_sd), str(line.sample.n), str(line.n),
+                f"{images:,}" if images else "–",
+            )
+        )  # fmt: skip
+    line = analyses[0].line
+    sizes = f"x: {display_name(line.sample.x_name)}, {short(line.sample.low)} to {short(line.sample.high)}. "
+    return [Table(head, rows), Text(f"{sizes}{_method(line)}.", "soft")]
+
+
+def _method(line: Line) -> str:
+    method = "Ordinary least squares; exact-t intervals"
+    return method + "; fitted to configuration means, since seeds are repeats and not sizes" * line.replicated
+
+
+def _parameters(fit: CurveFit) -> str:
+    """A law's parameters with their 95% intervals, and which of them stopped at a bound."""
+    return "; ".join(
+        f"{name} = {number(value)} ({_interval(low, high)})" + (", at its bound" if name in fit.at_bound else "")
+        for (name, (low, high)), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
+    )
+
+
+def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
+    rows = []
+    for item in analyses:
+        for law in item.comparison.fits:
+            delta, aicc = item.comparison.delta(law), f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}")
+            cells = (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}")
+            rows.append((item, cells))
+    table = _metric_table(analyses, ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc"), rows, (1, 2))
+    note = "Laws within 4 AICc of the best cannot be told apart by these runs; R² is no evidence for a form."
+    return [Heading("Laws"), table, Text(note, "soft")]
+
+
+def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
+    """What the laws say of the end of the horizon."""
+    rows = []
+    for item in analyses:
+        end = item.horizon.high
+        if end <= 0:
+            continue
+        made = item.predict(end)
+        said = [(law.law, law.value, law.of_run) for law in made.laws]
+        if len(said) > 1:
+            said.append(("envelope", made.laws[0].value, made.of_run))
+        rows += [(item, (law, short(end), number(value), _interval(*run), "")) for law, value, run in said]
+    if not rows:
+        return []
+    head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
+    return [Heading("Predictions"), _metric_table(analyses, head, rows, (4,))]
+
+
+def _shown_tests(analysis: Analysis) -> list[tuple[str, BackTest]]:
+    """The back-tests of the envelope and of the line, and what each is."""
+    return [
+        (f"the {len(test.held_out)} largest sizes predicted from the {test.trained} smallest, {test.law}", test)
+        for test in analysis.back_tests
+        if test.law in ("envelope", analysis.line.law)
+    ]
+
+
+def _back_tests(analyses: Sequence[Analysis]) -> list[Block]:
+    blocks: list[Block] = []
+    for item in analyses:
+        prefix = f"{item.selection.y_name}: " if len(analyses) > 1 else ""
+        x = display_name(item.selection.x_name)
+        for what, test in _shown_tests(item):
+            said = f"{prefix}{what}: {test.hits} of {len(test.held_out)} inside their 95% interval."
+            rows = [
+                (test.law, short(row.x), number(row.predicted), _interval(row.low, row.high), number(row.y),
+                 "✓ yes" if row.inside else "✗ no")
+                for row in test.held_out
+            ]  # fmt: skip
+            head = ("Law", x, "Predicted", "95% prediction interval", "Came in", "Inside")
+            blocks += [Text(said), Table(head, rows)]
+    return [Heading("Back-test"), *blocks] if blocks else []
+
+
+def _notes(analyses: Sequence[Analysis]) -> list[Block]:
+    several = len(analyses) > 1
+    items = [
+        (f"{item.selection.y_name}: {note.message}" if several else note.message, note.code)
+        for item in analyses
+        for note in item.cautions
+    ]
+    return [Heading("To bear in mind"), Notes(tuple(items))] if items else []
+
+
+def _checklists(analyses: Sequence[Analysis]) -> list[Block]:
+    """What a reviewer asks for, answered from the runs: one table where all fits use the same runs."""
+    rows: list[tuple[str, str]] = []
+    for lines in zip(*(checklist(item) for item in analyses), strict=True):
+        question = lines[0][0]
+        if len({answer for _, answer in lines}) == 1:
+            rows.append(lines[0])
+            continue
+        for item, (_, answer) in zip(analyses, lines, strict=True):
+            rows.append((question, f"{item.selection.y_name}: {answer}"))
+            question = ""
+    return [Heading("What a reviewer asks for"), Table(("Question", "Answer"), rows, (0, 1))]
+
+
+def checklist(analysis: Analysis) -> list[tuple[str, str]]:
+    """Returns (question, answer) pairs: form and why, points and exclusions, method, sizes, seeds, metric and number
+    of images, hyper-parameters, what was held out."""
+    line, selection = analysis.line, analysis.selection
+    form = "y = a + b log10(x), a line per decade" if line.law == "log-linear" else "y = a + b x"
+    close = [law.name for law in analysis.comparison.plausible if law.name != line.law]
+    why = "no other law tried comes within 4 AICc"
+    if close:
+        why = f"asked for, not selected; within 4 AICc stand also {', '.join(close)}"
+    conditions = "".join(f"; {condition}" for condition in selection.used.attrs.get("where", ()))
+    images = "number of images unknown"
+    if selection.eval_images:
+        images = f"{selection.eval_images:,} evaluation images for every value"
+    tests = [what for what, _ in _shown_tests(analysis)]
+    return [
+        ("Which form, and why", f"{form}; {why}"),
+        ("Which points", f"{line.n} runs, {line.sample.n} fitted points{conditions}"),
+        ("What was left out", _reasons(selection)),
+        ("Fitted how", _method(line)),
+        ("Which sizes", _sizes(line)),
+        ("How many seeds", _seeds(line)),
+        ("Which metric, measured on what", f"{display_name(selection.y_name)}; {images}"),
+        ("Which hyper-parameters", _hyper_parameters(selection)),
+        ("What was held out", "; ".join(tests) or "nothing: every run was fitted"),
+    ]
+
+
+def _reasons(selection: Selection) -> str:
+    if not selection.excluded:
+        return "nothing"
+    reasons = Counter(reason.split(":")[0] for _, reason in selection.excluded)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(6))
+    return f"{len(selection.excluded)} rows: {listed}"
+
+
+def _sizes(line: Line) -> str:
+    sizes = np.unique(line.sample.x)
+    listed = ", ".join(short(size) for size in sizes[:_LISTED]) + (" …" if len(sizes) > _LISTED else "")
+    if sizes[0] > 0:
+        return f"{len(sizes)} over {math.log10(sizes[-1] / sizes[0]):.2f} decades: {listed}"
+    return f"{len(sizes)} over {short(sizes[0])} to {short(sizes[-1])}: {listed}"
+
+
+def _seeds(line: Line) -> str:
+    if line.seed_sd is None:
+        return "one run per configuration: the scatter between seeds is not known"
+    least, most = int(line.sample.runs.min()), int(line.sample.runs.max())
+    many = str(least) if least == most else f"{least} to {most}"
+    dof = line.sample.seed_dof
+    return f"{many} runs per configuration; sd between seeds {number(line.seed_sd)}, {dof} degrees of freedom"
+
+
+def _hyper_parameters(selection: Selection) -> str:
+    """Config columns that varied over the used runs, and how many did not."""
+    skip = {"fusion.expert_hidden_dim", "fusion.num_layers", selection.x_column}
+    names = [name for name in map(str, selection.used.columns) if "." in name and "/" not in name and name not in skip]
+    if not names:
+        return "not in the table"
+    varied = []
+    for name in names:
+        values = [str(value) for value in selection.used[name].unique()]
+        if len(values) > 1:
+            shown = ", ".join(values[:_LISTED]) + (" …" if len(values) > _LISTED else "")
+            varied.append(f"{name} varies ({shown})")
+    same = len(names) - len(varied)
+    learning = [f"{name} = {selection.used[name].iloc[0]}" for name in names if name.endswith((".lr", ".epochs"))]
+    constant = [text for text in learning if not any(item.startswith(text.split(" = ")[0]) for item in varied)]
+    text = "; ".join(varied) or "none varies"
+    return f"{text}; {same} the same in all runs" + (f", among them {', '.join(constant)}" if constant else "")
+
+
+def _run_table(selections: Sequence[Selection]) -> Table:
+    """All used runs, once each, with the columns a reader asks for first; MLflow's page behind each where known."""
+    frame = pd.concat([selection.used for selection in selections])
+    frame = frame[~frame.index.duplicated()].sort_index()
+    columns = ["config_hash", "variant", "expert_hidden_dim", "num_layers", "seed"]
+    columns += [item.x_column for item in selections] + [item.y_name for item in selections] + ["status"]
+    columns = [name for name in dict.fromkeys(columns) if name in frame.columns]
+    cells: list[list[Cell]] = [
+        [_cell(value) for value in row] for row in frame[columns].itertuples(index=False, name=None)
+    ]
+    if "run_url" in frame.columns:
+        columns.append("MLflow")
+        for row, url in zip(cells, frame["run_url"], strict=True):
+            row.append("–" if pd.isna(url) else Link("run", str(url)))
+    return Table(tuple(columns), cells)
+
+
+def _cell(value: Any) -> str:
+    if pd.isna(value):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.5g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+
+
+def _excluded(selections: Sequence[Selection]) -> list[Block]:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for selection in selections:
+        for item in selection.excluded:
+            reasons.setdefault(item, []).append(selection.y_name)
+    if not reasons:
+        return [Text("No run was left out.", "soft")]
+    rows = [
+        (label, reason, "all" if len(names) == len(selections) else ", ".join(names))
+        for (label, reason), names in reasons.items()
+    ]
+    return [Heading("Left out"), Table(("Run", "Why", "Fits"), rows, (1, 2))]
+
+
+def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None) -> list[Block]:
+    notes: list[tuple[str, str | None]] = [(f"{name}: not fitted: {reason}", None) for name, reason in found.skipped]
+    notes += [(item.message, item.code) for item in found.cautions]
+    notes += [(f"left out: {row}: {reason}", None) for row, reason in found.selection.excluded]
+    tests = [(test.what, f"{test.f:.3g}", f"{test.extra}, {test.dof}", f"{test.p_value:.2g}") for test in found.tests]
+    caption = (
+        "Left: runs and the additive law at each value of the second axis. Right: what the best law of both axes says "
+        "against what was measured."
+    )
+    return [
+        Picture(paths["svg"], paths["png"], title, caption, True),
+        Heading("Verdicts"),
+        Table(("claim", "verdict", "reason", "would decide it"), [tuple(item) for item in found.verdicts], (0, 2, 3)),
+        Heading("Laws"),
+        Table(("law", "formula", "parameters (95%)", "R²", "ΔAICc"), found.rows(), (1, 2)),
+        Notes(tuple(notes)),
+        Heading("Tests"),
+        Table(("of", "F", "degrees of freedom", "p"), tests, (0,)),
+        *_again(command),
+    ]

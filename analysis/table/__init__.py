@@ -1,0 +1,1 @@
+"""Tables of runs: how they are read, and which of their rows a fit may use."""

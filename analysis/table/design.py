@@ -1,0 +1,96 @@
+"""Whether the sizes of the selected runs can carry a law: the refusals, each with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.table.decoders import check_decoders
+from analysis.table.selection import Selection
+from drorae.errors import UserError
+
+LEAST_LEVELS = 3
+"""Distinct sizes below which no form of a law can be told from another: two points lie on every curve."""
+
+COLLINEAR_VIF = 1e3
+"""Variance inflation factor from which two axes count as one: the standard error of either coefficient is then
+more than 30 times what it would be on its own (condition numbers above 1e3 are flagged for the same reason)."""
+
+SEED_NAMES = ("seed", "seeds", "random_seed", "rep", "replicate", "repeat")
+"""Columns that number repeats."""
+
+
+def check_design(selection: Selection, unit: str = "configuration", parameters: int = 2) -> None:
+    """Refuses runs that cannot carry a law with so many `parameters`.
+
+    Raises:
+        UserError: a size that is a seed, seeds counted as configurations, one or two sizes, fewer configurations
+            than parameters + 2, the same y everywhere, or different phase-1 decoders at one size.
+    """
+    check_decoders(selection.used, selection.y_name, [selection.x_column])
+    what = f"{selection.y_name} on {selection.x_name}"
+    seeds = selection.seeds
+    numbers = pd.to_numeric(pd.Series(seeds), errors="coerce").to_numpy(dtype=float)
+    if selection.x_column.lower() in SEED_NAMES or (len(set(seeds)) > 1 and np.array_equal(numbers, selection.x)):
+        raise UserError(
+            f"{what}: {selection.x_column} numbers repeats (seeds), it is no size; expected a size such as params"
+        )
+    groups = selection.configurations
+    configurations, runs = int(groups.max()) + 1, len(groups)
+    if unit == "row" and configurations < runs:
+        raise UserError(
+            f"{what}: {runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not "
+            "sizes, and would make the interval too narrow; use unit configuration, which averages them"
+        )
+    levels = np.unique(selection.x)
+    if len(levels) == 1:
+        raise UserError(
+            f"{what}: all runs have {selection.x_column} = {levels[0]:g}; expected different sizes; run more of them"
+        )
+    if len(levels) < LEAST_LEVELS:
+        raise UserError(
+            f"{what}: {selection.x_column} takes two values only ({levels[0]:g}, {levels[1]:g}), which fit any law; "
+            f"expected at least {LEAST_LEVELS} sizes; run one between them and one beyond"
+        )
+    if configurations < parameters + 2:
+        raise UserError(
+            f"{what}: {configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out); a law of "
+            f"{parameters} parameters needs at least {parameters + 2}; run more sizes, not more seeds"
+        )
+    if np.ptp(selection.y) == 0:
+        raise UserError(
+            f"{what}: {selection.y_name} is {selection.y[0]:g} in every run; expected values that differ; "
+            "check that the metric was measured"
+        )
+
+
+def check_axes(axes: Mapping[str, np.ndarray]) -> None:
+    """Refuses axes of which one is a linear function of the others, up to `COLLINEAR_VIF`.
+
+    axes: transformed values per axis, each of shape (runs,). The variance inflation factor of an axis is
+    1 / (1 - R2) of its regression on the others.
+
+    Raises:
+        UserError: an axis that does not vary, that has two levels, or that another one repeats.
+    """
+    for name, values in axes.items():
+        levels = len(np.unique(values))
+        if levels < LEAST_LEVELS:
+            only = "one value" if levels == 1 else "two values"
+            raise UserError(f"{name}: the axis takes {only} only; expected at least {LEAST_LEVELS}; leave it out")
+    for name, values in axes.items():
+        others = [other for key, other in axes.items() if key != name]
+        if not others:
+            continue
+        centred = values - values.mean()
+        design = np.column_stack([other - other.mean() for other in others])
+        coefficients, *_ = np.linalg.lstsq(design, centred, rcond=None)
+        left = float(np.sum((centred - design @ coefficients) ** 2) / np.sum(centred**2))
+        if left < 1 / COLLINEAR_VIF:
+            rest = " and ".join(key for key in axes if key != name)
+            raise UserError(
+                f"{name}: collinear with {rest} in these runs (R2 {1 - left:.6f}); their effects cannot be told apart; "
+                "leave one out, or vary them independently"
+            )

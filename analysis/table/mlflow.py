@@ -1,0 +1,227 @@
+"""Trials of an MLflow experiment or of one parent run, as the same table that a sweep writes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from analysis.table.decoders import DECODER
+from drorae.errors import UserError
+
+_MLFLOW_COLUMNS = {
+    "fusion.variant": "variant",
+    "fusion.expert_hidden_dim": "expert_hidden_dim",
+    "fusion.num_layers": "num_layers",
+}
+
+_SQLITE = "sqlite:///"
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `drorae ui` shows a local store; links to its runs lead there."""
+
+
+def read_mlflow(
+    tracking_uri: str, experiment: str | None = None, parent_run: str | None = None, filter_string: str = ""
+) -> pd.DataFrame:
+    """Reads the trials of an MLflow experiment or of one parent run, narrowed by MLflow's own filter string.
+
+    Trials are the runs tagged drorae.kind=trial; where no run has such a tag, all of them. Columns are those of
+    a sweep's trials.csv, then the resolved config by dotted name, `run_id`, and `run_url`, the run's page in the
+    MLflow UI (of a local store: in `drorae ui`). A run that MLflow does not call finished is never `finished`
+    here, whatever its own tag says.
+
+    Args:
+        tracking_uri: of the MLflow store.
+        experiment: name of the experiment; may be left out where `parent_run` is given.
+        parent_run: id of the run that the trials are nested in; all of the experiment by default.
+        filter_string: such as "params.`phase2.lr` = '0.001' and metrics.psnr > 20"; no filter by default.
+
+    Raises:
+        UserError: neither or an unknown experiment or parent run, a filter MLflow does not understand, a store
+            that is not there or does not answer, or no trials.
+    """
+    if experiment is None and parent_run is None:
+        raise UserError("read from MLflow: expected the name of an experiment or the id of a parent run")
+    check_store(tracking_uri)
+    found = None
+    if tracking_uri.startswith(_SQLITE) and not filter_string.strip():
+        found = _read_tables(Path(tracking_uri.removeprefix(_SQLITE)), experiment, parent_run)
+    experiment_id, runs = found or _ask_mlflow(tracking_uri, experiment, parent_run, filter_string)
+    kinds = [run.tags.get("drorae.kind") for run in runs]
+    trials = [run for run, kind in zip(runs, kinds, strict=True) if kind == ("trial" if "trial" in kinds else None)]
+    if not trials:
+        narrowed = f" that match {filter_string!r}" if filter_string else ""
+        raise UserError(
+            f"{experiment or parent_run}: no trials{narrowed} in {tracking_uri}; expected runs of a drorae sweep"
+        )
+    remote = tracking_uri.startswith(("http:", "https:"))
+    address = f"{tracking_uri.rstrip('/') if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
+    return _tidy([_trial_row(run) | {"run_url": address + run.run_id} for run in trials])
+
+
+class _Run(NamedTuple):
+    """What the analysis takes from an MLflow run."""
+
+    run_id: str
+    status: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def _ask_mlflow(
+    tracking_uri: str, experiment: str | None, parent_run: str | None, filter_string: str
+) -> tuple[str, list[_Run]]:
+    """The experiment's id and its runs in order of start, through MLflow's client."""
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError:
+        raise UserError("reading from MLflow needs mlflow; pip install mlflow, or fit the sweep's trials.csv") from None
+    conditions = [filter_string] if filter_string.strip() else []
+    try:
+        client = MlflowClient(tracking_uri)
+        if parent_run is not None:
+            experiment_id = client.get_run(parent_run).info.experiment_id
+            conditions.append(f"tags.`mlflow.parentRunId` = '{parent_run}'")
+        if experiment is not None:
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                known = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
+                raise UserError(f"{experiment}: no such experiment in {tracking_uri}; experiments there: {known}")
+            experiment_id = found.experiment_id
+        runs: list[_Run] = []
+        token = None
+        while True:
+            page = client.search_runs(
+                [experiment_id],
+                filter_string=" and ".join(conditions),
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            runs += [
+                _Run(run.info.run_id, run.info.status, run.data.params, run.data.metrics, run.data.tags) for run in page
+            ]
+            token = page.token
+            if not token:
+                return experiment_id, runs
+    except MlflowException as error:
+        reason = " ".join(str(error).split())
+        if filter_string and getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+            raise UserError(
+                f"filter {filter_string!r}: MLflow does not understand it ({reason}); "
+                "expected such as \"params.`phase2.lr` = '0.001' and metrics.psnr > 20\""
+            ) from None
+        raise UserError(f"{tracking_uri}: MLflow did not answer as expected ({reason})") from None
+
+
+def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> tuple[str, list[_Run]] | None:
+    """The same straight from the tables of an SQLite store, or None where MLflow itself should be asked.
+
+    MLflow's client makes some 90 objects of every run, which takes longer than everything else the analysis does.
+    """
+    of_runs, arguments = "experiment_id = ? and lifecycle_stage = 'active'", []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as store:
+            if parent_run is not None:
+                found = store.execute("select experiment_id from runs where run_uuid = ?", (parent_run,)).fetchone()
+                of_runs += " and run_uuid in (select run_uuid from tags where key = 'mlflow.parentRunId' and value = ?)"
+                arguments = [parent_run]
+            if experiment is not None:
+                found = store.execute(
+                    "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'", (experiment,)
+                ).fetchone()
+            if found is None:
+                return None
+            arguments = [found[0], *arguments]
+            runs = {
+                key: _Run(key, status, {}, {}, {})
+                for key, status in store.execute(
+                    f"select run_uuid, status from runs where {of_runs} order by start_time, run_uuid", arguments
+                )
+            }
+            chosen = f"where run_uuid in (select run_uuid from runs where {of_runs})"
+            # Most of a config is the same in every run, and then said once.
+            same: dict[str, str] = {}
+            different: list[str] = []
+            for name, low, high, count in store.execute(
+                f"select key, min(value), max(value), count(*) from params {chosen} group by key", arguments
+            ):
+                if low == high and count == len(runs):
+                    same[name] = low
+                else:
+                    different.append(name)
+            for run in runs.values():
+                run.params.update(same)
+            marks = ",".join("?" * len(different))
+            for key, name, value in store.execute(
+                f"select run_uuid, key, value from params {chosen} and key in ({marks})", [*arguments, *different]
+            ):
+                runs[key].params[name] = value
+            for key, name, value in store.execute(f"select run_uuid, key, value from tags {chosen}", arguments):
+                runs[key].tags[name] = value
+            for key, name, value, nan in store.execute(
+                f"select run_uuid, key, value, is_nan from latest_metrics {chosen}", arguments
+            ):
+                runs[key].metrics[name] = math.nan if nan else value
+    except (sqlite3.Error, KeyError):
+        return None
+    return str(found[0]), list(runs.values())
+
+
+def check_store(tracking_uri: str) -> None:
+    """Refuses an SQLite store that does not exist, which MLflow would silently create.
+
+    Called before MLflow is imported: also keeps it from phoning home, and from waiting minutes for a dead server.
+
+    Raises:
+        UserError: no such database file.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    if tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).is_file():
+        raise UserError(
+            f"{tracking_uri}: no such MLflow store; expected the mlflow.db of a sweep, or a server's address"
+        )
+
+
+def _trial_row(run: _Run) -> dict[str, object]:
+    row: dict[str, object] = {}
+    for name, value in run.params.items():
+        row[_MLFLOW_COLUMNS.get(name, name)] = value
+    # In a config 0 stands for all layers; only the trial knows how many those were, and says so as a metric.
+    if str(row.get("num_layers")) == "0":
+        row["num_layers"] = None
+    # MLflow stores infinity as the largest float.
+    row |= {name: math.inf if abs(value) > 1e308 else value for name, value in run.metrics.items()}
+    tag = str(run.tags.get("drorae.status", "finished")).lower()
+    fallback = {"RUNNING": "running", "SCHEDULED": "running", "FAILED": "failed", "KILLED": "failed"}
+    ended = fallback.get(run.status)
+    row["status"] = ended if ended and tag == "finished" else tag
+    row["config_hash"] = run.tags.get("drorae.config_hash")
+    row["reason"] = run.tags.get("drorae.reason")
+    row["run_id"] = run.run_id
+    row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
+    if "drorae.tuning" in run.tags:
+        row["tuning"] = run.tags["drorae.tuning"]
+    return row
+
+
+def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    first = [
+        name
+        for name in ("config_hash", "variant", "expert_hidden_dim", "num_layers", "seed", "status")
+        if name in frame.columns
+    ]
+    frame = frame[first + sorted(name for name in frame.columns if name not in first)]
+    for name in ("expert_hidden_dim", "num_layers", "seed"):
+        if name in frame.columns:
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    return frame

@@ -1,0 +1,232 @@
+"""The rows that a fit may use, why each other row may not be used, and what must be the same in all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.table.columns import bad_cell, find_column, numbers, texts
+from analysis.table.decoders import check_decoders
+from drorae.errors import UserError
+
+STATUSES = ("finished", "unconverged", "diverged", "pruned", "failed", "running", "missing")
+"""What a trial can be. Only finished ones are fitted unless another is asked for by name."""
+
+CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
+"""Columns that, beside x and every dotted config column, tell one configuration from another."""
+
+_METRIC_COLUMNS = ("metric", "metric_name", "extractor", "feature_extractor", "fid_tool", "dataset", "split")
+"""Columns of a table that say what its numbers measure."""
+
+_IMAGE_FIELDS = ("source", "path", "val_path", "val_fraction", "size", "val_images", "seed")
+"""Fields of a trial's `images` that choose or cut the validation images (`drorae.config.ImagesConfig`)."""
+
+_NO_MATTER = ("evaluation.batch_size", "evaluation.extractors")
+"""Fields of `evaluation` that change no number of a given metric."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs a fit uses, and those it does not.
+
+    `used` keeps the table's columns and index; `excluded` holds (row label, reason) in table order.
+    `x` and `y` are the numbers of the used rows, in the order of `used`.
+    """
+
+    used: pd.DataFrame
+    excluded: tuple[tuple[str, str], ...]
+    x_name: str
+    x_column: str
+    y_name: str
+    x: np.ndarray
+    y: np.ndarray
+    labels: tuple[str, ...]
+    eval_images: int | None
+    """Number of images every used value was measured on; None where the table does not say."""
+    included: tuple[str, ...] = ()
+    """Statuses other than finished that were asked for."""
+    pruned: pd.DataFrame | None = None
+    """Rows of runs that a scheduler stopped early, if any were left out; of a tuned sweep none, as its best decide."""
+
+    @cached_property
+    def seeds(self) -> tuple[str, ...]:
+        """The seed of every used row as text; empty where the table has none."""
+        if "seed" not in self.used.columns:
+            return ("",) * len(self.used)
+        column = self.used["seed"]
+        return tuple(
+            "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column
+        )
+
+    @cached_property
+    def configurations(self) -> np.ndarray:
+        """Number of the configuration of every used row, in order of first appearance, shape (rows,).
+
+        Rows of one configuration agree in x, `CONFIGURATION_COLUMNS` and every dotted config column, and so
+        differ in seed alone. Without seeds every row is one of its own.
+        """
+        if not any(self.seeds):
+            return np.arange(len(self.x))
+        columns = [name for name in CONFIGURATION_COLUMNS if name in self.used.columns]
+        columns += [name for name in self.used.columns if "." in str(name) and name not in columns]
+        columns = [name for name in columns if self.used[name].nunique(dropna=False) > 1]
+        keys = pd.DataFrame({name: self.used[name].astype(str).to_numpy() for name in columns})
+        keys["x"] = self.x
+        return keys.groupby(list(keys.columns), sort=False, dropna=False).ngroup().to_numpy()
+
+    def take(self, chosen: np.ndarray) -> Selection:
+        """Returns the selection with the used rows for which `chosen`, a mask of shape (rows,), holds."""
+        labels = tuple(label for label, wanted in zip(self.labels, chosen, strict=True) if wanted)
+        return replace(
+            self, used=self.used[chosen], excluded=(), x=self.x[chosen], y=self.y[chosen], labels=labels, pruned=None
+        )
+
+
+def select(
+    frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log: bool = True, by: str = ""
+) -> Selection:
+    """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
+
+    Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
+    not finite; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
+    evaluation images where other rows have one; a config_hash or run_id that an earlier used row has; a row that
+    states its seed and is the copy of an earlier one. A table without a status column counts as finished.
+
+    Args:
+        frame: one row per run.
+        x: column of the size, or params, capacity, layers (`X_ALIASES`).
+        y: column of the metric.
+        include: statuses to use beside finished.
+        log: whether the law takes the logarithm of x.
+        by: column that tells designs apart, which may account for different decoders; none by default.
+
+    Raises:
+        UserError: no such column or status, x and y the same column, a column without numbers, nothing left, or
+            used rows that do not measure the same thing (`check_measurements`) or do not start from the same decoder
+            (`check_decoders`).
+    """
+    include = tuple(include)
+    for name in include:
+        if name not in STATUSES:
+            raise UserError(f"include {name}: no such status; statuses: {', '.join(STATUSES)}")
+    x_column, y_column = find_column(frame, x), find_column(frame, y)
+    if x_column == y_column:
+        raise UserError(f"{y} on {x}: both are the column {y}; expected a size for x and a metric for y")
+    x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
+    reasons = _reasons(frame, {"finished", *include}, {x_column: x_values, y_column: y_values})
+    size = sample_column(frame, y)
+    counted = pd.Series(np.nan, frame.index) if size is None else pd.to_numeric(frame[size], errors="coerce")
+    counts = counted.to_numpy(dtype=float)
+    for i in range(len(frame)):
+        if not reasons[i] and log and x_values[i] <= 0:
+            reasons[i] = f"{x_column} is {x_values[i]:g}, which has no logarithm"
+        elif not reasons[i] and np.isfinite(counts).any() and not np.isfinite(counts[i]):
+            reasons[i] = f"{size} is {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
+    labels = _labels(frame)
+    _mark_copies(frame, labels, reasons)
+    excluded = tuple((label, reason) for label, reason in zip(labels, reasons, strict=True) if reason)
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    if not kept:
+        reason, count = Counter(reason for _, reason in excluded).most_common(1)[0]
+        raise UserError(
+            f"{y} on {x}: none of {len(frame)} rows can be used ({count} x {reason}); "
+            "expected finished runs with both numbers"
+        )
+    used = frame.iloc[kept]
+    check_measurements(used, y)
+    check_decoders(used, y, by=by)
+    images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
+    stopped = [status.lower() == "pruned" for status in texts(frame, "status")]
+    shown = any(stopped) and "pruned" not in include and not any("best" in role for role in texts(frame, "tuning"))
+    return Selection(
+        used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
+        include, frame[stopped] if shown else None,
+    )  # fmt: skip
+
+
+def _labels(frame: pd.DataFrame) -> list[str]:
+    """Every row by its number in the file and the name of its run."""
+    numbered = frame.index.is_unique and pd.api.types.is_integer_dtype(frame.index)
+    rows = [int(i) + 1 for i in frame.index] if numbered else range(1, len(frame) + 1)
+    names = [key or run[:8] for key, run in zip(texts(frame, "config_hash"), texts(frame, "run_id"), strict=True)]
+    return [f"row {row}" + (f" ({name})" if name else "") for row, name in zip(rows, names, strict=True)]
+
+
+def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.ndarray]) -> list[str]:
+    """Why a row's status, its part in a search or one of the `columns` rules it out; empty where nothing does."""
+    statuses, notes, roles = (texts(frame, name) for name in ("status", "reason", "tuning"))
+    tuned = any("best" in role for role in roles)
+    reasons = []
+    for i in range(len(frame)):
+        status = statuses[i].lower() if "status" in frame.columns else "finished"
+        bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
+        if status not in allowed:
+            reasons.append(f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
+        elif tuned and "best" not in roles[i]:
+            reasons.append("tried while tuning; another run of this size was better")
+        else:
+            reasons.append("" if bad is None else f"{bad} is {bad_cell(frame[bad].iloc[i])}")
+    return reasons
+
+
+def _mark_copies(frame: pd.DataFrame, labels: Sequence[str], reasons: list[str]) -> None:
+    """Gives a reason to every row that repeats an earlier usable one."""
+    seen: dict[str, str] = {}
+    kinds = ("same config_hash as", "same run_id as", "a copy of")
+    for i, keys in enumerate(zip(texts(frame, "config_hash"), texts(frame, "run_id"), _copies(frame), strict=True)):
+        if reasons[i]:
+            continue
+        reasons[i] = next((f"{kind} {seen[key]}" for kind, key in zip(kinds, keys, strict=True) if key in seen), "")
+        if not reasons[i]:
+            seen |= {key: labels[i] for key in keys if key}
+
+
+def _copies(frame: pd.DataFrame) -> list[str]:
+    """A key per row that rows with a stated seed share with their exact copies; empty where no seed is stated."""
+    seeds = texts(frame, "seed")
+    if not any(seeds) or all(texts(frame, "config_hash")):
+        # A hash, where every row has one, tells copies already.
+        return [""] * len(frame)
+    first = frame.drop(columns=["run_id", "run_url"], errors="ignore").astype(str)
+    groups = first.groupby(list(first.columns), sort=False, dropna=False).ngroup()
+    return [f"copy {group}" if seed else "" for group, seed in zip(groups, seeds, strict=True)]
+
+
+def sample_column(frame: pd.DataFrame, y: str) -> str | None:
+    """The column that holds how many images a value of `y` was measured on: `<y>_n`, else eval_images."""
+    return next((name for name in (f"{y}_n", f"{y}_images", "eval_images") if name in frame.columns), None)
+
+
+def check_measurements(used: pd.DataFrame, y: str) -> None:
+    """Refuses rows that do not measure the same thing.
+
+    Raises:
+        UserError: values of different numbers of images (the Frechet distance falls with it), metrics, data sets
+            or evaluation settings.
+    """
+    sample = sample_column(used, y)
+    if sample is not None:
+        counts = pd.to_numeric(used[sample], errors="coerce").dropna().astype(int).value_counts().sort_index()
+        if len(counts) > 1:
+            listed = ", ".join(f"{number} ({rows} rows)" for number, rows in counts.items())
+            raise UserError(
+                f"{y}: rows measured on different {sample}, {listed}; expected one number: the Frechet distance "
+                f"depends on it; keep the rows of one with where {sample}={counts.index[-1]}"
+            )
+    fields = [name for name in used.columns if str(name).startswith("evaluation.") and name not in _NO_MATTER]
+    fields += [f"images.{name}" for name in _IMAGE_FIELDS]
+    for name in (*_METRIC_COLUMNS, *fields):
+        if name not in used.columns or name == y:
+            continue
+        values = used[name].dropna().astype(str).value_counts()
+        if len(values) > 1:
+            listed = ", ".join(f"{value} ({rows} rows)" for value, rows in values.head(4).items())
+            raise UserError(
+                f"{y}: rows of different {name}, {listed}; expected one: their values measure different things; "
+                f"keep the rows of one with where {name}={values.index[0]}"
+            )

@@ -1,0 +1,210 @@
+"""A trial's folder: its files and what each is for, the statuses a trial can have, and reading its outcome.
+
+Nothing else names these files. The sets that a store or MLflow gets are computed from `FILES`.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Flag, StrEnum, auto
+from pathlib import Path
+from typing import Any
+
+from drorae.config import TrialConfig, to_dict
+from drorae.errors import UserError, one_line
+from drorae.storage.files import write_json
+from drorae.storage.sealed import set_aside
+
+CONFIG = "config.json"
+RESULT = "result.json"
+FAILURE = "failure.json"
+PRUNED = "pruned.json"
+INPUTS = "inputs.json"
+"""Fingerprints of the images and weights that the trial is made from."""
+PROGRESS = "progress.json"
+HISTORY = "history.jsonl"
+PER_IMAGE = "per_image.npz"
+INSPECTION = "inspection.json"
+INSPECTION_ARRAYS = "inspection.npz"
+SAMPLES = "samples.npz"
+GRID = "grid.png"
+WARNINGS = "warnings.txt"
+SPOOL = "spool.jsonl"
+"""Rows that wait for an MLflow that is away."""
+LEASE = "worker.lease"
+FUSION = "fusion.safetensors"
+DECODER = "decoder.safetensors"
+ERRORS = "error-*.txt"
+CHECKPOINTS = "*.pt"
+
+
+class Status(StrEnum):
+    """What a trial can be."""
+
+    FINISHED = auto()
+    UNCONVERGED = auto()
+    """Its training loss was still falling."""
+    DIVERGED = auto()
+    """Its loss stopped being finite."""
+    PRUNED = auto()
+    """Stopped early."""
+    FAILED = auto()
+    RUNNING = auto()
+    MISSING = auto()
+    """None of the others: not begun, interrupted, or its result is damaged."""
+
+
+ENDED = (Status.FINISHED, Status.UNCONVERGED, Status.DIVERGED, Status.PRUNED)
+"""What a rerun leaves alone."""
+MEASURED = (Status.FINISHED, Status.UNCONVERGED)
+"""With metrics."""
+
+
+class Use(Flag):
+    """What a file is for."""
+
+    STATE = auto()
+    """Tells the state of the trial."""
+    DRIVER = auto()
+    """Tells the sweep's driver something else."""
+    ARTIFACT = auto()
+    """Is kept with the run in MLflow as it is."""
+    DRAWN = auto()
+    """Pictures are drawn from it, or it is one."""
+    PASSING = auto()
+    """Is removed in the course of work. Whatever else vanishes from a copy of the folder stays in the store."""
+
+
+FILES = {
+    CONFIG: Use.STATE | Use.ARTIFACT,
+    RESULT: Use.STATE | Use.ARTIFACT,
+    FAILURE: Use.STATE | Use.PASSING,
+    PRUNED: Use.STATE,
+    PROGRESS: Use.STATE,
+    INPUTS: Use.DRIVER,
+    ERRORS: Use.DRIVER | Use.PASSING,
+    WARNINGS: Use.DRIVER | Use.PASSING,
+    SPOOL: Use.DRIVER | Use.PASSING,
+    PER_IMAGE: Use.ARTIFACT,
+    HISTORY: Use.ARTIFACT,
+    INSPECTION: Use.ARTIFACT,
+    INSPECTION_ARRAYS: Use.ARTIFACT,
+    SAMPLES: Use.DRAWN,
+    "*.png": Use.DRAWN,
+    CHECKPOINTS: Use.PASSING,
+}
+"""Names, or patterns of names, by use. Weights and phases' logs are the trial's own affair."""
+SENT_LAST = RESULT
+"""Nobody ever sees a result without what belongs to it."""
+SCHEMAS = {RESULT: 1, FAILURE: 1, PRUNED: 1, INPUTS: 1, PROGRESS: 1}
+"""Version of each JSON file's layout. It is raised when an older drorae would misread the file."""
+_SCHEMA = "schema"
+_REQUIRED = (
+    "config_hash", "status", "variant", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
+    "fusion_params_paper",
+)  # fmt: skip
+_NUMBERS = ("metrics", "baseline")
+"""What every result has, and which of its parts hold numbers by name."""
+
+
+def files_for(use: Use) -> tuple[str, ...]:
+    """Returns the names and patterns of the files of any of these uses."""
+    return tuple(name for name, uses in FILES.items() if uses & use)
+
+
+def write_tree(directory: Path, name: str, tree: dict[str, Any]) -> None:
+    """Writes one of the folder's JSON files atomically, with the version of its layout."""
+    write_json(directory / name, {_SCHEMA: SCHEMAS[name], **tree})
+
+
+def read_tree(directory: Path, name: str) -> dict[str, Any]:
+    """Reads one of the folder's JSON files.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is damaged.
+        UserError: a newer drorae wrote it, or the disk does not give it out.
+    """
+    path = directory / name
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend that and run again") from None
+    if not isinstance(tree, dict):
+        raise ValueError("not a JSON object")
+    if tree.pop(_SCHEMA, 1) not in range(SCHEMAS[name] + 1):
+        raise UserError(f"{path}: made by a newer drorae; upgrade this one to read it")
+    return tree
+
+
+def read_outcome(directory: Path) -> dict[str, Any]:
+    """Reads what a trial's folder says of it: the dictionary of result.json, or that of pruned.json or failure.json.
+
+    It always has `status` and `reason`. The status is missing where there is none of the files, and where the one there
+    is is damaged, which the reason says: running that trial again mends it.
+
+    Raises:
+        UserError: the disk does not give the file out, or a newer drorae wrote it.
+    """
+    return _outcome(directory)[0]
+
+
+def set_damaged_aside(directory: Path) -> None:
+    """Moves a damaged result of a trial out of the way of another attempt; the weights beside it stay."""
+    damaged = _outcome(directory)[1]
+    if damaged is not None:
+        set_aside(damaged, "unreadable")
+
+
+def _outcome(directory: Path) -> tuple[dict[str, Any], Path | None]:
+    """What `read_outcome` returns, and the damaged file."""
+    for name, status in ((RESULT, None), (PRUNED, Status.PRUNED), (FAILURE, Status.FAILED)):
+        try:
+            tree = read_tree(directory, name)
+            return (_checked(tree) if status is None else {"status": status, "reason": str(tree["reason"])}), None
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            remedy = "the trial counts as not finished; run the sweep again, which mends it alone"
+            reason = f"{name} is damaged ({one_line(error)}); {remedy}"
+            return {"status": Status.MISSING, "reason": reason}, directory / name
+    return {"status": Status.MISSING, "reason": ""}, None
+
+
+def _checked(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with everything that one cannot be without.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if not all(isinstance(result.get(name, {}), dict) for name in _NUMBERS):
+        raise ValueError("not a trial's result")
+    if lacking := [name for name in _REQUIRED if name not in result]:
+        raise ValueError(f"no {lacking[0]}")
+    for value in (value for name in _NUMBERS for value in result.get(name, {}).values()):
+        float(value)
+    return result | {"status": Status(result["status"])}
+
+
+def ready_trial(directory: Path, config: TrialConfig) -> None:
+    """Readies a trial's folder for another attempt: writes its config, removes what the last one failed of."""
+    write_json(directory / CONFIG, to_dict(config))
+    for path in (directory / FAILURE, *directory.glob(ERRORS)):
+        path.unlink(missing_ok=True)
+
+
+def write_ending(directory: Path, status: Status, reason: str) -> None:
+    """Records that a trial without a result failed or was pruned."""
+    write_tree(directory, {Status.FAILED: FAILURE, Status.PRUNED: PRUNED}[status], {"reason": reason})
+
+
+def error_files(directory: Path) -> list[Path]:
+    """Returns the tracebacks that attempts left, oldest first."""
+    return sorted(directory.glob(ERRORS))
+
+
+def error_file(directory: Path, attempt: int) -> Path:
+    """Returns where an attempt, counted from 0, leaves its traceback."""
+    return directory / ERRORS.replace("*", f"{attempt:03d}")

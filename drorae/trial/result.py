@@ -1,0 +1,58 @@
+"""What a trial measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drorae.errors import UserError
+from drorae.trial.folder import RESULT, Status, read_tree
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial measured; `result.json` in its directory."""
+
+    config_hash: str
+    status: Status
+    """Finished, unconverged (`loss_tail_drop`) or diverged."""
+    variant: str
+    expert_hidden_dim: int
+    num_layers: int
+    seed: int
+    fusion_params: int
+    """Trainable scalars of the fusion module."""
+    fusion_params_paper: int
+    """The paper's formula for experts and router of these sizes, whatever the variant has."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    """The same metrics of the phase-1 decoder without fusion."""
+    eval_images: int = 0
+    train_seconds: float = 0.0
+    """Wall seconds of phases 2 and 3, all sittings."""
+    eval_seconds: float = 0.0
+    """Wall seconds of the metrics, the probe among them."""
+    device_seconds: float = 0.0
+    """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
+    loss_tail_drop: float = 0.0
+    reason: str = ""
+    weights: dict[str, str] = field(default_factory=dict)
+    """SHA-256 (`drorae.models.weights.state_sha256`) of `phase1_decoder`, of `fusion` as it was measured, and of
+    `decoder` where there was a phase 3; empty in results of older versions."""
+    provenance: dict[str, str] = field(default_factory=dict)
+
+
+def read_result(directory: str | Path) -> TrialResult | None:
+    """Reads the result in a trial's directory; None while there is none.
+
+    Raises:
+        UserError: it is damaged, or a newer drorae wrote it.
+    """
+    path = Path(directory) / RESULT
+    try:
+        tree = read_tree(path.parent, RESULT)
+        return TrialResult(**tree | {"status": Status(tree["status"])})
+    except FileNotFoundError:
+        return None
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a trial's result ({error}); delete it and run again") from None

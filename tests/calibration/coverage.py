@@ -1,0 +1,325 @@
+"""How often nominal 95% intervals hold, by simulation: `make coverage`.
+
+Every row is seeded. Rows of the default path must lie between 93.5% and 96.5%; rows of a wrong law show what the form
+costs; rows of the tool judge its verdicts and envelope on data that saturate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from analysis.inference.evidence import CANDIDATES, HORIZON, compare_laws
+from analysis.inference.verdicts import no_saturation, trend
+from analysis.laws.curves import Profile, fit_curve, grid
+from analysis.laws.forms import FORMS
+from analysis.laws.intervals import (
+    Interval,
+    Sample,
+    law_interval,
+    parameter_intervals,
+    points,
+    precision,
+    run_interval,
+)
+
+LINE = (0.9, -0.05)
+SATURATING = (0.3, 0.2, 0.3)
+"""E, A, b of 0.3 + 0.2 x^-0.3, which looks log-linear over two decades about x = 1."""
+
+SMALLEST, LARGEST = 0.1, 10.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One simulated interval."""
+
+    part: str
+    """default: must cover 0.935 to 0.965; other: for comparison; wrong form; tool."""
+    truth: str
+    law: str
+    n: str
+    sd: float
+    quantity: str
+    replications: int
+    coverage: float
+    """Share of replications in which it held (for verdicts: in which it was given)."""
+    width: float
+    """Median width; nan where it has none."""
+
+
+def sizes_of(n: int) -> np.ndarray:
+    """n sizes over two decades about 1, evenly spaced in their logarithm, of shape (n, 1)."""
+    return np.geomspace(SMALLEST, LARGEST, n)[:, None]
+
+
+def _row(
+    part: str, truth: str, law: str, n: int | str, sd: float, quantity: str, ends: tuple[np.ndarray, np.ndarray],
+    value: np.ndarray | float,
+) -> Row:  # fmt: skip
+    low, high = ends
+    width = high - low
+    held = (low <= value) & (value <= high)
+    return Row(part, truth, law, str(n), sd, quantity, len(low), float(held.mean()), float(np.median(width)))
+
+
+def single_runs(law: str, parameters: tuple[float, ...], n: int, sd: float, replications: int, seed: int) -> list[Row]:
+    """One run per size, the law that is true: its parameters, the law and a new run 0.3 decade beyond the data."""
+    form, x = FORMS[law], sizes_of(n)
+    rng = np.random.default_rng(seed)
+    at = np.array([[LARGEST * 10**HORIZON]])
+    y = form.value(x, parameters) + rng.normal(0, sd, (replications, n))
+    new = float(form.value(at, parameters)[0]) + rng.normal(0, sd, replications)
+    # Exponents on one grid for all data sets: finer than any interval is wide.
+    box = {"power": [(-1.0, 1.0)], "power-offset": form.box(x)}.get(law, [])
+    t = grid(box, 801 if box else None)
+    profile = Profile(form, x, t)
+    part = "default" if not form.curved else "other"
+    functional = form.basis(at, t)[0][:, 0]
+    rows = []
+    for first in range(0, replications, 500):
+        block = slice(first, first + 500)
+        ends = [profile.interval(y[block], np.eye(len(form.coefficients))[j] + 0 * functional)
+                for j in range(len(form.coefficients))]  # fmt: skip
+        ends += [profile.interval(y[block], functional), profile.interval(y[block], functional, 1.0)]
+        if form.curved:
+            ends.append(_curved_ends(profile, y[block]))
+        rows.append(ends)
+    joined = [tuple(np.concatenate([block[i][k] for block in rows]) for k in (0, 1)) for i in range(len(rows[0]))]
+    beyond = f"+{HORIZON} decade"
+    quantities = [*form.coefficients, f"law at {beyond}", f"new run at {beyond}", *form.curved]
+    values: list[np.ndarray | float] = [*parameters[: len(form.coefficients)]]
+    values += [float(form.value(at, parameters)[0]), new, *parameters[len(form.coefficients) :]]
+    truth = f"{law} " + " ".join(f"{value:g}" for value in parameters)
+    return [
+        _row(part, truth, law, n, sd, quantity, (ends[0], ends[1]), value)
+        for quantity, ends, value in zip(quantities, joined, values, strict=True)
+    ]
+
+
+def _curved_ends(profile: Profile, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Profile interval of the only curved parameter, open where it reaches the end of the grid."""
+    rss = profile.rss(y)
+    excess = rss - rss.min(axis=1, keepdims=True) * (1 + stats.t.ppf(0.975, profile.dof) ** 2 / profile.dof)
+    kept, rows, last = excess <= 0, np.arange(len(y)), len(profile.t) - 1
+
+    def crossing(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """Where between two neighbours on the grid the misfit passes the limit, linearly."""
+        here, there = excess[rows, inside], excess[rows, outside]
+        share = np.divide(here, here - there, out=np.zeros_like(here), where=here != there)
+        between = profile.t[inside] + share[:, None] * (profile.t[outside] - profile.t[inside])
+        return profile.form.natural(between)[:, 0]
+
+    first, end = kept.argmax(axis=1), last - kept[:, ::-1].argmax(axis=1)
+    low, high = crossing(first, np.maximum(first - 1, 0)), crossing(end, np.minimum(end + 1, last))
+    return np.where(kept[:, 0], -np.inf, low), np.where(kept[:, -1], np.inf, high)
+
+
+def replicated(
+    runs: tuple[int, ...], between: float, replications: int, seed: int, bootstrap: int = 0
+) -> Iterator[Row]:
+    """Configurations of several seeds each (sd 1), which scatter by `between` themselves; a line is true.
+
+    The default path, means with their weights; for comparison every run as a size of its own, and the wild cluster
+    bootstrap on the first `bootstrap` replications.
+    """
+    counts = np.array(runs)
+    u = np.log10(sizes_of(len(runs))[:, 0])
+    rng = np.random.default_rng(seed)
+    form, x, at = FORMS["log-linear"], sizes_of(len(runs)), np.array([[LARGEST * 10**HORIZON]])
+    owner = np.repeat(np.arange(len(runs)), counts)
+    values = rng.normal(0, between, (replications, len(runs)))[:, owner] + rng.normal(0, 1, (replications, len(owner)))
+    means = np.stack([values[:, owner == k].mean(axis=1) for k in range(len(runs))], axis=1)
+    seed_dof = len(owner) - len(runs)
+    seed_sd = np.sqrt(np.sum((values - means[:, owner]) ** 2, axis=1) / seed_dof)
+    new_mean = rng.normal(0, between, replications) + rng.normal(0, 1, replications) / np.sqrt(counts[0])
+    new_run = rng.normal(0, between, replications) + rng.normal(0, 1, replications)
+    design = np.column_stack([np.ones_like(u), u])
+    ends: dict[str, list[tuple[float, float]]] = {name: [] for name in ("slope", "law", "run", "mean")}
+    for i in range(replications):
+        weights, typical = precision(design, means[i], counts.astype(float), float(seed_sd[i]))
+        sample = Sample(x, means[i], counts, weights, float(seed_sd[i]), seed_dof, typical)
+        fit = fit_curve(form, x, means[i], weights)
+        ends["slope"].append(parameter_intervals(fit)["slope"])
+        for name, (low, high) in (
+            ("law", law_interval(fit, at)),
+            ("run", run_interval(fit, sample, at)),
+            ("mean", run_interval(fit, sample, at, counts[0])),
+        ):
+            ends[name].append((float(low[0]), float(high[0])))
+    n = f"{len(runs)} x {counts[0]}" if len(set(runs)) == 1 else f"{len(runs)} x {counts.min()}-{counts.max()}"
+    truth = f"line; configurations sd {between:g}; seeds sd 1"
+
+    def made(part: str, law: str, quantity: str, pairs: np.ndarray, value: np.ndarray | float) -> Row:
+        return _row(part, truth, law, n, 1.0, quantity, (pairs[:, 0], pairs[:, 1]), value)
+
+    yield made("default", "log-linear", "slope", np.array(ends["slope"]), 0.0)
+    yield made("default", "log-linear", "law at +0.3 decade", np.array(ends["law"]), 0.0)
+    yield made("default", "log-linear", "new run at +0.3 decade", np.array(ends["run"]), new_run)
+    if len(set(runs)) == 1:
+        name = f"mean of {counts[0]} new runs at +0.3 decade"
+        yield made("default", "log-linear", name, np.array(ends["mean"]), new_mean)
+    every = Profile(form, x[owner], np.zeros((1, 0)))
+    naive = np.column_stack(every.interval(values, np.array([[0.0, 1.0]])))
+    yield made("other", "log-linear; seeds taken for sizes", "slope", naive, 0.0)
+    if bootstrap:
+        wild = np.array([wild_cluster_bootstrap(u[owner], row, owner, 999) for row in values[:bootstrap]])
+        yield made("other", "log-linear; wild cluster bootstrap", "slope", wild, 0.0)
+
+
+def wild_cluster_bootstrap(
+    u: np.ndarray, y: np.ndarray, clusters: np.ndarray, replications: int = 1999, seed: int = 0
+) -> Interval:
+    """95% interval of the slope of y on u, runs (n,) of which those with the same cluster number share a configuration.
+
+    Residuals, divided by sqrt(1 - leverage) (HC2), are multiplied by one of Webb's six weights per cluster; the
+    interval is the slope +/- the 95% quantile of |slope* - slope|, inflated by
+    sqrt(C / (C - 2)) t(.975, C - 1) / 1.96, since the bootstrap's own variance is too small with few clusters
+    (Cameron, Gelbach and Miller 2008; Webb 2014).
+    """
+    _, number = np.unique(clusters, return_inverse=True)
+    count = int(number.max()) + 1
+    if count < 4:
+        raise ValueError(f"wild cluster bootstrap: {count} configurations; expected at least 4")
+    design = np.column_stack([np.ones_like(u), u - u.mean()])
+    inverse_design = np.linalg.inv(design.T @ design)
+    coefficients = inverse_design @ design.T @ y
+    hat = np.einsum("ij,jk,ik->i", design, inverse_design, design)
+    left = (y - design @ coefficients) / np.sqrt(1 - hat)
+    # The bootstrap slope less the slope is linear in the clusters' weights.
+    pull = np.bincount(number, weights=(inverse_design @ design.T)[1] * left, minlength=count)
+    webb = np.array([-np.sqrt(1.5), -1, -np.sqrt(0.5), np.sqrt(0.5), 1, np.sqrt(1.5)])
+    draws = webb[np.random.default_rng(seed).integers(0, 6, (replications, count))] @ pull
+    inflation = np.sqrt(count / (count - 2)) * stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975)
+    half = float(np.quantile(np.abs(draws), 0.95) * inflation)
+    return Interval(float(coefficients[1]) - half, float(coefficients[1]) + half)
+
+
+def wrong_form(n: int, sd: float, replications: int, seed: int) -> list[Row]:
+    """A line fitted to a law that saturates: a new run at three distances."""
+    form, x = FORMS["power-offset"], sizes_of(n)
+    rng = np.random.default_rng(seed)
+    y = form.value(x, SATURATING) + rng.normal(0, sd, (replications, n))
+    line = Profile(FORMS["log-linear"], x, np.zeros((1, 0)))
+    rows = []
+    for decades in (HORIZON, 1.0, 2.0):
+        at = np.array([[LARGEST * 10**decades]])
+        new = float(form.value(at, SATURATING)[0]) + rng.normal(0, sd, replications)
+        functional = FORMS["log-linear"].basis(at, line.t)[0][:, 0]
+        ends = line.interval(y, functional, 1.0)
+        rows.append(
+            _row(
+                "wrong form",
+                "power-offset 0.3 0.2 0.3",
+                "log-linear",
+                n,
+                sd,
+                f"new run at +{decades:g} decade",
+                ends,
+                new,
+            )
+        )
+    return rows
+
+
+def tool(
+    n: int, sd: float, replications: int, seed: int, saturating: bool = True, names: tuple[str, ...] = CANDIDATES
+) -> list[Row]:
+    """The whole tool: its envelope 0.3 decade out and at its own horizon, and what it says of the two great claims."""
+    form, parameters = ("power-offset", SATURATING) if saturating else ("log-linear", LINE)
+    rng = np.random.default_rng(seed)
+    x = sizes_of(n)
+    held: dict[str, list[bool]] = {}
+    widths: dict[str, list[float]] = {}
+
+    def note(name: str, value: bool, width: float = np.nan) -> None:
+        held.setdefault(name, []).append(value)
+        widths.setdefault(name, []).append(width)
+
+    for _ in range(replications):
+        sample = points(x, FORMS[form].value(x, parameters) + rng.normal(0, sd, n))
+        comparison = compare_laws(sample, names)
+        limits = comparison.horizon
+        error = rng.normal(0, sd)
+        for name, decades in ((f"envelope of a new run at +{HORIZON} decade", HORIZON),
+                              ("envelope of a new run at the horizon", limits.decades)):  # fmt: skip
+            at = sample.high * 10**decades
+            (low,), (high,) = comparison.envelope(np.array([at]))
+            value = float(FORMS[form].value(np.array([at]), parameters)[0]) + error
+            note(name, bool(low <= value <= high), float(high - low))
+            if decades == HORIZON:
+                covered = bool(low <= value <= high)
+        line, saturation = trend(comparison), no_saturation(comparison)
+        note("'no saturation' undecided or denied or the envelope held", saturation.verdict != "supported" or covered)
+        note("'no saturation' supported", saturation.verdict == "supported")
+        note("'no saturation' not supported", saturation.verdict == "not supported")
+        note("'log-linear' supported for the sizes measured", line.verdict == "supported")
+        note("'log-linear' not supported", line.verdict == "not supported")
+        note("horizon above 0.3 decade", limits.decades > HORIZON + 1e-9, limits.decades)
+    truth = "power-offset 0.3 0.2 0.3" if saturating else "log-linear 0.9 -0.05"
+    return [
+        Row(
+            "tool", truth, "all", str(n), sd, name, replications, float(np.mean(shares)), float(np.median(widths[name]))
+        )
+        for name, shares in held.items()
+    ]
+
+
+def table(quick: bool = False) -> list[Row]:
+    """All rows; `quick` with a twentieth of the replications."""
+    part = 20 if quick else 1
+    rows: list[Row] = []
+    for n in (8, 12, 30):
+        for sd in (0.005, 0.02, 0.04):
+            rows += single_runs("log-linear", LINE, n, sd, 10000, 1)
+        rows += single_runs("log-quadratic", (0.9, -0.05, 0.005), n, 0.02, 10000, 2)
+        rows += single_runs("power", (0.45, 0.12), n, 0.02, 10000 // part, 3)
+        for sd in (0.005, 0.02):
+            rows += single_runs("power-offset", SATURATING, n, sd, 10000 // part, 4)
+    for between in (0.0, 0.5, 1.0, 2.0):
+        rows += replicated((3,) * 8, between, 4000 // part, 5, 1000 // part)
+    for between in (0.0, 1.0):
+        rows += replicated((5, 4, 3, 3, 2, 2, 1, 1), between, 4000 // part, 6)
+    for n, sd in ((8, 0.04), (8, 0.02), (8, 0.005), (12, 0.02), (30, 0.04), (30, 0.02)):
+        rows += wrong_form(n, sd, 10000, 7)
+        rows += tool(n, sd, 300 // part, 8)
+    for n in (8, 12, 30):
+        rows += tool(n, 0.02, 300 // part, 9, saturating=False)
+    return rows
+
+
+def as_csv(rows: list[Row]) -> str:
+    """The rows as CSV."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(asdict(row) | {"coverage": f"{row.coverage:.4f}", "width": f"{row.width:.4g}"})
+    return stream.getvalue()
+
+
+def main() -> None:
+    """Writes coverage.csv and prints the rows of the default path that lie outside 93.5% .. 96.5%."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/coverage"))
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the replications")
+    given = parser.parse_args()
+    rows = table(given.quick)
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "coverage.csv").write_text(as_csv(rows))
+    default = [row for row in rows if row.part == "default"]
+    off = [row for row in default if not 0.935 <= row.coverage <= 0.965]
+    print(f"{given.out / 'coverage.csv'}: {len(rows)} rows; default path: {len(default) - len(off)} of {len(default)}")
+    for row in off:
+        print(f"  outside .935 .. .965: {row}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Intervals that hold as often as they say, by seeded simulation, and inverse sets that say when they are unbounded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from calibration.coverage import LINE, SATURATING, replicated, single_runs, wrong_form
+from scipy import stats
+
+from analysis.laws.curves import fit_curve
+from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, precision, run_interval
+from analysis.laws.line import fit_line
+from analysis.table.selection import select
+from drorae.errors import UserError
+
+
+@pytest.mark.parametrize("n", [8, 12, 30])
+def test_default_intervals_of_single_runs_cover(n: int) -> None:
+    for row in single_runs("log-linear", LINE, n, 0.02, 10000, seed=11):
+        assert 0.935 <= row.coverage <= 0.965, row
+
+
+@pytest.mark.parametrize("between", [0.0, 1.0])
+def test_default_intervals_of_eight_configurations_with_three_seeds_cover(between: float) -> None:
+    rows = list(replicated((3,) * 8, between, 1500, seed=12))
+    # 1500 replications: two standard errors of the simulation beside the band.
+    assert all(0.924 <= row.coverage <= 0.976 for row in rows if row.part == "default"), rows
+    naive = next(row for row in rows if "taken for sizes" in row.law)
+    assert between == 0 or naive.coverage < 0.85
+
+
+@pytest.mark.parametrize("n", [8, 30])
+def test_profile_intervals_of_a_power_with_offset_cover(n: int) -> None:
+    rows = {row.quantity: row.coverage for row in single_runs("power-offset", SATURATING, n, 0.005, 1000, seed=13)}
+    assert 0.93 <= rows["new run at +0.3 decade"] <= 0.985
+    assert rows["b"] >= 0.93
+
+
+def test_the_wrong_form_costs_what_is_known() -> None:
+    # Known for these settings (2000 replications): .91, .70, .36.
+    shares = [row.coverage for row in wrong_form(8, 0.04, 10000, seed=14)]
+    assert shares == pytest.approx([0.91, 0.70, 0.36], abs=0.03)
+
+
+def test_interval_of_a_run_beside_replicated_ones_is_wider_by_the_seeds() -> None:
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        [
+            {"params": 10.0**k, "expert_hidden_dim": k, "seed": s, "psnr": k + rng.normal(0, 0.3)}
+            for k in range(6)
+            for s in range(3)
+        ]
+    )
+    fit = fit_line(select(frame, "params", "psnr"))
+    sample = fit.sample
+    line = fit_curve("log-linear", sample.x, sample.y, sample.weights)
+    at = np.array([1e6])
+    as_means = np.array(run_interval(line, sample, at, seeds=3))[:, 0]
+    assert as_means == pytest.approx([fit.predict(1e6).prediction_low, fit.predict(1e6).prediction_high])
+    assert np.array(law_interval(line, at))[:, 0] == pytest.approx(
+        [fit.predict(1e6).mean_ci_low, fit.predict(1e6).mean_ci_high]
+    )
+    one = np.array(run_interval(line, sample, at))[:, 0]
+    assert one[0] < as_means[0] < as_means[1] < one[1]
+
+
+def test_weights_follow_seeds_and_standard_errors() -> None:
+    u = np.linspace(0, 2, 8)
+    design = np.column_stack([np.ones(8), u])
+    y = 1 - 0.1 * u + np.array([1, -1, 1, -1, -1, 1, -1, 1]) * 1e-4
+    same = precision(design, y, np.full(8, 3.0), 0.2)
+    assert np.all(same.weights == 1) and same.runs_at_unit_weight == 3
+    runs = np.array([4.0, 4, 4, 4, 1, 1, 1, 1])
+    # The points lie closer to the line than their seeds scatter: no variance between configurations is left.
+    unequal = precision(design, y, runs, 0.2).weights
+    assert unequal[0] / unequal[-1] == pytest.approx(4, rel=0.01)
+    errors = np.where(u < 1, 0.1, 0.2)
+    assert np.ptp(precision(design, y, np.ones(8), 0.0, errors, image_correlation=1.0).weights) == 0
+    own = precision(design, y, np.ones(8), 0.0, errors, image_correlation=0.0).weights
+    assert own[0] / own[-1] == pytest.approx(4, rel=0.01)
+
+
+def test_error_shared_by_all_runs_is_kept_apart() -> None:
+    x = np.geomspace(1e5, 1e8, 8)
+    frame = pd.DataFrame({"params": x, "rfid": 1 - 0.05 * np.log10(x) + 0.001 * (-1) ** np.arange(8), "rfid_se": 0.02})
+    with_errors, without = (
+        fit_line(select(frame, "params", "rfid")),
+        fit_line(select(frame.drop(columns="rfid_se"), "params", "rfid")),
+    )
+    assert with_errors.sample.common_sd == pytest.approx(0.02)
+    assert with_errors.slope_ci95 == without.slope_ci95
+    frame.loc[2, "rfid_se"] = np.nan
+    with pytest.raises(UserError, match="rfid_se: a standard error is missing"):
+        fit_line(select(frame, "params", "rfid"))
+
+
+def test_fieller_is_the_interval_of_the_line_inverted() -> None:
+    rng = np.random.default_rng(2)
+    x = np.geomspace(1e5, 1e8, 10)
+    fit = fit_curve("log-linear", x, 1 - 0.05 * np.log10(x) + rng.normal(0, 0.01, 10))
+    found = fieller(fit, 0.58)
+    assert found.bounded and len(found.pieces) == 1
+    for end in found.pieces[0]:
+        low, high = law_interval(fit, np.array([end]))
+        assert min(abs(low[0] - 0.58), abs(high[0] - 0.58)) < 1e-9
+    assert found.pieces[0].low < found.estimate < found.pieces[0].high
+
+
+@pytest.mark.parametrize(("slope", "sd", "text"), [(0.0, 0.05, "every size possible"), (-0.005, 0.02, "unbounded")])
+def test_fieller_says_unbounded(slope: float, sd: float, text: str) -> None:
+    rng = np.random.default_rng(3)
+    x = np.geomspace(1e5, 1e8, 8)
+    fit = fit_curve("log-linear", x, 0.5 + slope * np.log10(x) + rng.normal(0, sd, 8))
+    target = 0.5 + slope * 6.5
+    found = fieller(fit, target)
+    assert not found.bounded and text in found.text
+
+
+def test_a_law_with_an_asymptote_may_never_arrive() -> None:
+    x = np.geomspace(0.1, 10, 20)
+    y = 0.3 + 0.2 * x**-0.5 + np.random.default_rng(4).normal(0, 0.002, 20)
+    fit = fit_curve("power-offset", x, y)
+    assert inverse(fit, 0.2).pieces == ()
+    reached = inverse(fit, 0.35)
+    low, high = reached.pieces[0]
+    assert reached.bounded and low < 16 < high and high / low < 1.5
+
+
+def test_the_asymptote_is_unbounded_where_the_data_do_not_bend() -> None:
+    x = np.geomspace(1e5, 1e8, 8)
+    y = 1 - 0.05 * np.log10(x) + np.random.default_rng(5).normal(0, 0.02, 8)
+    intervals = parameter_intervals(fit_curve("power-offset", x, y))
+    assert intervals["E"].low == -np.inf and intervals["b"].low == 0
+    bent = parameter_intervals(fit_curve("power-offset", x, 0.3 + 20 * x**-0.4 + 1e-4 * (-1) ** np.arange(8)))
+    assert 0.29 < bent["E"].low < 0.3 < bent["E"].high < 0.31
+
+
+def test_delta_and_profile_agree_where_a_law_is_nearly_linear() -> None:
+    x = np.geomspace(1, 10, 40)
+    y = 2 * x**-0.5 + np.random.default_rng(6).normal(0, 0.005, 40)
+    fit = fit_curve("power", x, y)
+    delta, profile = parameter_intervals(fit, "delta"), parameter_intervals(fit)
+    for name in ("A", "b"):
+        assert delta[name] == pytest.approx(profile[name], rel=2e-3)
+    t = stats.t.ppf(0.975, 38)
+    assert delta["b"].high - delta["b"].low == pytest.approx(2 * t * np.sqrt(fit.covariance[1, 1]))

@@ -1,0 +1,223 @@
+"""The report: numbers a program can read, and one page that stands alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+from PIL import Image
+
+from analysis.inference.analysis import analyse
+from analysis.report.figures import law_figure
+from analysis.report.outcome import FitOutcome, fit_table
+from analysis.report.write import checklist, headline, write_report
+from analysis.table.columns import arrange
+from drorae.errors import UserError
+
+
+def sweep() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "config_hash": f"{k}{seed}abcdef",
+            "variant": "<b>energy</b>",
+            "expert_hidden_dim": h,
+            "seed": seed,
+            "fusion_params": h * 9000,
+            "psnr": 15 + np.log10(h) + rng.normal(0, 0.1),
+            "rfd_dinov2": 300 - 20 * np.log10(h) + rng.normal(0, 3),
+            "eval_images": 1500,
+            "status": "finished",
+            "reason": None,
+        }
+        for k, h in enumerate([8, 32, 128, 512, 2048])
+        for seed in (0, 1)
+    ]
+    rows[3] |= {"status": "diverged", "reason": "loss is NaN & <gone>"}
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> FitOutcome:
+    folder = tmp_path_factory.mktemp("report")
+    Image.new("RGB", (4, 4), (200, 30, 30)).save(folder / "grid.png")
+    return fit_table(
+        sweep(), "params", ["psnr", "rfd_dinov2"], out=folder / "out", title="A <script>alert(1)</script> sweep",
+        images={"original / phase 1 / fused": folder / "grid.png"}, command="drorae fit trials.csv --x params",
+    )  # fmt: skip
+
+
+def test_json_is_the_fit(outcome: FitOutcome) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    tree = json.loads(outcome.paths["json"].read_text(), parse_constant=refuse)
+    assert (tree["y"], tree["n"], tree["n_configurations"], tree["eval_images"]) == ("psnr", 9, 5, 1500)
+    assert tree["slope"] == outcome.analyses[0].line.slope
+    assert tree["slope_ci95"] == list(outcome.analyses[0].line.slope_ci95)
+    assert tree["excluded"] == [{"row": "row 4 (11abcdef)", "reason": "status diverged: loss is NaN & <gone>"}]
+    assert [item["y"] for item in tree["also"]] == ["rfd_dinov2"]
+    assert {"code", "message"} == set(tree["warnings"][0])
+
+
+def test_csv_holds_every_run(outcome: FitOutcome) -> None:
+    table = pd.read_csv(outcome.paths["csv"])
+    assert table.groupby("y")["used"].value_counts().to_dict() == {
+        ("psnr", "yes"): 9, ("psnr", "no"): 1, ("rfd_dinov2", "yes"): 9, ("rfd_dinov2", "no"): 1,
+    }  # fmt: skip
+    used = table[table["used"] == "yes"]
+    np.testing.assert_allclose(used["value"] - used["fitted"], used["residual"], atol=1e-6)
+    assert (used["prediction95_low"] < used["ci95_low"]).all()
+
+
+class Page(HTMLParser):
+    """Collects tags with attributes, and checks that elements close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_stands_alone_and_escapes(outcome: FitOutcome) -> None:
+    html = outcome.paths["html"].read_text()
+    page = Page()
+    page.feed(html)
+    assert page.open == []
+    tags = {tag for tag, _ in page.seen}
+    assert not tags & {"script", "link", "iframe", "b", "gone"}
+    sources = [attributes["src"] or "" for tag, attributes in page.seen if tag == "img"]
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"https?:|@import|url\(", html)
+    drawing = base64.b64decode(sources[0].partition(",")[2]).decode()
+    assert "<svg" in drawing and not re.search(r'(href|src)="(?!#)', drawing)
+    assert "&lt;script&gt;" in html and "loss is NaN &amp; &lt;gone&gt;" in html and "&lt;b&gt;energy" in html
+
+
+def test_findings_reach_page_and_markdown(tmp_path: Path) -> None:
+    x = np.geomspace(1e5, 1e8, 12)
+    wiggle = 0.01 * np.random.default_rng(0).normal(size=12)
+    frame = pd.DataFrame({"params": x, "fid | <would>": 1 - 0.1 * np.log10(x) + wiggle})
+    analysis = analyse(frame, "params", "fid | <would>")
+    rivals = [law.name for law in analysis.comparison.plausible if law.name != "log-linear"]
+    paths = write_report([analysis], tmp_path, "law")
+    html, markdown = paths["html"].read_text(), paths["markdown"].read_text()
+    for said in (
+        "✓ supported",
+        "? undecided",
+        "E + A x^-b",
+        "at its bound",
+        f"{analysis.back_tests[0].hits} of 4 inside",
+        "Predictions",
+        f"within 4 AICc stand also {', '.join(rivals)}",
+    ):
+        assert said in html and said in markdown
+    assert "fid \\| &lt;would> follows" in markdown and "fid | &lt;would&gt; follows" in html
+    assert all(note.code in html and note.code in markdown for note in analysis.cautions)
+    tree = json.loads(paths["json"].read_text())
+    assert [item["message"] for item in tree["warnings"]] == [item.message for item in analysis.cautions]
+
+
+def test_markdown_is_the_page_s_twin(outcome: FitOutcome) -> None:
+    """The same headings, the same tables cell by cell, and pictures that lie where it says."""
+    html, markdown = outcome.paths["html"].read_text(), outcome.paths["markdown"].read_text()
+    assert re.findall(r"^## (.*)", markdown, re.M) == [unescape(item) for item in re.findall("<h2>(.*?)</h2>", html)]
+    rows = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("| --")]
+    assert len(rows) == html.count("<tr>")
+    cells = {re.sub(r"\\(.)", r"\1", unescape(cell.strip())) for row in rows for cell in re.split(r"(?<!\\)\|", row)}
+    assert {unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", html)} <= cells
+    pictures = re.findall(r"!\[.*?\]\(<(.*?)>\)", markdown)
+    assert len(pictures) == 3
+    assert all((outcome.paths["markdown"].parent / picture).is_file() for picture in pictures)
+
+
+def test_the_checklist_answers_a_reviewer(outcome: FitOutcome) -> None:
+    frame = sweep()
+    frame["phase2.lr"], frame["phase2.epochs"] = [1e-3] * 6 + [1e-4] * 4, 3
+    frame = arrange(frame, ["eval_images=1500"])
+    answers = dict(checklist(analyse(frame, "params", "psnr")))
+    assert len(answers) == 9
+    assert "9 runs, 5 fitted points; eval_images=1500 (10 of 10 rows)" in answers["Which points"]
+    assert answers["What was left out"] == "1 rows: 1 status diverged"
+    assert "5 over 2.41 decades: 72 K" in answers["Which sizes"] and "1 to 2 runs" in answers["How many seeds"]
+    assert "1,500 evaluation images" in answers["Which metric, measured on what"]
+    assert "phase2.lr varies (0.001, 0.0001)" in answers["Which hyper-parameters"]
+    assert "phase2.epochs = 3" in answers["Which hyper-parameters"]
+
+
+def test_runs_lead_to_mlflow_and_nowhere_worse(tmp_path: Path) -> None:
+    frame = sweep().assign(run_url="http://127.0.0.1:5000/#/experiments/1/runs/ab")
+    frame.loc[0, "run_url"] = "javascript:alert(1)"
+    paths = fit_table(frame, "params", ["psnr"], out=tmp_path).paths
+    html, markdown = paths["html"].read_text(), paths["markdown"].read_text()
+    assert html.count('<a href="http://127.0.0.1:5000/#/experiments/1/runs/ab">run</a>') == 8
+    assert markdown.count("[run](<http://127.0.0.1:5000/#/experiments/1/runs/ab>)") == 8
+    assert "javascript" not in html + markdown
+
+
+def test_figures_read_in_grey() -> None:
+    """Seeds differ by marker, lines by style, and the bands by their grey as well as by their hue."""
+    frame = pd.concat([sweep().assign(seed=k) for k in range(4)], ignore_index=True).drop(columns="config_hash")
+    axes = law_figure([analyse(frame, "params", "psnr")]).axes[0]
+    points = [item for item in axes.collections if isinstance(item, PathCollection)]
+    assert len({item.get_paths()[0].vertices.tobytes() for item in points}) == len(points) == 4
+    lines = [line for line in axes.get_lines() if line.get_label() and not str(line.get_label()).startswith("_")]
+    assert len({str(line.get_linestyle()) + str(line._unscaled_dash_pattern) for line in lines}) == len(lines) == 3
+    wide, narrow = axes.collections[:2]
+    white = np.ones(3)
+    greys = []
+    for band in (wide, narrow):
+        red, green, blue, alpha = band.get_facecolor()[0]
+        white = alpha * np.array([red, green, blue]) + (1 - alpha) * white
+        greys.append(white @ [0.2126, 0.7152, 0.0722])
+    assert 1 - greys[0] > 0.05 and greys[0] - greys[1] > 0.1
+
+
+def test_figures_are_written_and_repeatable(outcome: FitOutcome, tmp_path: Path) -> None:
+    for name in ("png", "residuals_png"):
+        with Image.open(outcome.paths[name]) as image:
+            assert min(image.size) > 300
+    again = fit_table(sweep(), "params", ["psnr", "rfd_dinov2"], out=tmp_path)
+    for name in ("json", "csv", "svg"):
+        assert again.paths[name].read_bytes() == outcome.paths[name].read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in again.paths.values()}
+
+
+def test_text_says_what_was_left_out(outcome: FitOutcome) -> None:
+    assert "psnr = " in outcome.text and "95% CI" in outcome.text
+    assert "5 configurations, 9 runs" in outcome.text
+    assert "left out: row 4 (11abcdef): status diverged" in outcome.text
+    assert all(line.isascii() for line in outcome.text.splitlines())
+
+
+def test_headline_claims_no_trend_its_interval_does_not_show() -> None:
+    frame = sweep().assign(psnr=[1.0, 1.1, -1, -1, 1, 1.2, -1, -1, 1, 1])
+    flat = analyse(frame, "params", "psnr").line
+    assert "no trend is resolved" in headline(flat)
+    assert headline(analyse(sweep(), "params", "psnr").line).startswith("PSNR (dB) rises by")
+
+
+def test_nothing_is_written_when_one_metric_cannot_be_fitted(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        fit_table(sweep(), "params", ["psnr", "lpips"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="folder it can write to"):
+        fit_table(sweep(), "params", ["psnr"], out=tmp_path / "file")
