@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from tyro.conf import UseAppendAction, arg
 from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
 from drorae.runtime.signals import WORDS, Interrupted, Stopped
+from drorae.runtime.text import wrapped
 from drorae.storage.remote import Remote, absolute, locate
 
 if TYPE_CHECKING:
@@ -189,27 +189,6 @@ def say(text: str, keep: Iterable[object] = ()) -> None:
 def show(text: str, keep: Iterable[object] = (), hang: int = 4) -> None:
     """A result in words, on stdout; broken into lines as `wrapped` does."""
     print(wrapped(text, terminal_width(sys.stdout), keep, hang))
-
-
-def wrapped(text: str, width: int | None, keep: Iterable[object] = (), hang: int = 4) -> str:
-    """`text` in lines of at most `width` columns, broken between words; as it is where width is None.
-
-    What goes on below a line is indented by `hang` more than the line. Never broken: a word, such as a path, and what
-    `keep` lists, such as a command with its blanks. The terminal breaks them where they are too long, and copies them
-    whole.
-    """
-    if width is None:
-        return text
-    for part in map(str, keep):
-        text = text.replace(part, part.replace(" ", "\0"))
-    lines = []
-    for line in text.splitlines():
-        indent = " " * (len(line) - len(line.lstrip(" ")))
-        whole = len(line) <= width
-        lines += [line] if whole else textwrap.wrap(
-            line, width, subsequent_indent=indent + " " * hang, break_long_words=False, break_on_hyphens=False
-        )  # fmt: skip
-    return "\n".join(lines).replace("\0", " ")
 
 
 def terminal_width(stream: TextIO) -> int | None:

@@ -146,7 +146,8 @@ class Plan(SourceOptions, ConfigOptions):
     def _spec(self, found: Analysis, design: planning.Design) -> SweepSpec | None:
         """The design as a sweep; None where x is nothing that a sweep can vary."""
         from sweeps.folder.mirror import brought
-        from sweeps.spec import SWEEPS, SweepSpec, expand
+        from sweeps.presets import SWEEPS
+        from sweeps.spec import SweepSpec, expand
 
         self.one_source()
         points = _points(found, design)

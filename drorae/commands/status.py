@@ -49,7 +49,7 @@ class Status(_Named):
         return 0
 
     def _print(self, state: SweepState) -> None:
-        from sweeps.driver.screen import duration
+        from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
 
         counts = ", ".join(f"{number} {status}" for status, number in sorted(state.counts.items()))
         lines = [f"{state.name}: {state.total} trials: {counts}"]
@@ -59,16 +59,8 @@ class Status(_Named):
             lines.append(f"about {duration(state.seconds_left)} left")
         show("\n".join(lines))
         if state.running:
-            rows = []
-            for item in state.running:
-                step = f"{item.step} of {item.total_steps}" if item.total_steps else item.note
-                loss = "" if item.loss is None else f"{item.loss:.4g}"
-                speed = "" if item.images_per_second is None else f"{item.images_per_second:.4g}"
-                memory = "" if item.memory_bytes is None else f"{item.memory_bytes / 1e9:.1f} GB"
-                rows.append((item.label, item.phase, step or str(item.step or ""), loss, speed, memory))
-            print_table(
-                ("running", "phase", "step", "loss", "images/s", "memory"), rows, drop=("memory", "images/s", "loss")
-            )
+            rows = map(progress_cells, state.running)
+            print_table(PROGRESS_COLUMNS, rows, drop=("memory", "images/s", "loss"))
         for what, trials in (("failed", state.failed), ("missing", state.damaged)):
             for label, reason in trials:
                 show(f"{what}: {label}: {reason}")

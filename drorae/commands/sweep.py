@@ -73,8 +73,9 @@ class Sweep(RuntimeOptions, ConfigOptions):
     """Trials of each search; the same command with more goes on."""
     sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
     """Optuna's sampler."""
-    pruner: Literal["none", "median", "hyperband"] = "none"
-    """Optuna's pruner, on the mean training loss of an epoch. Pruned trials are recorded and never fitted."""
+    pruner: Literal["none", "median", "hyperband", "asha"] = "none"
+    """Stop bad trials early: Optuna's pruner, on the mean training loss of an epoch. Pruned trials are recorded and
+    never fitted."""
     cpus_per_trial: Annotated[float, arg(metavar="N")] = 1.0
     """CPUs of one trial."""
     gpus_per_trial: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 1 where there are any)")] = (
@@ -95,7 +96,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
     """Start no more trials once the sweep has cost so many GPU hours (CPU hours where no trial has a GPU); 0: no
     limit. What runs then is finished; the same command with a larger budget goes on."""
     asha: bool = False
-    """Stop bad trials early (ASHA). Pruned trials are recorded and never fitted."""
+    """The same as --pruner asha."""
     address: Annotated[str, arg(metavar="ADDRESS")] = ""
     """A Ray cluster to join; empty: a local one for this sweep."""
     autoscaling: bool = False
@@ -130,8 +131,10 @@ class Sweep(RuntimeOptions, ConfigOptions):
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.resources import Resources, parse_rule
-        from sweeps.driver.run import Asha, run_sweep
+        from sweeps.driver.pruning import Asha
+        from sweeps.driver.run import run_sweep
+        from sweeps.parsing import parse_rule
+        from sweeps.resources import Resources
 
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
@@ -151,6 +154,7 @@ class Sweep(RuntimeOptions, ConfigOptions):
             ),
             max_failures=self.max_failures,
             asha=Asha() if self.asha else None,
+            pruner=self.pruner,
             budget_hours=self.budget_hours,
         )
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
@@ -161,9 +165,13 @@ class Sweep(RuntimeOptions, ConfigOptions):
         Raises:
             UserError: an unknown preset, an unusable file, axis or field, or a field both set and varied.
         """
-        from sweeps.spec import SWEEPS, SweepSpec, field_name, parse_axis
+        from sweeps.parsing import parse_axis
+        from sweeps.presets import SWEEPS
+        from sweeps.spec import SweepSpec, field_name
 
         self.one_source()
+        if self.pruner != "none" and self.asha:
+            raise UserError("--pruner and --asha both end trials early; drop one of the two")
         if self.config is not None:
             spec = _read_config(self.config)
         else:
@@ -200,7 +208,8 @@ class Sweep(RuntimeOptions, ConfigOptions):
         return SweepSpec(self.name or spec.name, base, left, spec.listed, search)
 
     def _search(self, base: TrialConfig) -> Search:
-        from sweeps.spec import Search, field_name, parse_range
+        from sweeps.parsing import parse_range
+        from sweeps.spec import Search, field_name
 
         ranges = tuple(parse_range(text, base) for text in flat(self.tune))
         names = [field_name(item.name) for item in ranges]
@@ -212,8 +221,6 @@ class Sweep(RuntimeOptions, ConfigOptions):
         objectives = flat(self.objectives) or [objective(base.evaluation.extractors)]
         if self.pruner != "none" and len(objectives) > 1:
             raise UserError("--pruner: Optuna prunes searches of one objective only; drop it")
-        if self.pruner != "none" and self.asha:
-            raise UserError("--pruner and --asha both end trials early; drop one of the two")
         return Search(ranges, tuple(dict.fromkeys(objectives)), self.tune_trials, self.sampler, self.pruner)
 
 

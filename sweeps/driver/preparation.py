@@ -15,8 +15,9 @@ from drorae.errors import UserError, last_line
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
 from sweeps.driver.cluster import alive_nodes
-from sweeps.driver.screen import Screen, duration
-from sweeps.folder.mirror import Mirror
+from sweeps.driver.console import duration
+from sweeps.driver.home import Home
+from sweeps.driver.screen import Screen
 from sweeps.folder.status import RunningTrial
 from sweeps.resources import Share
 from sweeps.worker import entry as workers
@@ -38,8 +39,7 @@ class Preparation:
         runtime: Runtime,
         share_of: Callable[[TrialConfig], Share],
         function: str,
-        directory: Path,
-        mirror: Mirror | None,
+        home: Home,
         check: Callable[[], None],
         inputs: Mapping[str, Mapping[str, str]],
     ) -> None:
@@ -51,15 +51,14 @@ class Preparation:
             runtime: device, threads, cache.
             share_of: what a trial gets of a node.
             function: `module:function` that prepares.
-            directory: the sweep's folder.
-            mirror: where that folder is in a store.
+            home: the sweep's folder.
             check: called while they are waited for; what it raises ends the waiting.
             inputs: fingerprints that the sweep's trials were made from, by the hash of `shared_key`.
         """
         self.configs, self.share_of, self.check = configs, share_of, check
-        self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
-        self.inputs = inputs
-        self.remote = None if mirror is None else mirror.remote
+        self.screen, self.runtime, self.function, self.inputs = screen, runtime, function, inputs
+        self.directory = home.directory
+        self.remote = home.mirror.remote if home.mirror else None
         self.groups: dict[str, list[str]] = {}
         for key, config in configs.items():
             self.groups.setdefault(config_hash(shared_key(config)), []).append(key)

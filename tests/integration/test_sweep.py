@@ -25,7 +25,8 @@ from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
 from drorae.trial.folder import read_outcome, set_damaged_aside
-from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
+from sweeps.driver.pruning import Asha
+from sweeps.driver.run import SweepOutcome, resume_sweep
 from sweeps.driver.status import sweep_state
 from sweeps.folder.lease import Lease, LeaseLost
 from sweeps.folder.status import RunningTrial, read_progress
