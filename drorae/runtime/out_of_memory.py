@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from drorae.errors import Notice, UserError, one_line, shorten
+from drorae.errors import Notice, UserError, brief
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def fitting(size: int, work: Callable[[int], T], what: str, same: str = "") -> t
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            reason = shorten(one_line(error), 100)
+            reason = brief(error, 100)
         # Not before the handler has ended: until then the traceback holds the failed attempt's tensors.
         release()
         if size == 1:
@@ -62,7 +62,7 @@ def named(what: str, remedy: str = REMEDY) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise UserError(f"{what}: out of memory ({shorten(one_line(error), 100)}); {remedy}") from None
+        raise UserError(f"{what}: out of memory ({brief(error, 100)}); {remedy}") from None
 
 
 def release() -> None:
