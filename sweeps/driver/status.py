@@ -13,10 +13,10 @@ from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
 from drorae.storage.remote import locate
-from drorae.trial.folder import read_outcome
+from drorae.trial.folder import Use, files_for, read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
 from sweeps.folder.lease import is_live
-from sweeps.folder.mirror import OUTCOME, brought, in_trials
+from sweeps.folder.mirror import brought, in_trials
 from sweeps.folder.status import DRIVER_LEASE, Cost, RunningTrial, progress_cost, read_progress, read_spec
 from sweeps.spec import point_label, varied_fields
 
@@ -61,7 +61,7 @@ def sweep_state(place: Path | str) -> SweepState:
     Raises:
         UserError: no sweep there.
     """
-    directory = brought(place, ("sweep.json", *in_trials(OUTCOME)))
+    directory = brought(place, ("sweep.json", *in_trials(files_for(Use.STATE))))
     trials, keys = directory / "trials", read_spec(directory)["trials"]
     configs: dict[str, TrialConfig] = {}
     for key in keys:

@@ -24,7 +24,7 @@ from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
 from sweeps.driver.settings import Settings
 from sweeps.folder.lease import LeaseLost
-from sweeps.folder.mirror import TOLD
+from sweeps.folder.mirror import REPORT_FILES
 from sweeps.resources import Share, times
 from sweeps.worker import entry as workers
 from sweeps.worker.attempt import Work
@@ -243,7 +243,7 @@ class _Watcher(TrialProgressCallback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         session, key = self._session(), _key(trial)
-        session.fetch(key, TOLD)
+        session.fetch(key, REPORT_FILES)
         session.screen.line(f"{session.label(key)}: tried again ({session.reason(key)})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -17,17 +17,13 @@ from pathlib import Path, PurePath
 from drorae.errors import UserError
 from drorae.runtime.repeat import every
 from drorae.storage.remote import Remote, RemoteError, copies, locate, matches, patiently
+from drorae.trial.folder import SENT_LAST, Use, files_for
 from sweeps.folder.lease import Lease, LeaseLost
 
 PUSH_SECONDS = 10.0
 """A trial's checkpoints and progress are sent this often."""
-RESULT = "result.json"
-OUTCOME = ("config.json", RESULT, "failure.json", "pruned.json", "progress.json")
-"""What tells the state of a trial."""
-TOLD = (*OUTCOME, "inputs.json", "error-*.txt", "warnings.txt", "spool.jsonl")
+REPORT_FILES = files_for(Use.STATE | Use.DRIVER)
 """What a trial tells its driver."""
-PASSING = ("*.pt", "failure.json", "error-*.txt", "warnings.txt", "spool.jsonl")
-"""What is removed in the course of work. Whatever else vanishes here was cleaned away, and stays in the store."""
 
 
 def in_trials(names: Sequence[str]) -> tuple[str, ...]:
@@ -84,8 +80,8 @@ class Mirror:
     def push(self, under: str = "") -> None:
         """Sends what changed below `under`, a folder or a file, since it was pulled or pushed.
 
-        Files go in the order they were written, results last; of what was removed here, `PASSING` files are removed
-        there.
+        Files go in the order they were written, results last; of what was removed here, only files that are
+        removed in the course of work are removed there.
 
         Raises:
             RemoteError: the store does not take a file; those after it wait for the next call.
@@ -93,13 +89,13 @@ class Mirror:
         """
         with self._lock:
             here = self._here(under)
-            for name in sorted(here, key=lambda name: (name.rpartition("/")[2] == RESULT, here[name][1])):
+            for name in sorted(here, key=lambda name: (name.rpartition("/")[2] == SENT_LAST, here[name][1])):
                 if name not in self._same or self._same[name][1] != here[name]:
                     self._check()
                     (self.remote / name).upload(self.local / name)
                     self._same[name] = ("", here[name])
             for name in [name for name in self._same if name not in here and PurePath(name).is_relative_to(under)]:
-                if any(matches(name.rpartition("/")[2], pattern) for pattern in PASSING):
+                if any(matches(name.rpartition("/")[2], pattern) for pattern in files_for(Use.PASSING)):
                     self._check()
                     (self.remote / name).delete()
                 del self._same[name]

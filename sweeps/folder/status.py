@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from drorae.errors import UserError
+from drorae.trial.folder import PROGRESS
 
-PROGRESS = "progress.json"
 DRIVER_LEASE = "driver.lease"
 """Held by the process that runs the sweep."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.storage.places import default_tracking_uri
 
 if TYPE_CHECKING:
@@ -62,11 +62,6 @@ def store_errors() -> tuple[type[Exception], ...]:
     loaded = [(sys.modules[module], names) for module, names in _RAISED.items() if module in sys.modules]
     others = [getattr(module, name) for module, names in loaded for name in names]
     return (OSError, ImportError, json.JSONDecodeError, *others)
-
-
-def brief(error: BaseException) -> str:
-    """Returns an error's message on one line of at most 200 characters."""
-    return shorten(one_line(error), 200)
 
 
 def warn_once(warn: Warn) -> Callable[[str, str], None]:

@@ -8,8 +8,9 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 
+from drorae.errors import brief
 from sweeps.folder.lease import LeaseLost
-from sweeps.tracking.client import brief, warn_once
+from sweeps.tracking.client import warn_once
 from sweeps.tracking.spool import SPOOL_ROWS
 from sweeps.tracking.trial import TrialTracker
 

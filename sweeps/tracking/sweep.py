@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import TrialConfig, config_hash
-from drorae.errors import UserError
-from drorae.trial.folder import read_outcome
+from drorae.errors import UserError, brief
+from drorae.trial.folder import SPOOL, read_outcome
 from sweeps.tracking.charts import TAG, shared_view, view_address
-from sweeps.tracking.client import RunAddress, Store, Warn, brief, resolve_uri, store_errors
+from sweeps.tracking.client import RunAddress, Store, Warn, resolve_uri, store_errors
 from sweeps.tracking.trial import DIGEST, RUN_STATUS, TrialTracker, outcome_digest
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class SweepTracker:
                 outcome = read_outcome(trials / key)
                 if key in running or (outcome["status"] == "missing" and not runs):
                     continue
-                if not _is_settled(runs, outcome) or (trials / key / "spool.jsonl").is_file():
+                if not _is_settled(runs, outcome) or (trials / key / SPOOL).is_file():
                     fetch(key)
                     if not TrialTracker(self.address, config, trials / key, warn).finish():
                         return

@@ -15,11 +15,12 @@ from typing import Any
 from zipfile import BadZipFile
 
 from drorae.config import TrialConfig, config_hash, flatten
+from drorae.errors import brief
 from drorae.metrics.registry import better
 from drorae.storage.files import json_rows
-from drorae.trial.folder import read_outcome
+from drorae.trial.folder import HISTORY, SPOOL, Use, files_for, read_outcome
 from sweeps.folder.table import COLUMNS, trial_row
-from sweeps.tracking.client import RunAddress, Store, Warn, brief, store_errors, warn_once
+from sweeps.tracking.client import RunAddress, Store, Warn, store_errors, warn_once
 from sweeps.tracking.pictures import draw_pictures
 from sweeps.tracking.spool import Spool
 
@@ -33,8 +34,6 @@ INSPECTION = "inspection/"
 """Before the names of the numbers in inspection.json."""
 DIGEST = "drorae.digest"
 """Tag of a run that has everything of its trial: the digest of the outcome that was recorded."""
-HISTORY = "history.jsonl"
-ARTIFACTS = ("config.json", "result.json", "per_image.npz", HISTORY, "inspection.json", "inspection.npz")
 RUN_STATUS = {"pruned": "KILLED", "failed": "FAILED", "missing": "KILLED"}
 """MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
 
@@ -59,7 +58,7 @@ class TrialTracker:
         self.address, self.config, self.directory, self.warn = address, config, directory, warn
         self._store = Store(address.tracking_uri)
         self._say = warn_once(warn)
-        self.spool = Spool(directory / "spool.jsonl", address.tracking_uri, self._say)
+        self.spool = Spool(directory / SPOOL, address.tracking_uri, self._say)
         self._run_id = ""
         self._sent: set[int] = set()
         self._phase, self._offset, self._last_step = "", 0, 0
@@ -186,7 +185,7 @@ class TrialTracker:
         ended, known = RUN_STATUS.get(status, "FINISHED"), run.data.tags.get(DIGEST)
         # A run that was ended without a digest has its files as long as its numbers are the trial's.
         if status not in RUN_STATUS and known != digest and (known or changed or run.info.status != ended):
-            for path in [self.directory / name for name in ARTIFACTS] + self._pictures():
+            for path in [self.directory / name for name in files_for(Use.ARTIFACT)] + self._pictures():
                 if path.is_file():
                     self._store.client.log_artifact(self._run_id, str(path))
         self._store.client.set_tag(self._run_id, DIGEST, digest)

@@ -17,7 +17,7 @@ from drorae.errors import DiskFull, UserError, last_line, one_line
 from drorae.runtime.repeat import every
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
-from drorae.trial.folder import set_damaged_aside
+from drorae.trial.folder import LEASE, error_files, set_damaged_aside
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.resources import Share
@@ -99,18 +99,18 @@ def run_one(work: Work, key: str, share: Share) -> None:
         work = replace(work, trials=str(mirror.local / "trials"))
     place = Path(work.trials) / key if mirror is None else mirror.remote / "trials" / key
     # A driver that was cut off may have left a worker that does not know: it is waited for, or outlived.
-    with Lease(place / "worker.lease") as lease:
+    with Lease(place / LEASE) as lease:
         patiently(lease.acquire)
         with contextlib.nullcontext() if mirror is None else at_work(mirror, f"trials/{key}", lease):
             directory = Path(work.trials) / key
             set_damaged_aside(directory)
-            attempt = Attempt(work, key, share, lease, len(errors(directory)) + 1)
+            attempt = Attempt(work, key, share, lease, len(error_files(directory)) + 1)
             try:
                 _train(attempt)
             except Exception:
                 # What lies in the folder of one that was lost is another's by now.
                 lease.check(now=True)
-                raised = errors(directory)[attempt.number - 1 :]
+                raised = error_files(directory)[attempt.number - 1 :]
                 if not raised or attempt.number <= work.max_failures:
                     raise
                 write_json(directory / "failure.json", {"reason": last_line(raised[0].read_text())})
@@ -123,11 +123,6 @@ def _train(attempt: Attempt) -> None:
     from ray import tune
 
     train(attempt, threads(attempt.work.runtime, attempt.share), tune.report)
-
-
-def errors(directory: Path) -> list[Path]:
-    """Returns the tracebacks of the attempts at a trial that raised, in order."""
-    return sorted(directory.glob("error-*.txt"))
 
 
 def wait_for_room(directory: Path) -> None:
