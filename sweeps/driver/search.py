@@ -69,20 +69,16 @@ class Studies:
         self.configs: dict[str, TrialConfig] = {}
         """Every trial known so far, by config hash."""
         fields = [item.field for item in self.search.ranges]
-        together: dict[str, list[TrialConfig]] = {}
-        former: dict[str, str] = {}
+        together: dict[TrialConfig, list[TrialConfig]] = {}
         for config in expand(spec):
             neutral = self._with_values(replace(config, seed=0), TrialConfig())
-            key = config_hash(neutral)
-            together.setdefault(key, []).append(config)
-            former[key] = former_hash(neutral)
+            together.setdefault(neutral, []).append(config)
         firsts = [configs[0] for configs in together.values()]
         varied = [name for name in varied_fields(firsts) if name not in fields]
         self._groups: list[_Group] = []
-        for key, configs in together.items():
-            names = [
-                f"{spec.name} {point_label(configs[0], varied)} {end}".replace("  ", " ") for end in (key, former[key])
-            ]
+        for neutral, configs in together.items():
+            name = f"{spec.name} {point_label(configs[0], varied)}".rstrip()
+            names = [f"{name} {end}" for end in (config_hash(neutral), former_hash(neutral))]
             self._groups.append(self._open(path, names, configs))
         self._plan_repeats()
 

@@ -81,7 +81,7 @@ def test_ray_mlflow_and_optuna_have_doors_of_their_own(path: str) -> None:
     doors = {
         "ray": ("driver/cluster", "driver/preparation", "driver/tune", "worker/entry", "worker/together"),
         "mlflow": ("tracking/client",),
-        "optuna": ("driver/search",),
+        "optuna": ("driver/pruning", "driver/search"),
     }
     for package, modules in doors.items():
         assert path in [f"sweeps/{module}.py" for module in modules] or not offenders(path, {package})
