@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from drorae.errors import UserError
 from sweeps.worker.attempt import Attempt, threads, train
@@ -24,6 +26,8 @@ def train_together(attempt: Attempt) -> None:
     from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    # Annotated by Ray as a callback of its old Train.
+    tune_callback: Callable[[], Any] = TuneReportCallback
     share, storage = attempt.share, attempt.directory / "ray"
 
     def process() -> None:
@@ -50,7 +54,7 @@ def train_together(attempt: Attempt) -> None:
             storage_path=str(storage),
             # Tune tries again, and knows how often.
             failure_config=FailureConfig(max_failures=0),
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item, no-untyped-call]  # of Ray, for old Train
+            callbacks=[tune_callback()],
         ),
     )
     try:
