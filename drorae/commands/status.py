@@ -11,7 +11,7 @@ from drorae.runtime.shell import command
 from drorae.storage.remote import locate
 
 if TYPE_CHECKING:
-    from sweeps.folder.status import SweepState
+    from sweeps.driver.status import SweepState
 
 
 @dataclass(kw_only=True)
@@ -23,7 +23,7 @@ class Status(SweepOptions, JsonOption):
 
     def run(self) -> int:
         """Prints the state; changes nothing."""
-        from sweeps.folder.status import sweep_state
+        from sweeps.driver.status import sweep_state
 
         state = sweep_state(self.root / self.name)
         self.answer(state.tree(), lambda: self._print(state))

@@ -29,8 +29,9 @@ from sweeps.folder.mirror import Mirror
 from sweeps.folder.table import measured, table_rows, write_table
 from sweeps.resources import Share, check_shares, most_memory
 from sweeps.spec import SweepSpec
-from sweeps.tracking.client import RunAddress, SweepTracker, check_nodes
-from sweeps.worker.entry import Work
+from sweeps.tracking.client import RunAddress, check_nodes
+from sweeps.tracking.sweep import SweepTracker
+from sweeps.worker.attempt import Work
 
 AWAIT_STORE_SECONDS = 120.0
 """After the last trial, a tracking server that is away is waited for so long."""

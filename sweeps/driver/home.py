@@ -13,10 +13,10 @@ from drorae.errors import UserError
 from drorae.storage.remote import Remote, absolute, locate, patiently
 from sweeps.driver.output import DRIVER_LOG
 from sweeps.folder.lease import Lease, is_live, read_lease
-from sweeps.folder.mirror import TOLD, Mirror, check_store, in_trials
+from sweeps.folder.mirror import REPORT_FILES, Mirror, check_store, in_trials
 from sweeps.folder.status import DRIVER_LEASE
 
-DRIVER_FILES = ("sweep.json", "trials.csv", "studies.db", *in_trials(TOLD))
+DRIVER_FILES = ("sweep.json", "trials.csv", "studies.db", *in_trials(REPORT_FILES))
 """What a driver needs of a sweep whose folder is in a store; weights and checkpoints stay there."""
 
 

@@ -21,6 +21,7 @@ from sweeps.driver.screen import Screen
 from sweeps.folder.status import RunningTrial
 from sweeps.resources import Share
 from sweeps.worker import entry as workers
+from sweeps.worker.attempt import threads
 
 DIED = (
     "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
@@ -73,7 +74,7 @@ class Preparation:
             share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
             remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
             config = canonical_json(self.configs[keys[0]])
-            runtime = workers.threads(self.runtime, share)
+            runtime = threads(self.runtime, share)
             log = str(self._remote_log(group) or self._log(group))
             self._jobs[group] = remote.remote(config, runtime, log, self.function, self.inputs.get(group, {}))
 

@@ -15,18 +15,17 @@ from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import RemoteError, patiently
-from drorae.trial.folder import read_outcome
+from drorae.trial.folder import PROGRESS, Use, error_files, files_for, read_outcome
 from sweeps.driver.console import duration
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.preparation import DIED
 from sweeps.driver.screen import Screen
-from sweeps.folder.mirror import TOLD, Mirror
-from sweeps.folder.status import PROGRESS, Cost, RunningTrial, read_cost, read_progress
+from sweeps.folder.mirror import REPORT_FILES, Mirror
+from sweeps.folder.status import Cost, RunningTrial, read_cost, read_progress
 from sweeps.spec import point_label
-from sweeps.tracking.client import ARTIFACTS
 from sweeps.worker import entry as workers
 
-RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
+RECORDED = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
 AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: ", "sweeps.folder.lease.LeaseLost: "
 """How the line of a traceback begins that says why a worker could not begin or end."""
@@ -153,7 +152,7 @@ class Session:
 
     def reason(self, key: str) -> str:
         """Why the last attempt at a trial ended without a result."""
-        errors = workers.errors(self.trials / key)
+        errors = error_files(self.trials / key)
         before, self.raised[key] = self.raised.get(key, 0), len(errors)
         if len(errors) > before:
             return last_line(errors[-1].read_text()) or "unknown error"
@@ -171,7 +170,7 @@ class Session:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
         if read_outcome(directory)["status"] == "missing":
-            self.fetch(key, TOLD)
+            self.fetch(key, REPORT_FILES)
         if read_outcome(directory)["status"] != "missing":
             return
         name, reason = "pruned.json", STOPPED_EARLY

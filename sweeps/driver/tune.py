@@ -24,10 +24,10 @@ from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
 from sweeps.driver.settings import Settings
 from sweeps.folder.lease import LeaseLost
-from sweeps.folder.mirror import TOLD
+from sweeps.folder.mirror import REPORT_FILES
 from sweeps.resources import Share, times
 from sweeps.worker import entry as workers
-from sweeps.worker.entry import Work
+from sweeps.worker.attempt import Work
 
 DEATHS = 10
 """Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its
@@ -243,7 +243,7 @@ class _Watcher(TrialProgressCallback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         session, key = self._session(), _key(trial)
-        session.fetch(key, TOLD)
+        session.fetch(key, REPORT_FILES)
         session.screen.line(f"{session.label(key)}: tried again ({session.reason(key)})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

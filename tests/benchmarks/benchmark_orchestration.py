@@ -61,7 +61,7 @@ def run_drorae(count: int, folder: Path) -> dict[str, Any]:
     from sweeps.driver.run import run_sweep
     from sweeps.resources import Resources
     from sweeps.spec import Axis, SweepSpec
-    from sweeps.tracking.client import SweepTracker
+    from sweeps.tracking.sweep import SweepTracker
 
     spent: dict[str, float] = {}
 

@@ -600,28 +600,3 @@ def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeyp
     with pytest.raises(DiskFull, match=f"^{tmp_path}/mine: the disk is full"):
         run_sweep(spec, root=tmp_path, quiet=True)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
-
-
-def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from drorae.config import PRESETS, config_hash
-    from drorae.trial.folder import ready_trial
-    from sweeps.tracking.client import RunAddress
-    from sweeps.worker import entry as workers
-
-    trouble = override(override(PRESETS["smoke"], "encoder.path", "user=8"), "fusion.expert_hidden_dim", 8)
-    key = config_hash(trouble)
-    ready_trial(tmp_path / key, trouble)
-    address = RunAddress(*[""] * len(dataclasses.fields(RunAddress)))
-    work = workers.Work(str(tmp_path), Runtime(), address, "fake_trial:run_trial", False, 3)
-
-    def full(*arguments: Any) -> None:
-        raise FULL
-
-    monkeypatch.setattr(workers, "write_json", full)
-    with pytest.raises(UserError, match="a width"):
-        workers._attempt(work, key, Runtime(), lambda row: None, None, 1)
-    monkeypatch.setattr(workers, "write_atomic", full)
-    broken = dataclasses.replace(work, run_trial="fake_trial:nothing")
-    with pytest.raises(AttributeError, match="nothing"):
-        workers._attempt(broken, key, Runtime(), lambda row: None, None, 1)
-    assert not (tmp_path / key / "failure.json").exists()

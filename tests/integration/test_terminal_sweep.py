@@ -435,7 +435,7 @@ def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_pat
     from sweeps.resources import Resources, Share
     from sweeps.spec import Axis, Search, SweepSpec
     from sweeps.tracking.client import RunAddress
-    from sweeps.worker.entry import Work
+    from sweeps.worker.attempt import Work
 
     asker: Any = Listed(list(session.configs))
     if pruner == "median":
