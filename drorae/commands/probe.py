@@ -61,6 +61,7 @@ class Probe(RuntimeOptions):
 
         with working(f"probing {directory}") as note:
             workshop, tokenizer = load_trained(directory, runtime, config, note)
-            numbers = probe(workshop, tokenizer, config.probe, show)
+            size = config.evaluation.batch_size
+            numbers = probe(tokenizer, workshop.train, workshop.val, config.probe, size, show)
         print_metrics(numbers, str(directory), self.as_json)
         return 0
