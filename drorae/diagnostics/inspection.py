@@ -109,7 +109,7 @@ class Basis(NamedTuple):
 
 
 def principal_basis(tokens: Tensor) -> Basis:
-    """The first three principal axes of tokens [M, C]: eigenvectors of their covariance, in float64."""
+    """Returns the first three principal axes of tokens [M, C]: eigenvectors of their covariance, in float64."""
     centred = tokens.double() - tokens.double().mean(0)
     axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(-1)[:, :COMPONENTS]
     largest = axes.abs().argmax(0)
@@ -117,21 +117,21 @@ def principal_basis(tokens: Tensor) -> Basis:
 
 
 def variance_share(basis: Basis, tokens: Tensor) -> float:
-    """Share of the variance of tokens [M, C] about their mean that lies along the basis; 0 for equal tokens."""
+    """Returns how much of the variance of tokens [M, C] lies along the basis, as a share; 0 for equal tokens."""
     centred = tokens.double() - tokens.double().mean(0)
     total = centred.square().sum()
     return float((centred @ basis.axes).square().sum() / total) if total > 0 else 0.0
 
 
 def as_colours(*projections: Tensor) -> list[Tensor]:
-    """Projections [B, N, 3] -> the same in [0, 1], one scale per component for all: 1st to 99th percentile."""
+    """Maps projections [B, N, 3] to colours in [0, 1], one scale per component for all: 1st to 99th percentile."""
     joined = torch.cat([values.reshape(-1, values.shape[-1]) for values in projections])
     low, high = (torch.quantile(joined, share, dim=0) for share in (0.01, 0.99))
     return [((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1) for values in projections]
 
 
 def energy_share(weights: Tensor, outputs: Tensor) -> Tensor:
-    """Energies: weights [B, N, n], outputs [B, n, N, C] -> [B, N, n], positive, summing to 1 over the layers.
+    """Shares of energy: weights [B, N, n], outputs [B, n, N, C] -> [B, N, n], positive, of sum 1 over the layers.
 
     s_k = w_k^2 |h_k|^2 / sum_j w_j^2 |h_j|^2: a layer's part of the energy that Eq. 4 of arXiv 2605.10780 adds up,
     cross terms <w_j h_j, w_k h_k> left out, which may be negative and belong to no one layer. Where LN has no affine

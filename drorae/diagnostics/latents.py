@@ -63,7 +63,7 @@ def latent_batches(
 def latent_statistics(
     tokenizer: Tokenizer, features: Features, images: int = 0, batch_size: int = ENCODE_BATCH
 ) -> LatentStatistics:
-    """Statistics of the fused latents of a split, the training images as a rule, in one pass.
+    """Takes the statistics of the fused latents of a split, the training images as a rule, in one pass.
 
     A fusion moves the latent, so each has its own. Batches are merged in float64 (Chan, Golub & LeVeque 1983).
 

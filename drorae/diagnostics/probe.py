@@ -67,7 +67,7 @@ ORDER = 4
 
 
 def white_loss(variances: Tensor, t: float) -> float:
-    """Loss at time t of the best denoiser that knows the channels' variances [C] alone.
+    """Returns the loss at time t of the best denoiser that knows the channels' variances [C] alone.
 
     Mean over channels of l / ((1 - t)^2 l + t^2); 1 / ((1 - t)^2 + t^2) where all are 1.
     """
@@ -75,7 +75,7 @@ def white_loss(variances: Tensor, t: float) -> float:
 
 
 def level_name(t: float) -> str:
-    """The metric of a noise level: probe_loss_t25 for t = 0.25. No dot, which marks a field of the config."""
+    """Names the metric of a noise level: probe_loss_t25 for t = 0.25. No dot, which marks a field of the config."""
     return f"probe_loss_t{round(100 * t):02d}"
 
 
@@ -100,12 +100,12 @@ class LatentSpace:
 
 
 def channel_deviation(latents: Tensor) -> Tensor:
-    """Deviation of each channel [C] over images and positions of latents [M, N, C], in float64."""
+    """Returns the deviation of each channel [C] over images and positions of latents [M, N, C], in float64."""
     return latents.double().flatten(0, 1).std(0, correction=0).clamp_min(DEVIATION_FLOOR)
 
 
 def latent_space(latents: Tensor, deviation: Tensor | None = None) -> LatentSpace:
-    """Statistics over images and positions of latents [M, N, C], computed in float64.
+    """Takes statistics over images and positions of latents [M, N, C], in float64.
 
     `deviation` [C] is what to divide the channels by; None: their own deviation.
     """
@@ -120,7 +120,7 @@ def latent_space(latents: Tensor, deviation: Tensor | None = None) -> LatentSpac
 
 
 def linear_loss(space: LatentSpace, coordinates: Tensor, t: float) -> float:
-    """Exact expected loss at time t > 0 of the best linear denoiser of single tokens, on coordinates [M, N, C].
+    """Returns the exact expected loss at time t > 0 of the best linear denoiser of single tokens [M, N, C].
 
     Along an axis of variance l it estimates x as a x_t with a = (1 - t) l / ((1 - t)^2 l + t^2). Its error there is
     ((1 - (1 - t) a)^2 s + a^2 t^2) / t^2 in v, where s is the second moment of the coordinates it is measured on.
@@ -204,7 +204,7 @@ class VelocityModel(nn.Module):
 
 
 def _check(config: ProbeConfig, shape: torch.Size) -> int:
-    """Tokens per side; raises UserError for what cannot be built or measured."""
+    """Returns the tokens per side; raises UserError for what cannot be built or measured."""
     grid = math.isqrt(shape[1])
     if config.steps < 1:
         raise UserError(f"probe.steps: {config.steps} trains nothing; expected 1 or more")

@@ -25,7 +25,7 @@ from drorae.trial.result import read_result
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
-KEPT = ("config_hash", "status", "metrics", "baseline", "eval_images", "weights", "provenance")
+RESULT_FIELDS = ("config_hash", "status", "metrics", "baseline", "eval_images", "weights", "provenance")
 """What config.json says of a trial's result."""
 
 CARD = """---
@@ -151,7 +151,7 @@ class PretrainedTokenizer(
         return cls(tokenizer.to(map_location), statistics, config)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card, with the metrics that the trial measured."""
+        """Writes the model card, with the metrics that the trial measured."""
         measured = sorted(self.config["trial"].get("metrics", {}).items())
         filled = {
             "place": "FOLDER",
@@ -192,7 +192,7 @@ def describe(
 def _load_encoder(
     config: EncoderConfig, saved: dict[str, Any], state: dict[str, Tensor], path: str, model_id: str
 ) -> Encoder:
-    """The encoder a tokenizer was trained on: out of its folder, or found again and checked."""
+    """Loads the encoder that a tokenizer was trained on: out of its folder, or found again and checked."""
     if saved["encoder_embedded"]:
         return encoder_from_state(config, state)
     if config.weights == "file":
@@ -250,7 +250,7 @@ def export_trial(
     result = read_result(directory)
     assert result is not None  # load_trained has read it
     statistics = latent_statistics(tokenizer, workshop.train, statistics_images)
-    trial = {name: getattr(result, name) for name in KEPT}
+    trial = {name: getattr(result, name) for name in RESULT_FIELDS}
     config = describe(workshop.config, workshop.encoder, statistics, embed_encoder, trial)
     model = PretrainedTokenizer(tokenizer, statistics, config)
     model.save_pretrained(folder)

@@ -66,9 +66,9 @@ def evaluate(
     Raises:
         ValueError: fewer than two images, pairs of different shapes, or references of another number of images.
     """
-    known = references or {}
-    originals = {item.metric: known.get(item.metric) or FeatureSample(item.dim) for item in extractors}
-    painted = {item.metric: FeatureSample(item.dim) for item in extractors}
+    references = references or {}
+    originals = {item.metric: references.get(item.metric) or FeatureSample(item.dim) for item in extractors}
+    reconstructed = {item.metric: FeatureSample(item.dim) for item in extractors}
     values: dict[str, list[Tensor]] = defaultdict(list)
     for reconstruction, original in batches:
         if reconstruction.shape != original.shape or {reconstruction.dtype, original.dtype} != {torch.uint8}:
@@ -79,15 +79,15 @@ def evaluate(
             distance = lpips(as_images(reconstruction), as_images(original))
             values[f"lpips_{lpips.name}"].append(distance.double().cpu())
         for extractor in extractors:
-            painted[extractor.metric].update(extractor(reconstruction))
-            if extractor.metric not in known:
+            reconstructed[extractor.metric].update(extractor(reconstruction))
+            if extractor.metric not in references:
                 originals[extractor.metric].update(extractor(original))
     if not values:
         raise ValueError("no images to evaluate")
     per_image = {name: torch.cat(parts).numpy() for name, parts in values.items()}
     metrics = {name: float(array.mean()) for name, array in per_image.items()}
     for extractor in extractors:
-        name, sample = extractor.metric, painted[extractor.metric]
+        name, sample = extractor.metric, reconstructed[extractor.metric]
         found, per_image[f"{name}_influence"] = _distances(extractor, sample, originals[name], replicates)
         metrics |= found
         if external and name in external:
@@ -97,15 +97,17 @@ def evaluate(
 
 
 def _distances(
-    extractor: FeatureExtractor, painted: FeatureSample, original: FeatureSample, replicates: int
+    extractor: FeatureExtractor, reconstructed: FeatureSample, original: FeatureSample, replicates: int
 ) -> tuple[dict[str, float], np.ndarray]:
     """The distances in one network's features, by name, and every image's influence on the Frechet distance [N]."""
-    influence = frechet_influence(painted.statistics, painted.features, original.statistics, original.features)
+    influence = frechet_influence(
+        reconstructed.statistics, reconstructed.features, original.statistics, original.features
+    )
     metrics = {extractor.metric: influence.distance, f"{extractor.metric}_se": influence.standard_error}
-    metrics[extractor.kernel_metric] = kernel_distance(painted.features, original.features, paired=True)
+    metrics[extractor.kernel_metric] = kernel_distance(reconstructed.features, original.features, paired=True)
     if replicates:
-        n = painted.statistics.n
+        n = reconstructed.statistics.n
         counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), replicates)
-        drawn = frechet_replicates(painted.features, original.features, counts)
+        drawn = frechet_replicates(reconstructed.features, original.features, counts)
         metrics[f"{extractor.metric}_se_bootstrap"] = float(drawn.std(ddof=1))
     return metrics, influence.images

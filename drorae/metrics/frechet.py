@@ -52,7 +52,7 @@ class FeatureStatistics:
         self._combine(len(values), mean, centred.T @ centred)
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Takes in all that another instance has seen."""
+        """Takes in all that another instance has taken in."""
         self._combine(other.n, other.mean, other._scatter)
 
     def _combine(self, n: int, mean: Tensor, scatter: Tensor) -> None:
@@ -66,7 +66,7 @@ class FeatureStatistics:
 
     @property
     def cov(self) -> Tensor:
-        """Unbiased covariance [dim, dim].
+        """The unbiased covariance [dim, dim].
 
         Raises:
             ValueError: fewer than two feature vectors so far.
@@ -96,7 +96,7 @@ Gaussian = FeatureStatistics | Moments
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
+    """Returns |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
 
     The last trace is the sum of the singular values of R_a^T R_b, with S = R R^T from the symmetric
     eigendecomposition. No offset is needed where a covariance is singular (fewer images than features): R then has
@@ -147,7 +147,7 @@ class Influence(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the distance as an estimate from n images drawn at random."""
+        """The standard error of the distance as an estimate from n images drawn at random."""
         n = len(self.images)
         return float(np.sqrt(np.square(self.images).sum() / (n * (n - 1))))
 
@@ -155,7 +155,7 @@ class Influence(NamedTuple):
 def frechet_influence(
     a: FeatureStatistics, features_a: np.ndarray, b: Gaussian, features_b: np.ndarray | None = None
 ) -> Influence:
-    """The distance between a and b together with every image's influence on it.
+    """Returns the distance between a and b together with every image's influence on it.
 
     The bootstrap over images to first order (the infinitesimal jackknife; Efron 1982, "The Jackknife, the Bootstrap
     and Other Resampling Plans", ch. 6): with weights w of the images, a replicate of which is F(w) for multinomial w,
@@ -232,12 +232,12 @@ def _influence_by_feature(
 
 
 def _rows(features: np.ndarray, mean: Tensor) -> Tensor:
-    """Centred features in float64."""
+    """Centres features, in float64."""
     return torch.from_numpy(np.asarray(features, np.float64)) - mean
 
 
 def frechet_replicates(features_a: np.ndarray, features_b: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Distances between resampled sets: the bootstrap over pairs of images, drawn.
+    """Returns the distances between resampled sets: the bootstrap over pairs of images, drawn.
 
     A resample's covariance is R^T R with R of the QR decomposition of its weighted rows, [m, dim] where m is the
     smaller of distinct images and features; the trace of (S_a S_b)^(1/2) is the sum of the singular values of

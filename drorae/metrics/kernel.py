@@ -9,9 +9,9 @@ PART = 2500
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, paired: bool, seed: int = 0) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y / dim + 1)^3.
+    """Estimates the squared maximum mean discrepancy without bias, with the kernel (x.y / dim + 1)^3.
 
-    Binkowski et al. 2018 (arXiv 1801.01401, section 4). Estimates of the distance between the distributions, so free
+    Binkowski et al. 2018 (arXiv 1801.01401, section 4). It estimates the distance between the distributions, so free
     of the Frechet distance's bias for few images; it may be slightly negative.
 
     paired=False leaves out k(x, x) alone, as published tools do, and is unbiased for independent sets (Gretton et

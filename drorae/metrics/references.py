@@ -44,7 +44,7 @@ class Reference:
     sha256: str
 
     def doubts(self, wanted: Origin) -> list[str]:
-        """Why a distance to these statistics may not be what reconstructions of `wanted` should be measured by.
+        """Says why a distance to these statistics may not be what reconstructions of `wanted` should be measured by.
 
         The commonest mistake: ADM's VIRTUAL_imagenet256 statistics, of training images cut another way, give RAE's
         reconstructions an FID of 1.9 to 4.0, where the identically cropped originals give 0.57.
@@ -94,7 +94,7 @@ def read_reference(path: str | Path) -> Reference:
 
 
 def extractor_of(reference: Reference, extractors: list[FeatureExtractor]) -> FeatureExtractor:
-    """The extractor whose statistics a file holds.
+    """Finds the extractor whose statistics a file holds.
 
     Raises:
         UserError: it is not among the config's, or its features have another width.
