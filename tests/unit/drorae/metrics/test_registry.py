@@ -9,7 +9,6 @@ from drorae.metrics.registry import METRICS, better, objective, title
 
 
 def test_every_extractor_s_distances_are_in_the_list() -> None:
-    # Without those of other tests.
     classes = [kind for kind in extractors.FeatureExtractor.__subclasses__() if kind.__module__ == extractors.__name__]
     frechet = {item.name: item.extractor for item in METRICS if item.extractor}
     assert {kind.metric: kind.name for kind in classes} == frechet
