@@ -206,12 +206,13 @@ def _measure(
     metrics = dict(evaluation.metrics)
     if config.probe.steps:
         report({"phase": "evaluation", "note": "training the probe"})
-        metrics |= probe(workshop, tokenizer, config.probe)
+        metrics |= probe(tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size)
     eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
     with replacing(directory / PER_IMAGE) as path:
         np.savez(path, **dict[str, Any](evaluation.per_image))
     report({"phase": "evaluation", "note": "inspecting the fusion"})
-    look = partial(inspect, workshop, tokenizer)
+    quantise = config.evaluation.quantise
+    look = partial(inspect, tokenizer, workshop.tokenizer(), workshop.val, quantise=quantise)
     out_of_memory.retry_smaller(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
     seconds = sum(phase.seconds for phase in trained)
     cpu = sum(phase.cpu_seconds for phase in trained)

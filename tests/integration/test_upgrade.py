@@ -124,18 +124,13 @@ def test_addresses_in_the_cache_are_those_of_the_first_version_and_know_a_discri
     begun: Path,
 ) -> None:
     """The decoder's address, of the fingerprints that the sweep's trials kept, is the one that they name."""
-    from types import SimpleNamespace
-    from typing import Any
-
-    from drorae.trial.shared import _decoder_name
+    from drorae.trial.shared import decoder_address
 
     trial = begun / "trials" / "545f65be55d2"
     known, config = json.loads((trial / "inputs.json").read_text()), load_config(trial / "config.json")
-    encoder: Any = SimpleNamespace(fingerprint=known["encoder"])
 
     def address(path: str, heard: dict[str, str]) -> str:
-        placed = override(config, "discriminator.path", path)
-        return _decoder_name(placed, known["images_train"], encoder, known["perceptual"], None, heard, False)
+        return decoder_address(override(config, "discriminator.path", path), known | heard)
 
     assert address("", {}) == f"decoders/{known['phase1_decoder']}"
     assert address("/here/dino.pth", {"discriminator": "a"}) == address("/there/dino.pth", {"discriminator": "a"})
