@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drorae.data.features import Features
-from drorae.metrics.evaluate import to_uint8
+from drorae.data.pixels import to_uint8
 from drorae.models.tokenizer import Tokenizer
 from drorae.storage.files import replacing, write_json
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drorae.data.features import as_images
+from drorae.data.pixels import as_images
 from drorae.losses.lpips import Lpips
 from drorae.metrics import image
 from drorae.metrics.extractors import FeatureExtractor
@@ -34,12 +33,6 @@ class Evaluation:
     """The means' values of every image [N], in the order of the images, and each Frechet distance's ..._influence:
     the standard deviation of two runs' difference, divided by sqrt(N), is the standard error of their distances'
     difference."""
-
-
-def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -> Tensor:
-    """Rounds images: float, nominally in [0, 1] -> uint8, times 255, half to even or truncated."""
-    scaled = images.float().clamp(0, 1) * 255
-    return (scaled.round() if quantise == "round" else scaled).to(torch.uint8)
 
 
 @torch.no_grad()

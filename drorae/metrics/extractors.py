@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, EvaluationConfig
-from drorae.data.features import as_images
+from drorae.data.pixels import as_images
 from drorae.errors import UserError, brief
 from drorae.models.effnet import MEAN, NAME, SHA256, STD, load_effnet
 from drorae.models.encoder import load_encoder

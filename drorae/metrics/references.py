@@ -29,7 +29,7 @@ class Origin:
     images: str = ""
     """Fingerprint of the set of images, which covers their crop; empty: unknown."""
     crop: str = ""
-    """How the images were cut, as `drorae.data.images.evaluation_crop` says it; empty: unknown."""
+    """How the images were cut, as `drorae.data.crops.evaluation_crop` says it; empty: unknown."""
     n: int = 0
     """Number of images; 0: unknown."""
 

