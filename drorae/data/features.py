@@ -89,7 +89,7 @@ def _in_parts(
             pieces = (np.array(pixels[at : min(at + at_once, stop)]) for at in range(start, stop, at_once))
             return [work(_as_images(piece, device)).cpu() for piece in pieces]
 
-        done, size = out_of_memory.fitting(size, parts, what)
+        done, size = out_of_memory.retry_smaller(size, parts, what)
         return torch.cat(done).numpy()
 
     return produce

