@@ -11,11 +11,11 @@ class UserError(Exception):
     """
 
 
-class DiskFull(UserError):
+class DiskFullError(UserError):
     """A file was not written because a disk or a quota is full."""
 
 
-class ClusterLost(Exception):
+class ClusterLostError(Exception):
     """The Ray cluster that trials run on does not answer any more. The message is one line, with the remedy."""
 
 

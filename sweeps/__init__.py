@@ -12,10 +12,10 @@ package needs neither Ray nor MLflow.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.driver.pruning import Asha
     from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
     from sweeps.presets import SWEEPS
     from sweeps.resources import Resources
+    from sweeps.settings import Asha
     from sweeps.spec import Axis, Range, Search, SweepSpec, expand
 
 __all__ = [

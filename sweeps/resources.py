@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import UserError
@@ -64,15 +63,6 @@ class Resources:
     installed and the sweep's and cache's folders at the same paths."""
     autoscaling: bool = False
     """The cluster starts nodes on demand: what trials ask for is not compared with the nodes there are."""
-
-    @staticmethod
-    def from_dict(tree: Mapping[str, Any]) -> Resources:
-        """The inverse of `dataclasses.asdict`."""
-        rules = tuple(
-            Rule(**{**rule, "axis": Axis(rule["axis"]["name"], tuple(rule["axis"]["values"]))})
-            for rule in tree["rules"]
-        )
-        return Resources(**{**tree, "rules": rules})
 
     def share(self, config: TrialConfig, gpus_seen: bool) -> Share:
         """What this trial gets; `gpus_seen`: whether it can have a GPU that nobody asked for.

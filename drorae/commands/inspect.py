@@ -11,6 +11,7 @@ from drorae.commands.options import Count, TrialOptions, option, require
 from drorae.commands.terminal import print_table, say, working
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, locate
+from drorae.trial.folder import INSPECTION, INSPECTION_ARRAYS, SAMPLES
 
 
 @dataclass(kw_only=True)
@@ -44,7 +45,7 @@ class Inspect(TrialOptions):
             found.save(out)
             drawn = draw_pictures(out)
         self.answer(found.numbers, lambda: _print(directory, found.numbers))
-        names = ["inspection.json", "inspection.npz", "samples.npz", *(path.name for path in drawn)]
+        names = [INSPECTION, INSPECTION_ARRAYS, SAMPLES, *(path.name for path in drawn)]
         say(f"{out}: {', '.join(names)}", keep=[out])
         return 0
 

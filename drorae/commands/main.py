@@ -34,7 +34,7 @@ from drorae.commands.status import Status
 from drorae.commands.sweep import Sweep
 from drorae.commands.train import Train
 from drorae.commands.ui import Ui
-from drorae.errors import ClusterLost, UserError, brief, one_line
+from drorae.errors import ClusterLostError, UserError, brief, one_line
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import disk_is_full, full_disk
@@ -169,7 +169,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     """Returns an error's line and exit code."""
     if isinstance(error, UserError | RemoteError):
         return f"error: {one_line(error)}", 2
-    if isinstance(error, ClusterLost):
+    if isinstance(error, ClusterLostError):
         return f"error: {one_line(error)}", 1
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, packages in EXTRAS.items() if error.name in packages), None)

@@ -17,6 +17,7 @@ from drorae.commands.terminal import print_json, print_table, show
 from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, absolute, locate
+from drorae.trial.folder import RESULT
 
 if TYPE_CHECKING:
     from sweeps.spec import SweepSpec
@@ -196,15 +197,15 @@ class TrialOptions(RuntimeOptions, JsonOption):
         """
         place = locate(self.run_dir)
         if isinstance(place, Remote):
-            from sweeps.folder.mirror import brought
+            from sweeps.folder.mirror import local_copy
 
             names = [name for name in place.files() if f"/{name}".endswith("/result.json")]
             if len(names) != 1:
                 raise UserError(f"{place}: no finished trial here; expected the URL of a folder with result.json")
-            return brought(f"{place}/{names[0]}".removesuffix("/result.json"))
-        if (self.run_dir / "result.json").is_file():
+            return local_copy(f"{place}/{names[0]}".removesuffix("/result.json"))
+        if (self.run_dir / RESULT).is_file():
             return self.run_dir
-        trials = sorted(self.run_dir.glob("trials/*/result.json"))
+        trials = sorted(self.run_dir.glob(f"*/*/{RESULT}"))
         if len(trials) != 1:
             raise UserError(f"{self.run_dir}: no finished trial here; expected a folder with result.json")
         return trials[0].parent

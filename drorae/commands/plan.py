@@ -86,10 +86,12 @@ class Plan(SizeOptions, ConfigOptions):
                 seeds,
                 self.replications,
             )
+        from sweeps.folder.sweep import RECORD
+
         spec = self._spec(found, made.best.design)
         written = None
         if spec is not None and self.out is not None:
-            written = write_new(self.out / "sweep.json", {"spec": spec.to_dict()})
+            written = write_new(self.out / RECORD, {"spec": spec.to_dict()})
         tree = _tree(found, made, None if self.runs is not None else cost, spec)
         self.answer(finite(tree), lambda: _print(found, made))
         if written is not None:
@@ -125,7 +127,8 @@ class Plan(SizeOptions, ConfigOptions):
 
     def _spec(self, found: Analysis, design: planning.Design) -> SweepSpec | None:
         """Returns the design as a sweep; None where x is nothing that a sweep can vary, or nothing says how to run."""
-        from sweeps.folder.mirror import brought
+        from sweeps.folder.mirror import local_copy
+        from sweeps.folder.sweep import RECORD
         from sweeps.spec import SweepSpec, expand
 
         points = _points(found, design)
@@ -134,7 +137,7 @@ class Plan(SizeOptions, ConfigOptions):
         if points is None:
             lacking = f"{self.x} is not something a sweep can vary; expected params, capacity, layers"
         elif not asked:
-            path = brought(self.source, ("sweep.json",)) / "sweep.json"
+            path = local_copy(self.source, (RECORD,)) / RECORD
             if not path.is_file():
                 lacking = "the table does not say how to run; expected --preset NAME or --config FILE"
         if lacking and self.out is not None:

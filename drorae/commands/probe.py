@@ -8,6 +8,7 @@ from typing import Annotated
 from drorae.commands.options import TrialOptions, Words, assignments, option
 from drorae.commands.terminal import say, working
 from drorae.config import load_config, override
+from drorae.trial.folder import CONFIG
 
 STEPS = 300
 """Training steps where neither the trial's config nor the command says how many."""
@@ -26,7 +27,7 @@ class Probe(TrialOptions):
     def run(self) -> int:
         """Prints the numbers; nothing is written to the trial's folder."""
         directory = self.trial()
-        config = load_config(directory / "config.json")
+        config = load_config(directory / CONFIG)
         if not config.probe.steps:
             config = replace(config, probe=replace(config.probe, steps=STEPS))
         for name, value in assignments("--set", self.overrides, ", such as steps=1000"):

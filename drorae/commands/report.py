@@ -13,6 +13,7 @@ from drorae.errors import UserError
 from drorae.metrics.registry import METRICS
 from drorae.runtime.shell import portable_command
 from drorae.storage.remote import Remote, locate
+from drorae.trial.folder import GRID
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,14 +116,16 @@ def trial_pictures(
     """
     import pandas as pd
 
+    from sweeps.folder.sweep import trial_place
+
     if not {"config_hash", "fusion_params"} <= set(frame.columns):
         return {}
     finished = frame.assign(size=pd.to_numeric(frame["fusion_params"], errors="coerce")).dropna(subset=["size"])
     found = {}
     finished = finished.sort_values("size", kind="stable")
     for key, size in finished[["config_hash", "size"]].iloc[[0, -1] if len(finished) else []].itertuples(index=False):
-        fetch(f"trials/{key}")
-        path = directory / "trials" / str(key) / "grid.png"
+        fetch(trial_place(key))
+        path = directory / trial_place(key) / GRID
         if path.is_file():
             found[f"{size:,.0f} fusion parameters: original, phase 1, fused"] = path
     return found
@@ -146,9 +149,10 @@ class Report(SourceOptions):
         if self.experiment is not None:
             title, out = self.experiment, self.root / self.experiment / "law"
         else:
-            from sweeps.folder.mirror import brought
+            from sweeps.folder.mirror import local_copy
+            from sweeps.folder.sweep import TABLE, in_trials
 
-            path = brought(self.source, ("trials.csv", "trials/*/grid.png"))
+            path = local_copy(self.source, (TABLE, *in_trials((GRID,))))
             title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
             pictures = trial_pictures(path, frame)
         command = portable_command("report", self.source)

@@ -22,12 +22,11 @@ class Resume(SweepOptions, JsonOption):
     def run(self) -> int:
         """Runs what is missing; 0, or 1 where a trial failed."""
         from sweeps.driver.run import resume_sweep
-        from sweeps.folder.mirror import brought
-        from sweeps.folder.status import read_spec
-        from sweeps.spec import SweepSpec
+        from sweeps.folder.mirror import local_copy
+        from sweeps.folder.sweep import RECORD, read_record
 
         directory = self.root / self.name
-        spec = SweepSpec.from_dict(read_spec(brought(directory, ("sweep.json",)))["spec"])
+        spec = read_record(local_copy(directory, (RECORD,))).spec
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
         outcome = resume_sweep(directory)

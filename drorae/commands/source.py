@@ -74,14 +74,15 @@ class SourceOptions:
         return arrange(frame, flat(self.where), roles, units, self.mix_decoders)
 
     def _table(self) -> Path:
-        from sweeps.folder.mirror import brought
+        from sweeps.folder.mirror import local_copy
+        from sweeps.folder.sweep import TABLE
 
-        path = brought(self.source, ("trials.csv",))
+        path = local_copy(self.source, (TABLE,))
         if not path.is_dir():
             return path
-        if not (path / "trials.csv").is_file():
+        if not (path / TABLE).is_file():
             raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
-        return path / "trials.csv"
+        return path / TABLE
 
 
 def _columns(flag: str, groups: Sequence[Sequence[str]]) -> dict[str, str]:

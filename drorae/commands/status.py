@@ -9,6 +9,7 @@ from drorae.commands.options import JsonOption, SweepOptions
 from drorae.commands.terminal import print_table, show
 from drorae.runtime.shell import command
 from drorae.storage.remote import locate
+from drorae.trial.folder import Status as TrialStatus
 
 if TYPE_CHECKING:
     from sweeps.driver.status import SweepState
@@ -41,10 +42,10 @@ class Status(SweepOptions, JsonOption):
         if state.running:
             rows = map(progress_cells, state.running)
             print_table(PROGRESS_COLUMNS, rows, drop=("memory", "images/s", "loss"))
-        for what, trials in (("failed", state.failed), ("missing", state.damaged)):
+        for what, trials in ((TrialStatus.FAILED, state.failed), (TrialStatus.MISSING, state.damaged)):
             for label, reason in trials:
                 show(f"{what}: {label}: {reason}")
-        unfinished = state.counts.get("missing", 0) + state.counts.get("failed", 0)
+        unfinished = state.counts.get(TrialStatus.MISSING, 0) + state.counts.get(TrialStatus.FAILED, 0)
         if state.driven:
             print("a driver is at work on it")
         elif unfinished or state.running:

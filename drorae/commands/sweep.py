@@ -31,6 +31,7 @@ from drorae.errors import UserError
 from drorae.metrics.registry import METRICS, objective
 from drorae.runtime.shell import command, portable_command
 from drorae.storage.remote import locate, patiently
+from drorae.trial.folder import Status
 
 if TYPE_CHECKING:
     from analysis.report.outcome import FitOutcome
@@ -117,8 +118,8 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.driver.pruning import Asha
         from sweeps.driver.run import run_sweep
+        from sweeps.settings import Asha
 
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
@@ -219,7 +220,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
         print_json(_tree(outcome, law))
     else:
         _print_outcome(outcome, law, root)
-    return 1 if outcome.counts.get("failed") or outcome.counts.get("missing") else 0
+    return 1 if outcome.counts.get(Status.FAILED) or outcome.counts.get(Status.MISSING) else 0
 
 
 def import_analysis() -> None:
@@ -298,7 +299,7 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
         rows = list(csv.DictReader(file))
     _print_trials(outcome, rows)
     for row in rows:
-        if row["status"] not in ("finished", "missing"):
+        if row["status"] not in (Status.FINISHED, Status.MISSING):
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
     if law is not None:
         show(law.text + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,11 @@ def _convert(annotation: Any, value: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise UserError(f"{name}: expected a group of fields, got {value!r}; name one of its fields instead")
         return from_dict(typing.cast(type, annotation), value, prefix=f"{name}.")
+    if kind in (typing.Union, types.UnionType):
+        # X | None
+        return None if value is None else _convert(arguments[0], value, name)
+    if annotation is Any:
+        return value
     if kind is Literal:
         if value not in arguments:
             raise UserError(f"{name}: {value!r} is not known; choose one of {', '.join(map(str, arguments))}")

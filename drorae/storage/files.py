@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from drorae.errors import DiskFull, UserError
+from drorae.errors import DiskFullError, UserError
 
 _REMEDIES = {
     errno.EACCES: "let this user read it (chmod u+r)",
@@ -127,7 +127,7 @@ def full_disk(folder: Path, file: object = None) -> str:
 
 @contextlib.contextmanager
 def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Makes an error that a full disk caused a DiskFull naming the file, or else the folder."""
+    """Makes an error that a full disk caused a DiskFullError naming the file, or else the folder."""
     try:
         yield
     except UserError:
@@ -135,7 +135,7 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
     except Exception as error:
         if not disk_is_full(error):
             raise
-        raise DiskFull(full_disk(folder, getattr(error, "filename", None))) from None
+        raise DiskFullError(full_disk(folder, getattr(error, "filename", None))) from None
 
 
 def folder_bytes(folder: Path) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from drorae.errors import ClusterLost, UserError, brief, one_line
+from drorae.errors import ClusterLostError, UserError, brief, one_line
 
 LOOK_SECONDS = 2.0
 """Between two looks at the head node."""
@@ -98,9 +98,9 @@ class HeadWatch:
             keeps some calls for ever, and then ends the process.
     """
 
-    def __init__(self, say: Callable[[str], None], last: Callable[[ClusterLost], None]) -> None:
+    def __init__(self, say: Callable[[str], None], last: Callable[[ClusterLostError], None]) -> None:
         self._say, self._last = say, last
-        self._lost: ClusterLost | None = None
+        self._lost: ClusterLostError | None = None
         self._noticed = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -121,16 +121,16 @@ class HeadWatch:
         self._noticed.set()
         self._thread.join(LOOK_SECONDS)
         # Ray's calls may have noticed first, in errors of many kinds.
-        if isinstance(error, Exception) and not isinstance(error, ClusterLost | UserError):
+        if isinstance(error, Exception) and not isinstance(error, ClusterLostError | UserError):
             trouble = self._trouble()
             if trouble is not None:
-                raise ClusterLost(trouble) from error
+                raise ClusterLostError(trouble) from error
 
     def check(self) -> None:
         """Does nothing, or raises.
 
         Raises:
-            ClusterLost: the head node is gone.
+            ClusterLostError: the head node is gone.
         """
         if self._lost is not None:
             self._noticed.set()
@@ -147,7 +147,7 @@ class HeadWatch:
                 silent_since = time.monotonic()
                 self._say(f"{trouble}; waiting up to {LOST_SECONDS:.0f} s for it")
             if time.monotonic() - silent_since >= LOST_SECONDS:
-                self._lost = ClusterLost(trouble)
+                self._lost = ClusterLostError(trouble)
                 if not self._noticed.wait(STUCK_SECONDS) and not self._over.is_set():
                     self._last(self._lost)
                 return

@@ -6,30 +6,31 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from drorae.config import TrialConfig, to_dict
-from drorae.errors import ClusterLost, UserError
+from drorae.errors import ClusterLostError, UserError
 from drorae.machine.capacity import check_share
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import write_json
-from drorae.trial.folder import ready_trial
+from drorae.trial.folder import CONFIG, GRID, Status, ready_trial, write_ending
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.home import Home
 from sweeps.driver.plan import SweepPlan, is_done
 from sweeps.driver.preparation import Preparation
-from sweeps.driver.pruning import Asha, Pruning
+from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
 from sweeps.driver.screen import Screen
 from sweeps.driver.session import Session
-from sweeps.driver.settings import RUN_TRIAL, Settings
-from sweeps.folder.lease import LeaseLost
+from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.mirror import Mirror
+from sweeps.folder.sweep import RunAddress, SweepRecord
 from sweeps.folder.table import measured, table_rows, write_table
 from sweeps.resources import Share, check_shares, most_memory
+from sweeps.settings import RUN_TRIAL, Asha, Settings
 from sweeps.spec import SweepSpec
-from sweeps.tracking.client import RunAddress, check_nodes
+from sweeps.tracking.client import check_nodes
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.worker.attempt import Work
 
@@ -61,7 +62,7 @@ class SweepOutcome:
     def fetch_picture(self, under: str) -> None:
         """Brings a trial's picture here, where the sweep's folder is in a store; `under`: `trials/HASH`."""
         if self.mirror is not None:
-            self.mirror.pull(under, ("grid.png",))
+            self.mirror.pull(under, (GRID,))
 
 
 @dataclass
@@ -101,13 +102,13 @@ class Conductor:
         except (UserError, OSError) as error:
             screen.record(f"error: {error}")
             # A mistake in the very first call, or a full disk, leaves no folder behind.
-            if self.address is None and not isinstance(error, LeaseLost):
+            if self.address is None and not isinstance(error, LeaseLostError):
                 self.home.discard(self._new)
             raise
-        except ClusterLost as error:
+        except ClusterLostError as error:
             text = f"{error}; {self._standing()}; to go on: {self.go_on}"
             screen.record(f"error: {text}")
-            raise ClusterLost(text) from error
+            raise ClusterLostError(text) from error
         except (KeyboardInterrupt, SystemExit) as error:
             end = self.signals.meant(error)
             if isinstance(end, Interrupted | Stopped):
@@ -125,7 +126,7 @@ class Conductor:
                 with HeadWatch(self.screen.line, self._leave) as watch:
                     try:
                         self._work(tracking_uri, watch)
-                    except ClusterLost:
+                    except ClusterLostError:
                         # Ray may end the process while it is being left.
                         self._close()
                         raise
@@ -222,7 +223,7 @@ class Conductor:
         for key in self.plan.moved:
             if key in failed:
                 raise UserError(failed[key])
-            write_json(self.home.trials / key / "config.json", to_dict(self.configs[key]))
+            write_json(self.home.trials / key / CONFIG, to_dict(self.configs[key]))
 
     def _record(self, failed: Mapping[str, str], rows: Sequence[Mapping[str, float | str]]) -> list[str]:
         """Records what is done, readies the folders of what is missing, and returns the trials that can run.
@@ -240,7 +241,7 @@ class Conductor:
             for key in plan.missing:
                 ready_trial(trials / key, self.configs[key])
             for key, reason in failed.items():
-                write_json(trials / key / "failure.json", {"reason": reason})
+                write_ending(trials / key, Status.FAILED, reason)
             runnable = [key for key in plan.missing if key not in failed]
         self.session.send()
         tracker.log_preparation(rows)
@@ -302,7 +303,7 @@ class Conductor:
         """`3 of 12 trials are done`."""
         return f"{self._done()} of {max(self.screen.total, len(self.configs))} trials are done"
 
-    def _leave(self, error: ClusterLost) -> None:
+    def _leave(self, error: ClusterLostError) -> None:
         """Ends the process from a thread: the main one hangs in a call to Ray."""
         self._close()
         self.screen.line(f"error: {error}; {self._standing()}; to go on: ", self.go_on)
@@ -311,12 +312,5 @@ class Conductor:
 
     def _write_record(self) -> None:
         plan, address = self.plan, self.address or self.plan.known_address
-        tree = {
-            "id": plan.sweep_id,
-            "spec": self.spec.to_dict(),
-            "settings": self.settings.tree(),
-            "tracking": None if address is None else asdict(address),
-            "trials": list(self.configs),
-            "former_hashes": plan.former,
-        }
-        write_json(self.home.record, tree)
+        record = SweepRecord(plan.sweep_id, self.spec, tuple(self.configs), self.settings, address, plan.former)
+        record.write(self.home.directory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sweeps.folder.status import RunningTrial
+from sweeps.folder.progress import RunningTrial
 
 PROGRESS_COLUMNS = ("running", "phase", "step", "loss", "images/s", "memory")
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, absolute, locate, patiently
-from sweeps.driver.output import DRIVER_LOG
 from sweeps.folder.lease import Lease, is_live, read_lease
-from sweeps.folder.mirror import REPORT_FILES, Mirror, check_store, in_trials
-from sweeps.folder.status import DRIVER_LEASE
+from sweeps.folder.mirror import REPORT_FILES, Mirror, check_store
+from sweeps.folder.sweep import DRIVER_LEASE, DRIVER_LOG, RECORD, STUDIES, TABLE, TRIALS, in_trials
 
-DRIVER_FILES = ("sweep.json", "trials.csv", "studies.db", *in_trials(REPORT_FILES))
+DRIVER_FILES = (RECORD, TABLE, STUDIES, *in_trials(REPORT_FILES))
 """What a driver needs of a sweep whose folder is in a store; weights and checkpoints stay there."""
 
 
@@ -38,9 +37,9 @@ class Home:
         self.directory = (Path(absolute(root)) if self.mirror is None else self.mirror.local.parent) / name
         self.place = self.directory if self.mirror is None else self.mirror.remote
         """The folder as everybody knows it."""
-        self.trials = self.directory / "trials"
-        self.record, self.table = self.directory / "sweep.json", self.directory / "trials.csv"
-        self.studies, self.log = self.directory / "studies.db", self.directory / DRIVER_LOG
+        self.trials = self.directory / TRIALS
+        self.record, self.table = self.directory / RECORD, self.directory / TABLE
+        self.studies, self.log = self.directory / STUDIES, self.directory / DRIVER_LOG
         self.existed = self.directory.exists()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ from typing import Any, TextIO, cast
 
 from drorae.errors import shorten
 
-DRIVER_LOG = "driver.log"
 """In a sweep's folder: what its drivers said, and what the libraries in them did."""
 OURS = "drorae: "
 """How a line of ours begins in the log."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from drorae.config import TrialConfig, config_hash, is_moved, load_config, shared_key
 from drorae.errors import UserError
-from drorae.trial.folder import ENDED, read_outcome
+from drorae.trial.folder import CONFIG, ENDED, INPUTS, read_outcome, read_tree
 from sweeps.driver.home import Home
 from sweeps.driver.search import Studies
 from sweeps.folder.migration import migrate
-from sweeps.folder.status import read_spec
+from sweeps.folder.sweep import SweepRecord, read_record
 from sweeps.spec import Search, SweepSpec, expand, varied_fields
-from sweeps.tracking.client import RunAddress
 
 
 def is_done(directory: Path) -> bool:
@@ -43,11 +39,11 @@ class SweepPlan:
         known = home.record.exists()
         self.former = migrate(home.directory, home.mirror) if known else {}
         """Today's hashes of trials that an earlier version knew by another."""
-        tree = read_spec(home.directory) if known else {}
-        if known:
-            self._check(tree, spec)
-        self.sweep_id = str(tree["id"]) if known else uuid.uuid4().hex
-        self.known_address = RunAddress(**tree["tracking"]) if tree.get("tracking") else None
+        record = read_record(home.directory) if known else None
+        if record is not None:
+            self._check(record, spec)
+        self.sweep_id = record.id if record else uuid.uuid4().hex
+        self.known_address = record.tracking if record else None
         """Where the sweep was recorded before; None where it never was."""
         self.studies = Studies(home.studies, spec, home.trials) if spec.search else None
         self.configs = self.studies.configs if self.studies else basis
@@ -56,7 +52,7 @@ class SweepPlan:
         self.missing = [key for key in self.configs if key not in done]
         if self.studies is not None:
             self.missing = [] if self.studies.finished else list(basis)
-        paths = {key: home.trials / key / "config.json" for key in self.configs if key in done}
+        paths = {key: home.trials / key / CONFIG for key in self.configs if key in done}
         self.moved = [
             key for key, path in paths.items() if path.is_file() and is_moved(load_config(path), self.configs[key])
         ]
@@ -65,15 +61,14 @@ class SweepPlan:
         varied += [item.field for item in spec.search.ranges] if spec.search else []
         self.varied = list(dict.fromkeys(varied))
 
-    def _check(self, tree: Mapping[str, Any], spec: SweepSpec) -> None:
+    def _check(self, record: SweepRecord, spec: SweepSpec) -> None:
         """Raises UserError where the trials of a sweep.json are not all among these."""
         # A call that was interrupted before it began a trial binds nobody.
-        keys = {self.former.get(key, key) for key in tree["trials"]}
+        keys = {self.former.get(key, key) for key in record.trials}
         before = {key for key in keys if (self.trials / key).exists()}
-        search = None
-        if tree["spec"].get("search"):
-            earlier = SweepSpec.from_dict(tree["spec"])
-            before, search = {config_hash(config) for config in expand(earlier)}, earlier.search
+        search = record.spec.search
+        if search is not None:
+            before = {config_hash(config) for config in expand(record.spec)}
         folder, remedy = self.trials.parent, "give this one another --name, or delete the folder"
         if lost := before - set(self.basis):
             raise UserError(
@@ -102,7 +97,7 @@ class SweepPlan:
         for key, config in self.configs.items():
             known = found.setdefault(config_hash(shared_key(config)), {})
             with contextlib.suppress(OSError, ValueError):
-                known |= json.loads((self.trials / key / "inputs.json").read_text())
+                known |= read_tree(self.trials / key, INPUTS)
             if digest := read_outcome(self.trials / key).get("weights", {}).get("phase1_decoder"):
                 known["phase1_weights"] = digest
             known.pop("phase1_decoder", None)

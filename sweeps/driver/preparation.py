@@ -18,7 +18,7 @@ from sweeps.driver.console import duration
 from sweeps.driver.home import Home
 from sweeps.driver.output import Follower
 from sweeps.driver.screen import Screen
-from sweeps.folder.status import RunningTrial
+from sweeps.folder.progress import RunningTrial
 from sweeps.resources import Share
 from sweeps.worker import entry as workers
 from sweeps.worker.attempt import threads

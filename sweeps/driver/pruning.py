@@ -6,27 +6,14 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drorae.trial.folder import read_outcome
+from drorae.trial.folder import MEASURED, Status, read_outcome
+from sweeps.settings import Asha
 
 if TYPE_CHECKING:
     import optuna
-
-
-@dataclass(frozen=True)
-class Asha:
-    """Early stopping by asynchronous successive halving (Li et al., arXiv 1810.05934).
-
-    It goes by the mean training loss of an epoch. Pruned trials are recorded as such and never fitted.
-    """
-
-    grace_epochs: int = 1
-    """Epochs before the first decision."""
-    reduction: int = 3
-    """One in so many goes on at each decision; decisions come at grace_epochs times its powers."""
 
 
 def quiet_optuna() -> None:
@@ -87,11 +74,11 @@ class Pruning:
         if trial is None:
             return
         status = read_outcome(self._trials / key)["status"]
-        if status in ("finished", "unconverged"):
+        if status in MEASURED:
             losses = trial.study.trials[trial.number].intermediate_values
             trial.study.tell(trial, losses[max(losses)])
         else:
-            trial.study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
+            trial.study.tell(trial, state=TrialState.PRUNED if status == Status.PRUNED else TrialState.FAIL)
 
     def _trial(self, key: str) -> optuna.Trial | None:
         """Returns Optuna's trial for one of ours, that of an earlier driver where it had begun it."""

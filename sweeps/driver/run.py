@@ -16,12 +16,11 @@ from drorae.storage.files import naming_full_disk
 from drorae.storage.remote import Remote, absolute, locate
 from sweeps.driver.conductor import Conductor, SweepOutcome
 from sweeps.driver.home import Home
-from sweeps.driver.pruning import Asha
 from sweeps.driver.screen import open_screen
-from sweeps.driver.settings import PREPARE, RUN_TRIAL, Settings
-from sweeps.folder.mirror import brought
-from sweeps.folder.status import read_spec
+from sweeps.folder.mirror import local_copy
+from sweeps.folder.sweep import RECORD, read_record
 from sweeps.resources import Resources
+from sweeps.settings import PREPARE, RUN_TRIAL, Asha, Settings
 from sweeps.spec import SweepSpec, expand
 
 __all__ = ["SweepOutcome", "resume_sweep", "run_sweep"]
@@ -68,10 +67,10 @@ def run_sweep(
     Raises:
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
-        DiskFull: there is no room for what the driver itself writes.
-        LeaseLost: another driver took the sweep over while this one was suspended.
+        DiskFullError: there is no room for what the driver itself writes.
+        LeaseLostError: another driver took the sweep over while this one was suspended.
         RemoteError: the store that holds the sweep's folder stays away.
-        ClusterLost: the head node of the Ray cluster is gone.
+        ClusterLostError: the head node of the Ray cluster is gone.
         KeyboardInterrupt, Stopped: Ctrl-C; TERM or HUP. The table is written and the runs are ended before.
     """
     given = resources or Resources(), max_failures, asha, budget_hours, run_trial, prepare, pruner
@@ -84,12 +83,11 @@ def resume_sweep(directory: Path | str, *, tracking_uri: str | None = None, quie
     Raises:
         UserError: no sweep there, and what `run_sweep` refuses.
     """
-    tree = read_spec(brought(directory, ("sweep.json",)))
-    spec = SweepSpec.from_dict(tree["spec"])
-    settings = vars(Settings.from_tree(tree["settings"])) if tree.get("settings") else {}
+    record = read_record(local_copy(directory, (RECORD,)))
+    settings = vars(record.settings) if record.settings else {}
     place = locate(directory)
     root = place.parent.url if isinstance(place, Remote) else Path(directory).parent
-    return run_sweep(spec, root=root, tracking_uri=tracking_uri, quiet=quiet, **settings)
+    return run_sweep(record.spec, root=root, tracking_uri=tracking_uri, quiet=quiet, **settings)
 
 
 def _conduct(

@@ -23,7 +23,7 @@ from drorae.runtime.signals import Signals
 from drorae.runtime.text import wrapped
 from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
 from sweeps.driver.output import OURS, Tail, aside, in_notebook
-from sweeps.folder.status import RunningTrial
+from sweeps.folder.progress import RunningTrial
 
 REFRESH_SECONDS = 0.5
 SILENCE_SECONDS = 25.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, one_line
 from drorae.metrics.registry import better
-from drorae.trial.folder import MEASURED, read_outcome, ready_trial
+from drorae.trial.folder import MEASURED, Status, read_outcome, ready_trial
 from sweeps.driver.pruning import quiet_optuna
 from sweeps.spec import Range, SweepSpec, expand, point_label, read_field, varied_fields
 
@@ -196,7 +196,7 @@ class Studies:
         return key
 
     def _has_ended(self, key: str) -> bool:
-        return read_outcome(self.trials / key)["status"] not in ("missing", "failed")
+        return read_outcome(self.trials / key)["status"] not in (Status.MISSING, Status.FAILED)
 
     def _over(self, group: _Group) -> bool:
         return group.exhausted or len(group.trials) >= self.search.trials
@@ -253,7 +253,7 @@ class Studies:
 
         outcome = read_outcome(self.trials / key)
         status = outcome["status"]
-        if status in ("diverged", "pruned"):
+        if status in (Status.DIVERGED, Status.PRUNED):
             return TrialState.PRUNED if not self.multi else TrialState.FAIL, None
         if status not in MEASURED:
             return TrialState.FAIL, None
@@ -271,7 +271,7 @@ class Studies:
         sign = -1 if direction(self.search.objectives[0]) == "maximize" else 1
         outcomes = {key: read_outcome(self.trials / key) for key in group.trials}
         ranked = [
-            (outcome["status"] != "finished", sign * self._value(outcome, self.search.objectives[0]), key)
+            (outcome["status"] != Status.FINISHED, sign * self._value(outcome, self.search.objectives[0]), key)
             for key, outcome in outcomes.items()
             if outcome["status"] in MEASURED
         ]

@@ -15,19 +15,20 @@ from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import RemoteError, patiently
-from drorae.trial.folder import PROGRESS, Use, error_files, files_for, read_outcome
+from drorae.trial.folder import MEASURED, PROGRESS, WARNINGS, Status, Use, error_files, files_for, read_outcome
 from sweeps.driver.console import duration
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.preparation import DIED
 from sweeps.driver.screen import Screen
 from sweeps.folder.mirror import REPORT_FILES, Mirror
-from sweeps.folder.status import Cost, RunningTrial, read_cost, read_progress
+from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress
+from sweeps.folder.sweep import trial_place
 from sweeps.spec import point_label
 from sweeps.worker import entry as workers
 
 RECORDED = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
-AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: ", "sweeps.folder.lease.LeaseLost: "
+AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: ", "sweeps.folder.lease.LeaseLostError: "
 """How the line of a traceback begins that says why a worker could not begin or end."""
 ANNOUNCED = tuple(metric.name for metric in METRICS if metric.announced)
 STOPPED_EARLY = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
@@ -73,18 +74,18 @@ class Session:
         self.conclude(key, died)
         directory = self.trials / key
         outcome = read_outcome(directory)
-        if outcome["status"] in ("failed", "pruned", "diverged"):
+        if outcome["status"] in (Status.FAILED, Status.PRUNED, Status.DIVERGED):
             said = f"{outcome['status']}: {outcome.get('reason', '')}"
         else:
             shown = {name: outcome.get("metrics", {}).get(name) for name in ANNOUNCED}
             said = " ".join(f"{name}={value:.4g}" for name, value in shown.items() if value is not None)
-            if outcome["status"] != "finished":
+            if outcome["status"] != Status.FINISHED:
                 said += f" {outcome['status']}"
             self.ended.append(ended_trial(self.configs[key], read_cost(directory).seconds, outcome))
         seconds = duration(time.monotonic() - self.started.pop(key, time.monotonic()))
         self.costs.pop(key, None)
         self.screen.ended(f"{self.label(key)} {said} {seconds}")
-        warnings = directory / "warnings.txt"
+        warnings = directory / WARNINGS
         if warnings.is_file():
             for line in dict.fromkeys(warnings.read_text().splitlines()):
                 self.screen.line(f"{self.label(key)}: {line}")
@@ -100,7 +101,7 @@ class Session:
         for key in self.configs.keys() - self.waiting.keys():
             outcome = read_outcome(self.trials / key)
             seconds = read_cost(self.trials / key).seconds
-            if outcome["status"] in ("finished", "unconverged") and seconds:
+            if outcome["status"] in MEASURED and seconds:
                 self.ended.append(ended_trial(self.configs[key], seconds, outcome))
 
     def running(self) -> list[RunningTrial]:
@@ -109,7 +110,7 @@ class Session:
         if self.mirror is not None and time.monotonic() - self.fetched > FETCH_SECONDS:
             for key in keys:
                 with contextlib.suppress(RemoteError):
-                    self.mirror.pull(f"trials/{key}", (PROGRESS,))
+                    self.mirror.pull(trial_place(key), (PROGRESS,))
             self.fetched = time.monotonic()
         self.progress = {key: read_progress(self.trials / key) for key in keys}
         return [RunningTrial.from_progress(self.label(key), progress) for key, progress in self.progress.items()]
@@ -125,7 +126,7 @@ class Session:
         """Brings files of a trial here, where the sweep's folder is in a store."""
         if self.mirror is not None:
             pull = self.mirror.pull
-            patiently(lambda: pull(f"trials/{key}", names))
+            patiently(lambda: pull(trial_place(key), names))
 
     def send(self, under: str = "") -> None:
         """Sends what changed in the sweep's folder, where that is in a store."""
@@ -169,16 +170,16 @@ class Session:
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
-        if read_outcome(directory)["status"] == "missing":
+        if read_outcome(directory)["status"] == Status.MISSING:
             self.fetch(key, REPORT_FILES)
-        if read_outcome(directory)["status"] != "missing":
+        if read_outcome(directory)["status"] != Status.MISSING:
             return
         name, reason = "pruned.json", STOPPED_EARLY
         if died:
             name, reason = "failure.json", self.reason(key)
         try:
             write_json(directory / name, {"reason": reason})
-            self.send(f"trials/{key}")
+            self.send(trial_place(key))
         except OSError as error:
             # It stays missing, and the next call tries it again.
             self.screen.line(f"{self.label(key)}: {reason}; not recorded ({error.strerror or error})")

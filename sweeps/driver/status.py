@@ -13,11 +13,12 @@ from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
 from drorae.storage.remote import locate
-from drorae.trial.folder import Use, files_for, read_outcome
+from drorae.trial.folder import CONFIG, Status, Use, files_for, read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
 from sweeps.folder.lease import is_live
-from sweeps.folder.mirror import brought, in_trials
-from sweeps.folder.status import DRIVER_LEASE, Cost, RunningTrial, progress_cost, read_progress, read_spec
+from sweeps.folder.mirror import local_copy
+from sweeps.folder.progress import Cost, RunningTrial, progress_cost, read_progress
+from sweeps.folder.sweep import DRIVER_LEASE, RECORD, TRIALS, in_trials, read_record
 from sweeps.spec import point_label, varied_fields
 
 STALE_SECONDS = 60.0
@@ -49,7 +50,7 @@ class SweepState:
 
     def tree(self) -> dict[str, Any]:
         """Returns plain values, ready for JSON."""
-        reasons = {"failed": self.failed, "damaged": self.damaged}
+        reasons = {Status.FAILED.value: self.failed, "damaged": self.damaged}
         return asdict(self) | {
             name: [{"trial": label, "reason": reason} for label, reason in pairs] for name, pairs in reasons.items()
         }
@@ -61,13 +62,13 @@ def sweep_state(place: Path | str) -> SweepState:
     Raises:
         UserError: no sweep there.
     """
-    directory = brought(place, ("sweep.json", *in_trials(files_for(Use.STATE))))
-    trials, keys = directory / "trials", read_spec(directory)["trials"]
+    directory = local_copy(place, (RECORD, *in_trials(files_for(Use.STATE))))
+    trials, keys = directory / TRIALS, read_record(directory).trials
     configs: dict[str, TrialConfig] = {}
     for key in keys:
         # Absent before the trial is begun; a damaged one is written again with the next attempt.
         with contextlib.suppress(UserError):
-            configs[key] = load_config(trials / key / "config.json")
+            configs[key] = load_config(trials / key / CONFIG)
     names = varied_fields(list(configs.values()))
     counts: Counter[str] = Counter()
     running, here, failed, damaged, ended = [], [], [], [], []
@@ -78,14 +79,14 @@ def sweep_state(place: Path | str) -> SweepState:
         label = (point_label(config, names) if config else "") or key
         status, spent = outcome["status"], progress_cost(progress)
         cost += spent
-        if status == "missing" and progress.get("running") and time.time() - progress["updated"] < STALE_SECONDS:
-            status = "running"
+        if status == Status.MISSING and progress.get("running") and time.time() - progress["updated"] < STALE_SECONDS:
+            status = Status.RUNNING
             here.append(running_trial(config or TrialConfig(), progress))
             running.append(RunningTrial.from_progress(label, progress))
-        elif status == "missing":
+        elif status == Status.MISSING:
             damaged += [(label, str(outcome["reason"]))] if outcome["reason"] else []
             waiting.append(trial_flops(config) if config else None)
-        elif status == "failed":
+        elif status == Status.FAILED:
             failed.append((label, str(outcome["reason"])))
         elif config:
             ended.append(ended_trial(config, spent.seconds, outcome))

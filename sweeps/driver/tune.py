@@ -17,15 +17,16 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from drorae.config import TrialConfig
-from drorae.errors import ClusterLost
+from drorae.errors import ClusterLostError
 from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
-from sweeps.driver.settings import Settings
-from sweeps.folder.lease import LeaseLost
+from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.mirror import REPORT_FILES
+from sweeps.folder.sweep import STUDIES, trial_place
 from sweeps.resources import Share, times
+from sweeps.settings import Settings
 from sweeps.worker import entry as workers
 from sweeps.worker.attempt import Work
 
@@ -78,7 +79,7 @@ class TunePlan:
 class _End(BaseException):
     """Carries an error through Tune, which for an Exception would first wait for workers that may be gone."""
 
-    def __init__(self, error: ClusterLost | LeaseLost) -> None:
+    def __init__(self, error: ClusterLostError | LeaseLostError) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -87,8 +88,8 @@ def run_trials(session: Session, plan: TunePlan, work: Work, storage: Path) -> N
     """Runs the trials; what became of each is then in its folder.
 
     Raises:
-        ClusterLost: the Ray cluster is gone.
-        LeaseLost: the sweep is another driver's by now.
+        ClusterLostError: the Ray cluster is gone.
+        LeaseLostError: the sweep is another driver's by now.
     """
     shutil.rmtree(storage, ignore_errors=True)
     tuner = make_tuner(session, plan, work, storage)
@@ -187,8 +188,8 @@ class _Asking(Searcher):
         key = None if self._spent else asker.ask()
         if key is None:
             return Searcher.FINISHED if asker.finished or (self._spent and not self._keys) else None
-        session.send(f"trials/{key}")
-        session.send("studies.db")
+        session.send(trial_place(key))
+        session.send(STUDIES)
         session.screen.total = max(asker.total, session.screen.total)
         self._keys[trial_id] = key
         return {"trial": {"config_hash": key, "share": asdict(plan.share_of(session.configs[key]))}}
@@ -203,7 +204,7 @@ class _Asking(Searcher):
         asker.tell(key)
         if pruning is not None:
             pruning.tell(key)
-        session.send("studies.db")
+        session.send(STUDIES)
 
     def save(self, checkpoint_path: str) -> None:
         """What is done stands in the trials' folders, what a search asked for in its file."""
@@ -232,7 +233,7 @@ class _Watcher(TrialProgressCallback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         try:
             self._check()()
-        except (ClusterLost, LeaseLost) as error:
+        except (ClusterLostError, LeaseLostError) as error:
             raise _End(error) from None
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:

@@ -31,7 +31,7 @@ LEASE_BYTES = 512
 """A lease is padded to one length: a beat written over another is never seen in part."""
 
 
-class LeaseLost(UserError):
+class LeaseLostError(UserError):
     """Another process has taken over what this one worked on."""
 
 
@@ -223,7 +223,7 @@ class Lease:
         return self._lost
 
     def check(self, now: bool = False) -> None:
-        """Raises LeaseLost where another process has taken it over.
+        """Raises LeaseLostError where another process has taken it over.
 
         Args:
             now: look at the file, however short ago the last look was: something went wrong, which may come of it.
@@ -231,7 +231,7 @@ class Lease:
         if now and self._looked < math.inf:
             self._looked = -math.inf
         if self.lost:
-            raise LeaseLost(
+            raise LeaseLostError(
                 f"{self.path.parent}: another process took this over while this one was suspended or cut off; this "
                 "one stops, and leaves it to the other"
             )

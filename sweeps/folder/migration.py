@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from drorae.config import config_hash, load_config, to_dict
 from drorae.storage.files import write_json
 from drorae.storage.remote import patiently
+from drorae.trial.folder import CONFIG, LEASE
 from sweeps.folder.mirror import Mirror
-from sweeps.folder.status import read_spec
-from sweeps.spec import SweepSpec, labelled
+from sweeps.folder.sweep import TRIALS, read_record, trial_place
+from sweeps.spec import labelled
 
 
 def migrate(directory: Path, mirror: Mirror | None) -> dict[str, str]:
@@ -27,35 +29,34 @@ def migrate(directory: Path, mirror: Mirror | None) -> dict[str, str]:
         UserError: a config that cannot be read, such as one of a newer version.
         RemoteError: the store stays away.
     """
-    tree = read_spec(directory)
-    spec, trials = SweepSpec.from_dict(tree["spec"]), directory / "trials"
-    today = dict(tree.get("former_hashes", {}))
+    record, trials = read_record(directory), directory / TRIALS
+    today = dict(record.former_hashes)
     configs = {}
-    for old in [*tree["trials"], *today]:
-        if (path := trials / old / "config.json").is_file():
-            config = labelled(load_config(path), spec)
+    for old in [*record.trials, *today]:
+        if (path := trials / old / CONFIG).is_file():
+            config = labelled(load_config(path), record.spec)
             if (new := config_hash(config)) != old:
                 today[old], configs[old] = new, config
     if configs:
-        write_json(directory / "sweep.json", tree | {"former_hashes": today})
+        replace(record, former_hashes=today).write(directory)
     for old, config in configs.items():
         _rename(directory, old, today[old], mirror)
-        write_json(trials / today[old] / "config.json", to_dict(config))
+        write_json(trials / today[old] / CONFIG, to_dict(config))
     return today
 
 
 def _rename(directory: Path, old: str, new: str, mirror: Mirror | None) -> None:
-    there, here = directory / "trials" / old, directory / "trials" / new
+    there, here = directory / trial_place(old), directory / trial_place(new)
     if mirror is None:
         if not here.exists():
             there.rename(here)
         return
-    patiently(lambda: mirror.pull(f"trials/{old}"))
+    patiently(lambda: mirror.pull(trial_place(old)))
     shutil.rmtree(here, ignore_errors=True)
     there.rename(here)
     # Of a worker that is long gone.
-    (here / "worker.lease").unlink(missing_ok=True)
-    patiently(lambda: mirror.push(f"trials/{new}"))
-    former = mirror.remote / "trials" / old
+    (here / LEASE).unlink(missing_ok=True)
+    patiently(lambda: mirror.push(trial_place(new)))
+    former = mirror.remote / trial_place(old)
     for name in patiently(former.files):
         (former / name).delete()

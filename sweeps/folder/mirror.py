@@ -18,17 +18,12 @@ from drorae.errors import UserError
 from drorae.runtime.repeat import every
 from drorae.storage.remote import Remote, RemoteError, copies, locate, matches, patiently
 from drorae.trial.folder import SENT_LAST, Use, files_for
-from sweeps.folder.lease import Lease, LeaseLost
+from sweeps.folder.lease import Lease, LeaseLostError
 
 PUSH_SECONDS = 10.0
 """A trial's checkpoints and progress are sent this often."""
 REPORT_FILES = files_for(Use.STATE | Use.DRIVER)
 """What a trial tells its driver."""
-
-
-def in_trials(names: Sequence[str]) -> tuple[str, ...]:
-    """Patterns of these files in every trial of a sweep's folder."""
-    return tuple(f"trials/*/{name}" for name in names)
 
 
 class Mirror:
@@ -85,7 +80,7 @@ class Mirror:
 
         Raises:
             RemoteError: the store does not take a file; those after it wait for the next call.
-            LeaseLost: the folder is another process's by now.
+            LeaseLostError: the folder is another process's by now.
         """
         with self._lock:
             here = self._here(under)
@@ -126,7 +121,7 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
 
     Raises:
         RemoteError: the store stays away at the beginning or the end.
-        LeaseLost: another process has taken the folder over meanwhile: nothing is sent to it any more.
+        LeaseLostError: another process has taken the folder over meanwhile: nothing is sent to it any more.
     """
     mirror.lease = lease
     patiently(lambda: mirror.pull(under))
@@ -134,7 +129,7 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def send() -> None:
-        with contextlib.suppress(OSError, LeaseLost):
+        with contextlib.suppress(OSError, LeaseLostError):
             mirror.push(under)
 
     try:
@@ -145,7 +140,7 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def brought(place: Path | str, patterns: Sequence[str] | None = None) -> Path:
+def local_copy(place: Path | str, patterns: Sequence[str] | None = None) -> Path:
     """A folder itself; of a URL's, a copy of the files that fit `patterns` (None: all), for reading.
 
     Raises:

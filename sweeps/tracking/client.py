@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -42,15 +41,6 @@ _RAISED = {
 
 Warn = Callable[[str], None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RunAddress:
-    """Where a sweep's trials are recorded: everything a worker needs to find or create its run."""
-
-    tracking_uri: str
-    experiment_id: str
-    parent_run_id: str
 
 
 def store_errors() -> tuple[type[Exception], ...]:

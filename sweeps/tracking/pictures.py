@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drorae.storage.files import json_rows
+from drorae.trial.folder import GRID, HISTORY, INSPECTION_ARRAYS, SAMPLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +34,10 @@ def draw_pictures(directory: Path) -> list[Path]:
         drawn.append(directory / name)
         return drawn[-1]
 
-    samples, inside = _arrays(directory / "samples.npz"), _arrays(directory / "inspection.npz")
+    samples, inside = _arrays(directory / SAMPLES), _arrays(directory / INSPECTION_ARRAYS)
     if {"original", "phase1", "fused", "routing"} <= samples.keys():
         original = samples["original"]
-        _grid([original, samples["phase1"], samples["fused"]], target("grid.png"))
+        _grid([original, samples["phase1"], samples["fused"]], target(GRID))
         _maps(original, samples["routing"], "routing weight", target("routing.png"))
         if inside:
             _spectrum(original, inside, target("spectrum.png"))
@@ -45,7 +46,7 @@ def draw_pictures(directory: Path) -> list[Path]:
             _maps(original, inside["logits"], "router logit", target("logits.png"))
     if inside:
         _energy(inside["energy"], inside["blocks"], target("energy.png"))
-    history = directory / "history.jsonl"
+    history = directory / HISTORY
     if history.is_file() and (rows := json_rows(history.read_bytes())):
         _loss([row for row in rows if "loss" in row], target("loss.png"))
     return drawn

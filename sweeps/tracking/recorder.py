@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from drorae.errors import brief
-from sweeps.folder.lease import LeaseLost
+from sweeps.folder.lease import LeaseLostError
 from sweeps.tracking.client import warn_once
 from sweeps.tracking.spool import SPOOL_ROWS
 from sweeps.tracking.trial import TrialTracker
@@ -44,7 +44,7 @@ class Recorder:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # The spool of a trial that is another's by now is the other's, too.
-        if error is not None and not isinstance(error, LeaseLost):
+        if error is not None and not isinstance(error, LeaseLostError):
             self.flush()
         self._put(None)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, load_config
-from drorae.errors import DiskFull, Notice, UserError, one_line
-from drorae.storage.files import write_atomic, write_json
+from drorae.errors import DiskFullError, Notice, UserError, one_line
+from drorae.storage.files import write_atomic
+from drorae.trial.folder import CONFIG, WARNINGS, Status, error_file, write_ending
 from sweeps.folder.lease import Lease
+from sweeps.folder.sweep import RunAddress
 from sweeps.resources import Share
-from sweeps.tracking.client import RunAddress
 from sweeps.tracking.recorder import Recorder
 from sweeps.tracking.trial import TrialTracker
 from sweeps.worker.heartbeat import heartbeat
@@ -77,11 +78,11 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
         main: whether this process keeps the trial's progress and records it.
     """
     lease, directory = attempt.lease, attempt.directory
-    config = load_config(directory / "config.json")
+    config = load_config(directory / CONFIG)
 
     def warn(line: str) -> None:
         # On a full disk, mostly one that says so: not worth the trial.
-        with contextlib.suppress(OSError), (directory / "warnings.txt").open("a") as file:
+        with contextlib.suppress(OSError), (directory / WARNINGS).open("a") as file:
             file.write(line + "\n")
 
     epochs = _Epochs()
@@ -110,7 +111,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
             lease.check(now=True)
             if not _is_final(error, directory):
                 with contextlib.suppress(OSError):
-                    write_atomic(directory / f"error-{attempt.number:03d}.txt", traceback.format_exc().encode())
+                    write_atomic(error_file(directory, attempt.number), traceback.format_exc().encode())
                 raise
             fine = False
         if recorder:
@@ -137,10 +138,10 @@ def _notices(warn: Callable[[str], None]) -> Iterator[None]:
 
 def _is_final(error: Exception, directory: Path) -> bool:
     """Returns whether an error is the user's to mend, and recorded so; the next attempt waits for a full disk."""
-    if not isinstance(error, UserError) or isinstance(error, DiskFull):
+    if not isinstance(error, UserError) or isinstance(error, DiskFullError):
         return False
     try:
-        write_json(directory / "failure.json", {"reason": one_line(error)})
+        write_ending(directory, Status.FAILED, one_line(error))
     except OSError:
         return False
     return True

@@ -13,13 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict
-from drorae.errors import DiskFull, UserError, last_line, one_line
+from drorae.errors import DiskFullError, UserError, last_line, one_line
 from drorae.runtime.repeat import every
-from drorae.storage.files import full_disk, has_room, write_json
+from drorae.storage.files import full_disk, has_room
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
-from drorae.trial.folder import LEASE, error_files, set_damaged_aside
+from drorae.trial.folder import LEASE, Status, error_files, set_damaged_aside, write_ending
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
+from sweeps.folder.sweep import trial_place
 from sweeps.resources import Share
 from sweeps.worker.attempt import Attempt, Work, threads, train
 from sweeps.worker.together import train_together
@@ -101,7 +102,7 @@ def run_one(work: Work, key: str, share: Share) -> None:
     # A driver that was cut off may have left a worker that does not know: it is waited for, or outlived.
     with Lease(place / LEASE) as lease:
         patiently(lease.acquire)
-        with contextlib.nullcontext() if mirror is None else at_work(mirror, f"trials/{key}", lease):
+        with contextlib.nullcontext() if mirror is None else at_work(mirror, trial_place(key), lease):
             directory = Path(work.trials) / key
             set_damaged_aside(directory)
             attempt = Attempt(work, key, share, lease, len(error_files(directory)) + 1)
@@ -113,7 +114,7 @@ def run_one(work: Work, key: str, share: Share) -> None:
                 raised = error_files(directory)[attempt.number - 1 :]
                 if not raised or attempt.number <= work.max_failures:
                     raise
-                write_json(directory / "failure.json", {"reason": last_line(raised[0].read_text())})
+                write_ending(directory, Status.FAILED, last_line(raised[0].read_text()))
 
 
 def _train(attempt: Attempt) -> None:
@@ -129,10 +130,10 @@ def wait_for_room(directory: Path) -> None:
     """Waits while the disk is full: somebody makes room, and a trial that cannot save is no trial.
 
     Raises:
-        DiskFull: nobody did for `ROOM_SECONDS`.
+        DiskFullError: nobody did for `ROOM_SECONDS`.
     """
     deadline = time.monotonic() + ROOM_SECONDS
     while not has_room(directory, ROOM_BYTES):
         if time.monotonic() > deadline:
-            raise DiskFull(full_disk(directory))
+            raise DiskFullError(full_disk(directory))
         time.sleep(1)

@@ -13,7 +13,7 @@ from drorae.runtime.repeat import every
 from drorae.storage.files import write_json
 from drorae.trial.folder import PROGRESS
 from sweeps.folder.lease import Lease
-from sweeps.folder.status import Cost, read_cost, read_progress
+from sweeps.folder.progress import Cost, read_cost, read_progress
 from sweeps.resources import Share
 
 BEAT_SECONDS = 2.0

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from drorae.errors import UserError
+from drorae.trial.folder import FAILURE
 from sweeps.worker.attempt import Attempt, threads, train
 
 
@@ -61,7 +62,7 @@ def train_together(attempt: Attempt) -> None:
         trainer.fit()
     except TrainingFailedError:
         attempt.lease.check(now=True)
-        if not (attempt.directory / "failure.json").is_file():
+        if not (attempt.directory / FAILURE).is_file():
             raise
     finally:
         if not attempt.lease.lost:

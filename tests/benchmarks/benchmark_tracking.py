@@ -32,8 +32,8 @@ from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, override
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.trial.run import prepare, run_trial
 from sweeps.folder.lease import Lease
+from sweeps.folder.sweep import RunAddress
 from sweeps.resources import Share
-from sweeps.tracking.client import RunAddress
 from sweeps.tracking.recorder import Recorder
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import TrialTracker

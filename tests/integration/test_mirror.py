@@ -27,8 +27,8 @@ from drorae.storage.remote import Remote, RemoteError, locate
 from sweeps.driver.run import run_sweep
 from sweeps.driver.status import sweep_state
 from sweeps.folder import lease, mirror
-from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
-from sweeps.folder.mirror import Mirror, at_work, brought, check_store
+from sweeps.folder.lease import Lease, LeaseLostError, is_live, read_lease
+from sweeps.folder.mirror import Mirror, at_work, check_store, local_copy
 from sweeps.resources import Resources
 from sweeps.spec import Axis, SweepSpec, expand
 
@@ -108,7 +108,7 @@ def test_what_one_machine_sends_another_gets(store: Remote, here: Path, tmp_path
     ours.push()
     theirs.pull("trials/a")
     assert sorted(path.name for path in (theirs.local / "trials/a").iterdir()) == ["result.json"]
-    assert brought(tmp_path) == tmp_path and (brought(str(sweep)) / "trials/a/result.json").is_file()
+    assert local_copy(tmp_path) == tmp_path and (local_copy(str(sweep)) / "trials/a/result.json").is_file()
 
 
 def test_no_name_in_a_store_leads_out_of_the_copy(store: Remote, here: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_sender_whose_trial_was_taken_over_sends_nothing_more(
     holder = Lease(at)
     holder.acquire()
     with (
-        pytest.raises(LeaseLost, match="trials/a: another process took this over"),
+        pytest.raises(LeaseLostError, match="trials/a: another process took this over"),
         at_work(Mirror(sweep, "worker"), "trials/a", holder) as folder,
     ):
         at.delete()

@@ -25,12 +25,12 @@ from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
 from drorae.trial.folder import read_outcome, set_damaged_aside
-from sweeps.driver.pruning import Asha
 from sweeps.driver.run import SweepOutcome, resume_sweep
 from sweeps.driver.status import sweep_state
-from sweeps.folder.lease import Lease, LeaseLost
+from sweeps.folder.lease import Lease, LeaseLostError
 from sweeps.folder.table import table_rows
 from sweeps.resources import Resources
+from sweeps.settings import Asha
 from sweeps.spec import Axis, SweepSpec, expand
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -252,7 +252,7 @@ def test_a_driver_whose_sweep_was_taken_over_stops_and_touches_nothing(tmp_path:
     other = {"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1}
     write_json(folder / "driver.lease", other)
     driver.join(60)
-    assert isinstance(raised[0], LeaseLost) and "took this over" in str(raised[0])
+    assert isinstance(raised[0], LeaseLostError) and "took this over" in str(raised[0])
     assert not (folder / "trials.csv").exists(), "the table is the other's to write"
     assert json.loads((folder / "driver.lease").read_text()) == other
 

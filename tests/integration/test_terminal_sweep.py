@@ -426,15 +426,15 @@ def reached(things: Any) -> list[str]:
 def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_path: Path) -> None:
     import cloudpickle
 
-    from sweeps.driver.pruning import Asha, Pruning
+    from sweeps.driver.pruning import Pruning
     from sweeps.driver.queue import Listed
     from sweeps.driver.search import Studies
-    from sweeps.driver.settings import Settings
     from sweeps.driver.tune import TunePlan, make_tuner
+    from sweeps.folder.sweep import RunAddress
     from sweeps.parsing import parse_range
     from sweeps.resources import Resources, Share
+    from sweeps.settings import Asha, Settings
     from sweeps.spec import Axis, Search, SweepSpec
-    from sweeps.tracking.client import RunAddress
     from sweeps.worker.attempt import Work
 
     asker: Any = Listed(list(session.configs))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.trial.folder import read_outcome
 from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
 from sweeps.folder.migration import migrate
-from sweeps.folder.status import read_spec
 from sweeps.resources import Resources
 from sweeps.spec import Axis, SweepSpec, expand
 
@@ -31,6 +31,10 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     tiny_images(tmp_path / "images.npz")
     return Path(shutil.copytree(BEGUN, tmp_path / "runs" / "begun"))
+
+
+def read_tree(folder: Path) -> Any:
+    return json.loads((folder / "sweep.json").read_text())
 
 
 def results(folder: Path) -> dict[int, dict[str, float]]:
@@ -50,7 +54,7 @@ def test_the_sweep_is_finished_and_what_was_done_is_left_alone(begun: Path) -> N
     assert outcome.counts == {"finished": 4}
     after = results(begun)
     assert sorted(after) == [4, 8, 16, 32] and {width: after[width] for width in before} == before
-    spec = SweepSpec.from_dict(read_spec(begun)["spec"])
+    spec = SweepSpec.from_dict(read_tree(begun)["spec"])
     keys = [config_hash(config) for config in expand(spec)]
     assert sorted(path.name for path in begun.glob("trials/*")) == sorted(keys)
     assert outcome.trials_csv.read_text().count("finished") == 4
@@ -75,11 +79,11 @@ def test_the_sweep_is_finished_and_what_was_done_is_left_alone(begun: Path) -> N
 
 
 def test_a_kill_between_two_renamings_costs_nothing(begun: Path) -> None:
-    spec = SweepSpec.from_dict(read_spec(begun)["spec"])
+    spec = SweepSpec.from_dict(read_tree(begun)["spec"])
     first, second = sorted(path.name for path in begun.glob("trials/*"))[:2]
     hashes = {old: config_hash(load_config(begun / "trials" / old / "config.json")) for old in (first, second)}
     (begun / "trials" / first).rename(begun / "trials" / hashes[first])
-    tree = read_spec(begun) | {"former_hashes": hashes}
+    tree = read_tree(begun) | {"former_hashes": hashes}
     (begun / "sweep.json").write_text(json.dumps(tree))
     today = migrate(begun, None)
     assert today.items() >= hashes.items() and migrate(begun, None) == today
@@ -88,7 +92,7 @@ def test_a_kill_between_two_renamings_costs_nothing(begun: Path) -> None:
 
 def test_a_sweep_over_places_is_known_again(begun: Path) -> None:
     """Two sets of images are two trials, whether or not an earlier version named them by their places."""
-    tree = read_spec(begun)
+    tree = read_tree(begun)
     base = SweepSpec.from_dict(tree["spec"]).base
     spec = SweepSpec("begun", base, (Axis("images.path", ("images.npz", "more.npz")),))
     configs = expand(spec)
@@ -103,7 +107,7 @@ def test_a_sweep_over_places_is_known_again(begun: Path) -> None:
 
 
 def test_a_field_of_a_newer_version_is_named(begun: Path) -> None:
-    tree = read_spec(begun)
+    tree = read_tree(begun)
     tree["spec"]["base"]["fusion"]["gate"] = 1
     (begun / "sweep.json").write_text(json.dumps(tree))
     with pytest.raises(UserError, match=r"fusion.gate: no such field; .* made by a newer drorae") as raised:
@@ -112,11 +116,11 @@ def test_a_field_of_a_newer_version_is_named(begun: Path) -> None:
 
 
 def test_fields_that_an_earlier_version_lacked_have_their_defaults(begun: Path) -> None:
-    tree = read_spec(begun)
+    tree = read_tree(begun)
     del tree["spec"]["base"]["probe"], tree["spec"]["base"]["fusion"]["router_input"]
     (begun / "sweep.json").write_text(json.dumps(tree))
-    assert expand(SweepSpec.from_dict(read_spec(begun)["spec"])) == expand(
-        SweepSpec.from_dict(read_spec(BEGUN)["spec"])
+    assert expand(SweepSpec.from_dict(read_tree(begun)["spec"])) == expand(
+        SweepSpec.from_dict(read_tree(BEGUN)["spec"])
     )
 
 

@@ -15,12 +15,12 @@ from tiny import tiny_config, tiny_images
 from drorae.config import PRESETS, Runtime, config_hash
 from drorae.errors import UserError
 from drorae.trial.run import run_trial
-from sweeps.driver.pruning import Asha
 from sweeps.driver.run import SweepOutcome, run_sweep
 from sweeps.folder.lease import read_lease
-from sweeps.folder.status import read_progress
+from sweeps.folder.progress import read_progress
 from sweeps.parsing import parse_rule
 from sweeps.resources import Resources, Rule, Share, check_shares
+from sweeps.settings import Asha
 from sweeps.spec import Axis, SweepSpec, expand
 
 

@@ -8,7 +8,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from drorae.config import TrialConfig, config_hash
-from sweeps.tracking.client import RunAddress
+from sweeps.folder.sweep import RunAddress
 
 
 def only_run(store: MlflowClient, address: RunAddress, config: TrialConfig) -> Run:

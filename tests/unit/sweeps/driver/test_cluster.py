@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from drorae.errors import ClusterLost, UserError
+from drorae.errors import ClusterLostError, UserError
 from sweeps.driver import cluster
 from sweeps.driver.cluster import HeadWatch
 
@@ -24,7 +24,7 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 class Fake(HeadWatch):
     """A watch of a cluster that is well or not as it is told."""
 
-    def __init__(self, last: Callable[[ClusterLost], None] = lambda error: None) -> None:
+    def __init__(self, last: Callable[[ClusterLostError], None] = lambda error: None) -> None:
         self.said: list[str] = []
         self.trouble: str | None = None
         super().__init__(self.said.append, last)
@@ -49,7 +49,7 @@ AWAY = "the Ray head node at 10.0.0.1:6379 does not answer (Connection refused)"
 
 
 def test_a_head_node_that_stays_away_is_lost(hasty: None) -> None:
-    late: list[ClusterLost] = []
+    late: list[ClusterLostError] = []
     with Fake(late.append) as watch:
         assert isinstance(watch, Fake)
         time.sleep(0.1)
@@ -63,7 +63,7 @@ def test_a_head_node_that_stays_away_is_lost(hasty: None) -> None:
         until(lambda: watch._lost)
         assert 0.4 < time.monotonic() - began < 10
         for _ in range(2):
-            with pytest.raises(ClusterLost, match="does not answer"):
+            with pytest.raises(ClusterLostError, match="does not answer"):
                 watch.check()
         time.sleep(0.7)
     assert watch.said == [f"{AWAY}; waiting up to 0 s for it"]
@@ -87,7 +87,7 @@ def test_a_head_node_that_answers_again_is_not(hasty: None, monkeypatch: pytest.
 
 
 def test_where_nobody_checks_the_last_word_is_had(hasty: None) -> None:
-    late: list[ClusterLost] = []
+    late: list[ClusterLostError] = []
     with Fake(late.append) as watch:
         assert isinstance(watch, Fake)
         watch.trouble = AWAY
@@ -97,7 +97,7 @@ def test_where_nobody_checks_the_last_word_is_had(hasty: None) -> None:
 
 
 def test_no_last_word_once_the_work_is_over(hasty: None) -> None:
-    late: list[ClusterLost] = []
+    late: list[ClusterLostError] = []
     with Fake(late.append) as watch:
         assert isinstance(watch, Fake)
         watch.trouble = AWAY
@@ -110,7 +110,7 @@ def test_no_last_word_once_the_work_is_over(hasty: None) -> None:
 def test_errors_of_a_head_node_that_is_away_are_its_loss(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "LOST_SECONDS", 60.0)
     for error in (RuntimeError("GCS"), ConnectionError("refused"), KeyError("node")):
-        with pytest.raises(ClusterLost, match="does not answer") as caught, Fake() as watch:
+        with pytest.raises(ClusterLostError, match="does not answer") as caught, Fake() as watch:
             assert isinstance(watch, Fake)
             watch.trouble = AWAY
             raise error
@@ -119,7 +119,7 @@ def test_errors_of_a_head_node_that_is_away_are_its_loss(hasty: None, monkeypatc
         with pytest.raises(type(error)), Fake():
             raise error
     # What a user can mend, and what asks the process to end, are no news of a cluster.
-    for end in (UserError("nothing there"), ClusterLost("another"), KeyboardInterrupt(), SystemExit(143)):
+    for end in (UserError("nothing there"), ClusterLostError("another"), KeyboardInterrupt(), SystemExit(143)):
         with pytest.raises(type(end)) as raised, Fake() as watch:
             assert isinstance(watch, Fake)
             watch.trouble = AWAY

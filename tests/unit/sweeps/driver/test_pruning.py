@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from drorae.storage.files import write_json
-from sweeps.driver.pruning import Asha, Pruning
+from sweeps.driver.pruning import Pruning
+from sweeps.settings import Asha
 
 
 def end(pruning: Pruning, trials: Path, key: str, status: str) -> None:

@@ -24,7 +24,7 @@ from sweeps.driver import screen
 from sweeps.driver.console import duration
 from sweeps.driver.output import OURS, Tail, Unfailing
 from sweeps.driver.screen import NAMED_IN_LOG, Screen
-from sweeps.folder.status import RunningTrial
+from sweeps.folder.progress import RunningTrial
 
 FOOTER = "Ctrl-C stops it; to go on: drorae resume my-sweep --root /a/path/that/is/somewhat/long"
 LABELS = (

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.folder import lease
-from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
+from sweeps.folder.lease import Lease, LeaseLostError, is_live, read_lease
 
 
 def hold(path: Path, ready: Event) -> None:
@@ -143,7 +143,7 @@ def test_who_works_on_behalf_of_a_holder_stops_with_it(tmp_path: Path, monkeypat
         path.unlink()
         time.sleep(0.3)
         for each in (holder, helper):
-            with pytest.raises(LeaseLost, match=r"trial: another process took this over .* this one stops"):
+            with pytest.raises(LeaseLostError, match=r"trial: another process took this over .* this one stops"):
                 each.check()
     assert not path.exists()
 
@@ -157,7 +157,7 @@ def test_what_goes_wrong_after_a_takeover_is_known_to_come_of_it(tmp_path: Path)
         (tmp_path / "lease").unlink()
         helper.check()
         for each in (holder, helper):
-            with pytest.raises(LeaseLost):
+            with pytest.raises(LeaseLostError):
                 each.check(now=True)
 
 

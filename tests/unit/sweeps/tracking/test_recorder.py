@@ -11,8 +11,8 @@ from fake_trial import STEPS, run_trial
 from runs import only_run, steps
 
 from drorae.config import PRESETS, Runtime
+from sweeps.folder.sweep import RunAddress
 from sweeps.tracking import recorder
-from sweeps.tracking.client import RunAddress
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import TrialTracker
 

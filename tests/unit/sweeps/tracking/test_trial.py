@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from runs import nowhere, only_run, steps
 
 from drorae.config import PRESETS, Runtime, config_hash, flatten
-from sweeps.tracking.client import RunAddress
+from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import DIGEST, TrialTracker
 

@@ -13,8 +13,8 @@ from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
 from drorae.trial.folder import ready_trial
 from sweeps.folder.lease import Lease
+from sweeps.folder.sweep import RunAddress
 from sweeps.resources import Share
-from sweeps.tracking.client import RunAddress
 from sweeps.worker import attempt
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

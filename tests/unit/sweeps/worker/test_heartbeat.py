@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.folder.lease import Lease, LeaseLost
-from sweeps.folder.status import RunningTrial, read_cost, read_progress
+from sweeps.folder.lease import Lease, LeaseLostError
+from sweeps.folder.progress import RunningTrial, read_cost, read_progress
 from sweeps.resources import Share
 from sweeps.worker import heartbeat as worker_heartbeat
 from sweeps.worker.heartbeat import heartbeat
@@ -59,6 +59,6 @@ def test_nothing_is_written_once_the_trial_is_another_s(tmp_path: Path) -> None:
         with heartbeat(tmp_path, Share(), lease):
             (tmp_path / "worker.lease").unlink()
             (tmp_path / "progress.json").unlink()
-            with pytest.raises(LeaseLost):
+            with pytest.raises(LeaseLostError):
                 lease.check(now=True)
     assert not list(tmp_path.iterdir())

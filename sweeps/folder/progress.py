@@ -1,4 +1,4 @@
-"""How far a sweep's trials are: what their workers keep in `progress.json`, and the sweep's own sweep.json."""
+"""How far a sweep's trials are, and what they cost: what their workers keep in `progress.json`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drorae.errors import UserError
 from drorae.trial.folder import PROGRESS
-
-DRIVER_LEASE = "driver.lease"
-"""Held by the process that runs the sweep."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +67,3 @@ class RunningTrial:
         note = str(progress.get("note", "")) + (f" {done} of {parts}" if parts > 1 else "")
         numbers = (progress.get(name) for name in ("loss", "images_per_second", "memory_bytes"))
         return RunningTrial(label, str(progress.get("phase", "starting")), step, total, note, *numbers)
-
-
-def read_spec(directory: Path) -> dict[str, Any]:
-    """Returns the sweep.json of a sweep's folder: id, spec, trials, settings.
-
-    Raises:
-        UserError: no such file, or not readable.
-    """
-    path = directory / "sweep.json"
-    try:
-        tree: dict[str, Any] = json.loads(path.read_text())
-        return tree
-    except FileNotFoundError:
-        others = sorted(item.parent.name for item in directory.parent.glob("*/sweep.json"))
-        there = f"; sweeps in {directory.parent}: {', '.join(others)}" if others else ""
-        raise UserError(f"{directory}: no sweep here; expected the sweep.json that a sweep writes{there}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); delete the folder or choose another --name") from None

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from drorae.config import Runtime, from_dict, to_dict
-from drorae.errors import UserError, one_line
-from sweeps.driver.pruning import Asha
+from drorae.config import Runtime
+from drorae.errors import UserError
 from sweeps.resources import Resources
 from sweeps.spec import Search
 
 RUN_TRIAL = "drorae.trial.run:run_trial"
 PREPARE = "drorae.trial.run:prepare"
 PRUNERS = ("none", "median", "hyperband", "asha")
+
+
+@dataclass(frozen=True)
+class Asha:
+    """Early stopping by asynchronous successive halving (Li et al., arXiv 1810.05934).
+
+    It goes by the mean training loss of an epoch. Pruned trials are recorded as such and never fitted.
+    """
+
+    grace_epochs: int = 1
+    """Epochs before the first decision."""
+    reduction: int = 3
+    """One in so many goes on at each decision; decisions come at grace_epochs times its powers."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +53,3 @@ class Settings:
         """Returns the name of the pruner that ends trials early: the search's own, else the sweep's."""
         name = self.pruner if search is None or search.pruner == "none" else search.pruner
         return "asha" if name == "none" and self.asha is not None else name
-
-    def tree(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self) | {"runtime": to_dict(self.runtime)}
-
-    @staticmethod
-    def from_tree(tree: Mapping[str, Any]) -> Settings:
-        """The inverse of `tree`."""
-        runtime, resources = from_dict(Runtime, tree["runtime"]), Resources.from_dict(tree["resources"])
-        asha = Asha(**tree["asha"]) if tree["asha"] else None
-        # Where drorae 0.1.0 had them.
-        moved = {name: tree[name].replace("drorae.trial:", "drorae.trial.run:") for name in ("run_trial", "prepare")}
-        try:
-            return Settings(**{**tree, **moved, "runtime": runtime, "resources": resources, "asha": asha})
-        except TypeError as error:
-            raise UserError(f"sweep.json: {one_line(error)}; made by a newer drorae: update this one") from None
