@@ -77,43 +77,34 @@ class Profile:
     def interval(
         self, y: np.ndarray, functional: np.ndarray, extra: np.ndarray | float = 0.0, t_value: np.ndarray | float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Ends, each (...), of the 95% interval of functional(t) . c(t), (G, k), plus noise of variance extra sigma^2.
+        """Returns the ends, each (...), of the 95% interval of functional(t) . c(t) and noise of variance extra sigma^2.
+
+        Args:
+            y: data sets, shape (..., n).
+            functional: weights of the coefficients at every t, shape (G, k); of one data set many, (points, G, k).
+            extra: variance of the noise in units of sigma^2, a number or one for each functional; none by default.
+            t_value: quantile in place of t's, likewise; 0 for t's own.
 
         The union over t of m(t) +/- sqrt((h(t) + extra) (limit - RSS(t))) with limit = RSS_min (1 + q^2 / dof) and q
         the t quantile (or `t_value`), m the functional's best value at t and h its variance in units of sigma^2: the
         set of values that an F test of the extra sum of squares keeps. Without curved parameters that is
         m +/- q s sqrt(h + extra).
         """
+        rss, extra = self.rss(y), np.asarray(extra)
         quantile = np.where(np.asarray(t_value) > 0, t_value, stats.t.ppf(0.975, self.dof))
-        return self._ends(self.rss(y), self.coefficients(y), functional, np.asarray(extra), quantile)
-
-    def intervals(
-        self, y: np.ndarray, functionals: np.ndarray, extra: np.ndarray, t_values: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`interval` of one data set y (n,) for many functionals (points, G, k), extras and t values (points,)."""
-        quantile = np.where(t_values > 0, t_values, stats.t.ppf(0.975, self.dof))
-        return self._ends(self.rss(y)[None, :], self.coefficients(y)[None], functionals, extra, quantile)
-
-    def _ends(
-        self, rss: np.ndarray, coefficients: np.ndarray, functional: np.ndarray, extra: np.ndarray, quantile: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
         slack = (rss.min(axis=-1) * (1 + quantile**2 / self.dof))[..., None] - rss
         kept = slack >= 0
         reach = np.einsum("...gk,gkj->...gj", functional, self.back)
-        spread = np.sum(reach**2, axis=-1) + extra[..., None]
-        middle = np.sum(coefficients * functional, axis=-1)
-        half = np.sqrt(np.where(kept, spread * slack, 0))
+        middle = np.sum(self.coefficients(y) * functional, axis=-1)
+        half = np.sqrt(np.where(kept, (np.sum(reach**2, axis=-1) + extra[..., None]) * slack, 0))
         low = np.where(kept, middle - half, np.inf).min(axis=-1)
-        high = np.where(kept, middle + half, -np.inf).max(axis=-1)
-        return low, high
+        return low, np.where(kept, middle + half, -np.inf).max(axis=-1)
 
 
 def grid(box: list[tuple[float, float]], per_axis: int | None = None) -> np.ndarray:
     """Evenly spaced points (G, m) of a box; one empty point for no box."""
     count = per_axis or _GRID[len(box)]
-    return np.array(list(product(*(np.linspace(low, high, count) for low, high in box)))).reshape(
-        -1 if box else 1, len(box)
-    )
+    return np.array(list(product(*(np.linspace(low, high, count) for low, high in box))))
 
 
 @dataclass(frozen=True, eq=False)
