@@ -14,7 +14,7 @@ from scipy import stats
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
-from analysis.laws.line import Law
+from analysis.laws.line import Law, regress
 from drorae.errors import UserError
 
 PLAUSIBLE = 4.0
@@ -107,45 +107,40 @@ class LawComparison:
 
     @cached_property
     def horizon(self) -> Horizon:
-        """The sizes that predictions are trusted for."""
-        return _horizon(self)
+        """The sizes that predictions are trusted for: how far beyond the data the laws may be asked.
+
+        0.3 decade; further, up to a decade or half the data's span, as long as the laws agree: the envelope of the
+        prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
+        AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
+        the best law's own. Below the smallest size always 0.3 decade.
+        """
+        sample = self.sample
+        if sample.low <= 0:
+            return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
+        span = math.log10(sample.high / sample.low)
+        near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
+        steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
+        fits = list(self.plausible)
+        rival = self.rival
+        if rival is None:
+            steps = steps[:1]
+        elif rival not in fits:
+            fits.append(rival)
+        at = sample.high * 10**steps
+        bands = [run_interval(fit, sample, at) for fit in fits]
+        width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
+        agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
+        reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1
+        decades = float(steps[max(reached, 0)])
+        if reached <= 0:
+            rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
+        else:
+            rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
+        return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
 
     def find(self, name: str) -> CurveFit | None:
         """The law called `name`, if it was fitted."""
         return next((fit for fit in self.fits if fit.name == name), None)
-
-
-def _horizon(comparison: LawComparison) -> Horizon:
-    """How far beyond the data the laws may be asked.
-
-    0.3 decade; further, up to a decade or half the data's span, as long as the laws agree: the envelope of the
-    prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
-    AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
-    the best law's own. Below the smallest size always 0.3 decade.
-    """
-    sample = comparison.sample
-    if sample.low <= 0:
-        return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
-    span = math.log10(sample.high / sample.low)
-    near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
-    steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
-    fits = list(comparison.plausible)
-    rival = comparison.rival
-    if rival is None:
-        steps = steps[:1]
-    elif rival not in fits:
-        fits.append(rival)
-    at = sample.high * 10**steps
-    bands = [run_interval(fit, sample, at) for fit in fits]
-    width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
-    agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
-    reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1
-    decades = float(steps[max(reached, 0)])
-    if reached <= 0:
-        rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
-    else:
-        rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
-    return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
 
 
 def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES, least: int = 0) -> LawComparison:
@@ -327,14 +322,10 @@ def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
     x = sample.x[:, 0]
     u = np.log10(x) if law == "log-linear" else x
     centre, scale = float(u.mean()), float(np.ptp(u)) or 1.0
-    design = np.vander((u - centre) / scale, 3, increasing=True) * np.sqrt(sample.weights)[:, None]
     dof = sample.n - 3
-    if dof < 1 or np.linalg.matrix_rank(design) < 3:
+    if dof < 1 or len(np.unique(u)) < 3:
         return None
-    inverse = np.linalg.inv(design.T @ design)
-    y = sample.y * np.sqrt(sample.weights)
-    found = inverse @ design.T @ y
-    se = float(np.sqrt(np.sum((y - design @ found) ** 2) / dof * inverse[2, 2])) / scale**2
-    bend, half = float(found[2]) / scale**2, float(stats.t.ppf(0.975, dof)) * se
-    p = float(2 * stats.t.sf(abs(bend) / se, dof)) if se else float("nan")
-    return Curvature(bend, bend - half, bend + half, dof, p, float(found[1]) / scale, centre)
+    found = regress(np.vander((u - centre) / scale, 3, increasing=True), sample.y, sample.weights)
+    low, high = found.conf_int(alpha=0.05)[2] / scale**2
+    bend, slope = float(found.params[2]) / scale**2, float(found.params[1]) / scale
+    return Curvature(bend, float(low), float(high), dof, float(found.pvalues[2]), slope, centre)

@@ -7,7 +7,9 @@ far, and the analysis is repeated on old and new points together. All intervals 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -152,7 +154,7 @@ def propose(
         cheapest = 2 * float(cost(np.array([low]))[0])
         raise UserError(f"plan: {budget:g} s buy no two runs, which take {cheapest:.4g} s at least")
     simulation = _Simulation(comparison, goal, at, replications, seed)
-    nothing = simulation.judge(Design("nothing", (), 1), cost)
+    nothing = simulation.nothing
     appraisals = [simulation.judge(design, cost) for design in designs]
 
     def reached(item: Appraisal) -> bool:
@@ -166,8 +168,9 @@ def propose(
     appraisals.sort(key=order)
     best = appraisals[0]
     even = simulation.judge(_even(sample.low, sample.high, len(best.design.sizes), best.design.seeds), cost)
-    width_now = float("nan") if goal == "offset" else nothing.width
-    return Proposal(goal, at, width_now, nothing.settled, tuple(appraisals), even, reached(best), budget, replications)
+    return Proposal(
+        goal, at, nothing.width, nothing.settled, tuple(appraisals), even, reached(best), budget, replications
+    )
 
 
 def _bounds(
@@ -208,35 +211,30 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
     def near(x: float, count: int, side: int) -> list[float]:
         return [float(x * 10 ** (side * 0.1 * k / max(count - 1, 1))) for k in range(count)]
 
-    def shape(name: str, count: int) -> list[float]:
-        if name == "even":
-            return list(np.geomspace(sample.low, sample.high, count))
-        if name == "wide":
-            return list(np.geomspace(low, high, count))
-        if name == "below":
-            return list(np.geomspace(low, sample.low, count, endpoint=False))
-        if name == "beyond":
-            return list(np.geomspace(high, sample.high, count, endpoint=False))
-        if name == "ends":
-            return near(low, count - count // 2, 1) + near(high, count // 2, -1)
-        if name == "steep":
-            above = max(count // 3, 1)
-            return near(low, count - above, 1) + near(high, above, -1)
-        end = max(count // 4, 1)
-        middle = near(math.sqrt(low * high), count - 2 * end, 1) if count > 2 * end else []
-        return near(low, end, 1) + middle + near(high, end, -1)
+    def ends(count: int, below: int, above: int) -> list[float]:
+        middle = near(math.sqrt(low * high), max(count - below - above, 0), 1)
+        return near(low, below, 1) + middle + near(high, above, -1)
 
+    shapes: dict[str, Callable[[int], Iterable[float]]] = {
+        "even": lambda count: np.geomspace(sample.low, sample.high, count),
+        "wide": lambda count: np.geomspace(low, high, count),
+        "below": lambda count: np.geomspace(low, sample.low, count, endpoint=False),
+        "beyond": lambda count: np.geomspace(high, sample.high, count, endpoint=False),
+        "ends": lambda count: ends(count, count - count // 2, count // 2),
+        "three": lambda count: ends(count, max(count // 4, 1), max(count // 4, 1)),
+        "steep": lambda count: ends(count, count - max(count // 3, 1), max(count // 3, 1)),
+    }
     found = []
-    for name in ("even", "wide", "below", "beyond", "ends", "three", "steep"):
+    for name, shape in shapes.items():
         if (name == "below" and low >= sample.low) or (name == "beyond" and high <= sample.high):
             continue
         most = 0
         for count in range(2, MOST_RUNS // seeds + 1):
-            if seeds * float(np.sum(cost(np.array(shape(name, count))))) > budget * (1 + 1e-9):
+            if seeds * float(np.sum(cost(np.array(shape(count))))) > budget * (1 + 1e-9):
                 break
             most = count
         for count in sorted({max(round(most * share), 2) for share in (0.25, 0.5, 0.75, 1)} if most else ()):
-            found.append(Design(name, tuple(sorted(shape(name, count))), seeds))
+            found.append(Design(name, tuple(sorted(shape(count))), seeds))
     return found
 
 
@@ -273,6 +271,11 @@ class _Simulation:
             residual = float(line.rss(sample.y)[0]) / line.dof
             self.seed_share = min(sample.seed_sd**2 / runs / residual, 1.0) * runs
 
+    @cached_property
+    def nothing(self) -> Appraisal:
+        """What the points so far say without any new ones."""
+        return self.judge(Design("nothing", (), 1), Cost(0))
+
     def judge(self, design: Design, cost: Cost) -> Appraisal:
         """What old and new points together would say."""
         sample, count = self.sample, self.replications
@@ -301,7 +304,7 @@ class _Simulation:
         right_line, right_offset = float(for_line[:count].mean()), float(for_offset[count:].mean())
         wrong = float((for_offset[:count].mean() + for_line[count:].mean()) / 2)
         width = self._width(y, line, curve, for_offset)
-        ratio = width / self._today() if self.goal != "offset" else float("nan")
+        ratio = width / self.nothing.width if design.sizes else 1.0
         return Appraisal(
             design, seconds, width, ratio, (right_line + right_offset) / 2, wrong, right_line, right_offset
         )
@@ -321,12 +324,3 @@ class _Simulation:
         low = np.where(bent, ends[1][0], np.minimum(ends[0][0], ends[1][0]))
         high = np.where(bent, ends[1][1], np.maximum(ends[0][1], ends[1][1]))
         return float(np.mean(high - low))
-
-    def _today(self) -> float:
-        sample = self.sample
-        line = Profile(self.line, sample.x, np.zeros((1, 0)), sample.weights)
-        curve = Profile(self.offset, sample.x, self.t, sample.weights)
-        both = np.tile(sample.y, (2 * self.replications, 1))
-        straight, rss = line.rss(both)[:, 0], curve.rss(both)
-        limit = np.minimum(rss.min(axis=1), straight) * (1 + stats.f.ppf(0.95, 1, curve.dof) / curve.dof)
-        return self._width(both, line, curve, straight > limit)

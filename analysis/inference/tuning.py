@@ -52,13 +52,9 @@ class TuningEffect:
 
     def tree(self) -> dict[str, Any]:
         """The same as plain values: sizes, moved, fresh, values (size, best), comparison (see `DesignComparison`)."""
-        return {
-            "sizes": self.sizes,
-            "moved": self.moved,
-            "fresh": self.fresh,
-            "values": [{"size": size, "best": found} for size, found in self.values],
-            "comparison": None if self.comparison is None else self.comparison.as_json(),
-        }
+        values = [{"size": size, "best": found} for size, found in self.values]
+        comparison = None if self.comparison is None else self.comparison.as_json()
+        return {**vars(self), "values": values, "comparison": comparison}
 
 
 def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") -> TuningEffect:

@@ -77,7 +77,7 @@ class Profile:
     def interval(
         self, y: np.ndarray, functional: np.ndarray, extra: np.ndarray | float = 0.0, t_value: np.ndarray | float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ends, each (...), of the 95% interval of functional(t) . c(t) and noise of variance extra sigma^2.
+        """Returns the 95% interval of functional(t) . c(t) plus noise of variance extra sigma^2, its ends each (...).
 
         Args:
             y: data sets, shape (..., n).

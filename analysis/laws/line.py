@@ -64,10 +64,8 @@ class Line:
 
     @cached_property
     def regression(self) -> RegressionResultsWrapper:
-        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions (statsmodels)."""
-        from statsmodels.regression.linear_model import WLS
-
-        return WLS(self.sample.y, self._design(self.sample.x[:, 0]), weights=self.sample.weights).fit()
+        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions."""
+        return regress(self._design(self.sample.x[:, 0]), self.sample.y, self.sample.weights)
 
     def _design(self, x: np.ndarray) -> np.ndarray:
         u = np.log10(x) if self.law == "log-linear" else x
@@ -86,11 +84,8 @@ class Line:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95% intervals of intercept and slope by name."""
-        ends = self.regression.conf_int(alpha=0.05)
-        return {
-            name: Interval(float(low), float(high))
-            for name, (low, high) in zip(("intercept", "slope"), ends, strict=True)
-        }
+        intercept, slope = self.regression.conf_int(alpha=0.05).tolist()
+        return {"intercept": Interval(*intercept), "slope": Interval(*slope)}
 
     @property
     def slope_ci95(self) -> Interval:
@@ -137,6 +132,13 @@ class Line:
         ends = [interval.T for interval in (found.conf_int(alpha=0.05), found.conf_int(obs=True, alpha=0.05))]
         columns = [found.predicted_mean, *ends[0], *ends[1]]
         return LinePrediction(*(float(item[0]) if at.ndim == 0 else item.reshape(at.shape) for item in columns))
+
+
+def regress(design: np.ndarray, y: np.ndarray, weights: np.ndarray | float = 1.0) -> RegressionResultsWrapper:
+    """Returns the least-squares fit by statsmodels of y (n,) on the columns of `design` (n, p), weighted (n,)."""
+    from statsmodels.regression.linear_model import WLS
+
+    return WLS(y, design, weights=weights).fit()
 
 
 def fit_line(
