@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from analysis.inference.evidence import PLAUSIBLE
 from analysis.inference.verdicts import Verdict
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import FORMS
-from analysis.laws.intervals import Sample, parameter_intervals
+from analysis.laws.intervals import Interval, Sample, parameter_intervals
 from analysis.laws.line import average
 from analysis.table.columns import find_column
 from analysis.table.decoders import check_decoders
@@ -68,64 +67,73 @@ class JointAnalysis:
         """How much AICc a law is behind the preferred one."""
         return fit.aicc - self.preferred.aicc
 
+    @property
+    def plane(self) -> CurveFit:
+        """The additive law of both axes, which `analyse_axes` always fits."""
+        return next(fit for fit in self.fits if fit.name == "plane")
+
+    @property
+    def plausible(self) -> list[CurveFit]:
+        """Laws of both axes less than 4 AICc behind the best of them."""
+        return [fit for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE]
+
     @cached_property
     def tests(self) -> tuple[FTest, ...]:
         """Each axis beyond the other, and their interaction, as F tests of nested least squares."""
-        plane, both = self.find("plane"), self.find("interaction")
-        found = []
-        for axis, other in ((self.second_name, self.x_name), (self.x_name, self.second_name)):
-            small = dict(self.alone)[other]
-            if plane is not None:
-                found.append(_f_test(f"{axis} beyond {other}", small, plane))
-        if plane is not None and both is not None:
-            found.append(_f_test("interaction", plane, both))
-        return tuple(found)
+        (x, of_x), (second, of_second) = self.alone
+        crossed = self.find("interaction")
+        return (
+            _f_test(f"{second} beyond {x}", of_x, self.plane),
+            _f_test(f"{x} beyond {second}", of_second, self.plane),
+            *([_f_test("interaction", self.plane, crossed)] if crossed else []),
+        )
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of each axis, of their interaction and of the form."""
-        found = []
-        plane = self.find("plane")
-        intervals = {} if plane is None else parameter_intervals(plane)
-        for test, name, per in zip(self.tests, ("c", "b"), (f"per unit of {self.second_name}",
-                                   f"per decade of {self.x_name}"), strict=False):  # fmt: skip
-            low, high = intervals[name]
-            said = f"{low:.4g} .. {high:.4g} {per}, 95%; "
-            said += f"F({test.extra}, {test.dof}) = {test.f:.3g}, p = {test.p_value:.2g}"
-            claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
-            if test.p_value < LEVEL:
-                found.append(Verdict(claim, "supported", said))
-            else:
-                decide = "more values of this axis, at several values of the other"
-                found.append(Verdict(claim, "undecided", f"no effect is resolved: {said}", decide))
+        ends = parameter_intervals(self.plane)
+        second, x, *crossed = self.tests
+        return (
+            self._axis_verdict(second, ends["c"], f"per unit of {self.second_name}"),
+            self._axis_verdict(x, ends["b"], f"per decade of {self.x_name}"),
+            self._additive_verdict(*crossed),
+            self._form_verdict(),
+        )
+
+    def _axis_verdict(self, test: FTest, ends: Interval, per: str) -> Verdict:
+        claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
+        said = f"{ends.low:.4g} .. {ends.high:.4g} {per}, 95%; "
+        said += f"F({test.extra}, {test.dof}) = {test.f:.3g}, p = {test.p_value:.2g}"
+        if test.p_value < LEVEL:
+            return Verdict(claim, "supported", said)
+        decide = "more values of this axis, at several values of the other"
+        return Verdict(claim, "undecided", f"no effect is resolved: {said}", decide)
+
+    def _additive_verdict(self, test: FTest | None = None) -> Verdict:
         claim = "additive: each axis does the same wherever the other stands"
-        crossing = next((test for test in self.tests if test.what == "interaction"), None)
-        both = self.find("interaction")
-        if crossing is None or both is None:
-            reason = dict(self.skipped).get("interaction", "the interaction was not fitted")
+        crossed = self.find("interaction")
+        if test is None or crossed is None:
             decide = f"runs that vary {self.x_name} and {self.second_name} together: the corners of a grid"
-            found.append(Verdict(claim, "undecided", reason, decide))
-        else:
-            low, high = parameter_intervals(both)["d"]
-            said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {crossing.p_value:.2g}"
-            word: Any = "not supported" if crossing.p_value < LEVEL else "undecided"
-            decide = "" if crossing.p_value < LEVEL else "runs at the corners of a grid, which weigh most for it"
-            found.append(Verdict(claim, word, said, decide))
-        near = [fit.name for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE]
+            return Verdict(claim, "undecided", dict(self.skipped)["interaction"], decide)
+        low, high = parameter_intervals(crossed)["d"]
+        said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {test.p_value:.2g}"
+        if test.p_value < LEVEL:
+            return Verdict(claim, "not supported", said)
+        return Verdict(claim, "undecided", said, "runs at the corners of a grid, which weigh most for it")
+
+    def _form_verdict(self) -> Verdict:
         claim = f"form: {self.fits[0].form.formula}"
-        if len(near) == 1 and len(self.fits) > 1:
-            found.append(
-                Verdict(claim, "supported", f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind")
-            )
-        else:
-            others = ", ".join(near[1:]) or "no other law could be fitted"
-            found.append(Verdict(claim, "undecided", f"as good: {others}", "a wider range of both axes"))
-        return tuple(found)
+        others = [fit.name for fit in self.plausible[1:]]
+        if not others and len(self.fits) > 1:
+            reason = f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind"
+            return Verdict(claim, "supported", reason)
+        reason = f"as good: {', '.join(others) or 'no other law could be fitted'}"
+        return Verdict(claim, "undecided", reason, "a wider range of both axes")
 
     @cached_property
     def cautions(self) -> tuple[Caution, ...]:
         """What is wrong with a plausible law of both axes."""
-        return tuple(item for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE for item in fit_flags(fit))
+        return tuple(item for fit in self.plausible for item in fit_flags(fit))
 
     def text(self) -> str:
         """Plain lines for a terminal."""

@@ -377,11 +377,10 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
     says = "scales better than" if item.what == "slope" else "is better in the middle of the shared sizes than"
     claims = [f"{one} {says} {other}" for one, other in ((item.a, item.b), (item.b, item.a))]
     if item.p_holm < 0.05:
-        words: tuple[Word, Word] = ("supported", "not supported")
-        first = (item.difference < 0) == (better == "lower")
-        return [
-            Verdict(claim, word, reason) for claim, word in zip(claims, words if first else words[::-1], strict=True)
-        ]
+        words: list[Word] = ["supported", "not supported"]
+        if (item.difference < 0) != (better == "lower"):
+            words.reverse()
+        return [Verdict(claim, word, reason) for claim, word in zip(claims, words, strict=True)]
     size = abs(item.difference)
     have = configurations[item.a] + configurations[item.b]
     factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf

@@ -87,9 +87,12 @@ class LawComparison:
         replications; with the rival in results/coverage).
         """
         inside = self.sample.low * (1 - 1e-9) <= at <= self.sample.high * (1 + 1e-9)
-        if inside or self.rival is None or self.rival in self.plausible:
-            return self.plausible
-        return (*self.plausible, self.rival)
+        return self.plausible if inside else self.heard_outside
+
+    @property
+    def heard_outside(self) -> tuple[CurveFit, ...]:
+        """The plausible laws and their rival."""
+        return tuple(dict.fromkeys((*self.plausible, self.rival or self.preferred)))
 
     def envelope(self, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
         """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
@@ -120,14 +123,9 @@ class LawComparison:
         span = math.log10(sample.high / sample.low)
         near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
         steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
-        fits = list(self.plausible)
-        rival = self.rival
-        if rival is None:
+        if self.rival is None:
             steps = steps[:1]
-        elif rival not in fits:
-            fits.append(rival)
-        at = sample.high * 10**steps
-        bands = [run_interval(fit, sample, at) for fit in fits]
+        bands = [run_interval(fit, sample, sample.high * 10**steps) for fit in self.heard_outside]
         width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
         agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
         reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1
@@ -217,17 +215,14 @@ def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, count: int | No
     if count < 1 or sample.n - count < 4:
         return ()
     largest_trained = sample.x[order[sample.n - count - 1], 0]
-    small, large = (
-        np.flatnonzero(mask) for mask in (sample.x[:, 0] <= largest_trained, sample.x[:, 0] > largest_trained)
-    )
-    trained = sample.take(small)
+    trained = sample.take(np.flatnonzero(sample.x[:, 0] <= largest_trained))
+    large = order[sample.x[order, 0] > largest_trained]
     if len(large) == 0 or len(np.unique(trained.x)) < 3:
         return ()
     comparison = compare_laws(trained, names)
-    large = large[np.argsort(sample.x[large, 0], kind="stable")]
     tests, bands = [], []
     at = sample.x[large]
-    for fit in dict.fromkeys((*comparison.fits, *((comparison.rival,) if comparison.rival else ()))):
+    for fit in dict.fromkeys((*comparison.fits, *comparison.heard_outside)):
         # Held-out means have the weight of their own runs.
         ends = [run_interval(fit, trained, sample.x[i : i + 1], float(sample.runs[i])) for i in large]
         low, high = np.array(ends)[:, :, 0].T
@@ -250,6 +245,11 @@ class LackOfFit(NamedTuple):
     f: float
     dof: tuple[int, int]
     p: float
+
+    @property
+    def text(self) -> str:
+        """The test as it is printed."""
+        return f"F({self.dof[0]}, {self.dof[1]}) = {self.f:.3g}, p = {self.p:.2g}"
 
 
 def lack_of_fit(sample: Sample, fit: CurveFit) -> LackOfFit | None:
@@ -311,6 +311,11 @@ class Curvature(NamedTuple):
     def resolved(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def text(self) -> str:
+        """The term as it is printed."""
+        return f"quadratic term {self.bend:.3g}, 95% interval {self.low:.3g} .. {self.high:.3g}"
 
     def slope_at(self, u: float) -> float:
         """The slope of the bent line at u."""

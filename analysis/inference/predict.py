@@ -132,7 +132,7 @@ def reach(comparison: LawComparison, target: float, extrapolate: bool = False) -
         raise UserError(f"target {target:g}: {sample.x_name} goes down to {sample.low:g}; expected sizes above 0")
     limits = comparison.horizon
     rows = []
-    for fit in dict.fromkeys((*comparison.plausible, *((comparison.rival,) if comparison.rival else ()))):
+    for fit in comparison.heard_outside:
         found = inverse(fit, target)
         inside = bool(found.pieces) and all(
             item.low >= limits.low * (1 - 1e-9) and item.high <= limits.high * (1 + 1e-9) for item in found.pieces
@@ -146,9 +146,9 @@ def reach(comparison: LawComparison, target: float, extrapolate: bool = False) -
 def _withheld(found: InverseSet, limits: Horizon) -> InverseSet:
     """The part of a set that lies within the horizon; what lies beyond loses its numbers."""
     kept = tuple(
-        Interval(item.low if item.low >= limits.low else 0.0, item.high if item.high <= limits.high else np.inf)
-        for item in found.pieces
-        if item.low <= limits.high and item.high >= limits.low
+        Interval(low if low >= limits.low else 0.0, high if high <= limits.high else np.inf)
+        for low, high in found.pieces
+        if low <= limits.high and high >= limits.low
     )
     estimate = found.estimate
     if estimate is not None and not limits.low <= estimate <= limits.high:

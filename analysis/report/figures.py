@@ -102,15 +102,13 @@ def joint_figure(found: JointAnalysis) -> Figure:
     x, second, y = found.sample.x[:, 0], found.sample.x[:, 1], found.sample.y
     figure, (left, right) = panels(2)
     levels = np.unique(second)
-    plane = found.find("plane")
     for i, level in enumerate(levels):
         shade = str(0.05 + 0.75 * (1 - i / max(1, len(levels) - 1)))
         chosen = second == level
         left.scatter(x[chosen], y[chosen], color=shade, edgecolors=INK, s=36, linewidths=0.6, zorder=3,
                      label=f"{found.second_name} {level:g}")  # fmt: skip
-        if plane is not None:
-            span = np.geomspace(x.min(), x.max(), 50)
-            left.plot(span, plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
+        span = np.geomspace(x.min(), x.max(), 50)
+        left.plot(span, found.plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
     log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
     left.set_xlabel(display_name(found.x_name))
     left.set_ylabel(display_name(found.y_name))
