@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.table.columns import find_column
 from drorae.errors import UserError
 from drorae.metrics.registry import better
+from drorae.trial.folder import Status
 
 
 def upwards(name: str) -> bool:
@@ -36,7 +37,7 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
     usable = np.isfinite(numbers.to_numpy(dtype=float)).all(axis=1)
     if "status" in frame.columns:
-        usable &= (frame["status"] == "finished").to_numpy()
+        usable &= (frame["status"] == Status.FINISHED).to_numpy()
     if not usable.any():
         raise UserError(f"{', '.join(objectives)}: no finished run has all of them")
     costs = numbers[usable].to_numpy(dtype=float) * np.array([-1.0 if upwards(name) else 1.0 for name in objectives])

@@ -54,8 +54,7 @@ def _stated_decoders(used: pd.DataFrame) -> pd.DataFrame:
 
 def decoder_notes(used: pd.DataFrame) -> list[tuple[str, str]]:
     """What a reader should know of the rows' phase-1 decoders, as (code, message)."""
-    known = _stated_decoders(used)
-    notes = []
+    known, notes = _stated_decoders(used), []
     number = known[DECODER].nunique() if len(known) else 0
     if number > 1:
         notes.append(("mixed-decoders", f"the runs started from {number} phase-1 decoders of different weights"))

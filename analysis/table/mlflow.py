@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
+from drorae.trial.folder import Status
 
 _MLFLOW_COLUMNS = {
     "fusion.variant": "variant",
@@ -20,6 +21,10 @@ _MLFLOW_COLUMNS = {
     "fusion.num_layers": "num_layers",
 }
 
+_UNFINISHED = {
+    "RUNNING": Status.RUNNING, "SCHEDULED": Status.RUNNING, "FAILED": Status.FAILED, "KILLED": Status.FAILED,
+}  # fmt: skip
+"""What a trial is that MLflow does not call finished."""
 _SQLITE = "sqlite:///"
 
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -99,15 +104,11 @@ def _ask_mlflow(
         runs: list[_Run] = []
         token = None
         while True:
-            page = client.search_runs(
-                [experiment_id],
-                filter_string=" and ".join(conditions),
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            runs += [
-                _Run(run.info.run_id, run.info.status, run.data.params, run.data.metrics, run.data.tags) for run in page
-            ]
+            order = ["attributes.start_time ASC"]
+            page = client.search_runs([experiment_id], " and ".join(conditions), order_by=order, page_token=token)
+            for run in page:
+                data = run.data
+                runs.append(_Run(run.info.run_id, run.info.status, data.params, data.metrics, data.tags))
             token = page.token
             if not token:
                 return experiment_id, runs
@@ -147,29 +148,11 @@ def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> 
                 )
             }
             chosen = f"where run_uuid in (select run_uuid from runs where {of_runs})"
-            # Most of a config is the same in every run, and then said once.
-            same: dict[str, str] = {}
-            different: list[str] = []
-            for name, low, high, count in store.execute(
-                f"select key, min(value), max(value), count(*) from params {chosen} group by key", arguments
-            ):
-                if low == high and count == len(runs):
-                    same[name] = low
-                else:
-                    different.append(name)
-            for run in runs.values():
-                run.params.update(same)
-            marks = ",".join("?" * len(different))
-            for key, name, value in store.execute(
-                f"select run_uuid, key, value from params {chosen} and key in ({marks})", [*arguments, *different]
-            ):
-                runs[key].params[name] = value
-            for key, name, value in store.execute(f"select run_uuid, key, value from tags {chosen}", arguments):
-                runs[key].tags[name] = value
-            for key, name, value, nan in store.execute(
-                f"select run_uuid, key, value, is_nan from latest_metrics {chosen}", arguments
-            ):
-                runs[key].metrics[name] = math.nan if nan else value
+            for table, field in (("params", "params"), ("tags", "tags"), ("latest_metrics", "metrics")):
+                value = "case when is_nan then 'nan' else value end" if field == "metrics" else "value"
+                rows = store.execute(f"select run_uuid, key, {value} from {table} {chosen}", arguments)
+                for key, name, stored in rows:
+                    getattr(runs[key], field)[name] = float(stored) if field == "metrics" else stored
     except (sqlite3.Error, KeyError):
         return None
     return str(found[0]), list(runs.values())
@@ -192,21 +175,15 @@ def check_store(tracking_uri: str) -> None:
 
 
 def _trial_row(run: _Run) -> dict[str, object]:
-    row: dict[str, object] = {}
-    for name, value in run.params.items():
-        row[_MLFLOW_COLUMNS.get(name, name)] = value
+    row: dict[str, object] = {_MLFLOW_COLUMNS.get(name, name): value for name, value in run.params.items()}
     # In a config 0 stands for all layers; only the trial knows how many those were, and says so as a metric.
     if str(row.get("num_layers")) == "0":
         row["num_layers"] = None
     # MLflow stores infinity as the largest float.
     row |= {name: math.inf if abs(value) > 1e308 else value for name, value in run.metrics.items()}
-    tag = str(run.tags.get("drorae.status", "finished")).lower()
-    fallback = {"RUNNING": "running", "SCHEDULED": "running", "FAILED": "failed", "KILLED": "failed"}
-    ended = fallback.get(run.status)
-    row["status"] = ended if ended and tag == "finished" else tag
-    row["config_hash"] = run.tags.get("drorae.config_hash")
-    row["reason"] = run.tags.get("drorae.reason")
-    row["run_id"] = run.run_id
+    status = str(run.tags.get("drorae.status", Status.FINISHED)).lower()
+    row["status"] = _UNFINISHED.get(run.status, status) if status == Status.FINISHED else status
+    row |= {name: run.tags.get(f"drorae.{name}") for name in ("config_hash", "reason")} | {"run_id": run.run_id}
     row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
     if "drorae.tuning" in run.tags:
         row["tuning"] = run.tags["drorae.tuning"]
@@ -215,13 +192,8 @@ def _trial_row(run: _Run) -> dict[str, object]:
 
 def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
-    first = [
-        name
-        for name in ("config_hash", "variant", "expert_hidden_dim", "num_layers", "seed", "status")
-        if name in frame.columns
-    ]
-    frame = frame[first + sorted(name for name in frame.columns if name not in first)]
-    for name in ("expert_hidden_dim", "num_layers", "seed"):
-        if name in frame.columns:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    return frame
+    first = ("config_hash", "variant", "expert_hidden_dim", "num_layers", "seed", "status")
+    leading = [name for name in first if name in frame.columns]
+    frame = frame[leading + sorted(set(frame.columns) - {*leading})]
+    counts = frame.columns.intersection(["expert_hidden_dim", "num_layers", "seed"])
+    return frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in counts})

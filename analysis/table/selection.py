@@ -13,9 +13,7 @@ import pandas as pd
 from analysis.table.columns import bad_cell, find_column, numbers, texts
 from analysis.table.decoders import check_decoders
 from drorae.errors import UserError
-
-STATUSES = ("finished", "unconverged", "diverged", "pruned", "failed", "running", "missing")
-"""What a trial can be. Only finished ones are fitted unless another is asked for by name."""
+from drorae.trial.folder import Status
 
 CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
 """Columns that, beside x and every dotted config column, tell one configuration from another."""
@@ -56,12 +54,8 @@ class Selection:
     @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seed of every used row as text; empty where the table has none."""
-        if "seed" not in self.used.columns:
-            return ("",) * len(self.used)
-        column = self.used["seed"]
-        return tuple(
-            "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column
-        )
+        column = self.used["seed"] if "seed" in self.used.columns else [None] * len(self.used)
+        return tuple("" if pd.isna(item) else f"{item:g}" if isinstance(item, float) else str(item) for item in column)
 
     @cached_property
     def configurations(self) -> np.ndarray:
@@ -72,11 +66,9 @@ class Selection:
         """
         if not any(self.seeds):
             return np.arange(len(self.x))
-        columns = [name for name in CONFIGURATION_COLUMNS if name in self.used.columns]
-        columns += [name for name in self.used.columns if "." in str(name) and name not in columns]
+        columns = [name for name in self.used.columns if name in CONFIGURATION_COLUMNS or "." in str(name)]
         columns = [name for name in columns if self.used[name].nunique(dropna=False) > 1]
-        keys = pd.DataFrame({name: self.used[name].astype(str).to_numpy() for name in columns})
-        keys["x"] = self.x
+        keys = self.used[columns].astype(str).reset_index(drop=True).assign(x=self.x)
         return keys.groupby(list(keys.columns), sort=False, dropna=False).ngroup().to_numpy()
 
     def take(self, chosen: np.ndarray) -> Selection:
@@ -111,14 +103,13 @@ def select(
             (`check_decoders`).
     """
     include = tuple(include)
-    for name in include:
-        if name not in STATUSES:
-            raise UserError(f"include {name}: no such status; statuses: {', '.join(STATUSES)}")
+    if unknown := [name for name in include if name not in [*Status]]:
+        raise UserError(f"include {unknown[0]}: no such status; statuses: {', '.join(Status)}")
     x_column, y_column = find_column(frame, x), find_column(frame, y)
     if x_column == y_column:
         raise UserError(f"{y} on {x}: both are the column {y}; expected a size for x and a metric for y")
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
-    reasons = _reasons(frame, {"finished", *include}, {x_column: x_values, y_column: y_values})
+    reasons = _reasons(frame, {Status.FINISHED, *include}, {x_column: x_values, y_column: y_values})
     size = sample_column(frame, y)
     counted = pd.Series(np.nan, frame.index) if size is None else pd.to_numeric(frame[size], errors="coerce")
     counts = counted.to_numpy(dtype=float)
@@ -141,8 +132,8 @@ def select(
     check_measurements(used, y)
     check_decoders(used, y, by=by)
     images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
-    stopped = [status.lower() == "pruned" for status in texts(frame, "status")]
-    shown = any(stopped) and "pruned" not in include and not any("best" in role for role in texts(frame, "tuning"))
+    stopped = [status.lower() == Status.PRUNED for status in texts(frame, "status")]
+    shown = any(stopped) and Status.PRUNED not in include and not any("best" in role for role in texts(frame, "tuning"))
     return Selection(
         used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
         include, frame[stopped] if shown else None,
@@ -163,7 +154,7 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
     tuned = any("best" in role for role in roles)
     reasons = []
     for i in range(len(frame)):
-        status = statuses[i].lower() if "status" in frame.columns else "finished"
+        status = statuses[i].lower() if "status" in frame.columns else Status.FINISHED
         bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
         if status not in allowed:
             reasons.append(f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
