@@ -41,13 +41,10 @@ _SETTINGS = threading.Lock()
 """Held while matplotlib's settings, which all threads share, are a figure's."""
 
 _NAMES = {
-    "params": "Fusion parameters",
-    "fusion_params": "Fusion parameters",
+    **dict.fromkeys(("params", "fusion_params"), "Fusion parameters"),
     "fusion_params_paper": "Fusion parameters (paper's formula)",
-    "capacity": "Expert hidden dim",
-    "expert_hidden_dim": "Expert hidden dim",
-    "layers": "Fused layers",
-    "num_layers": "Fused layers",
+    **dict.fromkeys(("capacity", "expert_hidden_dim"), "Expert hidden dim"),
+    **dict.fromkeys(("layers", "num_layers"), "Fused layers"),
 }
 
 
@@ -245,14 +242,14 @@ def _scatter(axes: Axes, line: Line, y: np.ndarray) -> None:
     x, of = line.selection.x, line.selection.seeds
     seeds = sorted(set(of), key=lambda seed: (len(seed), seed))
     many = len(x) > RASTER_POINTS
-    marks: list[tuple[np.ndarray, str, str, str]] = []
+    styles: Sequence[tuple[str, str]] = _SEED_STYLES if len(seeds) > 1 else (("o", INK),)
+    marks = [
+        (np.array([item == seed for item in of]), style, f"seed {seed}" if seed else "runs")
+        for seed, style in zip(seeds, styles, strict=False)
+    ]
     if len(seeds) > len(_SEED_STYLES):
-        marks.append((np.full(len(x), True), "o", "#999999", f"runs of {len(seeds)} seeds"))
-    else:
-        for i, seed in enumerate(seeds):
-            marker, colour = _SEED_STYLES[i] if len(seeds) > 1 else ("o", INK)
-            marks.append((np.array([item == seed for item in of]), marker, colour, f"seed {seed}" if seed else "runs"))
-    for chosen, marker, colour, label in marks:
+        marks = [(np.full(len(x), True), ("o", "#999999"), f"runs of {len(seeds)} seeds")]
+    for chosen, (marker, colour), label in marks:
         axes.scatter(
             x[chosen], y[chosen], marker=marker, s=12 if many else 42, color=colour, edgecolors=INK,
             linewidths=0.3 if many else 0.7, zorder=3, label=label, rasterized=many,

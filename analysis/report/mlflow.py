@@ -70,16 +70,10 @@ def write_fits(
         for analysis in analyses:
             line = analysis.line
             run_id = _run_of(client, experiment_id, line, parent_run)
-            values = {
-                "slope": line.slope,
-                "intercept": line.intercept,
-                "r2": line.curve.r2,
-                "slope_ci_low": line.slope_ci95.low,
-                "slope_ci_high": line.slope_ci95.high,
-                "residual_sd": line.curve.residual_sd,
-                "n": float(line.n),
-                "n_configurations": float(line.sample.n),
-            }
+            low, high = line.slope_ci95
+            values = {name: float(getattr(line, name)) for name in ("slope", "intercept", "n")}
+            values |= {"r2": line.curve.r2, "residual_sd": line.curve.residual_sd}
+            values |= {"slope_ci_low": low, "slope_ci_high": high, "n_configurations": float(line.sample.n)}
             now = get_current_time_millis()
             metrics = [Metric(key, value, now, 0) for key, value in values.items()]
             codes = ", ".join(item.code for item in cautions(line))
@@ -96,13 +90,8 @@ def _run_of(client: MlflowClient, experiment_id: str, line: Line, parent_run: st
     from mlflow.entities import ViewType
 
     x, y = line.sample.x_name, line.sample.y_name
-    identity = {
-        "drorae.kind": "analysis",
-        "drorae.x": x,
-        "drorae.y": y,
-        "drorae.law": line.law,
-        "drorae.unit": line.unit,
-    }
+    tags = {"kind": "analysis", "x": x, "y": y, "law": line.law, "unit": line.unit}
+    identity = {f"drorae.{name}": value for name, value in tags.items()}
     if parent_run is not None:
         identity["mlflow.parentRunId"] = parent_run
     conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())

@@ -38,6 +38,8 @@ def fit_table(
     include: Iterable[str] = (),
     unit: Unit = "configuration",
     out: str | Path | None = None,
+    title: str | None = None,
+    images: Mapping[str, Path] | None = None,
     command: str | None = None,
 ) -> FitOutcome:
     """Fits each metric of `y` on `x` over the usable rows of `frame`.
@@ -48,6 +50,8 @@ def fit_table(
         y: columns of the metrics.
         law, include, unit: see `analyse`.
         out: folder that the report is written to; none by default.
+        title: of the report; by default what is fitted to what.
+        images: caption to PNG file, embedded in the report.
         command: printed in the report as the way to make it again.
 
     Raises:
@@ -58,7 +62,7 @@ def fit_table(
         raise UserError("y: expected at least one metric, such as psnr or rfd_dinov2")
     include = tuple(include)
     analyses = [analyse(frame, x, name, law, include, unit) for name in names]
-    return report_analyses(analyses, out, f"{', '.join(names)} against {x}", command=command)
+    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command)
 
 
 def report_analyses(
