@@ -194,7 +194,7 @@ def compare_designs(
     column = find_column(frame, by)
     chosen = select(frame, x, y, include, law == "log-linear", column)
     names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
-    _check_names(names, by, len(chosen.x), reference)
+    pairs = _pairs(names, by, len(chosen.x), reference)
     cells = [_cell(name, chosen.take((chosen.used[column].astype(str) == name).to_numpy()), law) for name in names]
     middle = _middle(cells, f"{y} on {x} by {by}", x)
     estimates = _regression(cells, middle, errors)
@@ -202,9 +202,6 @@ def compare_designs(
     if paired:
         _check_paired(cells, by, x)
         estimates = _regression(cells, middle, errors, paired=True)
-    pairs = list(itertools.combinations(range(len(names)), 2))
-    if reference is not None:
-        pairs = [(i, names.index(reference)) for i, name in enumerate(names) if name != reference]
     differences = _differences(names, pairs, estimates)
     have = {cell.name: cell.sample.n for cell in cells}
     claims = tuple(verdict for item in differences for verdict in _verdicts(item, direction, have))
@@ -251,14 +248,18 @@ class _Estimates:
     parallel_p: float
 
 
-def _check_names(names: Sequence[str], by: str, rows: int, reference: str | None) -> None:
+def _pairs(names: Sequence[str], by: str, rows: int, reference: str | None) -> list[tuple[int, int]]:
+    """The designs to compare, by their numbers."""
     if len(names) < 2:
         raise UserError(
             f"by {by}: {f'only {names[0]}' if names else 'no value'} in {rows} usable rows; "
             "expected at least two designs to compare"
         )
-    if reference is not None and reference not in names:
+    if reference is None:
+        return list(itertools.combinations(range(len(names)), 2))
+    if reference not in names:
         raise UserError(f"reference {reference}: no such design; {by} is one of {', '.join(names)}")
+    return [(i, names.index(reference)) for i, name in enumerate(names) if name != reference]
 
 
 def _cell(name: str, part: Selection, law: Law) -> _Cell:
@@ -401,7 +402,7 @@ def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Error
             f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
             f"{least.design}; errors separate gives each its own variance",
         )
-    lows, highs = [cell.u.min() for cell in cells], [cell.u.max() for cell in cells]
+    lows, highs = zip(*((cell.u.min(), cell.u.max()) for cell in cells), strict=True)
     shared = (min(highs) - max(lows)) / (max(highs) - min(lows))
     if shared < 0.8:
         yield Caution(

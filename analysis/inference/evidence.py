@@ -94,13 +94,14 @@ class LawComparison:
         """The plausible laws and their rival."""
         return tuple(dict.fromkeys((*self.plausible, self.rival or self.preferred)))
 
-    def envelope(self, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
+    def envelope(self, at: np.ndarray, seeds: np.ndarray | float = 1) -> tuple[np.ndarray, np.ndarray]:
         """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
+        seeds = np.broadcast_to(seeds, len(at))
         heard = [self.heard(float(x)) for x in at]
         lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
         for fit in dict.fromkeys(fit for laws in heard for fit in laws):
             asked = np.array([fit in laws for laws in heard])
-            low, high = run_interval(fit, self.sample, at[asked], seeds)
+            low, high = run_interval(fit, self.sample, at[asked], seeds[asked])
             lows[asked], highs[asked] = np.minimum(lows[asked], low), np.maximum(highs[asked], high)
         return lows, highs
 
@@ -220,23 +221,15 @@ def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, count: int | No
     if len(large) == 0 or len(np.unique(trained.x)) < 3:
         return ()
     comparison = compare_laws(trained, names)
-    tests, bands = [], []
-    at = sample.x[large]
-    for fit in dict.fromkeys((*comparison.fits, *comparison.heard_outside)):
-        # Held-out means have the weight of their own runs.
-        ends = [run_interval(fit, trained, sample.x[i : i + 1], float(sample.runs[i])) for i in large]
-        low, high = np.array(ends)[:, :, 0].T
-        if fit in comparison.fits:
-            tests.append(BackTest(fit.name, trained.n, _held_out(at, sample.y[large], fit.value(at), low, high)))
-        asked = np.array([fit in comparison.heard(float(size[0])) for size in at])
-        bands.append((np.where(asked, low, np.inf), np.where(asked, high, -np.inf)))
-    low, high = np.min([item[0] for item in bands], axis=0), np.max([item[1] for item in bands], axis=0)
-    envelope = _held_out(at, sample.y[large], comparison.preferred.value(at), low, high)
-    return (BackTest("envelope", trained.n, envelope), *tests)
-
-
-def _held_out(x: np.ndarray, *columns: np.ndarray) -> tuple[HeldOutSize, ...]:
-    return tuple(HeldOutSize(*map(float, row)) for row in zip(x[:, 0], *columns, strict=True))
+    # Held-out means have the weight of their own runs.
+    at, seeds = sample.x[large, 0], sample.runs[large]
+    bands = [("envelope", comparison.preferred, comparison.envelope(at, seeds))]
+    bands += [(fit.name, fit, run_interval(fit, trained, at, seeds)) for fit in comparison.fits]
+    tests = []
+    for law, fit, ends in bands:
+        columns = np.column_stack([at, sample.y[large], fit.value(at), *ends]).tolist()
+        tests.append(BackTest(law, trained.n, tuple(HeldOutSize(*row) for row in columns)))
+    return tuple(tests)
 
 
 class LackOfFit(NamedTuple):

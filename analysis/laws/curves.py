@@ -295,13 +295,10 @@ def fit_curve(
     if w.shape != y.shape or not np.all(w > 0):
         raise UserError(f"law {form.name}: expected one weight above 0 for each of {len(y)} points")
     w = w / w.mean()
-    if method == "least-squares":
-        return _least_squares(form, x, y, w)
-    if method == "log-log":
-        return _log_log(form, x, y, w)
-    if method == "huber":
-        return _huber(form, x, y, w)
-    raise UserError(f"method {method}: no such method; methods: least-squares, log-log, huber")
+    methods = {"least-squares": _least_squares, "log-log": _log_log, "huber": _huber}
+    if method not in methods:
+        raise UserError(f"method {method}: no such method; methods: {', '.join(methods)}")
+    return methods[method](form, x, y, w)
 
 
 def _solve(phi: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

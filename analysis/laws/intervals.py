@@ -213,24 +213,26 @@ def new_point_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.nd
     return _intervals(fit, at, 1.0)
 
 
-def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
+def run_interval(
+    fit: CurveFit, sample: Sample, at: np.ndarray, seeds: np.ndarray | float = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ends (points,) of the 95% interval of the mean of new runs of a new configuration.
 
     Args:
         fit: the law.
         sample: what it was fitted to.
         at: sizes, shape (points,) or (points, axes).
-        seeds: number of new runs in the mean.
+        seeds: number of new runs in the mean, one for all sizes or of shape (points,).
 
     Where configurations have one run each that is s^2 (1 + h) and exact t. With r seeds each, means scatter by less
     than runs do: the variance is s^2 (1 + h) + seed_sd^2 (1 / seeds - 1 / r), with Satterthwaite's degrees of freedom.
     """
     at = sizes(at)
     spread = fit.residual_sd**2
-    added = sample.seed_sd**2 * (1 / seeds - 1 / sample.runs_at_unit_weight)
-    if added <= 0 or spread <= 0 or sample.seed_dof == 0:
-        # More seeds than the data have: the exact part alone, which is no narrower than it should be.
+    if spread <= 0 or sample.seed_dof == 0:
         return new_point_interval(fit, at)
+    # With more seeds than the data have: the exact part alone, which is no narrower than it should be.
+    added = np.maximum(sample.seed_sd**2 * (1 / np.asarray(seeds) - 1 / sample.runs_at_unit_weight), 0)
     profile = fit.profile
     best = int(np.argmin(profile.rss(fit.y)))
     functional = fit.form.basis(at, profile.t[best])[0]
@@ -240,16 +242,17 @@ def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1
 
 
 def _intervals(
-    fit: CurveFit, at: np.ndarray, extra: float, t_values: np.ndarray | float = 0.0
+    fit: CurveFit, at: np.ndarray, extra: np.ndarray | float, t_values: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends (points,) of the intervals at sizes `at`, a part of the sizes at a time to keep the arrays small."""
     profile, at = fit.profile, sizes(at)
-    quantiles, ends = np.broadcast_to(t_values, len(at)), np.empty((2, len(at)))
+    extras, quantiles = np.broadcast_to(extra, len(at)), np.broadcast_to(t_values, len(at))
+    ends = np.empty((2, len(at)))
     step = max(1, 4_000_000 // (len(profile.t) * profile.n))
     for first in range(0, len(at), step):
         part = slice(first, first + step)
         functionals = np.swapaxes(fit.form.basis(at[part], profile.t)[0], 0, 1)
-        ends[:, part] = profile.interval(fit.y, functionals, extra, quantiles[part])
+        ends[:, part] = profile.interval(fit.y, functionals, extras[part], quantiles[part])
     return ends[0], ends[1]
 
 
@@ -296,14 +299,12 @@ def fieller(fit: CurveFit, target: float) -> InverseSet:
     a, b, c = slope**2 - scale / sxx, slope * away, away**2 - scale / total
     estimate = _power_of_ten(centre + away / slope) if slope else None
     root2 = b**2 - a * c
-    if a > 0:
-        ends = sorted((b + sign * np.sqrt(max(root2, 0))) / a for sign in (-1, 1))
-        return InverseSet(estimate, (Interval(*(_power_of_ten(centre + d) for d in ends)),), True)
-    if root2 <= 0 or a == 0:
+    if a == 0 or (a < 0 and root2 <= 0):
         return InverseSet(estimate, (EVERYTHING,), False)
-    ends = sorted((b + sign * np.sqrt(root2)) / a for sign in (-1, 1))
-    first, second = (_power_of_ten(centre + d) for d in ends)
-    return InverseSet(estimate, (Interval(0.0, first), Interval(second, np.inf)), False)
+    low, high = (_power_of_ten(centre + d) for d in sorted((b + sign * np.sqrt(max(root2, 0))) / a for sign in (-1, 1)))
+    if a > 0:
+        return InverseSet(estimate, (Interval(low, high),), True)
+    return InverseSet(estimate, (Interval(0.0, low), Interval(high, np.inf)), False)
 
 
 def _power_of_ten(u: float) -> float:

@@ -24,7 +24,6 @@ from drorae.trial.folder import Status
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import Formatter
 
 INK, LINE = "#222222", "#0072B2"
 _LAW_STYLES: list[Any] = ["-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
@@ -108,16 +107,14 @@ def joint_figure(found: JointAnalysis) -> Figure:
         span = np.geomspace(x.min(), x.max(), 50)
         left.plot(span, found.plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
     log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
-    left.set_xlabel(display_name(found.x_name))
-    left.set_ylabel(display_name(found.y_name))
+    left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
     left.legend(fontsize=7, frameon=False, ncols=2)
     best = found.fits[0]
     fitted = best.value(found.sample.x)
     right.scatter(fitted, y, color=LINE, edgecolors=INK, s=36, linewidths=0.6)
     ends = [min(fitted.min(), y.min()), max(fitted.max(), y.max())]
     right.plot(ends, ends, color=INK, lw=0.8)
-    right.set_xlabel(f"by {best.form.formula}")
-    right.set_ylabel(f"{display_name(found.y_name)}, measured")
+    right.set(xlabel=f"by {best.form.formula}", ylabel=f"{display_name(found.y_name)}, measured")
     return figure
 
 
@@ -134,8 +131,7 @@ def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Pat
     values = pd.to_numeric(every[x], errors="coerce")
     if values.min() > 0 and values.max() / values.min() > 10:
         axes.set_xscale("log")
-    axes.set_xlabel(display_name(x))
-    axes.set_ylabel(display_name(y))
+    axes.set(xlabel=display_name(x), ylabel=display_name(y))
     axes.legend(frameon=False)
     return save(figure, directory, "pareto")["png"]
 
@@ -187,7 +183,8 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     others = _draw_rivals(axes, analysis)
     axes.axvline(sample.high, color="#888888", lw=0.8, ls=":")
     axes.axvline(end, color="#888888", lw=0.8)
-    free = (0.98, "top") if line.slope > 0 else (0.02, "bottom")
+    rising = line.slope > 0
+    free = (0.98, "top") if rising else (0.02, "bottom")
     axes.annotate(
         "trusted horizon", (end, free[0]), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va=free[1],
         textcoords="offset points", rotation=90, fontsize=7, color="#555555",
@@ -199,11 +196,9 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     # Room for the legend on the side the line leaves free.
     bottom, top = axes.get_ylim()
     room = (0.34 + 0.05 * others) * (top - bottom)
-    axes.set_ylim(bottom - (room if line.slope > 0 else 0), top + (room if line.slope <= 0 else 0))
-    axes.legend(
-        facecolor="white", edgecolor="white", framealpha=1, fontsize=8,
-        loc="lower right" if line.slope > 0 else "upper right",
-    )  # fmt: skip
+    axes.set_ylim(bottom - room * rising, top + room * (not rising))
+    where = "lower right" if rising else "upper right"
+    axes.legend(facecolor="white", edgecolor="white", framealpha=1, fontsize=8, loc=where)
 
 
 def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -> None:
@@ -264,24 +259,18 @@ def _x_axis(axes: Axes, line: Line, end: float) -> None:
         margin = 10 ** (0.035 * decades)
         axes.set_xlim(line.sample.low / margin, end * margin)
     else:
-        axes.xaxis.set_major_formatter(_short_labels())
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.set_xlabel(display_name(line.sample.x_name))
 
 
 def log_axis(axes: Axes, subs: Sequence[float]) -> None:
     """Makes the x axis one of log10 of a size, with labels at these multiples of the powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(_short_labels())
-
-
-def _short_labels() -> Formatter:
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: short(value))
+    axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
 
 
 def short(value: float) -> str:

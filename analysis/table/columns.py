@@ -148,7 +148,4 @@ def bad_cell(value: object) -> str:
 
 def texts(frame: pd.DataFrame, column: str) -> list[str]:
     """Returns a column as stripped text, one per row; empty for missing cells and for a column that is not there."""
-    if column not in frame.columns:
-        return [""] * len(frame)
-    cells = frame[column]
-    return [str(value).strip() for value in cells.astype(object).where(cells.notna(), "")]
+    return [_text(value) for value in frame[column]] if column in frame.columns else [""] * len(frame)

@@ -81,15 +81,14 @@ def check_axes(axes: Mapping[str, np.ndarray]) -> None:
             only = "one value" if levels == 1 else "two values"
             raise UserError(f"{name}: the axis takes {only} only; expected at least {LEAST_LEVELS}; leave it out")
     for name, values in axes.items():
-        others = [other for key, other in axes.items() if key != name]
+        others = {key: other - other.mean() for key, other in axes.items() if key != name}
         if not others:
             continue
-        centred = values - values.mean()
-        design = np.column_stack([other - other.mean() for other in others])
-        coefficients, *_ = np.linalg.lstsq(design, centred, rcond=None)
-        left = float(np.sum((centred - design @ coefficients) ** 2) / np.sum(centred**2))
+        centred, design = values - values.mean(), np.column_stack([*others.values()])
+        residual = centred - design @ np.linalg.lstsq(design, centred, rcond=None)[0]
+        left = float(np.sum(residual**2) / np.sum(centred**2))
         if left < 1 / COLLINEAR_VIF:
-            rest = " and ".join(key for key in axes if key != name)
+            rest = " and ".join(others)
             raise UserError(
                 f"{name}: collinear with {rest} in these runs (R2 {1 - left:.6f}); their effects cannot be told apart; "
                 "leave one out, or vary them independently"
