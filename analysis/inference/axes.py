@@ -152,8 +152,8 @@ class JointAnalysis:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Name, formula, parameters, R2 and AICc behind the preferred law, of every law fitted."""
         rows = []
-        named = [*((fit.name, fit) for fit in self.fits), *((f"{axis} alone", fit) for axis, fit in self.alone)]
-        for name, fit in named:
+        alone = [(f"{axis} alone", fit) for axis, fit in self.alone]
+        for name, fit in [*((fit.name, fit) for fit in self.fits), *alone]:
             values = ", ".join(
                 f"{key} {value:.4g} ({low:.4g} .. {high:.4g})" + (" at its bound" if key in fit.at_bound else "")
                 for (key, (low, high)), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)

@@ -271,13 +271,10 @@ def influence(fit: CurveFit) -> tuple[Influence, ...]:
 
     Exact for linear laws; for curved ones those of the tangent plane.
     """
-    root = np.sqrt(fit.weights)
-    jacobian = fit.form.gradient(fit.x, fit.parameters) * root[:, None]
-    lengths = np.linalg.norm(jacobian, axis=0)
-    lengths[lengths == 0] = 1
-    q, r = np.linalg.qr(jacobian / lengths)
+    unit, lengths = fit.jacobian()
+    q, r = np.linalg.qr(unit)
     leverage = np.minimum(np.sum(q**2, axis=1), 1 - 1e-12)
-    left = (fit.y - fit.value(fit.x)) * root
+    left = (fit.y - fit.value(fit.x)) * np.sqrt(fit.weights)
     spread = max(fit.residual_sd**2, 1e-300)
     cook = left**2 * leverage / (len(fit.parameters) * spread * (1 - leverage) ** 2)
     without = fit.parameters - (np.linalg.pinv(r) @ (q.T * (left / (1 - leverage)))).T / lengths

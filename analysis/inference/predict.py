@@ -86,9 +86,8 @@ def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, se
     if sample.common_sd > 0:
         # The data's images err together, and so do the new ones: two draws of an error that more runs do not shrink.
         middle, added = laws[0].value, 1.96 * math.sqrt(2) * sample.common_sd
-        fresh = Interval(
-            middle - math.hypot(middle - of_run.low, added), middle + math.hypot(of_run.high - middle, added)
-        )
+        below, above = math.hypot(middle - of_run.low, added), math.hypot(of_run.high - middle, added)
+        fresh = Interval(middle - below, middle + above)
     return Forecast(at, beyond, trusted, tuple(laws), of_law, of_run, fresh, seeds)
 
 
@@ -161,9 +160,7 @@ def _withheld(found: InverseSet, limits: Horizon) -> InverseSet:
 
 def data_hash(sample: Sample) -> str:
     """SHA-256 of the configurations (sizes, mean, runs) in order of size: which data a prediction was made from."""
-    rows = sorted(
-        (*map(float, x), float(y), int(runs)) for x, y, runs in zip(sample.x, sample.y, sample.runs, strict=True)
-    )
+    rows = sorted(zip(*sample.x.T.tolist(), sample.y.tolist(), sample.runs.astype(int).tolist(), strict=True))
     return hashlib.sha256(json.dumps([sample.x_name, sample.y_name, rows]).encode()).hexdigest()
 
 
@@ -234,8 +231,6 @@ def score(record: Mapping[str, Any], value: float) -> Score:
         for item in record["laws"]
     )
     missed = max(low - value, value - high, 0.0)
-    text = (
-        f"{record['y']} at {record['x']} = {record['at']:.4g}: predicted {low:.4g} .. {high:.4g}, came {value:.4g}: "
-        + ("inside" if missed == 0 else f"outside by {missed:.3g}")
-    )
+    text = f"{record['y']} at {record['x']} = {record['at']:.4g}: predicted {low:.4g} .. {high:.4g}, came {value:.4g}: "
+    text += f"outside by {missed:.3g}" if missed else "inside"
     return Score(value, missed == 0, laws, high - low + 40 * missed, text)

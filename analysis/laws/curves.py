@@ -199,11 +199,16 @@ class CurveFit:
     @cached_property
     def covariance(self) -> np.ndarray:
         """s^2 (J'WJ)^-1 of the natural parameters: exact for linear forms, the delta method for others."""
+        unit, lengths = self.jacobian()
+        inverse = np.linalg.pinv(unit.T @ unit, rcond=1e-15, hermitian=True)
+        return np.asarray(self.residual_sd**2 * inverse / np.outer(lengths, lengths))
+
+    def jacobian(self) -> tuple[np.ndarray, np.ndarray]:
+        """The weighted gradient with columns of unit length, (n, parameters), and the lengths they had."""
         jacobian = self.form.gradient(self.x, self.parameters) * np.sqrt(self.weights)[:, None]
         lengths = np.linalg.norm(jacobian, axis=0)
         lengths[lengths == 0] = 1
-        inverse = np.linalg.pinv((jacobian / lengths).T @ (jacobian / lengths), rcond=1e-15, hermitian=True)
-        return self.residual_sd**2 * inverse / np.outer(lengths, lengths)
+        return jacobian / lengths, lengths
 
     @cached_property
     def correlation(self) -> float:

@@ -6,14 +6,18 @@ import contextlib
 import math
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
 from drorae.trial.folder import Status
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 _MLFLOW_COLUMNS = {
     "fusion.variant": "variant",
@@ -84,27 +88,17 @@ def _ask_mlflow(
     tracking_uri: str, experiment: str | None, parent_run: str | None, filter_string: str
 ) -> tuple[str, list[_Run]]:
     """The experiment's id and its runs in order of start, through MLflow's client."""
-    try:
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-    except ImportError:
-        raise UserError("reading from MLflow needs mlflow; pip install mlflow, or fit the sweep's trials.csv") from None
     conditions = [filter_string] if filter_string.strip() else []
-    try:
-        client = MlflowClient(tracking_uri)
+    needs = "reading from MLflow needs mlflow; pip install mlflow, or fit the sweep's trials.csv"
+    with open_store(tracking_uri, needs, "answer as expected", filter_string) as client:
         if parent_run is not None:
             experiment_id = client.get_run(parent_run).info.experiment_id
             conditions.append(f"tags.`mlflow.parentRunId` = '{parent_run}'")
         if experiment is not None:
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                known = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
-                raise UserError(f"{experiment}: no such experiment in {tracking_uri}; experiments there: {known}")
-            experiment_id = found.experiment_id
+            experiment_id = find_experiment(client, experiment, tracking_uri)
         runs: list[_Run] = []
-        token = None
+        token, order = None, ["attributes.start_time ASC"]
         while True:
-            order = ["attributes.start_time ASC"]
             page = client.search_runs([experiment_id], " and ".join(conditions), order_by=order, page_token=token)
             for run in page:
                 data = run.data
@@ -112,6 +106,26 @@ def _ask_mlflow(
             token = page.token
             if not token:
                 return experiment_id, runs
+
+
+@contextlib.contextmanager
+def open_store(tracking_uri: str, needs: str, expected: str, filter_string: str = "") -> Iterator[MlflowClient]:
+    """A client of an MLflow store that is there; what MLflow refuses within becomes a UserError.
+
+    Args:
+        tracking_uri: of the store.
+        needs: said where mlflow is not installed.
+        expected: what MLflow did not do where it refuses.
+        filter_string: the filter that MLflow is given within; none by default.
+    """
+    check_store(tracking_uri)
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError:
+        raise UserError(needs) from None
+    try:
+        yield MlflowClient(tracking_uri)
     except MlflowException as error:
         reason = " ".join(str(error).split())
         if filter_string and getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
@@ -119,7 +133,20 @@ def _ask_mlflow(
                 f"filter {filter_string!r}: MLflow does not understand it ({reason}); "
                 "expected such as \"params.`phase2.lr` = '0.001' and metrics.psnr > 20\""
             ) from None
-        raise UserError(f"{tracking_uri}: MLflow did not answer as expected ({reason})") from None
+        raise UserError(f"{tracking_uri}: MLflow did not {expected} ({reason})") from None
+
+
+def find_experiment(client: MlflowClient, experiment: str, tracking_uri: str) -> str:
+    """Returns the id of an experiment.
+
+    Raises:
+        UserError: there is none of that name; lists those there are.
+    """
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
+        raise UserError(f"{experiment}: no such experiment in {tracking_uri}; experiments there: {names}")
+    return str(found.experiment_id)
 
 
 def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> tuple[str, list[_Run]] | None:
