@@ -72,8 +72,10 @@ class LawComparison:
 
     @cached_property
     def rival(self) -> CurveFit | None:
-        """The power law with offset, which can level off, however little AICc likes its third parameter; None where
-        these points cannot carry it."""
+        """The power law with offset, which can level off, however little AICc likes its third parameter.
+
+        None where these points cannot carry it.
+        """
         sample = self.sample
         if sample.n < 4 or len(np.unique(sample.x)) < 3 or sample.low <= 0:
             return None

@@ -42,5 +42,5 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
         raise UserError(f"{', '.join(objectives)}: no finished run has all of them")
     costs = numbers[usable].to_numpy(dtype=float) * np.array([-1.0 if upwards(name) else 1.0 for name in objectives])
     beaten = [bool(((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any()) for row in costs]
-    found = frame[usable][~np.array(beaten)]
+    found: pd.DataFrame = frame[usable][~np.array(beaten)]
     return found.sort_values(columns[0], kind="stable")

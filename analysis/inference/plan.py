@@ -45,7 +45,7 @@ class Cost:
 
 
 def measured_cost(x: np.ndarray, seconds: np.ndarray) -> Cost:
-    """fixed + per_size x through measured runs, both not negative (least squares on relative errors).
+    """Fits fixed + per_size x to measured runs, both not negative (least squares on relative errors).
 
     Raises:
         UserError: no run has a duration above 0.
@@ -135,8 +135,8 @@ def propose(
         cost: of a run, in seconds.
         budget: seconds that the new runs may take, one after the other.
         at: the size of the goal prediction; unused by the others.
-        smallest, largest: bounds of the sizes that may be run; by default a fourth of the smallest measured and four
-            times the largest.
+        smallest: smallest size that may be run; by default a fourth of the smallest measured.
+        largest: largest size that may be run; by default four times the largest measured.
         seeds: numbers of seeds per size to consider.
         replications: simulations per truth and design.
         seed: of the simulations.
@@ -197,7 +197,8 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
 
     Args:
         sample: the configurations measured.
-        low, high: bounds of the sizes that may be run.
+        low: smallest size that may be run.
+        high: largest size that may be run.
         cost: of a run, in seconds.
         budget: in seconds.
         seeds: runs per size.

@@ -50,7 +50,8 @@ class Profile:
 
     def coefficients(self, y: np.ndarray) -> np.ndarray:
         """Best coefficients at every t, (..., G, k), of y (..., n)."""
-        return np.einsum("gjk,...gk->...gj", self.back, np.einsum("gnk,...n->...gk", self.q, y * self.root))
+        projected = np.einsum("gnk,...n->...gk", self.q, y * self.root)
+        return np.asarray(np.einsum("gjk,...gk->...gj", self.back, projected))
 
     def rss(self, y: np.ndarray) -> np.ndarray:
         """Least weighted sum of squares at every t, (..., G), of y (..., n); inf where t is unusable."""
@@ -72,7 +73,7 @@ class Profile:
         without = np.where(self.usable[:, None], np.sum(left**2, axis=1)[:, None] - left**2 / (1 - hat), np.inf)
         best = np.argmin(without, axis=0)
         points = np.arange(self.n)
-        return left[best, points] / (1 - hat[best, points]) / self.root
+        return np.asarray(left[best, points] / (1 - hat[best, points]) / self.root)
 
     def interval(
         self, y: np.ndarray, functional: np.ndarray, extra: np.ndarray | float = 0.0, t_value: np.ndarray | float = 0.0
@@ -158,13 +159,13 @@ class CurveFit:
 
     @property
     def aicc(self) -> float:
-        """n ln(RSS/n) + 2k + 2k(k+1)/(n-k-1), k counting sigma (Hurvich and Tsai 1989); inf where n is too small."""
+        """AIC + 2k(k+1)/(n-k-1), k counting sigma (Hurvich and Tsai 1989); inf where n is too small."""
         k = len(self.parameters) + 1
         return self.aic + 2 * k * (k + 1) / (self.n - k - 1) if self.n - k - 1 > 0 else float("inf")
 
     @property
     def aic(self) -> float:
-        """n ln(RSS/n) + 2k, k counting sigma."""
+        """Akaike's criterion, n ln(RSS/n) + 2k, k counting sigma."""
         floor = 1e-24 * float(np.sum(self.y**2)) + 1e-300
         return self.n * float(np.log(max(self.rss, floor) / self.n)) + 2 * (len(self.parameters) + 1)
 
@@ -183,8 +184,10 @@ class CurveFit:
 
     @cached_property
     def condition(self) -> float:
-        """Condition number of the Jacobian with columns of unit length, of curved parameters after projecting out the
-        coefficients (variable projection); of the coefficients' basis where nothing is curved, centred on x's middle.
+        """Condition number of the Jacobian with columns of unit length.
+
+        Of curved parameters after projecting out the coefficients (variable projection); of the coefficients' basis
+        where nothing is curved, centred on x's middle.
         """
         phi, slopes = self.form.basis(self.x, self.t_best)
         if self.form.curved:
@@ -346,8 +349,10 @@ def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> C
             return float(result.cost), result.x
 
         def polish(t: np.ndarray) -> np.ndarray:
-            """Gauss-Newton steps while the slope of the cost shrinks: the cost itself is flat, to rounding, within 1e-8
-            of its minimum, where a search that compares costs stops."""
+            """Takes Gauss-Newton steps while the slope of the cost shrinks.
+
+            The cost itself is flat, to rounding, within 1e-8 of its minimum, where a search that compares costs stops.
+            """
             left, jacobian = projected(t)
             for _ in range(20):
                 moved = t - np.linalg.lstsq(jacobian, left, rcond=None)[0]
@@ -399,11 +404,11 @@ def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
     root = np.sqrt(w)
 
     def residuals(v: np.ndarray) -> np.ndarray:
-        return root * (np.log(np.maximum(form.value(x, v * scale), 1e-12 * y.min())) - np.log(y))
+        return np.asarray(root * (np.log(np.maximum(form.value(x, v * scale), 1e-12 * y.min())) - np.log(y)))
 
     def jacobian(v: np.ndarray) -> np.ndarray:
         value = np.maximum(form.value(x, v * scale), 1e-12 * y.min())
-        return root[:, None] * form.gradient(x, v * scale) * scale / value[:, None]
+        return np.asarray(root[:, None] * form.gradient(x, v * scale) * scale / value[:, None])
 
     point = np.clip(start.parameters, lows, highs) / scale
     # From nearly squares to nearly absolute values: the last loss alone has kinks that a start far off gets caught in.

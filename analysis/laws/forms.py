@@ -62,7 +62,7 @@ class Form:
         return len(self.parameters) + 2
 
     def basis(self, x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """phi of shape (..., n, k) and d phi / d t of shape (..., n, k, m) for x (n, axes) and t (..., m)."""
+        """Returns phi of shape (..., n, k) and d phi / d t of shape (..., n, k, m) for x (n, axes) and t (..., m)."""
         phi, slopes = self.terms(x, t)
         shape = (*t.shape[:-1], len(x))
         columns = np.stack([np.broadcast_to(item, shape) for item in phi], axis=-1)
@@ -82,9 +82,9 @@ class Form:
         return np.where(np.array(self.logged, dtype=bool), np.exp(np.where(self.logged, t, 0)), t)
 
     def value(self, x: np.ndarray, parameters: Sequence[float] | np.ndarray) -> np.ndarray:
-        """y of shape (n,) for x of shape (n,) or (n, axes) and natural parameters."""
+        """Returns y of shape (n,) for x of shape (n,) or (n, axes) and natural parameters."""
         x, parameters = sizes(x), np.asarray(parameters, dtype=float)
-        return self.basis(x, self.search(parameters))[0] @ parameters[: len(self.coefficients)]
+        return np.asarray(self.basis(x, self.search(parameters))[0] @ parameters[: len(self.coefficients)])
 
     def gradient(self, x: np.ndarray, parameters: Sequence[float] | np.ndarray) -> np.ndarray:
         """dy/d(natural parameters), of shape (n, parameters)."""
@@ -97,7 +97,7 @@ class Form:
 
 
 def sizes(x: np.ndarray | Sequence[float]) -> np.ndarray:
-    """x as (n, axes)."""
+    """Returns x as (n, axes)."""
     array = np.atleast_1d(np.asarray(x, dtype=float))
     return array[:, None] if array.ndim == 1 else array
 

@@ -69,7 +69,8 @@ def points(
         x: sizes, shape (n,) or (n, axes).
         y: values, shape (n,).
         weights: relative precisions, shape (n,); equal by default.
-        x_name, y_name: for messages.
+        x_name: of the sizes, for messages.
+        y_name: of the values, likewise.
 
     >>> points(np.array([1e6, 1e7, 1e8]), np.array([0.5, 0.45, 0.41])).n
     3
@@ -120,7 +121,7 @@ def precision(
         root = 1 / np.sqrt(tau2 + known)
         q, _ = np.linalg.qr(design * root[:, None])
         left = y * root - q @ (q.T @ (y * root))
-        return float(left @ left) - dof
+        return float(left @ left - dof)
 
     # A configuration without any known error would get all the weight.
     floor = 1e-3 * float(known.max())

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ def number(value: float) -> str:
 
 
 def equation(line: Line) -> str:
-    """The fitted line, e.g. 'rFID = 0.9194 − 0.0564 log₁₀(x)'."""
+    """Returns the fitted line as text, such as 'rFID = 0.9194 + 0.0564 log₁₀(x)', with true minus signs."""
     sign = "+" if line.slope >= 0 else "\N{MINUS SIGN}"
     term = "log₁₀(x)" if line.law == "log-linear" else "x"
     name = display_name(line.sample.y_name).split(" (")[0]
@@ -197,8 +197,8 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     bottom, top = axes.get_ylim()
     room = (0.34 + 0.05 * others) * (top - bottom)
     axes.set_ylim(bottom - room * rising, top + room * (not rising))
-    where = "lower right" if rising else "upper right"
-    axes.legend(facecolor="white", edgecolor="white", framealpha=1, fontsize=8, loc=where)
+    loc: Literal["lower right", "upper right"] = "lower right" if rising else "upper right"
+    axes.legend(facecolor="white", edgecolor="white", framealpha=1, fontsize=8, loc=loc)
 
 
 def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -> None:

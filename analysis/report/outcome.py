@@ -48,7 +48,9 @@ def fit_table(
         frame: one row per run.
         x: column of the size, or params, capacity, layers (`X_ALIASES`).
         y: columns of the metrics.
-        law, include, unit: see `analyse`.
+        law: the line, log-linear in log10(x) or linear in x.
+        include: statuses of runs to fit beside finished.
+        unit: configuration, seeds are averaged first; row, every row is a point.
         out: folder that the report is written to; none by default.
         title: of the report; by default what is fitted to what.
         images: caption to PNG file, embedded in the report.
@@ -77,7 +79,9 @@ def report_analyses(
     Args:
         analyses: one per metric, all against the same size.
         out: folder that the report is written to; None writes nothing.
-        title, images, command: see `write_report`.
+        title: of the page.
+        images: caption to PNG file, embedded in the page; none by default.
+        command: printed as the way to make the report again; left out by default.
 
     Raises:
         UserError: what `write_report` refuses.

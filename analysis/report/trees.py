@@ -109,8 +109,11 @@ def law_tree(fit: CurveFit, delta: float) -> dict[str, Any]:
 
 
 def forecast_tree(made: Forecast) -> dict[str, Any]:
-    """A prediction as plain values: x, seeds, trusted, decades_beyond, laws (law, mean, ci95, prediction95), the
-    envelopes ci95 and prediction95, and prediction95_new_images (None where the metric's own error is not known)."""
+    """Returns a prediction as plain values.
+
+    Keys: x, seeds, trusted, extrapolated, decades_beyond, laws (law, mean, ci95, prediction95), the envelopes ci95 and
+    prediction95, and prediction95_new_images (None where the metric's own error is not known).
+    """
     laws = [
         {"law": item.law, "mean": item.value, "ci95": item.of_law, "prediction95": item.of_run} for item in made.laws
     ]
@@ -126,7 +129,10 @@ def forecast_tree(made: Forecast) -> dict[str, Any]:
 
 
 def reach_tree(found: Reach) -> dict[str, Any]:
-    """A target as plain values: target, bounded, trusted, laws (law, estimate, pieces, bounded, trusted, text)."""
+    """Returns a target as plain values.
+
+    Keys: target, bounded, trusted, laws (law, estimate, pieces, bounded, trusted, text).
+    """
     laws = [
         {"law": law, "trusted": trusted}
         | {name: getattr(item, name) for name in ("estimate", "pieces", "bounded", "text")}

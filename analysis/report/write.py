@@ -28,6 +28,8 @@ from analysis.table.selection import Selection
 from drorae.errors import UserError
 from drorae.storage.files import write_atomic
 
+_NONE = "\N{EN DASH}"
+"""A cell without a value."""
 _LISTED = 12
 """Values of a hyper-parameter or sizes that the checklist names one by one."""
 
@@ -233,10 +235,10 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
             "Intercept": number(line.intercept),
             "R²": f"{line.curve.r2:.4f}",
             "Residual sd": number(line.curve.residual_sd),
-            "Seed sd": "–" if line.seed_sd is None else number(line.seed_sd),
+            "Seed sd": _NONE if line.seed_sd is None else number(line.seed_sd),
             "Points": str(line.sample.n),
             "Runs": str(line.n),
-            "Eval images": f"{images:,}" if images else "–",
+            "Eval images": f"{images:,}" if images else _NONE,
         }
         rows.append(tuple(cells.values()))
     head, line = tuple(cells), analyses[0].line
@@ -332,8 +334,11 @@ def _checklists(analyses: Sequence[Analysis]) -> list[Block]:
 
 
 def checklist(analysis: Analysis) -> list[tuple[str, str]]:
-    """Returns (question, answer) pairs: form and why, points and exclusions, method, sizes, seeds, metric and number
-    of images, hyper-parameters, what was held out."""
+    """Returns what a reviewer asks for as (question, answer) pairs.
+
+    Form and why, points and exclusions, method, sizes, seeds, metric and number of images, hyper-parameters, what was
+    held out.
+    """
     line, selection = analysis.line, analysis.selection
     form = "y = a + b log10(x), a line per decade" if line.law == "log-linear" else "y = a + b x"
     close = [law.name for law in analysis.comparison.plausible if law.name != line.law]
@@ -416,7 +421,7 @@ def _cell(value: Any) -> Cell:
     if isinstance(value, Link):
         return value
     if pd.isna(value):
-        return "–"
+        return _NONE
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.5g}"
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)

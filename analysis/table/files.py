@@ -31,7 +31,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         else:
             _check_csv(path)
             # A hash such as 12345678e901 is a number to pandas unless told otherwise.
-            frame = pd.read_csv(path, dtype={name: str for name in _TEXT_COLUMNS}, encoding="utf-8-sig")
+            frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), encoding="utf-8-sig")
     except (ValueError, OSError) as error:
         what = f"{path}: not readable as a table ({str(error).splitlines()[0]})"
         raise UserError(f"{what}; expected one header line, one row per run") from None
