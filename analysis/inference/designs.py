@@ -112,19 +112,17 @@ class DesignComparison:
         of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
         warnings (code, message), excluded (row, reason), eval_images.
         """
+        own = ("by", "law", "better", "errors", "paired", "level_at", "parallel_p", "eval_images")
         return {
             "schema": SCHEMA,
             "x": self.x_name,
             "y": self.y_name,
-            **{name: getattr(self, name) for name in ("by", "law", "better", "errors", "paired")},
-            "level_at": self.level_at,
-            "parallel_p": self.parallel_p,
+            **{name: getattr(self, name) for name in own},
             "designs": [asdict(item) for item in self.lines],
             "differences": [asdict(item) for item in self.differences],
             "verdicts": [item._asdict() for item in self.verdicts],
             "warnings": [item._asdict() for item in self.cautions],
             "excluded": [{"row": row, "reason": reason} for row, reason in self.excluded],
-            "eval_images": self.eval_images,
         }
 
     def text(self) -> str:

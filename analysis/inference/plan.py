@@ -248,9 +248,8 @@ class _Simulation:
         rng = np.random.default_rng(seed)
         self.line, self.offset = FORMS["log-linear"], FORMS["power-offset"]
         self.t = grid(self.offset.box(sample.x), 161)
-        self.exponents = self.offset.natural(self.t)[:, 0]
-        span = math.log10(sample.high / sample.low)
-        self.matters = 1 - 10 ** (-self.exponents * span) >= MATTERS
+        exponents = self.offset.natural(self.t)[:, 0]
+        self.matters = 1 - (sample.high / sample.low) ** -exponents >= MATTERS
         line = Profile(self.line, sample.x, np.zeros((1, 0)), sample.weights)
         curve = Profile(self.offset, sample.x, self.t, sample.weights)
         # Truths: the line's coefficients by their sampling distribution; an exponent among those that matter by its
@@ -258,8 +257,7 @@ class _Simulation:
         self.sd = np.sqrt(float(line.rss(sample.y)[0]) / rng.chisquare(line.dof, 2 * replications))
         rss = curve.rss(sample.y)
         weight = np.where(self.matters, (rss / rss.min()) ** (-sample.n / 2), 0)
-        chosen = rng.choice(len(self.t), replications, p=weight / weight.sum())
-        self.chosen = chosen
+        chosen = self.chosen = rng.choice(len(self.t), replications, p=weight / weight.sum())
         noise = rng.normal(size=(2 * replications, 2)) * self.sd[:, None]
         self.line_truth = line.coefficients(sample.y)[0] + noise[:replications] @ line.back[0].T
         spread = np.einsum("rij,rj->ri", curve.back[chosen], noise[replications:])

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.inference.evidence import BackTest, LawComparison, curvature, lack_of_fit
+from analysis.inference.evidence import BackTest, Curvature, LawComparison, curvature, lack_of_fit
 from analysis.inference.predict import forecast
-from analysis.laws.intervals import parameter_intervals
+from analysis.laws.intervals import Sample, parameter_intervals
 from drorae.errors import UserError
 
 Word = Literal["supported", "not supported", "undecided"]
@@ -62,10 +62,9 @@ def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
     line = comparison.get(law)
     low, high = parameter_intervals(line)["slope"]
     slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
-    if law == "log-linear" and sample.n >= 5 and len(np.unique(sample.x)) >= 4:
-        bent = curvature(sample)
-        if bent is not None and bent.resolved:
-            return Verdict(claim, "not supported", f"the points bend: {bent.text}")
+    bent = _bend(sample) if law == "log-linear" else None
+    if bent is not None and bent.resolved:
+        return Verdict(claim, "not supported", f"the points bend: {bent.text}")
     if comparison.delta(line) >= 4:
         reason = f"{comparison.preferred.name} fits better by {comparison.delta(line):.1f} AICc"
         return Verdict(claim, "not supported", reason)
@@ -86,6 +85,11 @@ def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
     return Verdict(claim, "supported", f"{slope}; said of the sizes measured, {trusted}")
 
 
+def _bend(sample: Sample) -> Curvature | None:
+    """The quadratic term, where there are enough configurations and sizes to judge by it."""
+    return curvature(sample) if sample.n >= 5 and len(np.unique(sample.x)) >= 4 else None
+
+
 def no_saturation(comparison: LawComparison) -> Verdict:
     """Judges whether the metric keeps improving at an undiminished rate per decade.
 
@@ -97,8 +101,8 @@ def no_saturation(comparison: LawComparison) -> Verdict:
     claim = f"no saturation: {sample.y_name} goes on at the same rate as {sample.x_name} grows"
     line = comparison.get("log-linear")
     span = math.log10(sample.high / sample.low)
-    bent = curvature(sample)
-    if sample.n < 5 or len(np.unique(sample.x)) < 4 or bent is None:
+    bent = _bend(sample)
+    if bent is None:
         reason = f"{sample.n} configurations cannot show a bend"
         return Verdict(claim, "undecided", reason, "at least 5 configurations of 4 different sizes")
     slope = float(line.parameters[1])

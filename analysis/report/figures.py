@@ -147,10 +147,10 @@ def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
         layout.execute(figure)
     figure.set_layout_engine("none")
     with _SETTINGS, matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
-        for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+        for kind in ("png", "svg"):
             buffer = io.BytesIO()
-            arguments: dict[str, Any] = dict(options)
-            figure.savefig(buffer, format=kind, facecolor="white", **arguments)
+            metadata: Any = {"Date": None} if kind == "svg" else None
+            figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
             paths[kind] = write_atomic(directory / f"{name}.{kind}", buffer.getvalue())
     return paths
 

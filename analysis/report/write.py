@@ -63,17 +63,13 @@ def write_report(
     first, *others = trees or [fit_tree(item) for item in analyses]
     tree = dict(first) | ({"also": others} if others else {})
     with _folder(directory) as folder:
-        law = figures.save(figures.law_figure(analyses), folder, "law")
+        paths = figures.save(figures.law_figure(analyses), folder, "law")
         residuals = figures.save(figures.residual_figure(analyses), folder, "residuals")
-        blocks = _blocks(analyses, law, residuals, images or {}, command)
+        paths |= {f"residuals_{kind}": path for kind, path in residuals.items()}
         text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        return {
-            "json": _write(folder / "law.json", text),
-            "csv": _write(folder / "law.csv", _table_csv(analyses)),
-            **law,
-            **{f"residuals_{kind}": path for kind, path in residuals.items()},
-            **_pages(folder, title, blocks),
-        }
+        paths["json"] = _write(folder / "law.json", text)
+        paths["csv"] = _write(folder / "law.csv", _table_csv(analyses))
+        return paths | _pages(folder, title, _blocks(analyses, paths, images or {}, command))
 
 
 def write_joint_report(found: JointAnalysis, directory: str | Path, command: str | None = None) -> dict[str, Path]:
@@ -150,11 +146,7 @@ def _table_csv(analyses: Sequence[Analysis]) -> str:
 
 
 def _blocks(
-    analyses: Sequence[Analysis],
-    law: Mapping[str, Path],
-    residuals: Mapping[str, Path],
-    images: Mapping[str, Path],
-    command: str | None,
+    analyses: Sequence[Analysis], paths: Mapping[str, Path], images: Mapping[str, Path], command: str | None
 ) -> list[Block]:
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
@@ -162,7 +154,7 @@ def _blocks(
     below = "Run minus line; shaded: ± 1 residual sd."
     return [
         *(Text(headline(item.line), "lead") for item in analyses),
-        Picture(law["svg"], law["png"], drawn, _caption(analyses), several),
+        Picture(paths["svg"], paths["png"], drawn, _caption(analyses), several),
         *_verdict_table(analyses),
         Heading("Fits"),
         *_fit_table(analyses),
@@ -171,7 +163,7 @@ def _blocks(
         *_back_tests(analyses),
         *_notes(analyses),
         Heading("Residuals"),
-        Picture(residuals["svg"], residuals["png"], f"Residuals of {names}", below, several),
+        Picture(paths["residuals_svg"], paths["residuals_png"], f"Residuals of {names}", below, several),
         *_checklists(analyses),
         Heading("Runs"),
         _run_table([item.selection for item in analyses]),
@@ -191,10 +183,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
         band += " of a new configuration's mean over as many seeds (a single run scatters more)"
     caption = band + "; darker band: 95% interval of the line. Hatched: beyond the data, up to the trusted horizon"
     if any(item.disputed for item in analyses):
-        caption += (
-            "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, of a power law "
-            "with offset"
-        )
+        caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, "
+        caption += "of a power law with offset"
     return caption + "."
 
 
@@ -202,26 +192,23 @@ _MARKS = {"supported": "✓ supported", "not supported": "✗ not supported", "u
 
 
 def _metric_table(
-    analyses: Sequence[Analysis],
-    head: tuple[str, ...],
-    rows: Sequence[tuple[Analysis, tuple[str, ...]]],
-    text: tuple[int, ...] = (),
-) -> Table:
-    """A table of rows, each of one metric, which its first cell names where there are several."""
-    if len(analyses) == 1:
-        return Table(head, [cells for _, cells in rows], text)
-    named = [(item.selection.y_name, *cells) for item, cells in rows]
-    return Table(("Metric", *head), named, tuple(i + 1 for i in text))
+    title: str, head: tuple[str, ...], rows: Sequence[tuple[str, tuple[str, ...]]], text: tuple[int, ...]
+) -> list[Block]:
+    """A table of rows, each of one metric, which its first cell names where there are several; nothing of no rows."""
+    if len({name for name, _ in rows}) > 1:
+        table = Table(("Metric", *head), [(name, *cells) for name, cells in rows], tuple(i + 1 for i in text))
+    else:
+        table = Table(head, [cells for _, cells in rows], text)
+    return [Heading(title), table] if rows else []
 
 
 def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
     def why(verdict: Verdict) -> str:
         return verdict.reason + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
-    rows = [(item, (said.claim, _MARKS[said.verdict], why(said))) for item in analyses for said in item.verdicts]
-    if not rows:
-        return []
-    return [Heading("Verdicts"), _metric_table(analyses, ("Claim", "Verdict", "Why"), rows, (0, 1, 2))]
+    said = [(item.selection.y_name, verdict) for item in analyses for verdict in item.verdicts]
+    rows = [(name, (verdict.claim, _MARKS[verdict.verdict], why(verdict))) for name, verdict in said]
+    return _metric_table("Verdicts", ("Claim", "Verdict", "Why"), rows, (0, 1, 2))
 
 
 def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
@@ -263,10 +250,15 @@ def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
         delta, aicc = item.comparison.delta(law), f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}")
-        rows.append((item, (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}")))
-    table = _metric_table(analyses, ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc"), rows, (1, 2))
+        rows.append(
+            (
+                item.selection.y_name,
+                (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}"),
+            )
+        )
+    head = ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc")
     note = "Laws within 4 AICc of the best cannot be told apart by these runs; R² is no evidence for a form."
-    return [Heading("Laws"), table, Text(note, "soft")]
+    return [*_metric_table("Laws", head, rows, (1, 2)), Text(note, "soft")]
 
 
 def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
@@ -277,11 +269,10 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         said = [(law.law, law.value, law.of_run) for law in made.laws]
         if len(said) > 1:
             said.append(("envelope", made.laws[0].value, made.of_run))
-        rows += [(item, (law, short(made.x), number(value), _interval(*run), "")) for law, value, run in said]
-    if not rows:
-        return []
+        name = item.selection.y_name
+        rows += [(name, (law, short(made.x), number(value), _interval(*run), "")) for law, value, run in said]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
-    return [Heading("Predictions"), _metric_table(analyses, head, rows, (4,))]
+    return _metric_table("Predictions", head, rows, (4,))
 
 
 def _shown_tests(analysis: Analysis) -> list[tuple[str, BackTest]]:

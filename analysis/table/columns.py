@@ -88,7 +88,7 @@ def _matches(frame: pd.DataFrame, condition: str) -> list[bool]:
     wanted = [item.strip() for item in text.split(",")]
     matches = [any(_same(value, item) for item in wanted) for value in frame[found]]
     if not any(matches):
-        values = list(dict.fromkeys(_text(value) for value in frame[found]))
+        values = list(dict.fromkeys(texts(frame, found)))
         listed = ", ".join(values[:8]) + (" ..." if len(values) > 8 else "")
         raise UserError(f"where {condition}: no row of {len(frame)} matches; {found} is {listed}")
     return matches
@@ -118,9 +118,9 @@ def find_column(frame: pd.DataFrame, name: str) -> str:
             return candidate
     columns = [str(item) for item in frame.columns]
     near = difflib.get_close_matches(name, columns, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    listed = [item for item in columns if "." not in item]
-    raise UserError(f"{name}: no such column{hint}{'' if near else ';'} columns: {', '.join(listed)}")
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    listed = ", ".join(item for item in columns if "." not in item)
+    raise UserError(f"{name}: no such column{hint} columns: {listed}")
 
 
 def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
