@@ -192,13 +192,12 @@ _MARKS = {"supported": "✓ supported", "not supported": "✗ not supported", "u
 
 
 def _metric_table(
-    title: str, head: tuple[str, ...], rows: Sequence[tuple[str, tuple[str, ...]]], text: tuple[int, ...]
+    several: bool, title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], text: tuple[int, ...]
 ) -> list[Block]:
-    """A table of rows, each of one metric, which its first cell names where there are several; nothing of no rows."""
-    if len({name for name, _ in rows}) > 1:
-        table = Table(("Metric", *head), [(name, *cells) for name, cells in rows], tuple(i + 1 for i in text))
-    else:
-        table = Table(head, [cells for _, cells in rows], text)
+    """A table whose rows begin with their metric, which is shown where there are several; nothing of no rows."""
+    table = Table(("Metric", *head), rows, tuple(i + 1 for i in text))
+    if not several:
+        table = Table(head, [row[1:] for row in rows], text)
     return [Heading(title), table] if rows else []
 
 
@@ -207,8 +206,8 @@ def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
         return verdict.reason + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
     said = [(item.selection.y_name, verdict) for item in analyses for verdict in item.verdicts]
-    rows = [(name, (verdict.claim, _MARKS[verdict.verdict], why(verdict))) for name, verdict in said]
-    return _metric_table("Verdicts", ("Claim", "Verdict", "Why"), rows, (0, 1, 2))
+    rows = [(name, verdict.claim, _MARKS[verdict.verdict], why(verdict)) for name, verdict in said]
+    return _metric_table(len(analyses) > 1, "Verdicts", ("Claim", "Verdict", "Why"), rows, (0, 1, 2))
 
 
 def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
@@ -250,15 +249,11 @@ def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
         delta, aicc = item.comparison.delta(law), f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}")
-        rows.append(
-            (
-                item.selection.y_name,
-                (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}"),
-            )
-        )
+        cells = (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}")
+        rows.append((item.selection.y_name, *cells))
     head = ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc")
     note = "Laws within 4 AICc of the best cannot be told apart by these runs; R² is no evidence for a form."
-    return [*_metric_table("Laws", head, rows, (1, 2)), Text(note, "soft")]
+    return [*_metric_table(len(analyses) > 1, "Laws", head, rows, (1, 2)), Text(note, "soft")]
 
 
 def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
@@ -270,9 +265,9 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         if len(said) > 1:
             said.append(("envelope", made.laws[0].value, made.of_run))
         name = item.selection.y_name
-        rows += [(name, (law, short(made.x), number(value), _interval(*run), "")) for law, value, run in said]
+        rows += [(name, law, short(made.x), number(value), _interval(*run), "") for law, value, run in said]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
-    return _metric_table("Predictions", head, rows, (4,))
+    return _metric_table(len(analyses) > 1, "Predictions", head, rows, (4,))
 
 
 def _shown_tests(analysis: Analysis) -> list[tuple[str, BackTest]]:
