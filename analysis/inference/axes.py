@@ -17,7 +17,7 @@ from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import FORMS
 from analysis.laws.intervals import Interval, Sample, parameter_intervals
 from analysis.laws.line import average
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, floats
 from analysis.table.decoders import check_decoders
 from analysis.table.design import check_axes
 from analysis.table.selection import Selection, select
@@ -189,28 +189,25 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
             plane's parameters + 2; the same y everywhere.
     """
     column = find_column(frame, second)
-    numbers = pd.to_numeric(frame[column], errors="coerce")
-    usable = np.isfinite(numbers.to_numpy(dtype=float))
+    usable = np.isfinite(floats(frame[column]))
     if not usable.any():
         raise UserError(f"{second}: no cell of column {column} is a number; expected a second size, such as layers")
     selection = select(frame[usable], x, y, include)
     if selection.x_column == column:
         raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
     check_decoders(selection.used, y, [selection.x_column, column])
-    other = numbers[selection.used.index].to_numpy(dtype=float)
+    other = floats(selection.used[column])
     keys = pd.DataFrame({"configuration": selection.configurations, "second": other})
     groups = keys.groupby(["configuration", "second"], sort=False).ngroup().to_numpy()
-    sample = average(selection, np.column_stack([selection.x, other]), groups)
-    sample = replace(sample, x_name=f"{x} and {second}")
-    sizes, count = sample.x, sample.n
-    design = np.column_stack([np.ones(count), np.log10(sizes[:, 0]), sizes[:, 1]])
-    check_axes({f"log10({x})": design[:, 1], second: design[:, 2]})
-    needed = FORMS["plane"].least_points
-    if count < needed:
-        raise UserError(f"{y} on {x} and {second}: {count} configurations; a plane needs {needed}; run more sizes")
+    both, needed = f"{x} and {second}", FORMS["plane"].least_points
+    sample = replace(average(selection, np.column_stack([selection.x, other]), groups), x_name=both)
+    sizes = sample.x
+    check_axes({f"log10({x})": np.log10(sizes[:, 0]), second: sizes[:, 1]})
+    if sample.n < needed:
+        raise UserError(f"{y} on {both}: {sample.n} configurations; a plane needs {needed}; run more sizes")
     if np.ptp(sample.y) == 0:
-        raise UserError(f"{y} on {x} and {second}: {y} is the same in every run; check that it was measured")
-    reasons = {name: _reason_to_skip(name, sample, design, second) for name in JOINT}
+        raise UserError(f"{y} on {both}: {y} is the same in every run; check that it was measured")
+    reasons = {name: _reason_to_skip(name, sample, second) for name in JOINT}
     fits = [fit_curve(name, sizes, sample.y, sample.weights) for name, reason in reasons.items() if not reason]
     alone = (
         (x, fit_curve("log-linear", sizes[:, :1], sample.y, sample.weights)),
@@ -221,7 +218,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     return JointAnalysis(sample, selection, x, second, y, tuple(fits), alone, skipped)
 
 
-def _reason_to_skip(name: str, sample: Sample, design: np.ndarray, second: str) -> str:
+def _reason_to_skip(name: str, sample: Sample, second: str) -> str:
     """Why these runs cannot carry a law of both axes; empty where they can."""
     form = FORMS[name]
     if sample.n < form.least_points:
@@ -230,16 +227,17 @@ def _reason_to_skip(name: str, sample: Sample, design: np.ndarray, second: str) 
         return f"wants {' and '.join(map(str, form.levels))} values of the axes"
     if name == "two-powers" and sample.x[:, 1].min() <= 0:
         return f"{second} of {sample.x[:, 1].min():g} has no power"
-    if name == "interaction" and _one_at_a_time(design):
+    if name == "interaction" and _one_at_a_time(sample):
         return "the axes were varied one at a time, never together: the interaction cannot be seen"
     return ""
 
 
-def _one_at_a_time(design: np.ndarray) -> bool:
+def _one_at_a_time(sample: Sample) -> bool:
     """Whether the product of the axes is a linear function of the axes in these runs."""
-    centred = design[:, 1:] - design[:, 1:].mean(axis=0)
-    product = centred[:, 0] * centred[:, 1]
-    plane = np.column_stack([np.ones(len(product)), centred])
+    first, second = np.log10(sample.x[:, 0]), sample.x[:, 1]
+    first, second = first - first.mean(), second - second.mean()
+    product = first * second
+    plane = np.column_stack([np.ones(sample.n), first, second])
     left = product - plane @ np.linalg.lstsq(plane, product, rcond=None)[0]
     return float(left @ left) <= 1e-9 * max(float(product @ product), 1e-300)
 

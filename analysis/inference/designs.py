@@ -41,6 +41,7 @@ SPREAD_RATIO = 3.0
 """Ratio of two designs' residual standard deviations from which pooling them is called into question."""
 
 Errors = Literal["pooled", "separate"]
+Quantity = Literal["slope", "level"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class DesignLine:
 class Difference:
     """One quantity of design `a` minus that of design `b`."""
 
-    what: Literal["slope", "level"]
+    what: Quantity
     a: str
     b: str
     difference: float
@@ -233,12 +234,10 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Estimates:
-    """Coefficients of all designs (slopes, then levels) with the covariance that differences are tested with."""
+    """Slopes and levels of all designs, each with the covariance that differences are tested with."""
 
-    slopes: np.ndarray
-    levels: np.ndarray
-    slope_covariance: np.ndarray
-    level_covariance: np.ndarray
+    slopes: tuple[np.ndarray, np.ndarray]
+    levels: tuple[np.ndarray, np.ndarray]
     dof: float
     """Infinite where `parts` has each design's own."""
     parts: tuple[int, ...]
@@ -311,7 +310,7 @@ def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: b
     with np.errstate(divide="ignore"):
         ratio = apart @ np.linalg.solve(contrasts @ slope_inverse @ contrasts.T, apart) / (number - 1) / fit.scale
     return _Estimates(
-        slopes, levels, slope_inverse * variances, level_inverse * variances, float(fit.df_resid),
+        (slopes, slope_inverse * variances), (levels, level_inverse * variances), float(fit.df_resid),
         tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)),
     )  # fmt: skip
 
@@ -319,10 +318,10 @@ def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: b
 def _lines(cells: Sequence[_Cell], middle: float, found: _Estimates) -> Iterator[DesignLine]:
     """Each design's line about `middle`, with intervals from the pooled or its own variance."""
     for k, cell in enumerate(cells):
-        sample, level, slope = cell.sample, float(found.levels[k]), float(found.slopes[k])
-        quantile = float(stats.t.ppf(0.975, found.parts[k] if found.parts else found.dof))
-        level_half, slope_half = (
-            quantile * math.sqrt(covariance[k, k]) for covariance in (found.level_covariance, found.slope_covariance)
+        sample, quantile = cell.sample, float(stats.t.ppf(0.975, found.parts[k] if found.parts else found.dof))
+        (slope, slope_half), (level, level_half) = (
+            (float(values[k]), quantile * math.sqrt(covariance[k, k]))
+            for values, covariance in (found.slopes, found.levels)
         )
         left = sample.y - level - slope * (cell.u - middle)
         yield DesignLine(
@@ -343,11 +342,8 @@ def _check_paired(cells: Sequence[_Cell], by: str, x: str) -> None:
 
 def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates) -> tuple[Difference, ...]:
     differences: list[Difference] = []
-    kinds: tuple[tuple[Literal["slope", "level"], np.ndarray, np.ndarray], ...] = (
-        ("slope", found.slopes, found.slope_covariance),
-        ("level", found.levels, found.level_covariance),
-    )
-    for what, values, covariance in kinds:
+    kinds: tuple[tuple[Quantity, tuple[np.ndarray, np.ndarray]], ...] = ("slope", found.slopes), ("level", found.levels)
+    for what, (values, covariance) in kinds:
         rows = []
         for i, j in pairs:
             variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]

@@ -144,19 +144,18 @@ class LawComparison:
         return next((fit for fit in self.fits if fit.name == name), None)
 
 
-def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES, least: int = 0) -> LawComparison:
-    """Fits each law that has enough configurations (parameters + 2, or `least`) and enough different sizes.
+def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES) -> LawComparison:
+    """Fits each law that has enough configurations (parameters + 2) and enough different sizes.
 
     Raises:
         UserError: not one of them has.
     """
     fits, skipped = [], []
     for name in dict.fromkeys(names):
-        form = find_form(name)
-        needed = least or form.least_points
-        levels = len(np.unique(sample.x[:, 0]))
-        if sample.n < needed:
-            skipped.append((name, f"{len(form.parameters)} parameters want {needed} configurations, not {sample.n}"))
+        form, levels = find_form(name), len(np.unique(sample.x[:, 0]))
+        if sample.n < form.least_points:
+            reason = f"{len(form.parameters)} parameters want {form.least_points} configurations, not {sample.n}"
+            skipped.append((name, reason))
         elif levels < form.levels[0]:
             skipped.append((name, f"wants {form.levels[0]} different sizes, not {levels}"))
         else:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.inference.designs import DesignComparison, compare_designs
 from analysis.laws.line import Law
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, floats
 from analysis.table.decoders import DECODER, check_decoders
 from drorae.errors import UserError
 from drorae.trial.folder import Status
@@ -94,7 +94,7 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
     if not fresh:
         chosen = frame
     done = chosen["status"] == Status.FINISHED if "status" in chosen.columns else pd.Series(True, chosen.index)
-    chosen = chosen[done.to_numpy() & np.isfinite(pd.to_numeric(chosen[y], errors="coerce"))]
+    chosen = chosen[done.to_numpy() & np.isfinite(floats(chosen[y]))]
     best, fixed = (chosen[chosen[COLUMN].str.contains(kind)].assign(**{DESIGN: kind}) for kind in ("best", "fixed"))
     shared = sorted(set(best[size]) & set(fixed[size]))
     if not shared:

@@ -116,7 +116,6 @@ class CurveFit:
     """
 
     form: Form
-    method: Method
     x: np.ndarray
     y: np.ndarray
     weights: np.ndarray
@@ -368,7 +367,7 @@ def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> C
         best = polish(descend(min(found, key=lambda item: item[0])[1], 1e-15, 100)[1])
     c, left, _ = _solve(form.basis(x, best)[0] * root[:, None], target)
     parameters = np.concatenate([c, form.natural(best)]) if box else c
-    return CurveFit(form, "least-squares", x, y, w, parameters, float(left @ left))
+    return CurveFit(form, x, y, w, parameters, float(left @ left))
 
 
 def _starts(candidates: np.ndarray, rss: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[np.ndarray]:
@@ -390,7 +389,7 @@ def _log_log(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFi
         raise UserError("method log-log: expected values above 0")
     slope, intercept = np.polyfit(np.log(x[:, 0]), np.log(y), 1, w=np.sqrt(w))
     left = np.log(y) - intercept - slope * np.log(x[:, 0])
-    return CurveFit(form, "log-log", x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)))
 
 
 def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
@@ -419,4 +418,4 @@ def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
         ).x  # fmt: skip
     parameters = point * scale
     left = y - form.value(x, parameters)
-    return CurveFit(form, "huber", x, y, w, parameters, float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, parameters, float(np.sum(w * left**2)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.intervals import Interval, Sample, precision
+from analysis.table.columns import floats
 from analysis.table.selection import Selection
 from drorae.errors import UserError
 
@@ -159,10 +160,9 @@ def fit_line(
     Raises:
         UserError: fewer than 4 configurations, one x only, y the same everywhere, or hidden replicates.
     """
-    if law not in ("log-linear", "linear"):
-        raise UserError(f"law {law}: no such law; laws: log-linear, linear")
-    if unit not in ("configuration", "row"):
-        raise UserError(f"unit {unit}: no such unit; units: configuration, row")
+    for what, asked, known in (("law", law, get_args(Law)), ("unit", unit, get_args(Unit))):
+        if asked not in known:
+            raise UserError(f"{what} {asked}: no such {what}; {what}s: {', '.join(known)}")
     groups = _configurations(selection, unit)
     sample = average(selection, selection.x[:, None], groups, law == "log-linear", image_correlation)
     x, y = sample.x[:, 0], sample.y
@@ -216,7 +216,7 @@ def _sampling_errors(selection: Selection, groups: np.ndarray) -> np.ndarray | N
     column = f"{selection.y_name}_se"
     if column not in selection.used.columns:
         return None
-    errors = pd.to_numeric(selection.used[column], errors="coerce").to_numpy(dtype=float)
+    errors = floats(selection.used[column])
     if not (np.all(np.isfinite(errors)) and np.all(errors >= 0)):
         raise UserError(f"{column}: a standard error is missing or negative; expected one for every used row")
     return np.sqrt(np.bincount(groups, weights=errors**2) / np.bincount(groups))

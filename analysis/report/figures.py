@@ -16,7 +16,7 @@ from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
 from analysis.laws.line import Line
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, floats
 from drorae.metrics.registry import title
 from drorae.storage.files import write_atomic
 from drorae.trial.folder import Status
@@ -128,8 +128,8 @@ def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Pat
     steps = best.sort_values(x)
     axes.plot(steps[x], steps[y], drawstyle="steps-post", color=LINE, lw=1.2, zorder=1)
     axes.scatter(steps[x], steps[y], s=36, color=LINE, label="not beaten in all objectives", zorder=3)
-    values = pd.to_numeric(every[x], errors="coerce")
-    if values.min() > 0 and values.max() / values.min() > 10:
+    low, high = np.nanmin(floats(every[x])), np.nanmax(floats(every[x]))
+    if low > 0 and high / low > 10:
         axes.set_xscale("log")
     axes.set(xlabel=display_name(x), ylabel=display_name(y))
     axes.legend(frameon=False)
@@ -208,10 +208,8 @@ def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -
     for edge in (at.prediction_low, at.prediction_high):
         axes.plot(inside, edge, color=LINE, lw=0.7, ls=(0, (6, 3)))
     axes.fill_between(inside, at.mean_ci_low, at.mean_ci_high, color=LINE, alpha=0.3, lw=0, label="95% CI of the line")
-    axes.fill_between(
-        beyond, after.prediction_low, after.prediction_high, facecolor="none", edgecolor=LINE, alpha=0.35, lw=0,
-        hatch="////", label="beyond the data",
-    )  # fmt: skip
+    hatched: Any = {"facecolor": "none", "edgecolor": LINE, "alpha": 0.35, "lw": 0, "hatch": "////"}
+    axes.fill_between(beyond, after.prediction_low, after.prediction_high, label="beyond the data", **hatched)
     low, high = line.slope_ci95
     label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {line.curve.r2:.3f}"
     axes.plot(inside, at.mean, color=LINE, lw=2, label=label)

@@ -95,14 +95,14 @@ def _summary(analysis: Analysis) -> str:
     line, selection = analysis.line, analysis.selection
     sample, curve = line.sample, line.curve
     term, per = (f"log10({sample.x_name})", "per decade") if line.law == "log-linear" else (sample.x_name, "per unit")
-    sign = "+" if line.slope >= 0 else "-"
+    sign, (low, high) = "+" if line.slope >= 0 else "-", line.slope_ci95
     counted = f"{line.n} runs" if line.unit == "row" else f"{sample.n} configurations, {line.n} runs"
     spread = f"residual sd {curve.residual_sd:.4g}"
     if line.replicated:
         spread += f" of configuration means, seed sd {line.seed_sd:.4g}"
     lines = [
         f"{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
-        f"  slope {line.slope:.4f} {per}, 95% CI {line.slope_ci95[0]:.4f} .. {line.slope_ci95[1]:.4f} "
+        f"  slope {line.slope:.4f} {per}, 95% CI {low:.4f} .. {high:.4f} "
         f"(t, {curve.dof} degrees of freedom); R2 {curve.r2:.4f}",
         f"  {counted}; {sample.x_name} {sample.low:.6g} .. {sample.high:.6g}; {spread}",
     ]

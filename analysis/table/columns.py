@@ -129,13 +129,18 @@ def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     Raises:
         UserError: no cell is a number.
     """
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
+    values = floats(frame[column])
     texts = [value for value in frame[column] if isinstance(value, str)]
     if len(texts) == len(frame) and not np.isfinite(values).any():
         comma = all("," in text and text.replace(",", "", 1).strip(" +-").isdigit() for text in texts)
         remedy = "write decimals with a point" if comma else "name another column, or clean this one"
         raise UserError(f"{column}: no cell is a number (the first is {texts[0]!r}); {remedy}")
     return values
+
+
+def floats(cells: pd.Series) -> np.ndarray:
+    """Returns cells as floats of shape (rows,), NaN for those that are no numbers."""
+    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
 
 
 def bad_cell(value: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.table.columns import floats
 from analysis.table.decoders import check_decoders
 from analysis.table.selection import Selection
 from drorae.errors import UserError
@@ -32,8 +33,8 @@ def check_design(selection: Selection, unit: str = "configuration", parameters: 
     check_decoders(selection.used, selection.y_name, [selection.x_column])
     what = f"{selection.y_name} on {selection.x_name}"
     seeds = selection.seeds
-    numbers = pd.to_numeric(pd.Series(seeds), errors="coerce").to_numpy(dtype=float)
-    if selection.x_column.lower() in SEED_NAMES or (len(set(seeds)) > 1 and np.array_equal(numbers, selection.x)):
+    same = len(set(seeds)) > 1 and np.array_equal(floats(pd.Series(seeds)), selection.x)
+    if same or selection.x_column.lower() in SEED_NAMES:
         raise UserError(
             f"{what}: {selection.x_column} numbers repeats (seeds), it is no size; expected a size such as params"
         )

@@ -212,9 +212,7 @@ def _trial_row(run: _Run) -> dict[str, object]:
     row["status"] = _UNFINISHED.get(run.status, status) if status == Status.FINISHED else status
     row |= {name: run.tags.get(f"drorae.{name}") for name in ("config_hash", "reason")} | {"run_id": run.run_id}
     row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
-    if "drorae.tuning" in run.tags:
-        row["tuning"] = run.tags["drorae.tuning"]
-    return row
+    return row | ({"tuning": run.tags["drorae.tuning"]} if "drorae.tuning" in run.tags else {})
 
 
 def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.table.columns import bad_cell, find_column, numbers, texts
+from analysis.table.columns import bad_cell, find_column, floats, numbers, texts
 from analysis.table.decoders import check_decoders
 from drorae.errors import UserError
 from drorae.trial.folder import Status
@@ -46,8 +46,6 @@ class Selection:
     labels: tuple[str, ...]
     eval_images: int | None
     """Number of images every used value was measured on; None where the table does not say."""
-    included: tuple[str, ...] = ()
-    """Statuses other than finished that were asked for."""
     pruned: pd.DataFrame | None = None
     """Rows of runs that a scheduler stopped early, if any were left out; of a tuned sweep none, as its best decide."""
 
@@ -111,8 +109,7 @@ def select(
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
     reasons = _reasons(frame, {Status.FINISHED, *include}, {x_column: x_values, y_column: y_values})
     size = sample_column(frame, y)
-    counted = pd.Series(np.nan, frame.index) if size is None else pd.to_numeric(frame[size], errors="coerce")
-    counts = counted.to_numpy(dtype=float)
+    counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
     for i in range(len(frame)):
         if not reasons[i] and log and x_values[i] <= 0:
             reasons[i] = f"{x_column} is {x_values[i]:g}, which has no logarithm"
@@ -136,7 +133,7 @@ def select(
     shown = any(stopped) and Status.PRUNED not in include and not any("best" in role for role in texts(frame, "tuning"))
     return Selection(
         used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
-        include, frame[stopped] if shown else None,
+        frame[stopped] if shown else None,
     )  # fmt: skip
 
 
