@@ -38,6 +38,11 @@ def shorten(text: str, width: int) -> str:
     return f"{text[: width - 3]}..."
 
 
+def brief(error: BaseException, limit: int = 200) -> str:
+    """Returns an exception's message on one line of at most `limit` characters; its type where it says nothing."""
+    return shorten(one_line(error), limit)
+
+
 def last_line(text: str) -> str:
     """The last line that says something, of a traceback or a message; empty where none does."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

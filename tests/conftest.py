@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drorae.machine.doctor import set_telemetry_defaults
+from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.storage.remote import Remote
 
 set_telemetry_defaults()

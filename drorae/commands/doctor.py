@@ -5,36 +5,30 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.conf import arg
-
-from drorae.commands.options import print_json, show, terminal_width
+from drorae.commands.options import Folder, JsonOption
+from drorae.commands.terminal import show, terminal_width
 from drorae.config import Runtime
 from drorae.runtime.shell import command
 
 
 @dataclass(kw_only=True)
-class Doctor:
+class Doctor(JsonOption):
     """Say what is installed, which devices there are, where caches and weights are, and what is missing.
 
     Exit code 1 where the default preset lacks something it cannot run without.
     """
 
-    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    root: Folder = Path("runs")
     """Folder of all sweeps."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print everything as one JSON object."""
 
     def run(self) -> int:
         """Prints the findings."""
         from drorae.machine.doctor import examine
 
         found = examine(Runtime(), self.root)
-        if self.as_json:
-            print_json(found)
-        else:
-            _print(found)
+        self.answer(found, lambda: _print(found))
         return 1 if any(item["essential"] for item in found["missing"]) else 0
 
 

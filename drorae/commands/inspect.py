@@ -7,36 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
-
-from drorae.commands.options import RuntimeOptions, finished_trial, print_json, print_table, say, working
+from drorae.commands.options import Count, TrialOptions, option, require
+from drorae.commands.terminal import print_table, say, working
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, locate
 
 
 @dataclass(kw_only=True)
-class Inspect(RuntimeOptions):
+class Inspect(TrialOptions):
     """Look inside a finished trial: reconstructions, spectra, routing, and the latents before and after fusion.
 
     Example: drorae inspect runs/quickstart/trials/HASH --images 32
     """
 
-    run_dir: Positional[Annotated[Path, arg(metavar="RUN_DIR")]]
-    """A trial's folder: the one with result.json."""
-    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN_DIR/inspection)")] = None
+    out: Annotated[Path | None, option("DIR", "default: RUN_DIR/inspection")] = None
     """Folder for the figures (png) and numbers (npz, json)."""
-    images: Annotated[int, arg(metavar="N")] = 16
+    images: Count = 16
     """So many of the first validation images."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print the numbers as one JSON object."""
 
     def run(self) -> int:
         """Writes figures and numbers, and prints the numbers."""
-        if self.images < 1:
-            raise UserError(f"--images {self.images}: expected 1 or more")
+        require(self.images >= 1, f"--images {self.images}", "1 or more")
         if self.out is None and isinstance(locate(self.run_dir), Remote):
             raise UserError(f"{locate(self.run_dir)}: expected a folder for the figures; name one with --out")
-        directory = finished_trial(self.run_dir)
+        directory = self.trial()
         runtime = self.runtime()
         from drorae.diagnostics.inspection import inspect
         from drorae.trial.reload import load_trained
@@ -48,18 +42,14 @@ class Inspect(RuntimeOptions):
             out = self.out or directory / "inspection"
             found.save(out)
             drawn = draw_pictures(out)
-        if self.as_json:
-            print_json(found.numbers)
-        else:
-            _print(directory, found.numbers)
-        say(
-            f"{out}: inspection.json, inspection.npz, samples.npz, {', '.join(path.name for path in drawn)}", keep=[out]
-        )
+        self.answer(found.numbers, lambda: _print(directory, found.numbers))
+        names = ["inspection.json", "inspection.npz", "samples.npz", *(path.name for path in drawn)]
+        say(f"{out}: {', '.join(names)}", keep=[out])
         return 0
 
 
 def _print(directory: Path, numbers: Mapping[str, float]) -> None:
-    """One table of the whole, one of the blocks, whose names end in their number."""
+    """Prints one table of the whole and one of the blocks; names of a block's numbers end in the block's number."""
     whole: list[tuple[str, str]] = []
     blocks: dict[str, dict[str, str]] = {}
     for name, value in numbers.items():

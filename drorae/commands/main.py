@@ -21,19 +21,21 @@ import tyro
 
 from drorae.commands.compare import Compare
 from drorae.commands.doctor import Doctor
+from drorae.commands.evaluate import Eval
 from drorae.commands.export import Export
-from drorae.commands.fit import Fit, Report
+from drorae.commands.fit import Fit
 from drorae.commands.inspect import Inspect
 from drorae.commands.plan import Plan
 from drorae.commands.predict import Predict
 from drorae.commands.probe import Probe
-from drorae.commands.status import Resume, Status
+from drorae.commands.report import Report
+from drorae.commands.resume import Resume
+from drorae.commands.status import Status
 from drorae.commands.sweep import Sweep
-from drorae.commands.train import Eval, Train
+from drorae.commands.train import Train
 from drorae.commands.ui import Ui
-from drorae.errors import ClusterLost, UserError, shorten
-from drorae.errors import one_line as error_line
-from drorae.machine.doctor import set_telemetry_defaults
+from drorae.errors import ClusterLost, UserError, brief, one_line
+from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import disk_is_full, full_disk
 from drorae.storage.remote import RemoteError
@@ -42,23 +44,8 @@ DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity 
 
 Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
 
-COMMANDS = {
-    "train": Train,
-    "eval": Eval,
-    "inspect": Inspect,
-    "probe": Probe,
-    "export": Export,
-    "sweep": Sweep,
-    "status": Status,
-    "resume": Resume,
-    "fit": Fit,
-    "predict": Predict,
-    "plan": Plan,
-    "compare": Compare,
-    "report": Report,
-    "ui": Ui,
-    "doctor": Doctor,
-}
+_KINDS = (Train, Eval, Inspect, Probe, Export, Sweep, Status, Resume, Fit, Predict, Plan, Compare, Report, Ui, Doctor)
+COMMANDS = {kind.__name__.lower(): kind for kind in _KINDS}
 EXTRAS = {
     "train": ("torch", "torchvision", "timm", "safetensors", "torchmetrics"),
     "sweeps": ("ray", "optuna", "mlflow"),
@@ -76,66 +63,60 @@ class Command(Protocol):
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """The command that the arguments name.
+    """Returns the command that the arguments name.
 
     Raises:
         UserError: arguments that no command takes.
         SystemExit: help was asked for and printed.
     """
+    # What is read before an error is wide, so that no line of the box that it comes in is broken.
+    changes = {} if {"-h", "--help"} & set(arguments) else {"COLUMNS": "1000"}
+    if os.environ.get("NO_COLOR"):
+        # tyro knows of no other way to have no colours.
+        changes["TERM"] = "dumb"
+    before = {name: os.environ[name] for name in changes if name in os.environ}
+    os.environ.update(changes)
     box = io.StringIO()
-    columns = os.environ.get("COLUMNS")
-    if not {"-h", "--help"} & set(arguments):
-        # Wide, so that no line of the box that an error comes in is broken.
-        os.environ["COLUMNS"] = "1000"
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(
+            parsed: Command = tyro.cli(
                 _ANY_COMMAND,
                 prog="drorae",
                 description=DESCRIPTION,
                 args=list(arguments),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
+            return parsed
     except SystemExit as end:
         if end.code in (0, None):
             raise
         names = [name for name in arguments[:1] if name in COMMANDS]
-        raise UserError(f"{one_line(box.getvalue())}; see {' '.join(['drorae', *names, '--help'])}") from None
+        raise UserError(f"{box_text(box.getvalue())}; see {' '.join(['drorae', *names, '--help'])}") from None
     finally:
-        if columns is None:
-            os.environ.pop("COLUMNS", None)
-        else:
-            os.environ["COLUMNS"] = columns
+        for name in changes:
+            del os.environ[name]
+        os.environ.update(before)
 
 
-def one_line(box: str) -> str:
-    """What tyro's error box says: the message, then hints such as the subcommands there are.
+def box_text(box: str) -> str:
+    """Returns what tyro's error box says: the message, then hints such as the subcommands there are.
 
     tyro draws a box whose frame holds the title, or, where stdout takes ASCII only, a title above dashes.
     """
     # On a terminal the box is coloured.
     box = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    sections: list[list[str]] = [[]]
-    for line in box.splitlines():
-        text = line.strip().strip("│").strip()
-        if text.startswith(("╭", "╰")):
-            continue
-        if text and set(text) <= {"─", "-"}:
-            sections.append([])
-        elif text:
-            sections[-1].append(text)
-    if "╭" not in box:
-        del sections[0]
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    sections = re.split(r"^[─-]+$", "\n".join(lines), flags=re.MULTILINE)[0 if "╭" in box else 1 :]
     kept = []
     for section in sections:
-        first, *rest = section or [""]
+        first, *rest = section.strip().splitlines() or [""]
         if first.startswith("Missing from"):
             wanted = [text for text in rest if not text.endswith(("(required)", "(repeatable)"))]
             kept.append(f"{first} {', '.join(wanted)}")
         elif first.startswith("Perhaps you meant"):
             kept.append("perhaps you meant " + " or ".join(text.split()[0] for text in rest if text.startswith("--")))
         elif first and not first.startswith(("Argument helptext", "For full helptext")):
-            kept.append(" ".join(section))
+            kept.append(" ".join([first, *rest]))
     message = "; ".join(text.rstrip(".") for text in kept) or "the arguments do not fit"
     message = re.sub(r"invalid literal for int\(\) with base 10:", "expected a whole number, got", message)
     message = re.sub(r"could not convert string to float:", "expected a number, got", message)
@@ -174,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(error: Interrupted | Stopped) -> int:
-    """Says what a signal ended, unless a sweep has; the shell's exit code for it."""
+    """Says what a signal ended, unless a sweep has; returns the shell's exit code for it."""
     if not error.said:
         _say(f"{WORDS[error.signum]} before it was done")
     # A terminal that was closed takes nothing, and Python would complain of it when it ends.
@@ -185,11 +166,11 @@ def _end(error: Interrupted | Stopped) -> int:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """An error's line and exit code."""
+    """Returns an error's line and exit code."""
     if isinstance(error, UserError | RemoteError):
-        return f"error: {error_line(error)}", 2
+        return f"error: {one_line(error)}", 2
     if isinstance(error, ClusterLost):
-        return f"error: {error_line(error)}", 1
+        return f"error: {one_line(error)}", 1
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, packages in EXTRAS.items() if error.name in packages), None)
         wanted = shlex.quote(f"drorae[{extra}]") if extra else error.name
@@ -198,7 +179,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if disk_is_full(error):
         file = getattr(error, "filename", None)
         return f"error: {full_disk(Path(file).parent if file else Path.cwd())}", 2
-    what = f"{type(error).__name__}: {shorten(error_line(error), 300)}"
+    what = f"{type(error).__name__}: {brief(error, 300)}"
     return f"internal error: {what} (rerun with --debug for the traceback)", 1
 
 
@@ -208,13 +189,13 @@ def _say(text: str) -> None:
 
 
 def _fill_closed() -> None:
-    """Has stdout and stderr lead nowhere where they are closed (`>&-`): Python has no stream there then."""
+    """Lets stdout and stderr lead nowhere where they are closed (`>&-`): Python has no stream there then."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _write_nowhere(stream: TextIO) -> None:
-    """Has a stream's descriptor lead nowhere, so that what it still holds does no harm at the end of the process."""
+    """Lets a stream's descriptor lead nowhere, so that what it still holds does no harm at the end of the process."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,389 +1,302 @@
-"""Options that several commands share, and how they print."""
+"""Options that several commands share, and what they stand for."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import itertools
 import json
-import os
 import re
-import shlex
-import sys
-import textwrap
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
+from drorae.commands.terminal import print_json, print_table, show
 from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
-from drorae.runtime.signals import WORDS, Interrupted, Stopped
 from drorae.storage.remote import Remote, absolute, locate
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.live import Live
+    from sweeps.spec import SweepSpec
 
-Listed = UseAppendAction[list[list[str]]]
+T = TypeVar("T")
+
+
+def option(metavar: str | None = None, hint: str | None = None, name: str | None = None) -> Any:
+    """Returns how the help shows an option, for `Annotated`.
+
+    Args:
+        metavar: what stands for its value; default: the type's name.
+        hint: what follows the description, in brackets; default: "default: VALUE".
+        name: the option's name without dashes; default: the field's.
+    """
+    return arg(metavar=metavar, help_behavior_hint=hint and f"({hint})", name=name)
+
+
+Words = UseAppendAction[tuple[tuple[str, ...], ...]]
 """An option that takes several values and may be repeated."""
+Column = Annotated[str, option("COLUMN")]
+Count = Annotated[int, option("N")]
+Number = Annotated[float, option("N")]
+Folder = Annotated[Path, option("DIR")]
+Statuses = Annotated[Words, option("STATUS", "default: finished only")]
+Law = Literal["log-linear", "linear"]
 
 
-def flat(groups: Iterable[Iterable[str]]) -> list[str]:
-    """The values of a `Listed` option in order."""
+def flat(groups: Iterable[Iterable[T]]) -> list[T]:
+    """Returns the values of a repeated option in order."""
     return list(itertools.chain.from_iterable(groups))
+
+
+def require(valid: bool, given: str, expected: str) -> None:
+    """Raises UserError, with an option as it was `given` and what was `expected`, unless the option is `valid`."""
+    if not valid:
+        raise UserError(f"{given}: expected {expected}")
+
+
+def choose(table: Mapping[str, T], name: str, flag: str, kind: str) -> T:
+    """Returns the entry of a table that an option names.
+
+    Args:
+        table: the entries by name.
+        name: the option's value.
+        flag: the option, such as "--preset".
+        kind: what the table lists, for the message.
+
+    Raises:
+        UserError: no such entry.
+    """
+    if name not in table:
+        raise UserError(f"{flag} {name}: no such {kind}; choose one of {', '.join(table)}")
+    return table[name]
+
+
+def assignments(flag: str, groups: Iterable[Iterable[str]], hint: str) -> list[tuple[str, str]]:
+    """Returns the names and values of an option's NAME=VALUE words.
+
+    Raises:
+        UserError: a word is not NAME=VALUE; the message ends in `hint`.
+    """
+    split = [(text, *text.partition("=")) for text in flat(groups)]
+    for text, name, equals, _ in split:
+        require(bool(name and equals), f"{flag} {text}", f"NAME=VALUE{hint}")
+    return [(name, value) for _, name, _, value in split]
+
+
+def by_field(flag: str, given: Iterable[tuple[str, T]], remedy: str) -> dict[str, T]:
+    """Returns values by the dotted config field that their name stands for.
+
+    Args:
+        flag: the option that they were given with, for the message.
+        given: pairs of a field's dotted name or alias and its value.
+        remedy: ends the message.
+
+    Raises:
+        UserError: no such field, or one given twice.
+    """
+    from sweeps.spec import field_name
+
+    found: dict[str, T] = {}
+    for name, value in given:
+        dotted = field_name(name)
+        if dotted in found:
+            raise UserError(f"{flag} {name}: given twice; {remedy}")
+        found[dotted] = value
+    return found
+
+
+def write_new(path: Path, tree: Any) -> Path:
+    """Writes a JSON file that the user asked for, with its folder, and returns its path.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(tree, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; expected a folder to write to") from None
+    return path
+
+
+@dataclass(kw_only=True)
+class JsonOption:
+    """How the outcome is printed."""
+
+    as_json: Annotated[bool, option(name="json")] = False
+    """Print the outcome as one JSON object."""
+
+    def answer(self, tree: Any, words: str | Callable[[], None]) -> None:
+        """Prints the outcome on stdout.
+
+        Args:
+            tree: the outcome as plain values, which --json prints.
+            words: the outcome in words, or what prints it.
+        """
+        if self.as_json:
+            print_json(tree)
+        elif isinstance(words, str):
+            show(words)
+        else:
+            words()
 
 
 @dataclass(kw_only=True)
 class RuntimeOptions:
     """Where and how a trial runs."""
 
-    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    device: Annotated[str, option("DEVICE")] = "auto"
     """auto (CUDA if there is any), cpu, cuda or cuda:N."""
-    threads: Annotated[int, arg(metavar="N")] = 0
+    threads: Count = 0
     """CPU threads; 0: all of them for a single trial, as many as its CPUs for a sweep's."""
     features: Literal["cache", "online"] = "cache"
     """cache: encode images once for all trials; online: in every epoch."""
-    cache_dir: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="(default: $DRORAE_CACHE or ~/.cache)")] = (
-        None
-    )
+    cache_dir: Annotated[str | None, option("DIR", "default: $DRORAE_CACHE or ~/.cache")] = None
     """Folder for features, phase-1 decoders and converted weights; or s3://BUCKET/PREFIX, of which each machine keeps
     copies in $DRORAE_LOCAL_CACHE (default: ~/.cache/drorae)."""
-    cache_limit_gb: Annotated[float, arg(metavar="GB")] = 20.0
+    cache_limit_gb: Annotated[float, option("GB")] = 20.0
     """Refuse to let the cache grow beyond this."""
-    micro_batch: Annotated[int, arg(metavar="N")] = 0
+    micro_batch: Count = 0
     """Images sent through the networks at once, larger batches in pieces (gradient accumulation); 0: all."""
     activation_checkpointing: bool = False
     """Compute the decoder's activations twice instead of keeping them."""
-    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 30.0
+    checkpoint_seconds: Annotated[float, option("SECONDS")] = 30.0
     """A killed trial loses at most so much of its work."""
 
     def runtime(self) -> Runtime:
-        """The `Runtime` these options describe.
+        """Returns the `Runtime` that these options describe.
 
         Raises:
             UserError: a value that makes no sense.
         """
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"--device {self.device}: not a device; expected auto, cpu, cuda or cuda:N")
-        if self.threads < 0:
-            raise UserError(f"--threads {self.threads}: expected 0 (choose for me) or more")
-        if self.micro_batch < 0:
-            raise UserError(f"--micro-batch {self.micro_batch}: expected 0 (whole batches) or more")
-        if not self.checkpoint_seconds >= 0:
-            raise UserError(f"--checkpoint-seconds {self.checkpoint_seconds}: expected 0 or more")
-        if not self.cache_limit_gb > 0:
-            raise UserError(f"--cache-limit-gb {self.cache_limit_gb}: expected a number above 0")
-        return Runtime(
-            device=self.device,
-            threads=self.threads,
-            features=self.features,
-            cache_dir=absolute(self.cache_dir or default_cache_dir()),
-            cache_limit_gb=self.cache_limit_gb,
-            micro_batch=self.micro_batch,
-            activation_checkpointing=self.activation_checkpointing,
-            checkpoint_seconds=self.checkpoint_seconds,
-        )
+        require(self.threads >= 0, f"--threads {self.threads}", "0 (choose for me) or more")
+        require(self.micro_batch >= 0, f"--micro-batch {self.micro_batch}", "0 (whole batches) or more")
+        require(self.checkpoint_seconds >= 0, f"--checkpoint-seconds {self.checkpoint_seconds}", "0 or more")
+        require(self.cache_limit_gb > 0, f"--cache-limit-gb {self.cache_limit_gb}", "a number above 0")
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(RuntimeOptions)}
+        return Runtime(**given | {"cache_dir": absolute(self.cache_dir or default_cache_dir())})
+
+
+@dataclass(kw_only=True)
+class TrialOptions(RuntimeOptions, JsonOption):
+    """A finished trial, and how it is run again."""
+
+    run_dir: Positional[Annotated[Path, option("RUN_DIR")]]
+    """A trial's folder: the one with result.json."""
+
+    def trial(self) -> Path:
+        """Returns the trial's folder: RUN_DIR itself, or that of a sweep's only trial; of one at a URL, a copy.
+
+        Raises:
+            UserError: no finished trial there.
+        """
+        place = locate(self.run_dir)
+        if isinstance(place, Remote):
+            from sweeps.folder.mirror import brought
+
+            names = [name for name in place.files() if f"/{name}".endswith("/result.json")]
+            if len(names) != 1:
+                raise UserError(f"{place}: no finished trial here; expected the URL of a folder with result.json")
+            return brought(f"{place}/{names[0]}".removesuffix("/result.json"))
+        if (self.run_dir / "result.json").is_file():
+            return self.run_dir
+        trials = sorted(self.run_dir.glob("trials/*/result.json"))
+        if len(trials) != 1:
+            raise UserError(f"{self.run_dir}: no finished trial here; expected a folder with result.json")
+        return trials[0].parent
+
+    def answer_metrics(self, metrics: Mapping[str, float], directory: Path) -> None:
+        """Prints metrics of the trial in `directory` as a table, or as one JSON object."""
+        rows = [(name, f"{value:.6g}") for name, value in metrics.items()]
+        self.answer(metrics, lambda: print_table(("metric", "value"), rows, str(directory)))
 
 
 @dataclass(kw_only=True)
 class ConfigOptions:
     """What to run: a preset or a saved config, and changes to it."""
 
-    preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: quickstart)")] = None
+    preset: Annotated[str | None, option("NAME", "default: quickstart")] = None
     """A named config: smoke, quickstart or paper; for a sweep also capacity, layers, ablation or variants."""
-    config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(instead of --preset)")] = None
+    config: Annotated[Path | None, option("FILE", "instead of --preset")] = None
     """The config.json that a run saved."""
-    overrides: Annotated[Listed, arg(name="set", metavar="NAME=VALUE", help_behavior_hint="(repeatable)")] = field(
-        default_factory=list
-    )
+    overrides: Annotated[Words, option("NAME=VALUE", "repeatable", "set")] = ()
     """Config fields to change, by dotted name or alias: --set fusion.beta=0.1 capacity=128."""
 
-    def changed(self, base: TrialConfig) -> TrialConfig:
-        """`base` with --set applied.
-
-        Raises:
-            UserError: not NAME=VALUE, no such field, or a value it cannot take.
-        """
-        for name, value in self.pairs():
-            base = override(base, name, value)
-        return base
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """(dotted name, text) of every --set.
+    def changes(self) -> dict[str, str]:
+        """Returns the text of every --set by dotted name.
 
         Raises:
             UserError: not NAME=VALUE, no such field, or one given twice.
         """
-        from sweeps.spec import field_name
+        hint = ", such as fusion.beta=0.1 or capacity=128"
+        return by_field("--set", assignments("--set", self.overrides, hint), "give it once")
 
-        found: dict[str, str] = {}
-        for text in flat(self.overrides):
-            name, equals, value = text.partition("=")
-            if not equals or not name:
-                raise UserError(f"--set {text}: expected NAME=VALUE, such as fusion.beta=0.1 or capacity=128")
-            dotted = field_name(name)
-            if dotted in found:
-                raise UserError(f"--set {name}: given twice; give it once")
-            found[dotted] = value
-        return list(found.items())
+    def changed(self, base: TrialConfig) -> TrialConfig:
+        """Returns `base` with --set applied.
 
-    def one_source(self) -> None:
+        Raises:
+            UserError: not NAME=VALUE, no such field, or a value it cannot take.
+        """
+        for name, value in self.changes().items():
+            base = override(base, name, value)
+        return base
+
+    def check_source(self) -> None:
         """Raises UserError if both --preset and --config are given."""
         if self.preset is not None and self.config is not None:
             raise UserError("--preset and --config: expected one of them; change single fields with --set")
 
     def trial_config(self) -> TrialConfig:
-        """The config asked for."""
-        self.one_source()
+        """Returns the trial's config that is asked for.
+
+        Raises:
+            UserError: an unknown preset, an unusable file, or an unusable change.
+        """
+        self.check_source()
         if self.config is not None:
             return self.changed(load_config(self.config))
-        name = self.preset or "quickstart"
-        if name not in PRESETS:
-            raise UserError(f"--preset {name}: no such preset; choose one of {', '.join(PRESETS)}")
-        return self.changed(PRESETS[name])
+        return self.changed(choose(PRESETS, self.preset or "quickstart", "--preset", "preset"))
+
+    def sweep_spec(self) -> SweepSpec:
+        """Returns the sweep that is asked for, before any change; a trial's config is a sweep without axes.
+
+        Raises:
+            UserError: an unknown preset or an unusable file.
+        """
+        from sweeps.spec import SWEEPS
+
+        self.check_source()
+        if self.config is not None:
+            return read_sweep(self.config)
+        return choose(SWEEPS, self.preset or "quickstart", "--preset", "sweep")
 
 
-def finished_trial(directory: Path) -> Path:
-    """The trial's folder that a RUN_DIR means: itself, or that of a sweep's only trial; of one at a URL, a copy.
+def read_sweep(path: Path) -> SweepSpec:
+    """Reads a sweep.json, or a config.json as a sweep without axes.
 
     Raises:
-        UserError: no finished trial there.
+        UserError: not readable as either.
     """
-    place = locate(directory)
-    if isinstance(place, Remote):
-        from sweeps.folder.mirror import brought
+    from sweeps.spec import SweepSpec
 
-        names = [f"{place.name}/{name}" for name in place.files() if name.rpartition("/")[2] == "result.json"]
-        if len(names) != 1:
-            raise UserError(f"{place}: no finished trial here; expected the URL of a folder with result.json")
-        return brought(str(place.parent / names[0].rpartition("/")[0]))
-    trials = sorted(directory.glob("trials/*/result.json"))
-    if (directory / "result.json").is_file():
-        return directory
-    if len(trials) != 1:
-        raise UserError(f"{directory}: no finished trial here; expected a folder with result.json")
-    return trials[0].parent
-
-
-PATIENCE = 1.0
-"""Seconds that a command may take before it says what it is doing."""
-SILENCE_SECONDS = 25.0
-"""Between two lines of progress in a log."""
-_spinner: Live | None = None
-"""The sign of life that is on the terminal now."""
-
-
-def say(text: str, keep: Iterable[object] = ()) -> None:
-    """A note for people, on stderr, where it cannot mix with results; broken into lines as `wrapped` does."""
-    text = wrapped(text, terminal_width(sys.stderr), keep)
-    if _spinner is None:
-        print(text, file=sys.stderr, flush=True)
-    else:
-        _spinner.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def show(text: str, keep: Iterable[object] = (), hang: int = 4) -> None:
-    """A result in words, on stdout; broken into lines as `wrapped` does."""
-    print(wrapped(text, terminal_width(sys.stdout), keep, hang))
-
-
-def wrapped(text: str, width: int | None, keep: Iterable[object] = (), hang: int = 4) -> str:
-    """`text` in lines of at most `width` columns, broken between words; as it is where width is None.
-
-    What goes on below a line is indented by `hang` more than the line. Never broken: a word, such as a path, and what
-    `keep` lists, such as a command with its blanks. The terminal breaks them where they are too long, and copies them
-    whole.
-    """
-    if width is None:
-        return text
-    for part in map(str, keep):
-        text = text.replace(part, part.replace(" ", "\0"))
-    lines = []
-    for line in text.splitlines():
-        indent = " " * (len(line) - len(line.lstrip(" ")))
-        whole = len(line) <= width
-        lines += [line] if whole else textwrap.wrap(
-            line, width, subsequent_indent=indent + " " * hang, break_long_words=False, break_on_hyphens=False
-        )  # fmt: skip
-    return "\n".join(lines).replace("\0", " ")
-
-
-def terminal_width(stream: TextIO) -> int | None:
-    """Columns of the terminal that a stream is on; None where it is on none."""
-    if not stream.isatty():
-        return None
-    given = os.environ.get("COLUMNS", "")
-    if given.isdigit() and int(given):
-        return int(given)
     try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
+        tree = json.loads(path.read_text())
     except (OSError, ValueError):
-        return 80
+        tree = None
+    if isinstance(tree, dict) and "spec" in tree:
+        return SweepSpec.from_dict(tree["spec"])
+    return SweepSpec(path.stem if path.stem != "config" else path.resolve().parent.name, load_config(path))
 
 
-def print_metrics(metrics: Mapping[str, float], title: str, as_json: bool) -> None:
-    """Metrics as a table, or as one JSON object, on stdout."""
-    if as_json:
-        print_json(metrics)
-    else:
-        print_table(("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items()], title)
+@dataclass(kw_only=True)
+class SweepOptions:
+    """A sweep that somebody started."""
 
-
-def print_table(
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    title: str = "",
-    *,
-    drop: Sequence[str] = (),
-    whole: str = "--json prints all",
-) -> None:
-    """A table on stdout.
-
-    In a pipe it is as wide as it needs to be. On a terminal that it does not fit, the columns of `drop` are left out,
-    the first one first, until it does, and a note says which and, in the words of `whole`, where they all are. If it
-    still does not fit, each row becomes a block of lines, with all columns.
-    """
-    from rich.measure import Measurement
-    from rich.table import Table
-    from rich.text import Text
-
-    def table(left_out: Collection[str]) -> Table:
-        kept = [index for index, name in enumerate(header) if name not in left_out]
-        made = Table()
-        for index in kept:
-            made.add_column(Text(header[index]), no_wrap=True)
-        for row in cells:
-            made.add_row(*(Text(row[index]) for index in kept))
-        return made
-
-    cells = [tuple(row) for row in rows]
-    console = results_console()
-    width = terminal_width(sys.stdout)
-    unlimited = console.options.update(max_width=1_000_000)
-    if title:
-        show(title, keep=(title,))
-    for count in range(len(drop) + 1):
-        made = table(drop[:count])
-        if width is None or Measurement.get(console, unlimited, made).maximum <= width:
-            console.print(made)
-            if count:
-                say(f"left out, for want of room: {', '.join(drop[:count])}; {whole}")
-            return
-    blocks = ["\n".join(f"{'  ' if index else ''}{name}: {row[index]}" for index, name in enumerate(header))
-              for row in cells]  # fmt: skip
-    show("\n".join(blocks))
-
-
-def print_json(tree: Any) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(tree, indent=2, allow_nan=False))
-
-
-def results_console() -> Console:
-    """A rich console on stdout, as wide as any table where stdout is no terminal."""
-    from rich.console import Console
-
-    return Console(width=terminal_width(sys.stdout) or 1000, highlight=False)
-
-
-@contextlib.contextmanager
-def working(what: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Shows on stderr that a command is at work, once it has been for `PATIENCE` seconds, and `what` it does.
-
-    On a terminal that is a line that moves, and goes when the work is done; in a log, a plain line every
-    `SILENCE_SECONDS`. What the block gets takes a trial's rows of progress, and says what is in them.
-
-        with working(f"measuring {directory}") as note:
-            load_trained(directory, runtime, report=note)
-    """
-    lock, over, told = threading.Lock(), threading.Event(), ""
-    spinner = _make_spinner(what)
-
-    def watch() -> None:
-        global _spinner
-        if over.wait(PATIENCE):
-            return
-        if spinner is None:
-            say(f"{what} ...")
-            began = time.monotonic()
-            while not over.wait(SILENCE_SECONDS):
-                say(f"{what}: {told or f'for {time.monotonic() - began:.0f} s'}")
-            return
-        with lock:
-            if not over.is_set():
-                _spinner = spinner
-                spinner.start()
-
-    def note(row: Mapping[str, Any]) -> None:
-        nonlocal told
-        told = _forecast_lines(row)
-        if spinner is not None:
-            from rich.text import Text
-
-            spinner.renderable.text = Text(f"{what}: {told}", no_wrap=True, overflow="ellipsis")  # type: ignore[union-attr]
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield note
-    finally:
-        with lock:
-            over.set()
-            _stop(spinner)
-
-
-@contextlib.contextmanager
-def ending(what: str, remedy: str = "") -> Iterator[None]:
-    """Says what is left, and the command that goes on, where Ctrl-C, TERM or HUP ends the block."""
-    try:
-        yield
-    except (Interrupted, Stopped) as end:
-        with contextlib.suppress(OSError):
-            say(f"{WORDS[end.signum]}: {what}{remedy}", keep=[remedy] if remedy else [])
-        end.said = True
-        raise
-
-
-def _stop(spinner: Live | None) -> None:
-    """Takes the line away, where it is shown."""
-    global _spinner
-    if spinner is not None and _spinner is spinner:
-        _spinner = None
-        spinner.stop()
-
-
-def _make_spinner(what: str) -> Live | None:
-    """A line that moves, not yet shown; None where stderr is no terminal that can move it."""
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.live import Live
-    from rich.spinner import Spinner
-    from rich.text import Text
-
-    console = Console(stderr=True, highlight=False)
-    if console.is_dumb_terminal:
-        return None
-    line = Spinner("line", Text(f"{what} ...", no_wrap=True, overflow="ellipsis"))
-    # Results go where stdout goes, never through this console.
-    return Live(line, console=console, transient=True, redirect_stdout=False, refresh_per_second=8)
-
-
-def _forecast_lines(row: Mapping[str, Any]) -> str:
-    """A row of a trial's progress in words."""
-    if "note" in row:
-        counted = f", {row['done']:.0f} of {row['total']:.0f}" if row.get("total", 0) > 1 else ""
-        return f"{row['note']}{counted}"
-    total = f" of {row['total_steps']:.0f}" if row.get("total_steps") else ""
-    loss = f", loss {row['loss']:.5g}" if "loss" in row else ""
-    speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
-    return f"{row.get('phase', '')} step {row.get('step', 0):.0f}{total}{loss}{speed}"
-
-
-def command_anywhere(*words: object) -> str:
-    """A command for a report, which others read: without this machine's path of the program."""
-    return f"drorae {shlex.join(map(str, words))}"
+    name: Positional[Annotated[str, option("NAME")]]
+    """Name of the sweep."""
+    root: Folder = Path("runs")
+    """Folder or URL of all sweeps."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
-
-from drorae.commands.fit import SourceOptions
-from drorae.commands.options import ConfigOptions, Listed, flat, print_json, print_table, say, show, working
+from drorae.commands.options import ConfigOptions, Count, Words, flat, option, read_sweep, require, write_new
+from drorae.commands.source import SizeOptions
+from drorae.commands.terminal import print_table, say, show, working
 from drorae.errors import UserError
 from drorae.runtime.shell import command
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from analysis.inference import plan as planning
     from analysis.inference.analysis import Analysis
@@ -26,7 +24,7 @@ SHOWN = 8
 
 
 @dataclass(kw_only=True)
-class Plan(SourceOptions, ConfigOptions):
+class Plan(SizeOptions, ConfigOptions):
     """Choose the next runs by simulation: halve the slope's interval, tell a line from an offset, pin a prediction.
 
     With --out the design is written as DIR/sweep.json, for drorae sweep --config DIR/sweep.json.
@@ -34,36 +32,30 @@ class Plan(SourceOptions, ConfigOptions):
     Example: drorae plan results/paper/capacity.csv --y rfid --goal offset --runs 8 --preset paper --out next
     """
 
-    x: Annotated[str, arg(metavar="COLUMN")] = "params"
-    """Size: params, capacity, layers or a column."""
-    y: Annotated[str, arg(metavar="COLUMN", help_behavior_hint="(required)")] = ""
+    y: Annotated[str, option("COLUMN", "required")] = ""
     """Metric, such as rfd_dinov2."""
     goal: Literal["slope", "offset", "prediction"] = "slope"
     """slope: halve its interval; offset: tell log-linear from a power law with offset; prediction: halve the interval
     at --at."""
-    at: Annotated[float | None, arg(metavar="SIZE", help_behavior_hint="(goal prediction)")] = None
+    at: Annotated[float | None, option("SIZE", "goal prediction")] = None
     """The size to predict at."""
-    budget: Annotated[float | None, arg(metavar="SECONDS", help_behavior_hint="(or --runs)")] = None
+    budget: Annotated[float | None, option("SECONDS", "or --runs")] = None
     """Seconds that the new runs may take, one after the other."""
-    runs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(or --budget)")] = None
+    runs: Annotated[int | None, option("N", "or --budget")] = None
     """Number of new runs, whatever they take."""
-    cost: Annotated[str, arg(metavar="FIXED[,PER_SIZE]", help_behavior_hint="(default: measured)")] = ""
+    cost: Annotated[str, option("FIXED[,PER_SIZE]", "default: measured")] = ""
     """Seconds of a run, FIXED + PER_SIZE * size; measured from train_seconds and eval_seconds where the table has
     them."""
-    smallest: Annotated[float | None, arg(metavar="SIZE", help_behavior_hint="(default: a fourth of the data's)")] = (
-        None
-    )
+    smallest: Annotated[float | None, option("SIZE", "default: a fourth of the data's")] = None
     """Smallest size that may be run."""
-    largest: Annotated[float | None, arg(metavar="SIZE", help_behavior_hint="(default: four times the data's)")] = None
+    largest: Annotated[float | None, option("SIZE", "default: four times the data's")] = None
     """Largest size that may be run."""
-    seeds: Annotated[Listed, arg(metavar="N", help_behavior_hint="(default: 1)")] = field(default_factory=list)
+    seeds: Annotated[Words, option("N", "default: 1")] = ()
     """Seeds per size to consider, such as 1 3."""
-    replications: Annotated[int, arg(metavar="N")] = 400
+    replications: Count = 400
     """Simulations per truth and design."""
-    name: Annotated[str, arg(metavar="NAME")] = "next"
+    name: Annotated[str, option("NAME")] = "next"
     """Name of the sweep."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print one JSON object."""
 
     def run(self) -> int:
         """Prints the designs, best first; with --out writes the best one's sweep."""
@@ -73,51 +65,42 @@ class Plan(SourceOptions, ConfigOptions):
             raise UserError("--budget or --runs: expected one of them, seconds or a number of runs")
         if self.goal == "prediction" and self.at is None:
             raise UserError("--goal prediction: expected --at SIZE")
-        if self.replications < 50:
-            raise UserError(f"--replications {self.replications}: expected 50 or more")
+        require(self.replications >= 50, f"--replications {self.replications}", "50 or more")
+        self.check_source()
         from analysis.inference import plan as planning
         from analysis.inference.analysis import analyse
-        from analysis.report.trees import VERSION, finite, remarks
+        from analysis.report.trees import finite
 
         found = analyse(self.read(), self.x, self.y)
         cost = self._cost(found)
-        budget = float(self.runs if self.runs is not None else self.budget or 0)
-        seeds = tuple(dict.fromkeys(_whole("--seeds", word) for word in flat(self.seeds))) or (1,)
+        seeds = tuple(dict.fromkeys(map(_seeds, flat(self.seeds)))) or (1,)
         with working(f"simulating {self.replications} times every design"):
             made = planning.propose(
-                found.comparison, self.goal, cost, budget, self.at, self.smallest, self.largest, seeds,
+                found.comparison,
+                self.goal,
+                cost,
+                float(self.runs if self.runs is not None else self.budget or 0),
+                self.at,
+                self.smallest,
+                self.largest,
+                seeds,
                 self.replications,
-            )  # fmt: skip
+            )
         spec = self._spec(found, made.best.design)
-        written = self._write(spec) if self.out is not None else None
-        if self.as_json:
-            tree = {
-                "version": VERSION,
-                "x": found.selection.x_name,
-                "y": found.selection.y_name,
-                "n": found.line.n,
-                "goal": made.goal,
-                "at": made.at,
-                "budget": made.budget,
-                "cost": None if self.runs is not None else {"fixed": cost.fixed, "per_size": cost.per_size},
-                "replications": made.replications,
-                "width_now": made.width_now,
-                "settled_now": made.settled_now,
-                "reached": made.reached,
-                "designs": [_design_tree(item) for item in made.appraisals],
-                "even": _design_tree(made.even),
-                "sweep": None if spec is None else spec.to_dict(),
-                **remarks(found),
-            }
-            print_json(finite(tree))
-        else:
-            _print(found, made)
+        written = None
+        if spec is not None and self.out is not None:
+            written = write_new(self.out / "sweep.json", {"spec": spec.to_dict()})
+        tree = _tree(found, made, None if self.runs is not None else cost, spec)
+        self.answer(finite(tree), lambda: _print(found, made))
         if written is not None:
             run = command("sweep", "--config", written)
             say(f"sweep: {written}; run it: {run}", keep=[run, written])
         return 0
 
     def _cost(self, found: Analysis) -> planning.Cost:
+        """Returns what a run costs: 1 where runs are counted, else seconds, as given or as measured."""
+        import numpy as np
+
         from analysis.inference.plan import Cost, measured_cost
 
         if self.runs is not None:
@@ -125,155 +108,144 @@ class Plan(SourceOptions, ConfigOptions):
                 raise UserError("--cost: means nothing beside --runs, which counts runs; expected --budget SECONDS")
             return Cost(1.0)
         if self.cost:
-            words = self.cost.split(",")
             try:
-                numbers = [float(word) for word in words]
+                numbers = [float(word) for word in self.cost.split(",")]
             except ValueError:
                 numbers = []
-            if len(numbers) not in (1, 2) or min(numbers) < 0 or not sum(numbers) > 0:
-                raise UserError(f"--cost {self.cost}: expected seconds, or FIXED,PER_SIZE such as 30,2e-6")
+            usable = len(numbers) in (1, 2) and min(numbers) >= 0 and sum(numbers) > 0
+            require(usable, f"--cost {self.cost}", "seconds, or FIXED,PER_SIZE such as 30,2e-6")
             return Cost(*numbers)
-        import pandas as pd
-
         used = found.selection.used
         if "train_seconds" not in used.columns:
             raise UserError("--budget: the table has no train_seconds to measure the cost from; expected --cost")
-        seconds = pd.to_numeric(used["train_seconds"], errors="coerce").to_numpy(dtype=float)
+        seconds = _numbers(used, "train_seconds")
         if "eval_seconds" in used.columns:
-            seconds = seconds + pd.to_numeric(used["eval_seconds"], errors="coerce").fillna(0).to_numpy(dtype=float)
+            seconds = seconds + np.nan_to_num(_numbers(used, "eval_seconds"))
         return measured_cost(found.selection.x, seconds)
 
     def _spec(self, found: Analysis, design: planning.Design) -> SweepSpec | None:
-        """The design as a sweep; None where x is nothing that a sweep can vary."""
+        """Returns the design as a sweep; None where x is nothing that a sweep can vary, or nothing says how to run."""
         from sweeps.folder.mirror import brought
-        from sweeps.spec import SWEEPS, SweepSpec, expand
+        from sweeps.spec import SweepSpec, expand
 
-        self.one_source()
         points = _points(found, design)
+        asked = self.preset is not None or self.config is not None
+        lacking, path = "", None
         if points is None:
-            if self.out is not None:
-                raise UserError(f"--out: {self.x} is not something a sweep can vary; expected params, capacity, layers")
+            lacking = f"{self.x} is not something a sweep can vary; expected params, capacity, layers"
+        elif not asked:
+            path = brought(self.source, ("sweep.json",)) / "sweep.json"
+            if not path.is_file():
+                lacking = "the table does not say how to run; expected --preset NAME or --config FILE"
+        if lacking and self.out is not None:
+            raise UserError(f"--out: {lacking}")
+        if points is None or lacking:
             return None
-        source = brought(self.source, ("sweep.json",)) / "sweep.json"
-        if self.preset is not None and self.preset in SWEEPS:
-            base = self.changed(SWEEPS[self.preset].base)
-        elif self.config is None and self.preset is None and source.is_file():
-            base = self.changed(_base(source))
-        elif self.config is not None and self.config.name == "sweep.json":
-            base = self.changed(_base(self.config))
-        elif self.config is None and self.preset is None:
-            if self.out is not None:
-                raise UserError("--out: the table does not say how to run; expected --preset NAME or --config FILE")
-            return None
-        else:
-            base = self.trial_config()
-        spec = SweepSpec(self.name, base, (), tuple(points))
+        base = (read_sweep(path) if path else self.sweep_spec()).base
+        spec = SweepSpec(self.name, self.changed(base), (), tuple(points))
         expand(spec)
         return spec
 
-    def _write(self, spec: SweepSpec | None) -> Path | None:
-        if spec is None or self.out is None:
-            return None
-        path = self.out / "sweep.json"
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"spec": spec.to_dict()}, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}; expected a folder to write to") from None
-        return path
+
+def _seeds(word: str) -> int:
+    number = int(word) if word.isdecimal() else 0
+    require(number >= 1, f"--seeds {word}", "a whole number above 0")
+    return number
 
 
-def _whole(option: str, word: str) -> int:
-    try:
-        value = int(word)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise UserError(f"{option} {word}: expected a whole number above 0")
-    return value
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Returns a column's numbers; nan where there is none."""
+    import pandas as pd
 
-
-def _base(path: Path) -> Any:
-    """The base config of a sweep.json."""
-    from sweeps.spec import SweepSpec
-
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{path}: not readable as JSON; expected the sweep.json that a sweep wrote") from None
-    if not isinstance(tree, dict) or "spec" not in tree:
-        raise UserError(f"{path}: not a sweep; expected the sweep.json that a sweep wrote")
-    return SweepSpec.from_dict(tree["spec"]).base
+    return pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
 
 
 def _points(found: Analysis, design: planning.Design) -> list[dict[str, Any]] | None:
-    """What each new trial sets: capacity or layers, and a seed that no run of that size has."""
+    """Returns what each new trial sets: capacity or layers, and a seed that no run of that size has.
+
+    None where x is neither, nor a number of parameters that is a line of the capacity in these runs.
+    """
     import numpy as np
-    import pandas as pd
 
     used, column = found.selection.used, found.selection.x_column
-    sizes = np.array(design.sizes)
+    wanted = np.array(design.sizes)
     if column in ("num_layers", "fusion.num_layers"):
-        field_name, wanted, old = "layers", sizes, used[column]
+        varied, sizes = "layers", _numbers(used, column)
     elif column in ("expert_hidden_dim", "fusion.expert_hidden_dim"):
-        field_name, wanted, old = "capacity", sizes, used[column]
+        varied, sizes = "capacity", _numbers(used, column)
     elif "expert_hidden_dim" in used.columns and column in ("params", "fusion_params", "fusion_params_paper"):
         # Parameters are linear in the experts' width as long as nothing else varies.
-        field_name, old = "capacity", used["expert_hidden_dim"]
-        width = pd.to_numeric(old, errors="coerce").to_numpy(dtype=float)
-        inverted = _inverse_line(width, found.selection.x, sizes)
-        if inverted is None:
+        varied, sizes, params = "capacity", _numbers(used, "expert_hidden_dim"), found.selection.x
+        slope, intercept = np.polyfit(sizes, params, 1)
+        if slope <= 0 or np.max(np.abs(intercept + slope * sizes - params) / params) > 0.01:
             return None
-        wanted = inverted
+        wanted = (wanted - intercept) / slope
     else:
         return None
-    numbers = pd.to_numeric(old, errors="coerce").to_numpy(dtype=float)
-    seeds = pd.to_numeric(used["seed"], errors="coerce").fillna(0).to_numpy() if "seed" in used.columns else None
+    seeds = np.nan_to_num(_numbers(used, "seed")) if "seed" in used.columns else np.zeros(len(used))
     taken: set[int] = set()
     points = []
     for value in wanted:
         whole = max(round(float(value)), 1)
-        while whole in taken and field_name == "capacity":
+        while whole in taken and varied == "capacity":
             whole += 1
         taken.add(whole)
-        same = numbers == whole
-        first = 0 if not same.any() else 1 if seeds is None else int(seeds[same].max()) + 1
-        points += [{field_name: whole, "seed": first + k} for k in range(design.seeds)]
+        first = int(max(seeds[sizes == whole], default=-1)) + 1
+        points += [{varied: whole, "seed": first + k} for k in range(design.seeds)]
     return points
 
 
-def _inverse_line(width: np.ndarray, params: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
-    """Widths that have `sizes` parameters; None where parameters are no line of the width in these runs."""
-    import numpy as np
+def _tree(
+    found: Analysis, made: planning.Proposal, cost: planning.Cost | None, spec: SweepSpec | None
+) -> dict[str, Any]:
+    """Returns the plan as plain values.
 
-    slope, intercept = np.polyfit(width, params, 1)
-    if slope <= 0 or np.max(np.abs(intercept + slope * width - params) / params) > 0.01:
-        return None
-    return (sizes - intercept) / slope
+    Args:
+        found: the analysis of the runs so far.
+        made: the plan.
+        cost: seconds of a run; None where runs are counted.
+        spec: the sweep of the best design; None where none can be made.
+    """
+    from analysis.report.trees import VERSION, remarks
+
+    return {
+        "version": VERSION,
+        "x": found.selection.x_name,
+        "y": found.selection.y_name,
+        "n": found.line.n,
+        "goal": made.goal,
+        "at": made.at,
+        "budget": made.budget,
+        "cost": None if cost is None else {"fixed": cost.fixed, "per_size": cost.per_size},
+        "replications": made.replications,
+        "width_now": made.width_now,
+        "settled_now": made.settled_now,
+        "reached": made.reached,
+        "designs": [_design_tree(item) for item in made.appraisals],
+        "even": _design_tree(made.even),
+        "sweep": None if spec is None else spec.to_dict(),
+        **remarks(found),
+    }
 
 
 def _design_tree(item: planning.Appraisal) -> dict[str, Any]:
+    """Returns a design as plain values; nan where its goal has no such number."""
+    plain = asdict(item)
     return {
-        "name": item.design.name,
-        "sizes": [float(size) for size in item.design.sizes],
-        "seeds": item.design.seeds,
+        **item.design._asdict(),
         "runs": item.design.runs,
-        "cost": item.seconds,
-        "width": item.width,
-        "ratio": item.ratio,
-        "settled": item.settled,
-        "settled_wrongly": item.wrongly,
-        "settled_if_line": item.settled_if_line,
-        "settled_if_offset": item.settled_if_offset,
+        "cost": plain.pop("seconds"),
+        "settled_wrongly": plain.pop("wrongly"),
+        **{name: value for name, value in plain.items() if name != "design"},
     }
 
 
 def _print(found: Analysis, made: planning.Proposal) -> None:
-    names = found.selection
+    x, y = found.selection.x_name, found.selection.y_name
     goals = {
-        "slope": f"halve the interval of the slope of {names.y_name} on {names.x_name}, now {made.width_now:.4g} wide",
-        "offset": f"tell log-linear from a power law with offset that halves the slope of {names.y_name} over the data",
-        "prediction": f"halve the interval of {names.y_name} at {made.at}, now {made.width_now:.4g} wide",
+        "slope": f"halve the interval of the slope of {y} on {x}, now {made.width_now:.4g} wide",
+        "offset": f"tell log-linear from a power law with offset that halves the slope of {y} over the data",
+        "prediction": f"halve the interval of {y} at {made.at}, now {made.width_now:.4g} wide",
     }
     show(
         f"goal: {goals[made.goal]}\n"
@@ -283,17 +255,10 @@ def _print(found: Analysis, made: planning.Proposal) -> None:
     header = ("design", "sizes x seeds", "cost", "width", "of now", "settled", "wrongly")
     rows = []
     for item in (*made.appraisals[:SHOWN], made.even):
+        name, sizes, seeds = item.design
         widths = ("-", "-") if made.goal == "offset" else (f"{item.width:.4g}", f"{item.ratio:.2f}")
-        rows.append(
-            (
-                item.design.name,
-                f"{len(item.design.sizes)} x {item.design.seeds}",
-                f"{item.seconds:.5g}",
-                *widths,
-                f"{item.settled:.0%}",
-                f"{item.wrongly:.1%}",
-            )
-        )
+        shares = (f"{item.settled:.0%}", f"{item.wrongly:.1%}")
+        rows.append((name, f"{len(sizes)} x {seeds}", f"{item.seconds:.5g}", *widths, *shares))
     print_table(header, rows, drop=("width", "wrongly", "cost"))
     best = made.best
     show(f"proposed: {best.design.name}: {', '.join(f'{size:.4g}' for size in best.design.sizes)}")

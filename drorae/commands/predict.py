@@ -3,48 +3,44 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
-
-from drorae.commands.fit import SourceOptions
-from drorae.commands.options import Listed, flat, print_json, say, show, working
+from drorae.commands.options import Count, Law, Words, flat, option, write_new
+from drorae.commands.source import SizeOptions
+from drorae.commands.terminal import say, working
 from drorae.errors import UserError
 
 if TYPE_CHECKING:
     from analysis.inference.analysis import Analysis
-    from analysis.inference.predict import Forecast, Reach, Score
+    from analysis.inference.predict import Forecast, Reach
 
 
 @dataclass(kw_only=True)
-class Predict(SourceOptions):
+class Predict(SizeOptions):
     """Predict the metric at a size, or the size for a metric: an interval per plausible law and their envelope.
 
     Example: drorae predict results/paper/capacity.csv --y rfid --at 2e8 --target 0.40
     """
 
-    x: Annotated[str, arg(metavar="COLUMN")] = "params"
-    """Size: params, capacity, layers or a column."""
-    y: Annotated[str, arg(metavar="COLUMN", help_behavior_hint="(required)")] = ""
+    y: Annotated[str, option("COLUMN", "required")] = ""
     """Metric, such as rfd_dinov2."""
-    law: Literal["log-linear", "linear"] = "log-linear"
+    law: Law = "log-linear"
     """The line that the other laws are compared with: in log10(x) or x."""
-    at: Annotated[Listed, arg(metavar="SIZE", help_behavior_hint="(repeatable)")] = field(default_factory=list)
+    at: Annotated[Words, option("SIZE", "repeatable")] = ()
     """Sizes to predict the metric at, such as 2e8."""
-    target: Annotated[Listed, arg(metavar="VALUE", help_behavior_hint="(repeatable)")] = field(default_factory=list)
+    target: Annotated[Words, option("VALUE", "repeatable")] = ()
     """Values of the metric to find the size for."""
-    seeds: Annotated[int, arg(metavar="N")] = 1
+    seeds: Count = 1
     """Predict the mean of so many runs."""
     extrapolate: bool = False
     """Numbers beyond the trusted horizon too, marked as such."""
     register: bool = False
     """Keep the predictions for later scoring: in MLflow for an MLflow source, else as JSON in --out."""
-    score: Annotated[Path | None, arg(metavar="FILE")] = None
+    score: Annotated[Path | None, option("FILE")] = None
     """Score a registered prediction against the runs of that size in SOURCE."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print one JSON object."""
 
     def run(self) -> int:
         """Prints the predictions; refuses sizes beyond the horizon unless --extrapolate."""
@@ -67,27 +63,21 @@ class Predict(SourceOptions):
             made = [found.predict(size, self.extrapolate, self.seeds) for size in sizes]
             reached = [found.target(value, self.extrapolate) for value in targets]
             records = self._register(found, made) if self.register else []
-        if self.as_json:
-            tree = {
-                "version": VERSION,
-                "x": found.selection.x_name,
-                "y": found.selection.y_name,
-                "n": found.line.n,
-                "n_configurations": found.line.sample.n,
-                "horizon": {"low": found.horizon.low, "high": found.horizon.high, "rule": found.horizon.rule},
-                "predictions": [forecast_tree(item) for item in made],
-                "targets": [reach_tree(item) for item in reached],
-                "registered": records,
-                "verdicts": [item._asdict() for item in found.verdicts],
-                **remarks(found),
-            }
-            print_json(finite(tree))
-        else:
-            show(
-                "\n".join(
-                    [*(_forecast_lines(found, item) for item in made), *(_reach_lines(found, item) for item in reached)]
-                )
-            )
+        tree = {
+            "version": VERSION,
+            "x": found.selection.x_name,
+            "y": found.selection.y_name,
+            "n": found.line.n,
+            "n_configurations": found.line.sample.n,
+            "horizon": {"low": found.horizon.low, "high": found.horizon.high, "rule": found.horizon.rule},
+            "predictions": [forecast_tree(item) for item in made],
+            "targets": [reach_tree(item) for item in reached],
+            "registered": records,
+            "verdicts": [item._asdict() for item in found.verdicts],
+            **remarks(found),
+        }
+        words = [_forecast_text(found, item) for item in made] + [_reach_text(found, item) for item in reached]
+        self.answer(finite(tree), "\n".join(words))
         for record in records:
             say(f"registered: {record}", keep=[record])
         return 0
@@ -104,13 +94,8 @@ class Predict(SourceOptions):
         assert self.out is not None
         written = []
         for record in records:
-            path = self.out / f"prediction-{record['y']}-{record['at']:g}-{record['data_sha256'][:8]}.json"
-            try:
-                self.out.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(record, indent=2) + "\n")
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror or error}; expected a folder to write to") from None
-            written.append(str(path))
+            name = f"prediction-{record['y']}-{record['at']:g}-{record['data_sha256'][:8]}.json"
+            written.append(str(write_new(self.out / name, record)))
         return written
 
     def _score(self, path: Path) -> int:
@@ -125,25 +110,32 @@ class Predict(SourceOptions):
             raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
         chosen = select(self.read(), str(record["x"]), str(record["y"]))
         result = score(record, observed_value(record, chosen.x, chosen.y))
-        if self.as_json:
-            print_json(_score_tree(record, result))
-        else:
-            show("\n".join([result.text, *(f"  {law}: off by {off:+.4g}, {'inside' if inside else 'outside'}"
-                                           for law, off, inside in result.laws)]))  # fmt: skip
+        tree = {
+            "x": record["x"],
+            "y": record["y"],
+            "at": record["at"],
+            "value": result.value,
+            "prediction95": record["envelope"],
+            "inside": result.inside,
+            "interval_score": result.interval_score,
+            "laws": [{"law": law, "error": off, "inside": inside} for law, off, inside in result.laws],
+        }
+        words = [f"  {law}: off by {off:+.4g}, {'inside' if inside else 'outside'}" for law, off, inside in result.laws]
+        self.answer(tree, "\n".join([result.text, *words]))
         return 0
 
 
-def _numbers(option: str, words: list[str]) -> list[float]:
+def _numbers(flag: str, words: Sequence[str]) -> list[float]:
     found = []
     for word in words:
         try:
             found.append(float(word))
         except ValueError:
-            raise UserError(f"{option} {word}: expected a number, such as 2e8") from None
+            raise UserError(f"{flag} {word}: expected a number, such as 2e8") from None
     return found
 
 
-def _forecast_lines(found: Analysis, made: Forecast) -> str:
+def _forecast_text(found: Analysis, made: Forecast) -> str:
     names = found.selection
     head = f"{names.y_name} at {names.x_name} = {made.x:.4g}"
     if made.decades_beyond:
@@ -163,7 +155,7 @@ def _forecast_lines(found: Analysis, made: Forecast) -> str:
     return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
 
 
-def _reach_lines(found: Analysis, item: Reach) -> str:
+def _reach_text(found: Analysis, item: Reach) -> str:
     names = found.selection
     lines = [f"{names.x_name} for {names.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
     for law, sizes, trusted in item.laws:
@@ -171,16 +163,3 @@ def _reach_lines(found: Analysis, item: Reach) -> str:
         beyond = "" if trusted or sizes.note else " [EXTRAPOLATED beyond the trusted horizon]"
         lines.append(f"  {law}: {estimate}{sizes.text}{beyond if sizes.pieces else ''}")
     return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
-
-
-def _score_tree(record: dict[str, Any], result: Score) -> dict[str, Any]:
-    return {
-        "x": record["x"],
-        "y": record["y"],
-        "at": record["at"],
-        "value": result.value,
-        "prediction95": record["envelope"],
-        "inside": result.inside,
-        "interval_score": result.interval_score,
-        "laws": [{"law": law, "error": off, "inside": inside} for law, off, inside in result.laws],
-    }

@@ -1,74 +1,46 @@
-"""`drorae status` and `drorae resume`: a sweep that somebody started, from wherever its folder can be seen."""
+"""`drorae status`: what a sweep that somebody started is doing, from wherever its folder can be seen."""
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from tyro.conf import Positional, arg
-
-from drorae.commands.options import print_json, print_table, show
+from drorae.commands.options import JsonOption, SweepOptions
+from drorae.commands.terminal import print_table, show
 from drorae.runtime.shell import command
 from drorae.storage.remote import locate
 
 if TYPE_CHECKING:
-    from sweeps.folder.status import SweepState
+    from sweeps.folder.status import RunningTrial, SweepState
 
 
 @dataclass(kw_only=True)
-class _Named:
-    """The sweep that a command is about."""
-
-    name: Positional[Annotated[str, arg(metavar="NAME")]]
-    """Name of the sweep."""
-    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
-    """Folder or URL of all sweeps."""
-
-
-@dataclass(kw_only=True)
-class Status(_Named):
+class Status(SweepOptions, JsonOption):
     """Show what a sweep is doing: trials done, running, failed and missing, the time left, the cost so far.
 
     Example: drorae status quickstart
     """
-
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print one JSON object."""
 
     def run(self) -> int:
         """Prints the state; changes nothing."""
         from sweeps.folder.status import sweep_state
 
         state = sweep_state(self.root / self.name)
-        if self.as_json:
-            print_json(state.tree())
-        else:
-            self._print(state)
+        self.answer(state.tree(), lambda: self._print(state))
         return 0
 
     def _print(self, state: SweepState) -> None:
         from sweeps.driver.screen import duration
 
         counts = ", ".join(f"{number} {status}" for status, number in sorted(state.counts.items()))
-        lines = [f"{state.name}: {state.total} trials: {counts}"]
+        show(f"{state.name}: {state.total} trials: {counts}")
         cost = f"{state.cost.gpu_hours:.2f} GPU hours, " if state.cost.gpu_hours else ""
-        lines.append(f"cost so far: {cost}{state.cost.cpu_hours:.2f} CPU hours")
+        show(f"cost so far: {cost}{state.cost.cpu_hours:.2f} CPU hours")
         if state.seconds_left:
-            lines.append(f"about {duration(state.seconds_left)} left")
-        show("\n".join(lines))
+            show(f"about {duration(state.seconds_left)} left")
         if state.running:
-            rows = []
-            for item in state.running:
-                step = f"{item.step} of {item.total_steps}" if item.total_steps else item.note
-                loss = "" if item.loss is None else f"{item.loss:.4g}"
-                speed = "" if item.images_per_second is None else f"{item.images_per_second:.4g}"
-                memory = "" if item.memory_bytes is None else f"{item.memory_bytes / 1e9:.1f} GB"
-                rows.append((item.label, item.phase, step or str(item.step or ""), loss, speed, memory))
-            print_table(
-                ("running", "phase", "step", "loss", "images/s", "memory"), rows, drop=("memory", "images/s", "loss")
-            )
+            header = ("running", "phase", "step", "loss", "images/s", "memory")
+            print_table(header, map(_row, state.running), drop=header[:2:-1])
         for what, trials in (("failed", state.failed), ("missing", state.damaged)):
             for label, reason in trials:
                 show(f"{what}: {label}: {reason}")
@@ -80,29 +52,10 @@ class Status(_Named):
             show(f"no driver is at work on it: {resume}", keep=[resume])
 
 
-@dataclass(kw_only=True)
-class Resume(_Named):
-    """Finish a sweep with the settings that it was started with, whatever became of the process that ran it.
-
-    Example: drorae resume quickstart
-    """
-
-    no_fit: bool = False
-    """Stop after the trials."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print the outcome as one JSON object."""
-
-    def run(self) -> int:
-        """Runs what is missing; 0, or 1 where a trial failed."""
-        from drorae.commands.sweep import conclude, import_analysis
-        from sweeps.driver.run import resume_sweep
-        from sweeps.folder.mirror import brought
-        from sweeps.folder.status import read_spec
-        from sweeps.spec import SweepSpec
-
-        directory = self.root / self.name
-        spec = SweepSpec.from_dict(read_spec(brought(directory, ("sweep.json",)))["spec"])
-        if not self.no_fit:
-            threading.Thread(target=import_analysis, daemon=True).start()
-        outcome = resume_sweep(directory)
-        return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
+def _row(item: RunningTrial) -> tuple[str, ...]:
+    """Returns the cells of a running trial; empty where it has not said so far."""
+    step = f"{item.step} of {item.total_steps}" if item.total_steps else item.note or str(item.step or "")
+    loss = "" if item.loss is None else f"{item.loss:.4g}"
+    speed = "" if item.images_per_second is None else f"{item.images_per_second:.4g}"
+    memory = "" if item.memory_bytes is None else f"{item.memory_bytes / 1e9:.1f} GB"
+    return item.label, item.phase, step, loss, speed, memory

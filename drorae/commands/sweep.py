@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
-
 from drorae.commands.options import (
     ConfigOptions,
-    Listed,
+    Count,
+    Folder,
+    JsonOption,
+    Number,
     RuntimeOptions,
-    command_anywhere,
-    ending,
+    Words,
+    by_field,
+    choose,
     flat,
-    print_json,
-    print_table,
-    say,
-    show,
-    working,
+    option,
+    require,
 )
+from drorae.commands.terminal import ending, print_json, print_table, say, show, working
 from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS, objective
-from drorae.runtime.shell import command
+from drorae.runtime.shell import command, portable_command
 from drorae.storage.remote import locate, patiently
 
 if TYPE_CHECKING:
     from analysis.report.outcome import FitOutcome
+    from sweeps.driver.resources import Resources
     from sweeps.driver.run import SweepOutcome
     from sweeps.spec import Search, SweepSpec
 
 
 @dataclass(kw_only=True)
-class Sweep(RuntimeOptions, ConfigOptions):
+class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     """Run the trials of a sweep on Ray Tune, track them in MLflow, then fit the scaling law.
 
     The same command run again does what is missing and nothing else.
@@ -48,55 +48,45 @@ class Sweep(RuntimeOptions, ConfigOptions):
     Example: drorae sweep --preset quickstart --axis capacity=8,32,128,512 seed=0,1 --name mine
     """
 
-    axes: Annotated[Listed, arg(name="axis", metavar="NAME=V,V", help_behavior_hint="(repeatable)")] = field(
-        default_factory=list
-    )
+    axes: Annotated[Words, option("NAME=V,V", "repeatable", "axis")] = ()
     """Values to vary: capacity, layers, variant, lr, seed or a dotted config field. Replaces the preset's axis of
     that name, adds others; all combinations are run."""
-    base: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the sweep's own)")] = None
+    base: Annotated[str | None, option("NAME", "default: the sweep's own")] = None
     """Trial preset that the sweep varies: with --preset ablation --base quickstart, the paper's ablation at a size
     for CPUs."""
-    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the preset's)")] = None
+    name: Annotated[str | None, option("NAME", "default: the preset's")] = None
     """Name of the sweep, its folder and its MLflow experiment."""
-    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    root: Folder = Path("runs")
     """Folder of all sweeps; holds the default MLflow store. Where nodes share no disk, s3://BUCKET/PREFIX."""
-    tune: Annotated[Listed, arg(metavar="NAME[=LOW..HIGH]", help_behavior_hint="(repeatable)")] = field(
-        default_factory=list
-    )
+    tune: Annotated[Words, option("NAME[=LOW..HIGH]", "repeatable")] = ()
     """Fields that Optuna searches in every combination of the axes, seeds apart: --tune lr finds a learning rate for
     each capacity. A name alone: ten times less to ten times more; NAME=V,V: these values."""
-    objectives: Annotated[
-        Listed, arg(name="objective", metavar="METRIC", help_behavior_hint="(default: the first distance, or psnr)")
-    ] = field(default_factory=list)
+    objectives: Annotated[Words, option("METRIC", "default: the first distance, or psnr", "objective")] = ()
     """What --tune looks for; several, such as rfd_dinov2 fusion_params: their Pareto set."""
-    tune_trials: Annotated[int, arg(metavar="N")] = 8
+    tune_trials: Count = 8
     """Trials of each search; the same command with more goes on."""
     sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
     """Optuna's sampler."""
     pruner: Literal["none", "median", "hyperband"] = "none"
     """Optuna's pruner, on the mean training loss of an epoch. Pruned trials are recorded and never fitted."""
-    cpus_per_trial: Annotated[float, arg(metavar="N")] = 1.0
+    cpus_per_trial: Number = 1.0
     """CPUs of one trial."""
-    gpus_per_trial: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 1 where there are any)")] = (
-        None
-    )
+    gpus_per_trial: Annotated[float | None, option("N", "default: 1 where there are any")] = None
     """GPUs of one trial; a fraction shares one, several train it together (DDP through Ray Train)."""
-    processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each GPU)")] = None
+    processes: Annotated[int | None, option("N", "default: one for each GPU")] = None
     """Processes that train one trial together, on CPUs too; its CPUs are shared out among them."""
-    resources: Annotated[Listed, arg(metavar="NAME=V,V:WHAT=N", help_behavior_hint="(repeatable)")] = field(
-        default_factory=list
-    )
+    resources: Annotated[Words, option("NAME=V,V:WHAT=N", "repeatable")] = ()
     """Other cpus, gpus or processes for some trials, such as capacity=2048,4096:gpus=4,cpus=16."""
-    max_concurrent: Annotated[int, arg(metavar="N")] = 0
+    max_concurrent: Count = 0
     """At most so many trials at once; 0: as many as fit."""
-    max_failures: Annotated[int, arg(metavar="N")] = 3
+    max_failures: Count = 3
     """Retries of one trial, each from its last checkpoint."""
-    budget_hours: Annotated[float, arg(metavar="HOURS")] = 0.0
+    budget_hours: Annotated[float, option("HOURS")] = 0.0
     """Start no more trials once the sweep has cost so many GPU hours (CPU hours where no trial has a GPU); 0: no
     limit. What runs then is finished; the same command with a larger budget goes on."""
     asha: bool = False
     """Stop bad trials early (ASHA). Pruned trials are recorded and never fitted."""
-    address: Annotated[str, arg(metavar="ADDRESS")] = ""
+    address: Annotated[str, option("ADDRESS")] = ""
     """A Ray cluster to join; empty: a local one for this sweep."""
     autoscaling: bool = False
     """The cluster starts nodes on demand: do not refuse trials that the nodes there are have no room for."""
@@ -104,86 +94,73 @@ class Sweep(RuntimeOptions, ConfigOptions):
     """Stop after the trials."""
     dry_run: bool = False
     """List the trials and run nothing."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print the outcome as one JSON object."""
 
     def run(self) -> int:
         """Runs the sweep; 0, or 1 where a trial failed."""
+        from sweeps.driver.cluster import cluster_address
         from sweeps.spec import expand
 
         spec = self.spec()
         configs = expand(spec)
         runtime = self.runtime()
-        if self.max_concurrent < 0:
-            raise UserError(f"--max-concurrent {self.max_concurrent}: expected 0 (as many as fit) or more")
+        require(self.max_concurrent >= 0, f"--max-concurrent {self.max_concurrent}", "0 (as many as fit) or more")
         if self.dry_run:
             _print_plan(configs, self.as_json)
             if spec.search is not None:
                 fields = ", ".join(item.name for item in spec.search.ranges)
                 say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
             return 0
-        from sweeps.driver.cluster import cluster_address
-
         # A cluster's nodes are others than the driver's machine; the sweep checks those.
         if not cluster_address(self.address):
-            from drorae.machine.doctor import check_machine
+            from drorae.machine.capacity import check_machine
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.driver.resources import Resources, parse_rule
-        from sweeps.driver.run import Asha, run_sweep
+        from sweeps.driver.queue import Asha
+        from sweeps.driver.run import run_sweep
 
         if not self.no_fit:
             threading.Thread(target=import_analysis, daemon=True).start()
-
         outcome = run_sweep(
             spec,
             root=self.root,
             runtime=runtime,
-            resources=Resources(
-                cpus=self.cpus_per_trial,
-                gpus=self.gpus_per_trial,
-                processes=self.processes,
-                rules=tuple(parse_rule(text) for text in flat(self.resources)),
-                max_concurrent=self.max_concurrent,
-                address=self.address,
-                autoscaling=self.autoscaling,
-            ),
+            resources=self._resources(),
             max_failures=self.max_failures,
             asha=Asha() if self.asha else None,
             budget_hours=self.budget_hours,
         )
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
 
+    def _resources(self) -> Resources:
+        from sweeps.driver.resources import Resources, parse_rule
+
+        return Resources(
+            cpus=self.cpus_per_trial,
+            gpus=self.gpus_per_trial,
+            processes=self.processes,
+            rules=tuple(parse_rule(text) for text in flat(self.resources)),
+            max_concurrent=self.max_concurrent,
+            address=self.address,
+            autoscaling=self.autoscaling,
+        )
+
     def spec(self) -> SweepSpec:
-        """The sweep these options describe.
+        """Returns the sweep these options describe.
 
         Raises:
             UserError: an unknown preset, an unusable file, axis or field, or a field both set and varied.
         """
-        from sweeps.spec import SWEEPS, SweepSpec, field_name, parse_axis
+        from sweeps.spec import SweepSpec, field_name, parse_axis
 
-        self.one_source()
-        if self.config is not None:
-            spec = _read_config(self.config)
-        else:
-            name = self.preset or "quickstart"
-            if name not in SWEEPS:
-                raise UserError(f"--preset {name}: no such sweep; choose one of {', '.join(SWEEPS)}")
-            spec = SWEEPS[name]
+        spec = self.sweep_spec()
         if self.base is not None:
-            if self.base not in PRESETS:
-                raise UserError(f"--base {self.base}: no such trial preset; choose one of {', '.join(PRESETS)}")
-            spec = replace(spec, base=PRESETS[self.base])
-        axes = {field_name(axis.name): axis for axis in spec.axes}
+            spec = replace(spec, base=choose(PRESETS, self.base, "--base", "trial preset"))
         given = [parse_axis(text) for text in flat(self.axes)]
-        names = [field_name(axis.name) for axis in given]
-        for axis, dotted in zip(given, names, strict=True):
-            if names.count(dotted) > 1:
-                raise UserError(f"--axis {axis.name}: given twice; give all its values at once")
-            axes[dotted] = axis
+        new = by_field("--axis", ((axis.name, axis) for axis in given), "give all its values at once")
+        axes = {field_name(axis.name): axis for axis in spec.axes} | new
         listed = {field_name(name) for point in spec.listed for name in point}
-        for dotted, _ in self.pairs():
+        for dotted in self.changes():
             if dotted in axes or dotted in listed:
                 raise UserError(f"--set {dotted}: the sweep varies it; give its values with --axis instead")
         base = self.changed(spec.base)
@@ -191,24 +168,18 @@ class Sweep(RuntimeOptions, ConfigOptions):
         if self.objectives and search is None:
             raise UserError("--objective: nothing is searched; name a field with --tune")
         searched = {field_name(item.name) for item in search.ranges} if search else set()
-        both = [axis.name for axis, dotted in zip(given, names, strict=True) if dotted in searched]
-        if both or searched & listed:
-            raise UserError(
-                f"--tune {(both or sorted(searched & listed))[0]}: the sweep varies it; drop one of the two"
-            )
-        left = tuple(axis for dotted, axis in axes.items() if dotted not in searched)
-        return SweepSpec(self.name or spec.name, base, left, spec.listed, search)
+        both = [axis.name for dotted, axis in new.items() if dotted in searched] + sorted(searched & listed)
+        if both:
+            raise UserError(f"--tune {both[0]}: the sweep varies it; drop one of the two")
+        kept = tuple(axis for dotted, axis in axes.items() if dotted not in searched)
+        return SweepSpec(self.name or spec.name, base, kept, spec.listed, search)
 
     def _search(self, base: TrialConfig) -> Search:
-        from sweeps.spec import Search, field_name, parse_range
+        from sweeps.spec import Search, parse_range
 
         ranges = tuple(parse_range(text, base) for text in flat(self.tune))
-        names = [field_name(item.name) for item in ranges]
-        for item, dotted in zip(ranges, names, strict=True):
-            if names.count(dotted) > 1:
-                raise UserError(f"--tune {item.name}: given twice; give one range")
-        if self.tune_trials < 2:
-            raise UserError(f"--tune-trials {self.tune_trials}: expected 2 or more")
+        by_field("--tune", ((item.name, item) for item in ranges), "give one range")
+        require(self.tune_trials >= 2, f"--tune-trials {self.tune_trials}", "2 or more")
         objectives = flat(self.objectives) or [objective(base.evaluation.extractors)]
         if self.pruner != "none" and len(objectives) > 1:
             raise UserError("--pruner: Optuna prunes searches of one objective only; drop it")
@@ -218,7 +189,18 @@ class Sweep(RuntimeOptions, ConfigOptions):
 
 
 def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, as_json: bool) -> int:
-    """Fits a sweep's law, prints what came of it, and returns the exit status: 1 where a trial failed or is missing."""
+    """Fits a sweep's law and prints what came of both.
+
+    Args:
+        spec: the sweep.
+        outcome: what its trials left.
+        root: folder or URL of all sweeps.
+        no_fit: fit nothing.
+        as_json: print one JSON object.
+
+    Returns:
+        The exit status: 1 where a trial failed or is missing.
+    """
     law = None
     if not no_fit:
         with (
@@ -236,26 +218,13 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
 
 
 def import_analysis() -> None:
-    """Imports what the law will need: seconds in which the driver otherwise waits for its workers."""
+    """Imports what the law will need, which takes seconds in which the driver otherwise waits for its workers."""
     for name in ("analysis.report.outcome", "matplotlib.figure"):
         importlib.import_module(name)
 
 
-def _read_config(path: Path) -> SweepSpec:
-    """A sweep.json as it is, or a config.json as a sweep without axes."""
-    from sweeps.spec import SweepSpec
-
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError):
-        tree = None
-    if isinstance(tree, dict) and "spec" in tree:
-        return SweepSpec.from_dict(tree["spec"])
-    return SweepSpec(path.stem if path.stem != "config" else path.resolve().parent.name, load_config(path))
-
-
 def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
-    """What distinguishes each trial, by short name."""
+    """Returns what distinguishes each trial, by short name."""
     from sweeps.spec import read_field, short_name, varied_fields
 
     names = varied_fields(configs)
@@ -263,16 +232,14 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
 
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
-    """The trials a sweep would run, with their fusion parameters where the encoder's size is known."""
+    """Prints the trials a sweep would run, with their fusion parameters where the encoder's size is known."""
     from drorae.machine.needs import encoder_shape
     from drorae.models.fusion.size import fusion_params
 
     rows = []
     for config, point in zip(configs, _points(configs), strict=True):
         shape = encoder_shape(config.encoder.name)
-        params = None
-        if shape is not None:
-            params = fusion_params(config.fusion, shape.depth, shape.width)
+        params = fusion_params(config.fusion, shape.depth, shape.width) if shape else None
         rows.append({"config_hash": config_hash(config), **point, "fusion_params": params})
     if as_json:
         print_json({"trials": rows})
@@ -282,10 +249,10 @@ def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
 
 
 def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
-    """The sweep's law, written to its folder and to MLflow; None, with a note, where there is none to fit."""
+    """Writes the sweep's law to its folder and to MLflow; returns None, with a note, where there is none to fit."""
     from analysis.report.mlflow import write_fits
     from analysis.table.files import read_table
-    from drorae.commands.sweep_report import fit_trials, searched_pictures, trial_pictures
+    from drorae.commands.report import fit_trials, searched_pictures, trial_pictures
 
     name = spec.name
     try:
@@ -295,7 +262,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
             frame,
             outcome.directory / "law",
             f"{name}: {len(frame)} trials",
-            command_anywhere("report", outcome.directory.name),
+            portable_command("report", outcome.directory.name),
             found | trial_pictures(outcome.directory, frame, outcome.fetch_picture),
         )
     except UserError as error:
@@ -322,31 +289,40 @@ def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
 
 
 def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> None:
-    from analysis.table.mlflow import LOCAL_UI
-
-    paths = sorted((outcome.directory / "trials").glob("*/config.json"))
-    points = dict(
-        zip((path.parent.name for path in paths), _points([load_config(path) for path in paths]), strict=True)
-    )
-    listed = tuple(metric.name for metric in METRICS if metric.listed)
-    known = ("fusion_params", *listed, "train_seconds", "status")
     with outcome.trials_csv.open() as file:
         rows = list(csv.DictReader(file))
-    names = tuple(name for name in known if any(row.get(name) for row in rows))
-    varied = next(iter(points.values()), {})
-    counts = ", ".join(f"{number} {status}" for status, number in outcome.counts.items())
-    cells = []
-    for row in rows:
-        point = points.get(row["config_hash"], dict.fromkeys(varied, ""))
-        cells.append([*(f"{value}" for value in point.values()), *(_cell(row.get(name, "")) for name in names)])
-    drop = ("train_seconds", *reversed(listed[2:]), "fusion_params", "status")
-    title = f"{outcome.directory.name}: {counts}"
-    print_table([*varied, *names], cells, title, drop=drop, whole=f"{outcome.trials_csv} has all")
+    _print_trials(outcome, rows)
     for row in rows:
         if row["status"] not in ("finished", "missing"):
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
     if law is not None:
         show(law.text + "\n")
+    # To be copied, so that the terminal breaks them.
+    print("\n".join(_places(outcome, law, root)))
+
+
+def _print_trials(outcome: SweepOutcome, rows: Sequence[Mapping[str, str]]) -> None:
+    paths = sorted((outcome.directory / "trials").glob("*/config.json"))
+    keys = [path.parent.name for path in paths]
+    points = dict(zip(keys, _points([load_config(path) for path in paths]), strict=True))
+    varied = list(next(iter(points.values()), {}))
+    listed = [metric.name for metric in METRICS if metric.listed]
+    known = ("fusion_params", *listed, "train_seconds", "status")
+    names = [name for name in known if any(row.get(name) for row in rows)]
+    cells = []
+    for row in rows:
+        point = points.get(row["config_hash"], {})
+        cells.append([*(str(point.get(name, "")) for name in varied), *(_cell(row.get(name, "")) for name in names)])
+    drop = ("train_seconds", *reversed(listed[2:]), "fusion_params", "status")
+    counts = ", ".join(f"{number} {status}" for status, number in outcome.counts.items())
+    title = f"{outcome.directory.name}: {counts}"
+    print_table([*varied, *names], cells, title, drop=drop, whole=f"{outcome.trials_csv} has all")
+
+
+def _places(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> list[str]:
+    """Returns lines that say where everything is."""
+    from analysis.table.mlflow import LOCAL_UI
+
     lines = [f"trials: {outcome.trials_csv}"]
     if outcome.mirror is not None:
         lines.append(f"        and at {outcome.place}")
@@ -357,8 +333,7 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
     if outcome.charts:
         ui = outcome.tracking_uri.rstrip("/") if outcome.tracking_uri.startswith("http") else LOCAL_UI
         lines.append(f"charts: {ui}/{outcome.charts}")
-    # To be copied, so that the terminal breaks them.
-    print("\n".join(lines))
+    return lines
 
 
 def _cell(text: str) -> str:

@@ -1,69 +1,53 @@
-"""`drorae train` and `drorae eval`: one trial."""
+"""`drorae train`: one trial."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
-
-from drorae.commands.options import (
-    ConfigOptions,
-    Listed,
-    RuntimeOptions,
-    ending,
-    finished_trial,
-    flat,
-    print_json,
-    print_metrics,
-    print_table,
-    say,
-    show,
-    working,
-)
+from drorae.commands.options import ConfigOptions, JsonOption, Number, RuntimeOptions, option, require
+from drorae.commands.terminal import ending, print_table, say, show, working
 from drorae.config import Runtime, TrialConfig, config_hash, former_hash
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, locate
 
 if TYPE_CHECKING:
+    from drorae.machine.needs import Needs
     from drorae.trial.result import TrialResult
 
 
 @dataclass(kw_only=True)
-class Train(RuntimeOptions, ConfigOptions):
+class Train(JsonOption, RuntimeOptions, ConfigOptions):
     """Train and evaluate one trial: phases 2 and 3 on the shared phase-1 decoder, then the metrics.
 
     Example: drorae train --preset smoke --set capacity=64 --seed 1
     """
 
-    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the config's)")] = None
+    seed: Annotated[int | None, option("N", "default: the config's")] = None
     """Shorthand for --set seed=N."""
-    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/train-HASH)")] = None
+    out: Annotated[Path | None, option("DIR", "default: runs/train-HASH")] = None
     """Folder of the run. The MLflow store lies beside it."""
     no_track: bool = False
     """Run without MLflow and Ray; DIR is then the trial's own folder."""
     dry_run: bool = False
     """Print what the trial would take and whether it can run here; train nothing."""
-    gpu_tflops: Annotated[float, arg(metavar="N")] = 300.0
+    gpu_tflops: Number = 300.0
     """For --dry-run: TFLOP/s that one GPU is assumed to sustain (30% of an H100's bf16 peak)."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print the result as one JSON object."""
 
     def run(self) -> int:
         """Runs the trial; 0, or 1 where it failed or diverged."""
-        from drorae.machine.doctor import check_machine
+        from drorae.machine.capacity import check_machine
 
         config = self.trial_config()
         if self.seed is not None:
             config = replace(config, seed=self.seed)
         runtime = self.runtime()
         if self.dry_run:
-            if not self.gpu_tflops > 0:
-                raise UserError(f"--gpu-tflops {self.gpu_tflops}: expected a number above 0")
-            _print_budget(config, runtime, self.gpu_tflops * 1e12, self.as_json)
+            require(self.gpu_tflops > 0, f"--gpu-tflops {self.gpu_tflops}", "a number above 0")
+            self._answer_needs(config, runtime)
         check_machine(config, runtime)
         if self.dry_run:
             return 0
@@ -78,35 +62,46 @@ class Train(RuntimeOptions, ConfigOptions):
         if result is None:
             say(f"error: the trial failed: {reason}")
             return 1
-        if self.as_json:
-            print_json({"directory": str(directory), **asdict(result)})
-        else:
-            _print_result(directory, result)
+        tree = {"directory": str(directory), **asdict(result)}
+        self.answer(tree, lambda: _print_result(directory, result))
         return 1 if result.status == "diverged" else 0
 
+    def _answer_needs(self, config: TrialConfig, runtime: Runtime) -> None:
+        """Prints what the trial would take."""
+        from drorae.machine.downloads import needed_weights
+        from drorae.machine.needs import measure, train_images
 
-def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float, as_json: bool) -> None:
-    from drorae.machine.doctor import needed_weights
-    from drorae.machine.needs import measure, train_images
+        images, counted = train_images(config)
+        found = measure(config, runtime, images)
+        weights = needed_weights(config)
+        flops_per_second = self.gpu_tflops * 1e12
+        tree = {
+            "params": found.params,
+            "images_per_epoch": images,
+            "images_counted": counted,
+            "phases": [asdict(phase) | {"flops": phase.flops} for phase in found.phases],
+            "memory_bytes": found.memory_bytes,
+            "gpu_hours": found.hours(flops_per_second),
+            "assumed_flops_per_second": flops_per_second,
+            "weights": [asdict(item) for item in weights],
+        }
 
-    images, counted = train_images(config)
-    found = measure(config, runtime, images)
-    weights = needed_weights(config)
-    if as_json:
-        phases = [asdict(phase) | {"flops": phase.flops} for phase in found.phases]
-        print_json(
-            {
-                "params": found.params,
-                "images_per_epoch": images,
-                "images_counted": counted,
-                "phases": phases,
-                "memory_bytes": found.memory_bytes,
-                "gpu_hours": found.hours(flops_per_second),
-                "assumed_flops_per_second": flops_per_second,
-                "weights": [asdict(item) for item in weights],
-            }
-        )
-        return
+        def in_words() -> None:
+            _print_needs(found, flops_per_second)
+            how = "" if counted else " (ImageNet's number: the images are not here)"
+            show(
+                f"{images:,} training images{how}; memory {found.memory_bytes / 1e9:.3g} GB; "
+                f"{found.hours(flops_per_second):.4g} GPU hours at {self.gpu_tflops:g} TFLOP/s, which is an assumption"
+            )
+            for item in weights:
+                state = "here" if item.here else "not here: will be downloaded, or give its path"
+                show(f"{item.what} weights: {item.where} ({state})")
+
+        self.answer(tree, in_words)
+
+
+def _print_needs(found: Needs, flops_per_second: float) -> None:
+    """Prints parameters by network, and arithmetic, memory and hours by phase."""
     print_table(("network", "parameters"), [(name, f"{number:,}") for name, number in found.params.items() if number])
     parts = list(found.phases[0].flops_per_image) if found.phases else []
     header = ("phase", "steps", *(f"{part} GFLOP/image" for part in parts), "optimiser GB", "activations GB", "h")
@@ -122,14 +117,6 @@ def _print_budget(config: TrialConfig, runtime: Runtime, flops_per_second: float
         for phase in found.phases
     ]
     print_table(header, rows)
-    how = "" if counted else " (ImageNet's number: the images are not here)"
-    show(
-        f"{images:,} training images{how}; memory {found.memory_bytes / 1e9:.3g} GB; "
-        f"{found.hours(flops_per_second):.4g} GPU hours at {flops_per_second / 1e12:g} TFLOP/s, which is an assumption"
-    )
-    for item in weights:
-        state = "here" if item.here else "not here: will be downloaded, or give its path"
-        show(f"{item.what} weights: {item.where} ({state})")
 
 
 def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
@@ -161,59 +148,3 @@ def _print_result(directory: Path, result: TrialResult) -> None:
     rows.append(("fusion parameters", "0", f"{result.fusion_params:,}"))
     print_table(("metric", "phase 1 (no fusion)", "fused"), rows, f"{result.status}: {result.reason or directory.name}")
     print(directory)
-
-
-@dataclass(kw_only=True)
-class Eval(RuntimeOptions):
-    """Measure a finished trial again from its weights, for instance with another feature extractor.
-
-    Example: drorae eval runs/quickstart/trials/HASH --extractors inception --quantise truncate
-    """
-
-    run_dir: Positional[Annotated[Path, arg(metavar="RUN_DIR")]]
-    """A trial's folder: the one with result.json."""
-    extractors: Annotated[Listed, arg(metavar="NAME", help_behavior_hint="(default: the trial's own)")] = field(
-        default_factory=list
-    )
-    """Feature extractors of the Frechet distance: inception, dinov2, effnet."""
-    inception_path: Annotated[str, arg(metavar="FILE")] = ""
-    """Inception weights on disk; empty: torch-fidelity's download."""
-    quantise: Annotated[
-        Literal["round", "truncate"] | None, arg(metavar="HOW", help_behavior_hint="(default: the trial's own)")
-    ] = None
-    """How reconstructions become 8-bit: round, or truncate as RAE's published code does."""
-    lpips: Annotated[
-        Literal["none", "vgg", "alex"] | None, arg(metavar="NET", help_behavior_hint="(default: the trial's own)")
-    ] = None
-    """Network of the LPIPS metric: vgg, alex or none."""
-    lpips_path: Annotated[str, arg(metavar="FILE")] = ""
-    """Its ImageNet weights on disk; empty: torchvision's file or download."""
-    reference: Annotated[str, arg(metavar="FILE")] = ""
-    """npz of statistics (mu, sigma) to measure a second distance to, such as ADM's."""
-    bootstrap: Annotated[int | None, arg(metavar="B", help_behavior_hint="(default: the trial's own)")] = None
-    """Draw B bootstrap replicates of each Frechet distance for a second standard error."""
-    write_references: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
-    """Write the validation images' statistics to DIR/METRIC.npz, with how they were cropped."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """Print the metrics as one JSON object."""
-
-    def run(self) -> int:
-        """Prints the metrics; nothing is written to the trial's folder."""
-        names = [name for text in flat(self.extractors) for name in text.split(",") if name]
-        known = ("inception", "dinov2", "effnet")
-        for name in names:
-            if name not in known:
-                raise UserError(f"--extractors {name}: no such extractor; choose from {', '.join(known)}")
-        directory = finished_trial(self.run_dir)
-        runtime = self.runtime()
-        from drorae.trial.reload import reevaluate
-
-        settings = {
-            name: value
-            for name in ("inception_path", "quantise", "lpips", "lpips_path", "reference", "bootstrap")
-            if (value := getattr(self, name)) not in ("", None)
-        }
-        with working(f"measuring {directory}") as note:
-            metrics = reevaluate(directory, tuple(names), runtime, self.write_references, note, **settings)
-        print_metrics(metrics, str(directory), self.as_json)
-        return 0

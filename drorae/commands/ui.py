@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg
-
-from drorae.commands.options import say
+from drorae.commands.options import Count, Folder, option, require
+from drorae.commands.terminal import say
 from drorae.errors import UserError
 from drorae.storage.places import default_tracking_uri
 
@@ -20,11 +19,11 @@ from drorae.storage.places import default_tracking_uri
 class Ui:
     """Open the MLflow UI on the sweeps' runs; Ctrl-C ends it."""
 
-    root: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    root: Folder = Path("runs")
     """Folder of all sweeps; its mlflow.db is shown unless MLFLOW_TRACKING_URI names another store."""
-    port: Annotated[int, arg(metavar="N")] = 5000
+    port: Count = 5000
     """Port to listen on."""
-    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
     """Address to listen on; the default cannot be reached from other machines."""
 
     def run(self) -> int:
@@ -39,17 +38,15 @@ class Ui:
         path = Path(uri.removeprefix("sqlite:///"))
         if uri.startswith("sqlite:") and not path.is_file():
             raise UserError(f"{path}: no MLflow store here; run a sweep first, or name its folder with --root")
-        if not 0 < self.port < 65536:
-            raise UserError(f"--port {self.port}: expected a number from 1 to 65535")
+        require(0 < self.port < 65536, f"--port {self.port}", "a number from 1 to 65535")
+        place = f"{self.host}:{self.port}"
         try:
             with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((self.host, self.port))
         except OSError as error:
-            raise UserError(
-                f"{self.host}:{self.port}: cannot listen there ({error.strerror}); choose another --port"
-            ) from None
-        say(f"MLflow UI on http://{self.host}:{self.port}  ({uri}); Ctrl-C ends it", keep=[uri])
+            raise UserError(f"{place}: cannot listen there ({error.strerror}); choose another --port") from None
+        say(f"MLflow UI on http://{place}  ({uri}); Ctrl-C ends it", keep=[uri])
         # One reader needs neither four workers nor MLflow's job runners: 2 processes instead of 15.
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
         # MLflow's own complaints stay. The server under it would log a line per request and, at times, a traceback of

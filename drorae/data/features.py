@@ -136,7 +136,7 @@ class CachedFeatures:
             def parts(size: int) -> list[Tensor]:
                 return [work(np.array(self.pixels[at : min(at + size, stop)])) for at in range(start, stop, size)]
 
-            done, at_once[what] = out_of_memory.fitting(at_once[what], parts, what)
+            done, at_once[what] = out_of_memory.retry_smaller(at_once[what], parts, what)
             return torch.cat(done)
 
         def encode(start: int, stop: int) -> dict[str, np.ndarray]:

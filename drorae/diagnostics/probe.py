@@ -219,7 +219,7 @@ def latents(
             found.append(tokenizer.latent(layers, fused).float().cpu())
         return found
 
-    return torch.cat(out_of_memory.fitting(batch_size, parts, "the probe's latents")[0])
+    return torch.cat(out_of_memory.retry_smaller(batch_size, parts, "the probe's latents")[0])
 
 
 def _check(config: ProbeConfig, shape: torch.Size) -> int:
@@ -343,5 +343,5 @@ def probe(
         deviation = channel_deviation(
             latents(tokenizer, workshop.train, config.train_images, device, batch_size, fused=False)
         )
-    with out_of_memory.named("probe", "lower probe.batch_size, probe.width or probe.depth"):
+    with out_of_memory.as_user_error("probe", "lower probe.batch_size, probe.width or probe.depth"):
         return train_probe(train, held_out, config, device, report, deviation)

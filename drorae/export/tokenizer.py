@@ -23,7 +23,7 @@ from drorae.config import (
 )
 from drorae.data.features import DTYPES
 from drorae.diagnostics.latents import LatentStatistics, as_map, as_tokens, latent_statistics
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.models.encoder import Encoder, encoder_from_state, load_encoder
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import read_state, save_state
@@ -175,7 +175,7 @@ class PretrainedTokenizer(
             tokenizer.decoder.load_state_dict(parts["decoder"])
             statistics = LatentStatistics(parts["latent_mean"][""], parts["latent_std"][""], config["latent_images"])
         except (RuntimeError, KeyError) as error:
-            reason = shorten(one_line(error), 200)
+            reason = brief(error)
             raise UserError(f"{path}: does not fit the config.json beside it ({reason}); export it again") from None
         return cls(tokenizer.to(map_location), statistics, config)
 

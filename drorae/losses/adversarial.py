@@ -55,7 +55,7 @@ class Adversary:
         self.config, self.objective, self.settings = config, objective, settings
         self.network = load_discriminator(config, device, seed)
         # Each process sees a part of the batch; wrapped, all heads take the mean of their gradients and stay equal.
-        self._learner = distributed.shared(self.network, device)
+        self._learner = distributed.parallel(self.network, device)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
@@ -125,7 +125,7 @@ class Adversary:
             for buffer, before in iterations:
                 buffer.copy_(before)
             raise
-        with out_of_memory.named(f"step {step + 1}, the discriminator's optimiser"):
+        with out_of_memory.as_user_error(f"step {step + 1}, the discriminator's optimiser"):
             self.optimiser.step()
         return {"disc_loss": torch.stack(losses).sum()}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from drorae.config import DiscriminatorConfig, TrialConfig
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.models.decoder import IMAGENET_MEAN, IMAGENET_STD
 from drorae.models.weights import read_state, state_fingerprint
 
@@ -101,7 +101,7 @@ def _load_vit(config: DiscriminatorConfig, device: torch.device) -> VisionTransf
                 config.name, pretrained=config.weights == "hub", num_classes=0, img_size=config.input_size
             )
     except Exception as error:
-        reason = shorten(one_line(error), 160)
+        reason = brief(error, 160)
         raise UserError(f"discriminator: {config.name} ({config.weights}) did not load ({reason}); {REMEDY}") from None
     if not isinstance(vit, VisionTransformer):
         raise UserError(f"discriminator.name: {config.name} is a {type(vit).__name__}; expected a timm ViT")
@@ -110,7 +110,7 @@ def _load_vit(config: DiscriminatorConfig, device: torch.device) -> VisionTransf
             state = checkpoint_filter_fn(read_state(Path(config.path)), vit)
             vit.load_state_dict({name: value for name, value in state.items() if not name.startswith("head.")})
         except (RuntimeError, KeyError, AttributeError) as error:
-            reason = shorten(one_line(error), 160)
+            reason = brief(error, 160)
             raise UserError(f"discriminator.path: {config.path} does not fit {config.name} ({reason})") from None
     return vit.to(device).eval().requires_grad_(False)
 

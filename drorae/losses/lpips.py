@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.models.weights import packaged_file, read_state, state_fingerprint
 
 STAGES = {"vgg": (4, 9, 16, 23, 30), "alex": (2, 5, 8, 10, 12)}
@@ -92,9 +92,7 @@ def load_lpips(net: str = "vgg", backbone_path: str = "", setting: str = "evalua
         try:
             state = dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
         except Exception as error:
-            raise UserError(
-                f"LPIPS needs ImageNet weights ({file}: {shorten(one_line(error), 120)}); {remedy}"
-            ) from None
+            raise UserError(f"LPIPS needs ImageNet weights ({file}: {brief(error, 120)}); {remedy}") from None
     with torch.device("meta"):
         layers = (torchvision.models.vgg16() if net == "vgg" else torchvision.models.alexnet()).features
     prefix = "features."
@@ -103,6 +101,6 @@ def load_lpips(net: str = "vgg", backbone_path: str = "", setting: str = "evalua
         layers.load_state_dict(wanted, assign=True)
     except RuntimeError as error:
         source = backbone_path or file
-        raise UserError(f"{source}: not torchvision's {file} ({shorten(one_line(error), 160)}); {remedy}") from None
+        raise UserError(f"{source}: not torchvision's {file} ({brief(error, 160)}); {remedy}") from None
     heads = read_state(packaged_file("torchmetrics", f"functional/image/lpips_models/{net}.pth"))
     return Lpips(net, layers.float(), [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(STAGES[net]))])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, EvaluationConfig
 from drorae.data.features import as_images
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.models.effnet import MEAN, NAME, SHA256, STD, load_effnet
 from drorae.models.encoder import load_encoder
 from drorae.models.weights import read_state, state_fingerprint
@@ -107,7 +107,7 @@ class InceptionExtractor(FeatureExtractor):
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=path or None
             )
         except Exception as error:
-            reason = shorten(one_line(error), 120)
+            reason = brief(error, 120)
             source = path or "torch-fidelity's download"
             raise UserError(f"inception weights from {source} did not load ({reason}); {INCEPTION_REMEDY}") from None
         self.fingerprint = f"inception-v3-compat-{state_fingerprint(self.network.state_dict())}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import FeatureStatistics, Moments
 from drorae.storage.files import file_sha256, write_atomic
@@ -90,7 +90,7 @@ def read_reference(path: str | Path) -> Reference:
     except FileNotFoundError:
         raise UserError(f"evaluation.reference: no file {path}; {expected}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"evaluation.reference: {path}: {shorten(one_line(error), 120)}; {expected}") from None
+        raise UserError(f"evaluation.reference: {path}: {brief(error, 120)}; {expected}") from None
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"evaluation.reference: {path}: mu is {mu.shape}, sigma {sigma.shape}; {expected}, all finite")
     moments = Moments(torch.from_numpy(mu), torch.from_numpy(sigma))

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.models.weights import dinov2_offline_path, read_state, state_fingerprint
 
 OFFLINE_NAME = "vit_small_patch14_dinov2"
@@ -84,7 +84,7 @@ def build_vit(name: str, **arguments: Any) -> VisionTransformer:
     try:
         vit = timm.create_model(name, num_classes=0, **arguments)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
-        reason = shorten(one_line(error), 160)
+        reason = brief(error, 160)
         if arguments.get("pretrained"):
             raise UserError(
                 f"encoder.weights=hub: {name} could not be downloaded ({reason}); "
@@ -137,7 +137,7 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
         kept = {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
         vit.load_state_dict(kept, strict=True)
     except (RuntimeError, KeyError, AttributeError) as error:
-        reason = shorten(one_line(error), 200)
+        reason = brief(error)
         raise UserError(f"encoder.path: the weights do not fit {config.name} ({reason})") from None
     return Encoder(vit, config)
 
@@ -152,9 +152,7 @@ def encoder_from_state(config: EncoderConfig, state: Mapping[str, Tensor]) -> En
     try:
         vit.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(
-            f"encoder.name: the tensors are not those of {config.name} ({shorten(one_line(error), 200)})"
-        ) from None
+        raise UserError(f"encoder.name: the tensors are not those of {config.name} ({brief(error)})") from None
     return Encoder(vit, config)
 
 

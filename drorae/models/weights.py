@@ -11,7 +11,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.runtime import out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import file_sha256, naming_unreadable, packaged_path, replacing
@@ -84,7 +84,7 @@ def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict",
     except Exception as error:
         if isinstance(error, OSError | UserError) or out_of_memory.out_of_memory(error):
             raise
-        reason = shorten(one_line(error), 120)
+        reason = brief(error, 120)
         raise UserError(
             f"{path}: not readable as plain weights ({reason}); expected .safetensors or a .pth of tensors only"
         ) from None
@@ -118,7 +118,7 @@ def fit_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
     except (RuntimeError, KeyError) as error:
         if out_of_memory.out_of_memory(error):
             raise
-        raise UserError(f"{source}: does not fit this config ({shorten(one_line(error), 160)}); {remedy}") from None
+        raise UserError(f"{source}: does not fit this config ({brief(error, 160)}); {remedy}") from None
 
 
 def onnx_dinov2_state(onnx_path: Path) -> dict[str, torch.Tensor]:

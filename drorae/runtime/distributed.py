@@ -1,4 +1,4 @@
-"""Several processes on one trial: who this one is, and what they agree on. One process needs none of it."""
+"""Several processes on one trial: which this one is, and what they agree on. One process needs none of it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
-    """Processes at work on this trial; 1 where torch.distributed was not set up."""
+    """Returns the number of processes at work on this trial; 1 where torch.distributed was not set up."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Returns this process's number, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that reports and writes files."""
+    """Says whether this is the process that reports and writes files."""
     return rank() == 0
 
 
@@ -36,7 +36,7 @@ def barrier() -> None:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean of a tensor over the processes; in one process the tensor itself."""
+    """Returns the mean of a tensor over the processes; in one process the tensor itself."""
     if world_size() == 1:
         return value
     total = value.detach().clone()
@@ -44,31 +44,25 @@ def mean(value: Tensor) -> Tensor:
     return total / world_size()
 
 
-def shared(module: nn.Module, device: torch.device) -> Any:
-    """The module such that its gradients are the mean over the processes; in one process the module itself."""
+def parallel(module: nn.Module, device: torch.device) -> Any:
+    """Returns the module with gradients that are the mean over the processes; in one process the module itself."""
     if world_size() == 1:
         return module
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
-def agreed(value: bool, device: torch.device) -> bool:
-    """The main process's answer, in all processes."""
-    if world_size() == 1:
-        return value
-    flag = torch.tensor([float(value)], device=device)
-    dist.broadcast(flag, 0)
+def from_main(value: bool, device: torch.device) -> bool:
+    """Returns the main process's `value` in all processes; the flag travels through `device`."""
+    flag = torch.tensor(float(value), device=device)
+    if world_size() > 1:
+        dist.broadcast(flag, 0)
     return bool(flag.item())
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """The file lock `path`, held by the main process on behalf of all of them."""
-    if is_main():
-        with FileLock(path):
-            barrier()
-            yield
-            barrier()
-    else:
+def main_lock(path: Path) -> Iterator[None]:
+    """Holds the file lock `path` in the main process, on behalf of all of them."""
+    with FileLock(path) if is_main() else contextlib.nullcontext():
         barrier()
         yield
         barrier()

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from drorae.errors import Notice, UserError, one_line, shorten
+from drorae.errors import Notice, UserError, brief
 
 T = TypeVar("T")
 
@@ -20,14 +20,14 @@ _SIGNS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "A
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the CPU or on a device."""
+    """Says whether an exception means that memory ran out, on the CPU or on a device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-def fitting(size: int, work: Callable[[int], T], what: str, same: str = "") -> tuple[T, int]:
-    """work(size), with half as many images at once whenever memory runs out; also the size that fitted.
+def retry_smaller(size: int, work: Callable[[int], T], what: str, same: str = "") -> tuple[T, int]:
+    """Returns work(size), with half as many images at once whenever memory runs out, and the size that fitted.
 
     Args:
         size: images at once, 1 or more.
@@ -44,7 +44,7 @@ def fitting(size: int, work: Callable[[int], T], what: str, same: str = "") -> t
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            reason = shorten(one_line(error), 100)
+            reason = brief(error, 100)
         # Not before the handler has ended: until then the traceback holds the failed attempt's tensors.
         release()
         if size == 1:
@@ -55,18 +55,18 @@ def fitting(size: int, work: Callable[[int], T], what: str, same: str = "") -> t
 
 
 @contextlib.contextmanager
-def named(what: str, remedy: str = REMEDY) -> Iterator[None]:
+def as_user_error(what: str, remedy: str = REMEDY) -> Iterator[None]:
     """Makes running out of memory a UserError, where fewer images at once are no help or cannot be had."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise UserError(f"{what}: out of memory ({shorten(one_line(error), 100)}); {remedy}") from None
+        raise UserError(f"{what}: out of memory ({brief(error, 100)}); {remedy}") from None
 
 
 def release() -> None:
     """Gives back, to the device too, what nothing refers to any more."""
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    # Does nothing where CUDA is not in use.
+    torch.cuda.empty_cache()

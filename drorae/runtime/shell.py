@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def program() -> str:
-    """How this process was called, for commands to copy: `drorae` where the shell finds it, else the path to it."""
+    """Returns how this process was called, for commands to copy: `drorae` where the shell finds it, else the path."""
     called = Path(sys.argv[0])
     if called.name != "drorae" or shutil.which("drorae") == str(called):
         return "drorae"
@@ -17,5 +17,10 @@ def program() -> str:
 
 
 def command(*words: object) -> str:
-    """A `drorae` command with each word quoted for the shell where it needs to be."""
-    return " ".join([program(), *(shlex.quote(str(word)) for word in words)])
+    """Returns a `drorae` command with each word quoted for the shell where it needs to be."""
+    return f"{program()} {shlex.join(map(str, words))}"
+
+
+def portable_command(*words: object) -> str:
+    """Returns a command for a report, which others read: without this machine's path of the program."""
+    return f"drorae {shlex.join(map(str, words))}"

@@ -85,8 +85,10 @@ class Signals:
             signal.signal(signum, self._handle)
 
     def meant(self, error: BaseException) -> BaseException:
-        """What a signal was raised as, where a library made a KeyboardInterrupt or SystemExit of its own of it, as Ray
-        does; an error that no signal caused, itself."""
+        """Returns what a signal was raised as where a library, such as Ray, made another exception of it.
+
+        An error that no signal caused is returned as it is.
+        """
         if isinstance(error, Interrupted | Stopped):
             return error
         if self.received is None and isinstance(error, KeyboardInterrupt):
@@ -129,5 +131,5 @@ class Signals:
 
 
 def exception(signum: int) -> Interrupted | Stopped:
-    """What a signal is raised as."""
+    """Returns what a signal is raised as."""
     return Interrupted() if signum == signal.SIGINT else Stopped(signum)

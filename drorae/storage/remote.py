@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 
 DRIVERS = {"s3": ("s3fs", "drorae[s3]"), "gs": ("gcsfs", "gcsfs"), "memory": ("fsspec", "fsspec")}
 """Kinds of URL, the package that speaks them and what to install for it. Only stores that can make a file where there
@@ -229,7 +229,7 @@ class Remote:
         try:
             self._call(what, *arguments, **options)
         except FileNotFoundError as error:
-            raise RemoteError(f"{self.url}: no such bucket ({shorten(one_line(error), 200)})") from None
+            raise RemoteError(f"{self.url}: no such bucket ({brief(error)})") from None
 
     def _call(self, what: str, *arguments: Any, **options: Any) -> Any:
         driver = _filesystem(self.url.partition(":")[0], os.getpid())
@@ -239,7 +239,7 @@ class Remote:
             raise
         except Exception as error:
             # Drivers raise what their libraries do, which is more than OSErrors.
-            raise RemoteError(f"{self.url}: {type(error).__name__}: {shorten(one_line(error), 200)}") from error
+            raise RemoteError(f"{self.url}: {type(error).__name__}: {brief(error)}") from error
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from drorae.config import PhaseConfig, Runtime
 from drorae.data.features import Features
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.losses.adversarial import Adversary
 from drorae.losses.objective import Objective
 from drorae.models.tokenizer import Tokenizer
@@ -191,7 +191,7 @@ def _resume(checkpoint: Path, module: nn.Module, stepper: Stepper, adversary: Ad
     except (KeyError, RuntimeError, ValueError) as error:
         if out_of_memory.out_of_memory(error):
             raise
-        reason = shorten(one_line(error), 160)
+        reason = brief(error, 160)
         raise UserError(f"{checkpoint}: does not fit this config ({reason}); delete it to start over") from None
     # What did not fit before will not now.
     stepper.micro_batch = min(stepper.micro_batch, trained.micro_batch or stepper.micro_batch)

@@ -116,7 +116,7 @@ class Stepper:
         )
         self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
         self._module = module
-        self._painter = distributed.shared(Painter(tokenizer, phase), device)
+        self._painter = distributed.parallel(Painter(tokenizer, phase), device)
         # The fusion reads n layers; decoders of z_base only the last.
         self._depth = tokenizer.fusion.num_layers if phase.latent == "fused" else 1
         self._noises = torch.Generator(device)
@@ -137,7 +137,7 @@ class Stepper:
         draws = self._draws() if self.adversary is not None and self.adversary.speaks(step) else None
         seen, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
         # A failure from here on leaves moved weights, and fewer images at once would be no help.
-        with out_of_memory.named(f"{where}, the optimiser"):
+        with out_of_memory.as_user_error(f"{where}, the optimiser"):
             if self.settings.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimiser.step()
@@ -153,12 +153,12 @@ class Stepper:
         if distributed.world_size() > 1:
             # The others already wait for this process's gradients and cannot be called back. It fails, and whoever
             # started them (Ray Train) ends them all.
-            with out_of_memory.named(
+            with out_of_memory.as_user_error(
                 what, f"several processes cannot change --micro-batch {self.micro_batch} midway: lower it"
             ):
                 return work(self.micro_batch)
         same = "the same batch, gradients added; --micro-batch begins with that"
-        result, self.micro_batch = out_of_memory.fitting(self.micro_batch, work, what, same)
+        result, self.micro_batch = out_of_memory.retry_smaller(self.micro_batch, work, what, same)
         return result
 
     def _items(self, step: int) -> np.ndarray:

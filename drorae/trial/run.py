@@ -56,7 +56,7 @@ def prepare(config: TrialConfig, runtime: Runtime, report: Report = lambda row: 
         UserError: something the user can put right, a full disk and too little memory among it.
     """
     cache = Cache(runtime.cache_dir)
-    with naming_full_disk(cache.local), out_of_memory.named("preparation"):
+    with naming_full_disk(cache.local), out_of_memory.as_user_error("preparation"):
         workshop = open_workshop(config, runtime, report)
         note_prepared(config, cache, workshop.fingerprints)
     return workshop.fingerprints
@@ -95,9 +95,9 @@ def run_trial(
         UserError: something the user can put right, such as a directory that holds another trial.
     """
     directory = Path(directory)
-    with naming_full_disk(directory), out_of_memory.named("this trial"):
+    with naming_full_disk(directory), out_of_memory.as_user_error("this trial"):
         directory.mkdir(parents=True, exist_ok=True)
-        with distributed.locked(directory / ".lock"):
+        with distributed.main_lock(directory / ".lock"):
             moved = _check_config(directory, config)
             if distributed.is_main():
                 set_damaged_aside(directory)
@@ -212,7 +212,7 @@ def _measure(
         np.savez(path, **dict[str, Any](evaluation.per_image))
     report({"phase": "evaluation", "note": "inspecting the fusion"})
     look = partial(inspect, workshop, tokenizer)
-    out_of_memory.fitting(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
+    out_of_memory.retry_smaller(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
     seconds = sum(phase.seconds for phase in trained)
     cpu = sum(phase.cpu_seconds for phase in trained)
     drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
@@ -243,7 +243,7 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
         log = directory / f"{phase.name}.json"
         # Damaged ones are set aside by one process, on behalf of all.
         whole = distributed.is_main() and read_sealed(weights, read_state) is not None
-        if distributed.agreed(whole and read_sealed(log, _read_log) is not None, workshop.device):
+        if distributed.from_main(whole and read_sealed(log, _read_log) is not None, workshop.device):
             fit_state(phase.trained(tokenizer), read_state(weights), weights, "delete it, and it is trained again")
             outcome = _read_log(log)
             for row in outcome.rows:

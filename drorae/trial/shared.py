@@ -93,7 +93,9 @@ class Workshop:
             )
 
         size = min(self.config.evaluation.batch_size, len(self.val))
-        return out_of_memory.fitting(size, measure, "evaluation", "the same images, up to rounding the same metrics")[0]
+        return out_of_memory.retry_smaller(
+            size, measure, "evaluation", "the same images, up to rounding the same metrics"
+        )[0]
 
     def origin(self, extractor: FeatureExtractor) -> Origin:
         """What the references' statistics were measured on."""
@@ -168,7 +170,7 @@ def _references(
             if sample is None:
                 size = min(config.evaluation.batch_size, len(val))
                 measure = partial(_sample, val, extractor, device)
-                sample = out_of_memory.fitting(size, measure, f"features of {extractor.metric}")[0]
+                sample = out_of_memory.retry_smaller(size, measure, f"features of {extractor.metric}")[0]
                 sample.save(path)
                 for name in (f"{entry}.npy", f"{entry}.npz"):
                     cache.share(name)
@@ -301,12 +303,12 @@ def open_workshop(
     folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / DECODER
-    with distributed.locked(folder / ".lock"):
+    with distributed.main_lock(folder / ".lock"):
         if decoder is None and distributed.is_main():
             cache.fetch(f"{name}/{weights.name}")
         # Damaged weights are set aside by one process, on behalf of all.
         lacking = decoder is None and distributed.is_main() and read_sealed(weights, read_state) is None
-        if distributed.agreed(lacking, device):
+        if distributed.from_main(lacking, device):
             checkpoint = folder / "checkpoint.pt"
             adversary = make_adversary(config, config.phase1, device, config.decoder.seed)
             try:

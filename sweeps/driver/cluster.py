@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from drorae.errors import ClusterLost, UserError, one_line, shorten
+from drorae.errors import ClusterLost, UserError, brief, one_line
 
 LOOK_SECONDS = 2.0
 """Between two looks at the head node."""
@@ -76,7 +76,7 @@ def ray_session(address: str) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address} " if address else ""
-        raise UserError(f"Ray {where}did not start ({shorten(one_line(error), 200)})") from None
+        raise UserError(f"Ray {where}did not start ({brief(error)})") from None
     try:
         yield
     finally:

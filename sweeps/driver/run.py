@@ -20,7 +20,7 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, config_hash, from_dict, is_moved, load_config, shared_key, to_dict
 from drorae.errors import ClusterLost, UserError, one_line
-from drorae.machine.doctor import check_share
+from drorae.machine.capacity import check_share
 from drorae.runtime.shell import command
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import naming_full_disk, write_json

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from zipfile import BadZipFile
 
 from drorae.config import TrialConfig, config_hash, flatten
-from drorae.errors import UserError, one_line, shorten
+from drorae.errors import UserError, brief
 from drorae.metrics.registry import better
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.places import default_tracking_uri
@@ -149,10 +149,6 @@ def check_nodes(uri: str, addresses: Iterable[str]) -> None:
             f"MLflow at {uri}: an SQLite file cannot be written from {len(machines)} machines ({', '.join(machines)}); "
             "start `mlflow server` and name it in MLFLOW_TRACKING_URI"
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return shorten(one_line(error), 200)
 
 
 @dataclass(frozen=True)
@@ -301,7 +297,7 @@ class TrialTracker:
             self._run_id = ""
             self._back_off = min(max(2 * self._back_off, BACK_OFF_SECONDS), 10 * BACK_OFF_SECONDS)
             self._next_flush = time.monotonic() + self._back_off
-            reason = _one_line(error)
+            reason = brief(error)
             self._say("away", f"MLflow at {self.address.tracking_uri} does not answer ({reason}); kept for later")
             return False
         self._back_off = 0.0
@@ -411,7 +407,7 @@ def _pictures(directory: Path, warn: Warn) -> list[Path]:
     try:
         return draw_pictures(directory)
     except (OSError, ValueError, BadZipFile) as error:  # a damaged file is not worth a trial
-        warn(f"{directory.name}: pictures not drawn ({_one_line(error)})")
+        warn(f"{directory.name}: pictures not drawn ({brief(error)})")
         return []
 
 
@@ -514,7 +510,7 @@ class SweepTracker:
                 self.experiment_id = self._known.experiment_id
                 return
             remedy = "start the server, or unset MLFLOW_TRACKING_URI for a local SQLite store"
-            raise UserError(f"MLflow at {self.uri} cannot be used ({_one_line(error)}); {remedy}") from None
+            raise UserError(f"MLflow at {self.uri} cannot be used ({brief(error)}); {remedy}") from None
         if experiment.lifecycle_stage == "deleted":
             raise UserError(
                 f"MLflow experiment {name!r} was deleted; restore it (mlflow experiments restore --experiment-id "
@@ -548,11 +544,9 @@ class SweepTracker:
                 self.parent_run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         except store_errors() as error:
             if self._known is None:
-                raise UserError(
-                    f"MLflow at {self.uri} does not take the sweep ({_one_line(error)}); try again"
-                ) from None
+                raise UserError(f"MLflow at {self.uri} does not take the sweep ({brief(error)}); try again") from None
             self.parent_run_id = self._known.parent_run_id
-            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); trials keep their records meanwhile")
+            warn(f"MLflow at {self.uri} does not answer ({brief(error)}); trials keep their records meanwhile")
         return self.address
 
     def await_store(self, seconds: float, warn: Warn, hurried: Callable[[], bool] = lambda: False) -> None:
@@ -569,7 +563,7 @@ class SweepTracker:
                     return
                 if not said:
                     said = True
-                    warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); waiting up to {seconds:.0f} s")
+                    warn(f"MLflow at {self.uri} does not answer ({brief(error)}); waiting up to {seconds:.0f} s")
                 time.sleep(AWAIT_SECONDS)
 
     @property
@@ -612,7 +606,7 @@ class SweepTracker:
         try:
             self._settle(configs, trials, warn, running, fetch)
         except store_errors() as error:
-            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); runs are mended at the next start")
+            warn(f"MLflow at {self.uri} does not answer ({brief(error)}); runs are mended at the next start")
 
     def _settle(
         self,
@@ -658,7 +652,7 @@ class SweepTracker:
                 for run in runs if key in today else ():
                     self.client.set_tag(run.run_id, "drorae.config_hash", today[key])
         except Exception as error:
-            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); runs are renamed at the next start")
+            warn(f"MLflow at {self.uri} does not answer ({brief(error)}); runs are renamed at the next start")
 
     def tag_tuning(self, roles: Mapping[str, str], warn: Warn) -> None:
         """Tags the trials of a search with what they are to the law; never raises for the store."""
@@ -670,7 +664,7 @@ class SweepTracker:
                     if key in roles and run.tuning != roles[key]:
                         self.client.set_tag(run.run_id, "drorae.tuning", roles[key])
         except store_errors() as error:
-            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); the search is tagged at the next start")
+            warn(f"MLflow at {self.uri} does not answer ({brief(error)}); the search is tagged at the next start")
 
     def share_view(self, metrics: Sequence[str], warn: Warn) -> str:
         """Sets up the experiment's charts in the UI and returns their address below the UI's; empty where the store
@@ -682,7 +676,7 @@ class SweepTracker:
             for name, value in ((f"{TAG}{key}", content), ("mlflow.note.content", note)):
                 self.client.set_experiment_tag(self.experiment_id, name, value)
         except store_errors() as error:
-            warn(f"MLflow at {self.uri} does not take the view of the charts ({_one_line(error)})")
+            warn(f"MLflow at {self.uri} does not take the view of the charts ({brief(error)})")
             return ""
         return address
 
@@ -723,7 +717,7 @@ class SweepTracker:
                 self.client.log_artifact(self.parent_run_id, str(path))
             self.client.set_terminated(self.parent_run_id, status)
         except store_errors() as error:
-            warn(f"MLflow at {self.uri} does not answer ({_one_line(error)}); the sweep's own run is ended next time")
+            warn(f"MLflow at {self.uri} does not answer ({brief(error)}); the sweep's own run is ended next time")
 
 
 def _versions() -> dict[str, str]:

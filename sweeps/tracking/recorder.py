@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from drorae.errors import one_line, shorten
+from drorae.errors import brief
 from sweeps.folder.lease import LeaseLost
 from sweeps.tracking.client import SPOOL_ROWS, TrialTracker
 
@@ -89,7 +89,7 @@ class Recorder:
                 action()
             except Exception as error:
                 # Recording is never worth a trial: the driver, which records what is not, meets it again.
-                what = f"{type(error).__name__}: {shorten(one_line(error), 200)}"
+                what = f"{type(error).__name__}: {brief(error)}"
                 self._warn(f"{self._tracker.directory.name}: not recorded ({what})")
 
     def _warn(self, line: str) -> None:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import psutil
 import sleeping_trial
 
-from drorae.machine.doctor import set_telemetry_defaults
+from drorae.machine.telemetry import set_telemetry_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 4

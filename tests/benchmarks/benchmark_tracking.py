@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, override
-from drorae.machine.doctor import set_telemetry_defaults
+from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.trial.run import prepare, run_trial
 from sweeps.driver.resources import Share
 from sweeps.folder.status import Sitting

@@ -17,8 +17,9 @@ import pytest
 from drorae.commands.main import COMMANDS, main
 from drorae.config import PRESETS, Runtime, config_hash, override, to_dict
 from drorae.errors import UserError
-from drorae.machine.doctor import TELEMETRY, check_machine
+from drorae.machine.capacity import check_machine
 from drorae.machine.needs import KNOWN_SHAPES, encoder_shape, rough_needs
+from drorae.machine.telemetry import TELEMETRY
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
@@ -113,7 +114,7 @@ def test_mistakes_are_one_line(
     arguments: str, said: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A busy machine may be so slow that a sign of life comes first.
-    monkeypatch.setattr("drorae.commands.options.PATIENCE", 1e9)
+    monkeypatch.setattr("drorae.commands.terminal.PATIENCE", 1e9)
     (elsewhere / "broken.json").write_text("{")
     (elsewhere / "empty.csv").write_text("")
     (elsewhere / "here").mkdir()
@@ -230,7 +231,7 @@ def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
         said = capsys.readouterr().err
         assert "images.path" in said and "CUDA GPU" in said and "GB of GPU memory" in said and said.count("\n") == 1
     assert not list(elsewhere.iterdir())
-    monkeypatch.setattr("drorae.machine.doctor.memory_bytes", lambda: 8e9)
+    monkeypatch.setattr("drorae.machine.capacity.memory_bytes", lambda: 8e9)
     for preset in ("quickstart", "smoke"):
         check_machine(PRESETS[preset], Runtime(device="cpu"))
     with pytest.raises(UserError, match="CUDA"):

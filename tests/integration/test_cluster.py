@@ -11,7 +11,7 @@ import ray
 from drorae.commands.main import main
 from drorae.config import PRESETS, Runtime
 from drorae.errors import UserError
-from drorae.machine.doctor import check_share
+from drorae.machine.capacity import check_share
 from sweeps.driver.cluster import cluster_address
 from sweeps.driver.resources import Share, most_memory
 

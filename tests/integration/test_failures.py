@@ -23,7 +23,7 @@ from drorae.errors import DiskFull, Notice, UserError
 from drorae.losses.adversarial import Adversary, make_adversary
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import dinov2_offline_path, read_state, save_sealed, state_fingerprint
-from drorae.runtime.out_of_memory import fitting, out_of_memory
+from drorae.runtime.out_of_memory import out_of_memory, retry_smaller
 from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.training import step as step_module
 from drorae.training.checkpoint import load_checkpoint
@@ -266,7 +266,7 @@ def test_what_counts_as_out_of_memory() -> None:
     assert out_of_memory(real.value)
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes"):
-        fitting(8, lambda size: torch.ones(size, 2) @ torch.ones(3, 1), "work")
+        retry_smaller(8, lambda size: torch.ones(size, 2) @ torch.ones(3, 1), "work")
 
 
 def together(rank: int, folder: Path, config: TrialConfig, said: Any) -> None:

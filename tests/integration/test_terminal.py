@@ -23,7 +23,7 @@ from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, Done, check, impati
 from tiny import tiny_config, tiny_images
 
 from drorae.commands.main import COMMANDS
-from drorae.commands.options import working, wrapped
+from drorae.commands.terminal import working, wrapped
 from drorae.config import PRESETS, Runtime
 from drorae.trial.run import run_trial
 from sweeps.spec import Axis, SweepSpec
@@ -103,6 +103,11 @@ def test_commands(name: str, mode: str, toy: Path, trial: Path, designs: Path, t
         assert not any(said + " " in seen for said in BUSY.values()), "signs of life go when the work is done"
     if name in TABLES and not as_json:
         assert re.search(rf"┃ {TABLES[name]} +┃", done.stdout if mode == "pipes" else "\n".join(done.screen()))
+
+
+def test_the_help_has_no_colours_where_nobody_wants_them() -> None:
+    assert "\x1b[" in run(["--help"]).terminal
+    assert "\x1b[" not in run(["--help"], environment={"NO_COLOR": "1"}).terminal
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -216,7 +221,7 @@ class Table:
 
     def __call__(self) -> None:
         from drorae.commands.doctor import Doctor
-        from drorae.commands.options import print_table
+        from drorae.commands.terminal import print_table
 
         header, rows, options = self.given
 
@@ -283,8 +288,8 @@ def test_work_that_takes_long_is_told_in_a_log(
     with working("quick work"):
         pass
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr("drorae.commands.options.PATIENCE", 0.0)
-    monkeypatch.setattr("drorae.commands.options.SILENCE_SECONDS", 0.4)
+    monkeypatch.setattr("drorae.commands.terminal.PATIENCE", 0.0)
+    monkeypatch.setattr("drorae.commands.terminal.SILENCE_SECONDS", 0.4)
     with working("measuring") as note:
         time.sleep(0.6)
         note({"phase": "prepare", "note": "encoding", "done": 1.0, "total": 2.0})
@@ -300,7 +305,7 @@ class Working:
 
     def __call__(self) -> None:
         from drorae.commands.doctor import Doctor
-        from drorae.commands.options import say, show, working
+        from drorae.commands.terminal import say, show, working
 
         def work(self: Doctor) -> int:
             with working("measuring " + "/a/long/path" * 8) as note:

@@ -65,10 +65,10 @@ class Patch:
         if self.nohup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self.slow_law:
-            import drorae.commands.options
             import drorae.commands.sweep
+            import drorae.commands.terminal
 
-            drorae.commands.options.PATIENCE = 0.0
+            drorae.commands.terminal.PATIENCE = 0.0
             drorae.commands.sweep._fit = lambda *given: threading.Event().wait()  # type: ignore[assignment,return-value]
 
 

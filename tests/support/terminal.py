@@ -287,9 +287,9 @@ def _child(
 
 def impatient() -> None:
     """In the child: signs of life from the beginning."""
-    import drorae.commands.options
+    import drorae.commands.terminal
 
-    drorae.commands.options.PATIENCE = 0.0
+    drorae.commands.terminal.PATIENCE = 0.0
 
 
 def check(done: Done, mode: str) -> None:

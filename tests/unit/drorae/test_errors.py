@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from drorae.errors import last_line, shorten
+from drorae.errors import brief, last_line, shorten
 
 
 def test_what_fits_stays_on_one_line() -> None:
@@ -31,3 +31,9 @@ def test_the_last_line_of_a_traceback_is_cut_behind_a_word() -> None:
     line = last_line("Traceback\n\nValueError: " + "word " * 100 + "\n\n")
     assert line.startswith("ValueError: word") and line.endswith(" word ...") and len(line) <= 300
     assert last_line("\n \n") == ""
+
+
+def test_an_error_in_brief_is_one_line_of_limited_length_and_never_empty() -> None:
+    assert brief(ValueError("two\n  lines")) == "two lines"
+    assert brief(ValueError()) == "ValueError"
+    assert brief(ValueError("word " * 100), 20) == "word word word ..."

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from drorae.config import DECODERS, PRESETS, Runtime, TrialConfig, override
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.perceptual import STAGES
-from drorae.machine.doctor import needed_weights
+from drorae.machine.downloads import needed_weights
 from drorae.machine.needs import (
     KNOWN_SHAPES,
     PERCEPTUAL_FLOPS,

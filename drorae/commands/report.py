@@ -1,0 +1,159 @@
+"""`drorae report`, and the report that a sweep ends with: which law to fit to a table of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drorae.commands.source import SourceOptions
+from drorae.commands.terminal import say, show, working
+from drorae.errors import UserError
+from drorae.metrics.registry import METRICS
+from drorae.runtime.shell import portable_command
+from drorae.storage.remote import Remote, locate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.laws.line import Law
+    from analysis.report.outcome import FitOutcome
+
+FITTED = tuple(metric.name for metric in METRICS if metric.fitted)
+SIZES = ("num_layers", "fusion.num_layers", "expert_hidden_dim", "params", "fusion_params")
+"""Columns that show what a sweep varies."""
+
+
+def choose_axis(frame: pd.DataFrame) -> tuple[str, Law] | None:
+    """Returns the column of sizes in a table of trials and the law of it; None where no size varies.
+
+    Fusion parameters, log-linear, where capacity varies; layers, linear, where only they do.
+    """
+    varying = {name for name in SIZES if name in frame.columns and frame[name].nunique() > 1}
+    if varying & {"num_layers", "fusion.num_layers"} and "expert_hidden_dim" not in varying:
+        return "layers", "linear"
+    return ("params", "log-linear") if varying & {"expert_hidden_dim", "params", "fusion_params"} else None
+
+
+def fit_trials(
+    frame: pd.DataFrame, out: Path, title: str, command: str, images: dict[str, Path] | None = None
+) -> FitOutcome:
+    """Fits every known metric of a table of trials and writes the report to `out`.
+
+    A metric that cannot be fitted is named on stderr and left out.
+
+    Args:
+        frame: a row for each trial.
+        out: folder of the report.
+        title: heads the report.
+        command: the command that writes the report, for its foot.
+        images: files of pictures to show, by caption; default: none.
+
+    Raises:
+        UserError: nothing varies that a law could be of, or no metric can be fitted.
+    """
+    from analysis.inference.analysis import analyse
+    from analysis.report.outcome import report_analyses
+
+    axis = choose_axis(frame)
+    if axis is None:
+        raise UserError("no law: neither capacity nor the number of layers varies; add --axis capacity=8,32,128,512")
+    x, law = axis
+    usable = []
+    reason = f"no metric in the table; expected one of {', '.join(FITTED)}"
+    for name in FITTED:
+        if name in frame.columns and frame[name].notna().any():
+            try:
+                usable.append(analyse(frame, x, name, law))
+            except UserError as error:
+                reason = str(error)
+                say(f"note: no law of {name}: {error}")
+    if not usable:
+        raise UserError(f"no law: {reason}")
+    return report_analyses(usable, out, title, images, command)
+
+
+def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> dict[str, Path]:
+    """Prints what a search found, writes it to the sweep's folder, and returns the figures by caption.
+
+    One objective: the law of the best against the law at fixed values (tuning.json). Several: their Pareto set
+    (pareto.csv, pareto.png).
+    """
+    from analysis.inference.pareto import pareto_set
+    from analysis.inference.tuning import compare_tuned
+    from analysis.report.figures import pareto_figure
+    from drorae.storage.files import write_json
+
+    try:
+        if len(objectives) > 1:
+            best = pareto_set(frame, objectives)
+            best.to_csv(directory / "pareto.csv", index=False)
+            caption = f"Pareto set of {', '.join(objectives)}: {len(best)} of {len(frame)} trials"
+            say(f"{caption}, {directory / 'pareto.csv'}", keep=[directory / "pareto.csv"])
+            return {caption: pareto_figure(frame, objectives, directory)}
+        axis = choose_axis(frame)
+        if axis is not None:
+            x, law = axis
+            tuned = compare_tuned(frame, x, objectives[0], law)
+            write_json(directory / "tuning.json", tuned.tree())
+            say(tuned.text())
+    except UserError as error:
+        say(f"note: {error}")
+    return {}
+
+
+def trial_pictures(
+    directory: Path, frame: pd.DataFrame, fetch: Callable[[str], None] = lambda name: None
+) -> dict[str, Path]:
+    """Returns reconstructions of the smallest and the largest finished trial of a sweep's folder, by caption.
+
+    Args:
+        directory: the sweep's folder.
+        frame: a row for each trial.
+        fetch: called with the name below `directory` of a trial's folder whose picture is needed.
+    """
+    import pandas as pd
+
+    if not {"config_hash", "fusion_params"} <= set(frame.columns):
+        return {}
+    finished = frame.assign(size=pd.to_numeric(frame["fusion_params"], errors="coerce")).dropna(subset=["size"])
+    found = {}
+    finished = finished.sort_values("size", kind="stable")
+    for key, size in finished[["config_hash", "size"]].iloc[[0, -1] if len(finished) else []].itertuples(index=False):
+        fetch(f"trials/{key}")
+        path = directory / "trials" / str(key) / "grid.png"
+        if path.is_file():
+            found[f"{size:,.0f} fusion parameters: original, phase 1, fused"] = path
+    return found
+
+
+@dataclass(kw_only=True)
+class Report(SourceOptions):
+    """Write the report of a sweep again: the laws of all its metrics as HTML, figures, JSON and CSV.
+
+    Example: drorae report runs/quickstart
+    """
+
+    def run(self) -> int:
+        """Writes the report and prints where it is."""
+        place = locate(self.source)
+        if isinstance(place, Remote) and self.out is None:
+            raise UserError(f"{place}: expected a folder for the report; name one with --out")
+        with working(f"reading {self.source}"):
+            frame = self.read()
+        pictures: dict[str, Path] = {}
+        if self.experiment is not None:
+            title, out = self.experiment, self.root / self.experiment / "law"
+        else:
+            from sweeps.folder.mirror import brought
+
+            path = brought(self.source, ("trials.csv", "trials/*/grid.png"))
+            title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
+            pictures = trial_pictures(path, frame)
+        command = portable_command("report", self.source)
+        with working(f"fitting {len(frame)} trials"):
+            outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
+        plot, page = outcome.paths["png"], outcome.paths["html"]
+        show("\n".join([outcome.text, "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])
+        return 0

@@ -1,0 +1,103 @@
+"""Where the analysing commands read runs from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional
+
+from drorae.commands.options import Column, Folder, JsonOption, Words, assignments, flat, option, require
+from drorae.errors import UserError
+from drorae.storage.places import default_tracking_uri
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MLFLOW = "mlflow:"
+MLFLOW_RUN = "mlflow-run:"
+
+
+@dataclass(kw_only=True)
+class SourceOptions:
+    """Where runs are read from."""
+
+    source: Positional[Annotated[str, option("SOURCE")]]
+    """A .csv or .parquet table, a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
+    out: Annotated[Path | None, option("DIR")] = None
+    """Folder for the report."""
+    tracking_uri: Annotated[str | None, option("URI", "default: $MLFLOW_TRACKING_URI or ROOT/mlflow.db")] = None
+    """MLflow store of mlflow:EXPERIMENT."""
+    root: Folder = Path("runs")
+    """Folder of all sweeps."""
+    filter: Annotated[str, option("TEXT")] = ""
+    """MLflow's own filter on the runs of an MLflow source, such as "metrics.psnr > 20"."""
+    where: Annotated[Words, option("COLUMN=VALUE", "default: all rows")] = ()
+    """Rows to keep; several values: COLUMN=VALUE,VALUE; several conditions: all must hold."""
+    roles: Annotated[Words, option("ROLE=COLUMN", "default: a sweep's names")] = ()
+    """What a foreign table's columns are: id, seed, n (evaluation images), status, variant, reason."""
+    units: Annotated[Words, option("COLUMN=UNIT", "default: plain numbers")] = ()
+    """Units that columns stand in: K, M, G or %."""
+    mix_decoders: bool = False
+    """Let one law go through runs of different phase-1 decoders."""
+
+    @property
+    def experiment(self) -> str | None:
+        """The experiment of an MLflow source."""
+        return self.source.removeprefix(MLFLOW) if self.source.startswith(MLFLOW) else None
+
+    def uri(self) -> str:
+        """Returns the MLflow store to read."""
+        return self.tracking_uri or default_tracking_uri(self.root)
+
+    def read(self) -> pd.DataFrame:
+        """Returns the table of runs.
+
+        Raises:
+            UserError: nothing readable there.
+        """
+        from analysis.table.columns import arrange
+        from analysis.table.files import read_table
+        from analysis.table.mlflow import read_mlflow
+
+        if self.experiment is not None:
+            frame = read_mlflow(self.uri(), self.experiment, filter_string=self.filter)
+        elif self.source.startswith(MLFLOW_RUN):
+            frame = read_mlflow(self.uri(), parent_run=self.source.removeprefix(MLFLOW_RUN), filter_string=self.filter)
+        elif self.filter:
+            raise UserError(f"--filter: {self.source} is no MLflow source; narrow a table with --where COLUMN=VALUE")
+        else:
+            frame = read_table(self._table())
+        roles, units = _columns("--roles", self.roles), _columns("--units", self.units)
+        return arrange(frame, flat(self.where), roles, units, self.mix_decoders)
+
+    def _table(self) -> Path:
+        from sweeps.folder.mirror import brought
+
+        path = brought(self.source, ("trials.csv",))
+        if not path.is_dir():
+            return path
+        if not (path / "trials.csv").is_file():
+            raise UserError(f"{self.source}: no trials.csv here; expected the folder of a sweep")
+        return path / "trials.csv"
+
+
+def _columns(flag: str, groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Returns an option's NAME=VALUE words, each name given once and none without a value."""
+    found: dict[str, str] = {}
+    for name, value in assignments(flag, groups, "; see --help"):
+        require(bool(value), f"{flag} {name}=", "NAME=VALUE; see --help")
+        if name in found:
+            raise UserError(f"{flag} {name}: given twice; give it once")
+        found[name] = value
+    return found
+
+
+@dataclass(kw_only=True)
+class SizeOptions(SourceOptions, JsonOption):
+    """What a metric is related to."""
+
+    x: Column = "params"
+    """Size: params, capacity, layers or a column."""
