@@ -285,12 +285,9 @@ class _Simulation:
         share = self.seed_share
         variance = max(1 - share / sample.runs_at_unit_weight, 0) + share / design.seeds
         weights = np.concatenate([sample.weights, np.full(len(new), 1 / variance)])
-        values = np.concatenate(
-            [
-                self.line_truth @ self.line.basis(new, np.zeros(0))[0].T,
-                np.einsum("rk,rnk->rn", self.offset_truth, self.offset.basis(new, self.t[self.chosen])[0]),
-            ]
-        )
+        lines = self.line_truth @ self.line.basis(new, np.zeros(0))[0].T
+        curves = np.einsum("rk,rnk->rn", self.offset_truth, self.offset.basis(new, self.t[self.chosen])[0])
+        values = np.concatenate([lines, curves])
         values += rng.normal(size=values.shape) * (self.sd * math.sqrt(variance))[:, None]
         y = np.concatenate([np.tile(sample.y, (2 * count, 1)), values], axis=1)
         line = Profile(self.line, x, np.zeros((1, 0)), weights)
@@ -300,13 +297,11 @@ class _Simulation:
         for_offset = straight > limit
         for_line = ~for_offset & np.all((rss > limit[:, None]) | ~self.matters, axis=1)
         seconds = design.seeds * float(np.sum(cost(np.array(design.sizes)))) if design.sizes else 0.0
-        right_line, right_offset = float(for_line[:count].mean()), float(for_offset[count:].mean())
+        right = float(for_line[:count].mean()), float(for_offset[count:].mean())
         wrong = float((for_offset[:count].mean() + for_line[count:].mean()) / 2)
         width = self._width(y, line, curve, for_offset)
         ratio = width / self.nothing.width if design.sizes else 1.0
-        return Appraisal(
-            design, seconds, width, ratio, (right_line + right_offset) / 2, wrong, right_line, right_offset
-        )
+        return Appraisal(design, seconds, width, ratio, sum(right) / 2, wrong, *right)
 
     def _width(self, y: np.ndarray, line: Profile, curve: Profile, bent: np.ndarray) -> float:
         """Mean width over the simulations of the interval in question."""

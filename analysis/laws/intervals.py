@@ -312,16 +312,16 @@ def _power_of_ten(u: float) -> float:
     return float(10**u) if abs(u) < 300 else (np.inf if u > 0 else 0.0)
 
 
-def inverse(fit: CurveFit, target: float, decades: float = 6.0) -> InverseSet:
+def inverse(fit: CurveFit, target: float) -> InverseSet:
     """Sizes whose 95% interval of the law holds `target`, which is Fieller's set where the law is log-linear.
 
-    For other laws found on a grid from `decades` below the data to `decades` above; a piece that reaches an end is
+    For other laws found on a grid from six decades below the data to six above; a piece that reaches an end is
     called unbounded on that side.
     """
     if fit.name == "log-linear":
         return fieller(fit, target)
     low, high = np.log10(fit.x[:, 0].min()), np.log10(fit.x[:, 0].max())
-    u = np.linspace(low - decades, high + decades, 301)
+    u = np.linspace(low - 6, high + 6, 301)
     at = 10**u
     floor, ceiling = law_interval(fit, at)
     holds = (floor <= target) & (target <= ceiling)

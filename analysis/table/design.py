@@ -31,40 +31,39 @@ def check_design(selection: Selection, unit: str = "configuration", parameters: 
             than parameters + 2, the same y everywhere, or different phase-1 decoders at one size.
     """
     check_decoders(selection.used, selection.y_name, [selection.x_column])
-    what = f"{selection.y_name} on {selection.x_name}"
-    seeds = selection.seeds
+    reason = _fault(selection, unit, parameters)
+    if reason:
+        raise UserError(f"{selection.y_name} on {selection.x_name}: {reason}")
+
+
+def _fault(selection: Selection, unit: str, parameters: int) -> str:
+    """What is wrong with the runs' sizes and values, with its remedy; empty where nothing is."""
+    seeds, x, levels = selection.seeds, selection.x_column, np.unique(selection.x)
+    configurations, runs = int(selection.configurations.max()) + 1, len(selection.x)
     same = len(set(seeds)) > 1 and np.array_equal(floats(pd.Series(seeds)), selection.x)
-    if same or selection.x_column.lower() in SEED_NAMES:
-        raise UserError(
-            f"{what}: {selection.x_column} numbers repeats (seeds), it is no size; expected a size such as params"
-        )
-    groups = selection.configurations
-    configurations, runs = int(groups.max()) + 1, len(groups)
+    if same or x.lower() in SEED_NAMES:
+        return f"{x} numbers repeats (seeds), it is no size; expected a size such as params"
     if unit == "row" and configurations < runs:
-        raise UserError(
-            f"{what}: {runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not "
-            "sizes, and would make the interval too narrow; use unit configuration, which averages them"
+        return (
+            f"{runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not sizes, "
+            "and would make the interval too narrow; use unit configuration, which averages them"
         )
-    levels = np.unique(selection.x)
     if len(levels) == 1:
-        raise UserError(
-            f"{what}: all runs have {selection.x_column} = {levels[0]:g}; expected different sizes; run more of them"
-        )
+        return f"all runs have {x} = {levels[0]:g}; expected different sizes; run more of them"
     if len(levels) < LEAST_LEVELS:
-        raise UserError(
-            f"{what}: {selection.x_column} takes two values only ({levels[0]:g}, {levels[1]:g}), which fit any law; "
+        return (
+            f"{x} takes two values only ({levels[0]:g}, {levels[1]:g}), which fit any law; "
             f"expected at least {LEAST_LEVELS} sizes; run one between them and one beyond"
         )
     if configurations < parameters + 2:
-        raise UserError(
-            f"{what}: {configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out); a law of "
+        return (
+            f"{configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out); a law of "
             f"{parameters} parameters needs at least {parameters + 2}; run more sizes, not more seeds"
         )
     if np.ptp(selection.y) == 0:
-        raise UserError(
-            f"{what}: {selection.y_name} is {selection.y[0]:g} in every run; expected values that differ; "
-            "check that the metric was measured"
-        )
+        name, value = selection.y_name, selection.y[0]
+        return f"{name} is {value:g} in every run; expected values that differ; check that the metric was measured"
+    return ""
 
 
 def check_axes(axes: Mapping[str, np.ndarray]) -> None:

@@ -162,18 +162,13 @@ def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> 
                 of_runs += " and run_uuid in (select run_uuid from tags where key = 'mlflow.parentRunId' and value = ?)"
                 arguments = [parent_run]
             if experiment is not None:
-                found = store.execute(
-                    "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'", (experiment,)
-                ).fetchone()
+                where = "name = ? and lifecycle_stage = 'active'"
+                found = store.execute(f"select experiment_id from experiments where {where}", (experiment,)).fetchone()
             if found is None:
                 return None
             arguments = [found[0], *arguments]
-            runs = {
-                key: _Run(key, status, {}, {}, {})
-                for key, status in store.execute(
-                    f"select run_uuid, status from runs where {of_runs} order by start_time, run_uuid", arguments
-                )
-            }
+            of_all = f"select run_uuid, status from runs where {of_runs} order by start_time, run_uuid"
+            runs = {key: _Run(key, status, {}, {}, {}) for key, status in store.execute(of_all, arguments)}
             chosen = f"where run_uuid in (select run_uuid from runs where {of_runs})"
             for table, field in (("params", "params"), ("tags", "tags"), ("latest_metrics", "metrics")):
                 value = "case when is_nan then 'nan' else value end" if field == "metrics" else "value"
