@@ -234,8 +234,8 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
             if seeds * float(np.sum(cost(np.array(shape(count))))) > budget * (1 + 1e-9):
                 break
             most = count
-        for count in sorted({max(round(most * share), 2) for share in (0.25, 0.5, 0.75, 1)} if most else ()):
-            found.append(Design(name, tuple(sorted(shape(count))), seeds))
+        counts = {max(round(most * share), 2) for share in (0.25, 0.5, 0.75, 1)} if most else set()
+        found += [Design(name, tuple(sorted(shape(count))), seeds) for count in sorted(counts)]
     return found
 
 
@@ -296,7 +296,7 @@ class _Simulation:
         limit = np.minimum(rss.min(axis=1), straight) * (1 + stats.f.ppf(0.95, 1, curve.dof) / curve.dof)
         for_offset = straight > limit
         for_line = ~for_offset & np.all((rss > limit[:, None]) | ~self.matters, axis=1)
-        seconds = design.seeds * float(np.sum(cost(np.array(design.sizes)))) if design.sizes else 0.0
+        seconds = design.seeds * float(np.sum(cost(new)))
         right = float(for_line[:count].mean()), float(for_offset[count:].mean())
         wrong = float((for_offset[:count].mean() + for_line[count:].mean()) / 2)
         width = self._width(y, line, curve, for_offset)

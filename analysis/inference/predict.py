@@ -192,10 +192,9 @@ def observed_value(record: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> f
     """
     near = np.abs(x / float(record["at"]) - 1) < 0.01
     if not near.any():
-        raise UserError(
-            f"no run with {record['x']} within 1% of {record['at']:.6g}; expected the run that was predicted, sizes "
-            f"here: {', '.join(f'{value:.4g}' for value in np.unique(x)[:12])}"
-        )
+        here = ", ".join(f"{value:.4g}" for value in np.unique(x)[:12])
+        what = f"no run with {record['x']} within 1% of {record['at']:.6g}"
+        raise UserError(f"{what}; expected the run that was predicted, sizes here: {here}")
     return float(np.mean(y[near]))
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.intervals import Interval, Sample, precision
 from analysis.table.columns import floats
+from analysis.table.design import LEAST_CONFIGURATIONS
 from analysis.table.selection import Selection
 from drorae.errors import UserError
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 Law = Literal["log-linear", "linear"]
 Unit = Literal["configuration", "row"]
-
-LEAST_CONFIGURATIONS = 4
-"""Parameters of a line + 2: below it the residual says next to nothing."""
 
 
 class LinePrediction(NamedTuple):

@@ -115,8 +115,7 @@ def headline(line: Line) -> str:
     name = display_name(line.sample.y_name)
     low, high = line.slope_ci95
     basis = f"R² = {line.curve.r2:.2f}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
-    if line.n != line.sample.n:
-        basis += f", {line.n} runs"
+    basis += f", {line.n} runs" if line.n != line.sample.n else ""
     said, slope, ends = f"{name}: no trend is resolved; slope", line.slope, [low, high]
     if not low <= 0 <= high:
         said = f"{name} {'rises' if slope > 0 else 'falls'} by"
@@ -283,15 +282,13 @@ def _back_tests(analyses: Sequence[Analysis]) -> list[Block]:
     blocks: list[Block] = []
     for item in analyses:
         prefix = f"{item.selection.y_name}: " if len(analyses) > 1 else ""
-        x = display_name(item.selection.x_name)
+        head = ("Law", display_name(item.selection.x_name), "Predicted", "95% prediction interval", "Came in", "Inside")
         for what, test in _shown_tests(item):
             said = f"{prefix}{what}: {test.hits} of {len(test.held_out)} inside their 95% interval."
             rows = []
             for row in test.held_out:
-                inside = "✓ yes" if row.inside else "✗ no"
                 cells = (test.law, short(row.x), number(row.predicted), _interval(row.low, row.high), number(row.y))
-                rows.append((*cells, inside))
-            head = ("Law", x, "Predicted", "95% prediction interval", "Came in", "Inside")
+                rows.append((*cells, "✓ yes" if row.inside else "✗ no"))
             blocks += [Text(said), Table(head, rows)]
     return [Heading("Back-test"), *blocks] if blocks else []
 

@@ -19,24 +19,26 @@ COLLINEAR_VIF = 1e3
 """Variance inflation factor from which two axes count as one: the standard error of either coefficient is then
 more than 30 times what it would be on its own (condition numbers above 1e3 are flagged for the same reason)."""
 
+LEAST_CONFIGURATIONS = 4
+"""Parameters of a line + 2: below it the residual says next to nothing."""
+
 SEED_NAMES = ("seed", "seeds", "random_seed", "rep", "replicate", "repeat")
 """Columns that number repeats."""
 
 
-def check_design(selection: Selection, unit: str = "configuration", parameters: int = 2) -> None:
-    """Refuses runs that cannot carry a law with so many `parameters`.
+def check_design(selection: Selection, unit: str = "configuration") -> None:
+    """Refuses runs that cannot carry a line.
 
     Raises:
-        UserError: a size that is a seed, seeds counted as configurations, one or two sizes, fewer configurations
-            than parameters + 2, the same y everywhere, or different phase-1 decoders at one size.
+        UserError: a size that is a seed, seeds counted as configurations, one or two sizes, fewer than
+            four configurations, the same y everywhere, or different phase-1 decoders at one size.
     """
     check_decoders(selection.used, selection.y_name, [selection.x_column])
-    reason = _fault(selection, unit, parameters)
-    if reason:
+    if reason := _fault(selection, unit):
         raise UserError(f"{selection.y_name} on {selection.x_name}: {reason}")
 
 
-def _fault(selection: Selection, unit: str, parameters: int) -> str:
+def _fault(selection: Selection, unit: str) -> str:
     """What is wrong with the runs' sizes and values, with its remedy; empty where nothing is."""
     seeds, x, levels = selection.seeds, selection.x_column, np.unique(selection.x)
     configurations, runs = int(selection.configurations.max()) + 1, len(selection.x)
@@ -55,11 +57,9 @@ def _fault(selection: Selection, unit: str, parameters: int) -> str:
             f"{x} takes two values only ({levels[0]:g}, {levels[1]:g}), which fit any law; "
             f"expected at least {LEAST_LEVELS} sizes; run one between them and one beyond"
         )
-    if configurations < parameters + 2:
-        return (
-            f"{configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out); a law of "
-            f"{parameters} parameters needs at least {parameters + 2}; run more sizes, not more seeds"
-        )
+    if configurations < LEAST_CONFIGURATIONS:
+        counted = f"{configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out)"
+        return f"{counted}; a law of 2 parameters needs at least {LEAST_CONFIGURATIONS}; run more sizes, not more seeds"
     if np.ptp(selection.y) == 0:
         name, value = selection.y_name, selection.y[0]
         return f"{name} is {value:g} in every run; expected values that differ; check that the metric was measured"

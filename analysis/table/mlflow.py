@@ -65,10 +65,8 @@ def read_mlflow(
     kinds = [run.tags.get("drorae.kind") for run in runs]
     trials = [run for run, kind in zip(runs, kinds, strict=True) if kind == ("trial" if "trial" in kinds else None)]
     if not trials:
-        narrowed = f" that match {filter_string!r}" if filter_string else ""
-        raise UserError(
-            f"{experiment or parent_run}: no trials{narrowed} in {tracking_uri}; expected runs of a drorae sweep"
-        )
+        where = (f" that match {filter_string!r}" if filter_string else "") + f" in {tracking_uri}"
+        raise UserError(f"{experiment or parent_run}: no trials{where}; expected runs of a drorae sweep")
     remote = tracking_uri.startswith(("http:", "https:"))
     address = f"{tracking_uri.rstrip('/') if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
     return _tidy([_trial_row(run) | {"run_url": address + run.run_id} for run in trials])
@@ -191,9 +189,8 @@ def check_store(tracking_uri: str) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     if tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).is_file():
-        raise UserError(
-            f"{tracking_uri}: no such MLflow store; expected the mlflow.db of a sweep, or a server's address"
-        )
+        remedy = "expected the mlflow.db of a sweep, or a server's address"
+        raise UserError(f"{tracking_uri}: no such MLflow store; {remedy}")
 
 
 def _trial_row(run: _Run) -> dict[str, object]:

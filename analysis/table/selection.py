@@ -121,10 +121,8 @@ def select(
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if not kept:
         reason, count = Counter(reason for _, reason in excluded).most_common(1)[0]
-        raise UserError(
-            f"{y} on {x}: none of {len(frame)} rows can be used ({count} x {reason}); "
-            "expected finished runs with both numbers"
-        )
+        what = f"{y} on {x}: none of {len(frame)} rows can be used ({count} x {reason})"
+        raise UserError(f"{what}; expected finished runs with both numbers")
     used = frame.iloc[kept]
     check_measurements(used, y)
     check_decoders(used, y, by=by)
@@ -202,10 +200,9 @@ def check_measurements(used: pd.DataFrame, y: str) -> None:
         counts = pd.to_numeric(used[sample], errors="coerce").dropna().astype(int).value_counts().sort_index()
         if len(counts) > 1:
             listed = ", ".join(f"{number} ({rows} rows)" for number, rows in counts.items())
-            raise UserError(
-                f"{y}: rows measured on different {sample}, {listed}; expected one number: the Frechet distance "
-                f"depends on it; keep the rows of one with where {sample}={counts.index[-1]}"
-            )
+            what = f"{y}: rows measured on different {sample}, {listed}; expected one number"
+            remedy = f"keep the rows of one with where {sample}={counts.index[-1]}"
+            raise UserError(f"{what}: the Frechet distance depends on it; {remedy}")
     fields = [name for name in used.columns if str(name).startswith("evaluation.") and name not in _NO_MATTER]
     fields += [f"images.{name}" for name in _IMAGE_FIELDS]
     for name in (*_METRIC_COLUMNS, *fields):
@@ -214,7 +211,5 @@ def check_measurements(used: pd.DataFrame, y: str) -> None:
         values = used[name].dropna().astype(str).value_counts()
         if len(values) > 1:
             listed = ", ".join(f"{value} ({rows} rows)" for value, rows in values.head(4).items())
-            raise UserError(
-                f"{y}: rows of different {name}, {listed}; expected one: their values measure different things; "
-                f"keep the rows of one with where {name}={values.index[0]}"
-            )
+            what = f"{y}: rows of different {name}, {listed}; expected one: their values measure different things"
+            raise UserError(f"{what}; keep the rows of one with where {name}={values.index[0]}")
