@@ -81,7 +81,7 @@ class LawComparison:
             return None
         return self.get("power-offset")
 
-    def heard(self, at: float) -> tuple[CurveFit, ...]:
+    def laws_at(self, at: float) -> tuple[CurveFit, ...]:
         """The laws whose envelope is given at a size: the plausible ones; outside the sizes measured, the rival too.
 
         There it decides: with a truth that saturates (n = 8, sd .02) the envelope of the plausible laws alone covered
@@ -89,17 +89,17 @@ class LawComparison:
         replications; with the rival in results/coverage).
         """
         inside = self.sample.low * (1 - 1e-9) <= at <= self.sample.high * (1 + 1e-9)
-        return self.plausible if inside else self.heard_outside
+        return self.plausible if inside else self.laws_beyond
 
     @property
-    def heard_outside(self) -> tuple[CurveFit, ...]:
+    def laws_beyond(self) -> tuple[CurveFit, ...]:
         """The plausible laws and their rival."""
         return tuple(dict.fromkeys((*self.plausible, self.rival or self.preferred)))
 
     def envelope(self, at: np.ndarray, seeds: np.ndarray | float = 1) -> tuple[np.ndarray, np.ndarray]:
         """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
         seeds = np.broadcast_to(seeds, len(at))
-        heard = [self.heard(float(x)) for x in at]
+        heard = [self.laws_at(float(x)) for x in at]
         lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
         for fit in dict.fromkeys(fit for laws in heard for fit in laws):
             asked = np.array([fit in laws for laws in heard])
@@ -128,7 +128,7 @@ class LawComparison:
         steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
         if self.rival is None:
             steps = steps[:1]
-        bands = [run_interval(fit, sample, sample.high * 10**steps) for fit in self.heard_outside]
+        bands = [run_interval(fit, sample, sample.high * 10**steps) for fit in self.laws_beyond]
         width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
         agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
         reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1

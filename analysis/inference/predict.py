@@ -49,7 +49,7 @@ class Forecast:
 def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
     """Predicts new runs of one size: an interval per law within 4 AICc of the best, and their envelope.
 
-    Outside the sizes measured the power law with offset is asked too (`LawComparison.heard`).
+    Outside the sizes measured the power law with offset is asked too (`LawComparison.laws_at`).
 
     Args:
         comparison: the laws.
@@ -76,7 +76,7 @@ def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, se
         )
     laws = []
     here = np.array([at])
-    for fit in comparison.heard(at):
+    for fit in comparison.laws_at(at):
         mean, run = law_interval(fit, here), run_interval(fit, sample, here, seeds)
         value = float(fit.value(here)[0])
         laws.append(LawForecast(fit.name, value, *(Interval(float(a[0]), float(b[0])) for a, b in (mean, run))))
@@ -131,7 +131,7 @@ def reach(comparison: LawComparison, target: float, extrapolate: bool = False) -
         raise UserError(f"target {target:g}: {sample.x_name} goes down to {sample.low:g}; expected sizes above 0")
     limits = comparison.horizon
     rows = []
-    for fit in comparison.heard_outside:
+    for fit in comparison.laws_beyond:
         found = inverse(fit, target)
         inside = bool(found.pieces) and all(
             item.low >= limits.low * (1 - 1e-9) and item.high <= limits.high * (1 + 1e-9) for item in found.pieces

@@ -147,8 +147,8 @@ def bad_cell(value: object) -> str:
     """Says what is wrong with a cell that should hold a finite number."""
     text = _text(value)
     if not text or text.lower() == "nan":
-        return "missing"
-    return f"{text}, not finite" if text.lower().strip("+-") in ("inf", "infinity") else f"{text!r}, not a number"
+        return "is missing"
+    return f"is {text}, not finite" if text.lower().strip("+-") in ("inf", "infinity") else f"is {text!r}, not a number"
 
 
 def texts(frame: pd.DataFrame, column: str) -> list[str]:

@@ -114,7 +114,7 @@ def select(
         if not reasons[i] and log and x_values[i] <= 0:
             reasons[i] = f"{x_column} is {x_values[i]:g}, which has no logarithm"
         elif not reasons[i] and np.isfinite(counts).any() and not np.isfinite(counts[i]):
-            reasons[i] = f"{size} is {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
+            reasons[i] = f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
     labels = _labels(frame)
     _mark_copies(frame, labels, reasons)
     excluded = tuple((label, reason) for label, reason in zip(labels, reasons, strict=True) if reason)
@@ -156,7 +156,7 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
         elif tuned and "best" not in roles[i]:
             reasons.append("tried while tuning; another run of this size was better")
         else:
-            reasons.append("" if bad is None else f"{bad} is {bad_cell(frame[bad].iloc[i])}")
+            reasons.append("" if bad is None else f"{bad} {bad_cell(frame[bad].iloc[i])}")
     return reasons
 
 
