@@ -24,6 +24,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(name: str) -> str:
+    """Returns a name as it can stand in a one-line message."""
+    return name if name.isprintable() else ascii(name)
+
+
 def shorten(text: str, width: int) -> str:
     """`text` on one line of at most `width` characters: cut behind a word, " ..." in place of the rest.
 

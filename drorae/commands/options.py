@@ -267,7 +267,7 @@ class ConfigOptions:
         Raises:
             UserError: an unknown preset or an unusable file.
         """
-        from sweeps.spec import SWEEPS
+        from sweeps.presets import SWEEPS
 
         self.check_source()
         if self.config is not None:

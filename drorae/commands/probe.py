@@ -41,6 +41,7 @@ class Probe(TrialOptions):
 
         with working(f"probing {directory}") as note:
             workshop, tokenizer = load_trained(directory, runtime, config, note)
-            numbers = probe(workshop, tokenizer, config.probe, show)
+            size = config.evaluation.batch_size
+            numbers = probe(tokenizer, workshop.train, workshop.val, config.probe, size, show)
         self.answer_metrics(numbers, directory)
         return 0

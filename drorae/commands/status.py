@@ -11,7 +11,7 @@ from drorae.runtime.shell import command
 from drorae.storage.remote import locate
 
 if TYPE_CHECKING:
-    from sweeps.folder.status import RunningTrial, SweepState
+    from sweeps.driver.status import SweepState
 
 
 @dataclass(kw_only=True)
@@ -23,14 +23,14 @@ class Status(SweepOptions, JsonOption):
 
     def run(self) -> int:
         """Prints the state; changes nothing."""
-        from sweeps.folder.status import sweep_state
+        from sweeps.driver.status import sweep_state
 
         state = sweep_state(self.root / self.name)
         self.answer(state.tree(), lambda: self._print(state))
         return 0
 
     def _print(self, state: SweepState) -> None:
-        from sweeps.driver.screen import duration
+        from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
 
         counts = ", ".join(f"{number} {status}" for status, number in sorted(state.counts.items()))
         show(f"{state.name}: {state.total} trials: {counts}")
@@ -39,8 +39,8 @@ class Status(SweepOptions, JsonOption):
         if state.seconds_left:
             show(f"about {duration(state.seconds_left)} left")
         if state.running:
-            header = ("running", "phase", "step", "loss", "images/s", "memory")
-            print_table(header, map(_row, state.running), drop=header[:2:-1])
+            rows = map(progress_cells, state.running)
+            print_table(PROGRESS_COLUMNS, rows, drop=("memory", "images/s", "loss"))
         for what, trials in (("failed", state.failed), ("missing", state.damaged)):
             for label, reason in trials:
                 show(f"{what}: {label}: {reason}")
@@ -50,12 +50,3 @@ class Status(SweepOptions, JsonOption):
         elif unfinished or state.running:
             resume = command("resume", state.name, "--root", locate(self.root))
             show(f"no driver is at work on it: {resume}", keep=[resume])
-
-
-def _row(item: RunningTrial) -> tuple[str, ...]:
-    """Returns the cells of a running trial; empty where it has not said so far."""
-    step = f"{item.step} of {item.total_steps}" if item.total_steps else item.note or str(item.step or "")
-    loss = "" if item.loss is None else f"{item.loss:.4g}"
-    speed = "" if item.images_per_second is None else f"{item.images_per_second:.4g}"
-    memory = "" if item.memory_bytes is None else f"{item.memory_bytes / 1e9:.1f} GB"
-    return item.label, item.phase, step, loss, speed, memory

@@ -34,8 +34,8 @@ from drorae.storage.remote import locate, patiently
 
 if TYPE_CHECKING:
     from analysis.report.outcome import FitOutcome
-    from sweeps.driver.resources import Resources
     from sweeps.driver.run import SweepOutcome
+    from sweeps.resources import Resources
     from sweeps.spec import Search, SweepSpec
 
 
@@ -67,8 +67,9 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     """Trials of each search; the same command with more goes on."""
     sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
     """Optuna's sampler."""
-    pruner: Literal["none", "median", "hyperband"] = "none"
-    """Optuna's pruner, on the mean training loss of an epoch. Pruned trials are recorded and never fitted."""
+    pruner: Literal["none", "median", "hyperband", "asha"] = "none"
+    """Stop bad trials early: Optuna's pruner, on the mean training loss of an epoch. Pruned trials are recorded and
+    never fitted."""
     cpus_per_trial: Number = 1.0
     """CPUs of one trial."""
     gpus_per_trial: Annotated[float | None, option("N", "default: 1 where there are any")] = None
@@ -85,7 +86,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     """Start no more trials once the sweep has cost so many GPU hours (CPU hours where no trial has a GPU); 0: no
     limit. What runs then is finished; the same command with a larger budget goes on."""
     asha: bool = False
-    """Stop bad trials early (ASHA). Pruned trials are recorded and never fitted."""
+    """The same as --pruner asha."""
     address: Annotated[str, option("ADDRESS")] = ""
     """A Ray cluster to join; empty: a local one for this sweep."""
     autoscaling: bool = False
@@ -116,7 +117,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
 
             for config in configs:
                 check_machine(config, runtime)
-        from sweeps.driver.queue import Asha
+        from sweeps.driver.pruning import Asha
         from sweeps.driver.run import run_sweep
 
         if not self.no_fit:
@@ -128,12 +129,14 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
             resources=self._resources(),
             max_failures=self.max_failures,
             asha=Asha() if self.asha else None,
+            pruner=self.pruner,
             budget_hours=self.budget_hours,
         )
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
 
     def _resources(self) -> Resources:
-        from sweeps.driver.resources import Resources, parse_rule
+        from sweeps.parsing import parse_rule
+        from sweeps.resources import Resources
 
         return Resources(
             cpus=self.cpus_per_trial,
@@ -151,8 +154,11 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
         Raises:
             UserError: an unknown preset, an unusable file, axis or field, or a field both set and varied.
         """
-        from sweeps.spec import SweepSpec, field_name, parse_axis
+        from sweeps.parsing import parse_axis
+        from sweeps.spec import SweepSpec, field_name
 
+        if self.pruner != "none" and self.asha:
+            raise UserError("--pruner and --asha both end trials early; drop one of the two")
         spec = self.sweep_spec()
         if self.base is not None:
             spec = replace(spec, base=choose(PRESETS, self.base, "--base", "trial preset"))
@@ -175,7 +181,8 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
         return SweepSpec(self.name or spec.name, base, kept, spec.listed, search)
 
     def _search(self, base: TrialConfig) -> Search:
-        from sweeps.spec import Search, parse_range
+        from sweeps.parsing import parse_range
+        from sweeps.spec import Search
 
         ranges = tuple(parse_range(text, base) for text in flat(self.tune))
         by_field("--tune", ((item.name, item) for item in ranges), "give one range")
@@ -183,8 +190,6 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
         objectives = flat(self.objectives) or [objective(base.evaluation.extractors)]
         if self.pruner != "none" and len(objectives) > 1:
             raise UserError("--pruner: Optuna prunes searches of one objective only; drop it")
-        if self.pruner != "none" and self.asha:
-            raise UserError("--pruner and --asha both end trials early; drop one of the two")
         return Search(ranges, tuple(dict.fromkeys(objectives)), self.tune_trials, self.sampler, self.pruner)
 
 

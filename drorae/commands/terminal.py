@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from drorae.runtime.signals import WORDS, Interrupted, Stopped
+from drorae.runtime.text import wrapped
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -37,29 +37,6 @@ def say(text: str, keep: Iterable[object] = ()) -> None:
 def show(text: str, keep: Iterable[object] = (), hang: int = 4) -> None:
     """Prints a result in words on stdout, broken into lines as `wrapped` does."""
     print(wrapped(text, terminal_width(sys.stdout), keep, hang))
-
-
-def wrapped(text: str, width: int | None, keep: Iterable[object] = (), hang: int = 4) -> str:
-    """Returns a text in lines that are broken between words.
-
-    A word, such as a path, is never broken: where it is too long, the terminal breaks it, and copies it whole.
-
-    Args:
-        text: one line or several; the indent of a line is kept.
-        width: columns of a line; None: lines stay as they are.
-        keep: parts of the text that are treated as one word, such as a command with its blanks.
-        hang: columns by which what goes on below a line is indented more than the line.
-    """
-    if width is None:
-        return text
-    for part in map(str, keep):
-        text = text.replace(part, part.replace(" ", "\0"))
-    lines = []
-    for line in text.splitlines():
-        indent = " " * (len(line) - len(line.lstrip(" ")) + hang)
-        wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        lines += [line] if len(line) <= width else wrapper.wrap(line)
-    return "\n".join(lines).replace("\0", " ")
 
 
 def terminal_width(stream: TextIO) -> int | None:

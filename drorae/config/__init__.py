@@ -1,69 +1,31 @@
 """What a trial is: its frozen dataclasses, their JSON and hash, and the presets."""
 
-from drorae.config.identity import (
-    LOCATIONS,
-    config_hash,
-    former_hash,
-    identity,
-    is_moved,
-    phase1_key,
-    relocated,
-    shared_key,
-)
-from drorae.config.schema import (
-    DECODERS,
-    PRESETS,
-    DecoderConfig,
-    DiscriminatorConfig,
-    EncoderConfig,
-    EvaluationConfig,
-    FusionConfig,
-    ImagesConfig,
-    ObjectiveConfig,
-    PhaseConfig,
-    Precision,
-    ProbeConfig,
-    Runtime,
-    TrialConfig,
-    Variant,
-    canonical_json,
-    default_cache_dir,
-    flatten,
-    from_dict,
-    load_config,
-    override,
-    to_dict,
-)
-
-__all__ = [
-    "DECODERS",
-    "LOCATIONS",
-    "PRESETS",
-    "DecoderConfig",
-    "DiscriminatorConfig",
-    "EncoderConfig",
-    "EvaluationConfig",
-    "FusionConfig",
-    "ImagesConfig",
-    "ObjectiveConfig",
-    "PhaseConfig",
-    "Precision",
-    "ProbeConfig",
-    "Runtime",
-    "TrialConfig",
-    "Variant",
-    "canonical_json",
-    "config_hash",
-    "default_cache_dir",
-    "flatten",
-    "former_hash",
-    "from_dict",
-    "identity",
-    "is_moved",
-    "load_config",
-    "override",
-    "phase1_key",
-    "relocated",
-    "shared_key",
-    "to_dict",
-]
+from drorae.config.convert import canonical_json as canonical_json
+from drorae.config.convert import flatten as flatten
+from drorae.config.convert import from_dict as from_dict
+from drorae.config.convert import load_config as load_config
+from drorae.config.convert import override as override
+from drorae.config.convert import to_dict as to_dict
+from drorae.config.identity import LOCATIONS as LOCATIONS
+from drorae.config.identity import config_hash as config_hash
+from drorae.config.identity import former_hash as former_hash
+from drorae.config.identity import identity as identity
+from drorae.config.identity import is_moved as is_moved
+from drorae.config.identity import phase1_key as phase1_key
+from drorae.config.identity import relocated as relocated
+from drorae.config.identity import shared_key as shared_key
+from drorae.config.presets import DECODERS as DECODERS
+from drorae.config.presets import PRESETS as PRESETS
+from drorae.config.schema import DecoderConfig as DecoderConfig
+from drorae.config.schema import DiscriminatorConfig as DiscriminatorConfig
+from drorae.config.schema import EncoderConfig as EncoderConfig
+from drorae.config.schema import EvaluationConfig as EvaluationConfig
+from drorae.config.schema import FusionConfig as FusionConfig
+from drorae.config.schema import ImagesConfig as ImagesConfig
+from drorae.config.schema import ObjectiveConfig as ObjectiveConfig
+from drorae.config.schema import PhaseConfig as PhaseConfig
+from drorae.config.schema import ProbeConfig as ProbeConfig
+from drorae.config.schema import Runtime as Runtime
+from drorae.config.schema import TrialConfig as TrialConfig
+from drorae.config.schema import Variant as Variant
+from drorae.config.schema import default_cache_dir as default_cache_dir

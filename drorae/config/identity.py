@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from drorae.config.schema import TrialConfig, canonical_json, override
+from drorae.config.convert import canonical_json, override
+from drorae.config.schema import TrialConfig
 
 VERSION = 1
 """Of the meaning of a config. To be raised by whoever changes what a field means, or the default of a field that is not

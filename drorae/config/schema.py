@@ -1,4 +1,4 @@
-"""What a trial is: frozen dataclasses, their dotted names, canonical JSON and hash, and the presets.
+"""What a trial is: frozen dataclasses.
 
 Everything a result depends on stands in a `TrialConfig`; its hash is the trial's identity, and the
 address of its checkpoints, its MLflow run and its row in the table. Where and how a trial runs (device,
@@ -7,21 +7,13 @@ threads, cache folder) stands in `Runtime` and never enters a hash.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from drorae.errors import UserError
+from typing import Literal
 
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 Precision = Literal["fp32", "bf16"]
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -107,16 +99,6 @@ class DecoderConfig:
     weights: str = ""
     """One of RAE's released decoders: a weights file, or a folder in diffusers' `AutoencoderRAE` layout
     (`drorae.models.rae_decoder`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
-
-
-DECODERS = {
-    "tiny": DecoderConfig(128, 2, 4, 512),
-    "small": DecoderConfig(192, 3, 4, 768),
-    # RAE's released sizes (arXiv 2510.11690, decoder configurations of the published code)
-    "B": DecoderConfig(768, 12, 12, 3072),
-    "L": DecoderConfig(1024, 24, 16, 4096),
-    "XL": DecoderConfig(1152, 28, 16, 4096),
-}
 
 
 @dataclass(frozen=True)
@@ -236,27 +218,27 @@ class ProbeConfig:
 class TrialConfig:
     """One trial: images to metrics. Its hash is its identity."""
 
-    images: ImagesConfig = field(default_factory=ImagesConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    images: ImagesConfig = ImagesConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    fusion: FusionConfig = FusionConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
     phase1: PhaseConfig = PhaseConfig(epochs=8, latent_noise=0.0)
     phase2: PhaseConfig = PhaseConfig(epochs=3)
     phase3: PhaseConfig = PhaseConfig(epochs=0)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    probe: ProbeConfig = ProbeConfig()
     seed: int = 0
     """Seeds the fusion's initialisation and the order of phases 2 and 3."""
     label: str = ""
     """Tells trials apart that differ only in where their data or weights lie; a sweep over such a place sets it."""
 
 
-def default_cache_dir() -> str:
-    """`$DRORAE_CACHE`, a folder or a URL, else `drorae` in `$XDG_CACHE_HOME` or `~/.cache`."""
+def default_cache_dir(variable: str = "DRORAE_CACHE") -> str:
+    """Returns a folder or a URL: what `variable` says, else `drorae` in `$XDG_CACHE_HOME` or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return os.environ.get("DRORAE_CACHE") or str(Path(base) / "drorae")
+    return os.environ.get(variable) or str(Path(base) / "drorae")
 
 
 @dataclass(frozen=True)
@@ -283,156 +265,3 @@ class Runtime:
     """A checkpoint is written when so many seconds have passed since the last."""
     log_steps: int = 10
     """Loss is averaged and reported every so many steps."""
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as nested plain dictionaries (tuples become lists), ready for JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def flatten(config: Any) -> dict[str, Any]:
-    """A config as `{"fusion.beta": 0.2, ...}`: dotted names, tuples as lists."""
-
-    def walk(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for key, value in tree.items():
-            flat.update(walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-        return flat
-
-    return walk(to_dict(config), "")
-
-
-def canonical_json(tree: Any) -> str:
-    """JSON with sorted keys and no spaces: equal configs give equal text."""
-    plain = to_dict(tree) if dataclasses.is_dataclass(tree) else tree
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _convert(annotation: Any, value: Any, name: str) -> Any:
-    """`value` (JSON or command-line text) as `annotation`, or UserError naming the field and what it takes."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if dataclasses.is_dataclass(annotation):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{name}: expected a group of fields, got {value!r}; name one of its fields instead")
-        return from_dict(typing.cast(type, annotation), value, prefix=f"{name}.")
-    if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{name}: {value!r} is not known; choose one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            raise UserError(f"{name}: expected a comma-separated list, got {value!r}")
-        kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) != len(items):
-            raise UserError(f"{name}: expected {len(kinds)} values, got {len(items)}")
-        return tuple(_convert(kind, item, name) for kind, item in zip(kinds, items, strict=True))
-    if annotation is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in words:
-            return words[str(value).lower()]
-        raise UserError(f"{name}: expected true or false, got {value!r}")
-    if annotation is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if annotation is int and isinstance(value, bool | float):
-        raise UserError(f"{name}: expected a whole number, got {value!r}")
-    try:
-        converted = annotation(value)
-    except (TypeError, ValueError):
-        wanted = {int: "a whole number", float: "a number"}.get(annotation, getattr(annotation, "__name__", "text"))
-        raise UserError(f"{name}: expected {wanted}, got {value!r}") from None
-    if isinstance(converted, float) and (converted != converted or converted in (float("inf"), float("-inf"))):
-        raise UserError(f"{name}: expected a finite number, got {value!r}")
-    return converted
-
-
-def from_dict(kind: type[Config], tree: Mapping[str, Any], prefix: str = "") -> Config:
-    """The inverse of `to_dict`. Fields left out keep their defaults; unknown ones raise UserError."""
-    hints = typing.get_type_hints(kind)
-    fields = {item.name for item in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(set(tree) - fields)
-    if unknown:
-        known = ", ".join(sorted(fields))
-        remedy = f"known here: {known}; correct it, or, in a file made by a newer drorae, update this one"
-        raise UserError(f"{prefix}{unknown[0]}: no such field; {remedy}")
-    return kind(**{key: _convert(hints[key], value, prefix + key) for key, value in tree.items()})
-
-
-def override(config: TrialConfig, name: str, value: Any) -> TrialConfig:
-    """`config` with the field of dotted `name` set to `value` (text is converted to the field's type).
-
-    Raises:
-        UserError: no such field, or a value it cannot take.
-    """
-    head, _, rest = name.partition(".")
-    hints = typing.get_type_hints(type(config))
-    if head not in hints:
-        raise UserError(f"{name}: no such field; known here: {', '.join(hints)}")
-    if not rest:
-        return replace(config, **{head: _convert(hints[head], value, name)})
-    inner = getattr(config, head)
-    if not dataclasses.is_dataclass(inner):
-        raise UserError(f"{name}: {head} has no fields of its own")
-    inner_hints = typing.get_type_hints(type(inner))
-    if rest not in inner_hints:
-        close = ", ".join(f"{head}.{item}" for item in inner_hints)
-        raise UserError(f"{name}: no such field; known here: {close}")
-    changed = replace(typing.cast(Any, inner), **{rest: _convert(inner_hints[rest], value, name)})
-    return replace(config, **{head: changed})
-
-
-def load_config(path: str | Path) -> TrialConfig:
-    """Reads the resolved config a run saved (`config.json`)."""
-    try:
-        tree = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; a finished run keeps its own as config.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); expected the config.json of a run") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected one JSON object with the fields of a trial")
-    return from_dict(TrialConfig, tree)
-
-
-def _paper() -> TrialConfig:
-    """The published setting (arXiv 2605.10780, Table 5; RAE's recipe, arXiv 2510.11690, where it is silent)."""
-    recipe = PhaseConfig(
-        epochs=100, batch_size=256, lr=1e-4, final_lr=0.0, warmup_steps=5000, betas=(0.5, 0.9),
-        weight_decay=0.05, ema_decay=0.9978, precision="bf16",
-    )  # fmt: skip
-    return TrialConfig(
-        images=ImagesConfig(source="folder", path="imagenet", size=256, resize=384, views=0),
-        encoder=EncoderConfig(name="vit_base_patch14_reg4_dinov2", weights="hub", input_size=224),
-        fusion=FusionConfig(),
-        decoder=DECODERS["XL"],
-        # The paper gives lambda_p = 1 and no lambda_g: RAE's 0.75.
-        objective=ObjectiveConfig(perceptual="lpips_vgg", perceptual_weight=1.0, gan_weight=0.75),
-        # RAE's discriminator learns for two epochs before it is heard, a quarter of the warm-up of its GAN term.
-        phase1=replace(recipe, latent_noise=0.8, disc_start_steps=22500, gan_start_steps=30000),
-        phase2=replace(recipe, disc_start_steps=7500, gan_start_steps=10000),
-        phase3=replace(recipe, epochs=20),
-        evaluation=EvaluationConfig(
-            extractors=("inception", "dinov2", "effnet"),
-            dinov2_size=224,
-            effnet_size=224,
-            quantise="truncate",
-            lpips="vgg",
-        ),  # fmt: skip
-    )
-
-
-PRESETS: Mapping[str, TrialConfig] = types.MappingProxyType(
-    {
-        "quickstart": TrialConfig(images=ImagesConfig(train_images=2000, val_images=800)),
-        "smoke": TrialConfig(
-            images=ImagesConfig(train_images=96, val_images=64),
-            decoder=DECODERS["tiny"],
-            phase1=PhaseConfig(epochs=2, batch_size=32, warmup_steps=2),
-            phase2=PhaseConfig(epochs=2, batch_size=32, warmup_steps=2),
-            fusion=FusionConfig(expert_hidden_dim=32),
-        ),
-        "paper": _paper(),
-    }
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from drorae.config import EncoderConfig, Runtime
-from drorae.data.images import ImageSet
+from drorae.data.crops import ImageSet
+from drorae.data.pixels import as_images
 from drorae.errors import UserError
-from drorae.losses.perceptual import PerceptualNetwork
 from drorae.models.encoder import Encoder
 from drorae.runtime import out_of_memory
-from drorae.storage.arrays import CHUNK, ArraySpec, ArrayStore
+from drorae.storage.arrays import CHUNK, ArraySpec, ArrayStore, Produce
 from drorae.storage.cache import Cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -24,6 +24,20 @@ ENCODE_BATCH = 64
 
 Note = Callable[[str, int, int], None]
 """note(what, done, total): progress of filling a cache."""
+
+
+class TargetNetwork(Protocol):
+    """A frozen network whose features of the crops are the targets of a loss, and are cached."""
+
+    fingerprint: str
+
+    def flat_size(self) -> int:
+        """Returns the numbers per image in a packed target."""
+        ...
+
+    def targets(self, images: Tensor) -> Tensor:
+        """Returns the packed features [B, flat_size], float16, of images [B, 3, H, W] in [0, 1]."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -44,33 +58,41 @@ class Features(Protocol):
         """Items of one epoch."""
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
-        """The given items [B], with the deepest `num_layers` blocks, on the CPU."""
+        """Returns the given items [B], with the deepest `num_layers` blocks, on the CPU."""
 
 
 def _pixels(images: ImageSet, items: np.ndarray, epoch_view: int) -> np.ndarray:
-    """Crops [B, S, S, 3] of items, in their order; one call per view among them."""
+    """Returns crops [B, S, S, 3] of items, in their order; one call per view among them."""
     views = items // len(images) + epoch_view
-    crops: np.ndarray | None = None
-    for view in np.unique(views):
-        chosen = np.flatnonzero(views == view)
-        part = images.crops((items[chosen] % len(images)).tolist(), int(view))
-        if crops is None:
-            crops = np.empty((len(items), *part.shape[1:]), np.uint8)
-        crops[chosen] = part
-    if crops is None:
-        raise ValueError("no items asked for")
-    return crops
+    if len(np.unique(views)) == 1:
+        return images.crops((items % len(images)).tolist(), int(views[0]))
+    places = [np.flatnonzero(views == view) for view in np.unique(views)]
+    crops = [images.crops((items[place] % len(images)).tolist(), int(views[place[0]])) for place in places]
+    return np.concatenate(crops)[np.argsort(np.concatenate(places))]
 
 
-def as_images(pixels: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float32 in [0, 1]."""
-    return pixels.float() / 255
+def _as_images(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """Returns uint8 [B, S, S, 3] as float32 [B, 3, S, S] in [0, 1] on a device."""
+    return as_images(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
 
 
-def _encode(encoder: Encoder, pixels: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """uint8 [B, S, S, 3] -> rounded raw layers [B, L, N, C] on the CPU."""
-    images = as_images(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
-    return encoder(images).layers.to(dtype).cpu()
+def _in_parts(
+    pixels: np.ndarray, device: torch.device, what: str, size: int, work: Callable[[Tensor], Tensor]
+) -> Produce:
+    """Returns a producer of work(images) that takes `size` of the crops at once, or as many as memory holds."""
+
+    @torch.no_grad()
+    def produce(start: int, stop: int) -> np.ndarray:
+        nonlocal size
+
+        def parts(at_once: int) -> list[Tensor]:
+            pieces = (np.array(pixels[at : min(at + at_once, stop)]) for at in range(start, stop, at_once))
+            return [work(_as_images(piece, device)).cpu() for piece in pieces]
+
+        done, size = out_of_memory.retry_smaller(size, parts, what)
+        return torch.cat(done).numpy()
+
+    return produce
 
 
 class OnlineFeatures:
@@ -88,8 +110,9 @@ class OnlineFeatures:
         return len(self.images) * max(self.views, 1)
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
+        """Returns the given items [B], encoded now; without targets."""
         pixels = _pixels(self.images, items, epoch if self.views == 0 else 0)
-        layers = _encode(self.encoder, pixels, self.dtype, self.device)[:, -num_layers:]
+        layers = self.encoder(_as_images(pixels, self.device)).layers.to(self.dtype).cpu()[:, -num_layers:]
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), layers, None)
 
 
@@ -102,7 +125,7 @@ class CachedFeatures:
         encoder: Encoder,
         config: EncoderConfig,
         views: int,
-        perceptual: PerceptualNetwork | None,
+        network: TargetNetwork | None,
         runtime: Runtime,
         device: torch.device,
         note: Note,
@@ -114,80 +137,47 @@ class CachedFeatures:
         self._count = len(images) * views
         self.dtype = DTYPES[config.feature_dtype]
         side = images.crops([0]).shape[1]
-        tokens = encoder.grid**2
-        key = {"images": images.fingerprint, "views": views}
 
-        def crops(start: int, stop: int) -> np.ndarray:
-            return _pixels(images, np.arange(start, stop), 0)
+        def entry(what: str, key: Mapping[str, object], spec: ArraySpec, produce: Produce) -> np.ndarray:
+            key = {"images": images.fingerprint, "views": views, "kind": spec.name, **key}
+            return store.open(key, self._count, spec, produce, lambda done, total: note(what, done, total))
 
-        self.pixels = store.open(
-            {**key, "kind": "pixels"},
-            self._count,
-            {"pixels": ArraySpec((side, side, 3), "uint8")},
-            lambda start, stop: {"pixels": crops(start, stop)},
-            lambda done, total: note("cutting crops", done, total),
-        )["pixels"]
+        def encode(crops: Tensor) -> Tensor:
+            layers: Tensor = encoder(crops).layers.to(self.dtype)
+            return layers if self.dtype == torch.float32 else layers.view(torch.int16)
 
-        at_once = {"encoding images": ENCODE_BATCH, "perceptual targets": CHUNK}
-
-        def in_parts(what: str, work: Callable[[np.ndarray], Tensor], start: int, stop: int) -> Tensor:
-            """work(pixels) of items start to stop, as many at once as memory holds."""
-
-            def parts(size: int) -> list[Tensor]:
-                return [work(np.array(self.pixels[at : min(at + size, stop)])) for at in range(start, stop, size)]
-
-            done, at_once[what] = out_of_memory.retry_smaller(at_once[what], parts, what)
-            return torch.cat(done)
-
-        def encode(start: int, stop: int) -> dict[str, np.ndarray]:
-            layers = in_parts(
-                "encoding images", lambda pixels: _encode(encoder, pixels, self.dtype, device), start, stop
-            )
-            plain = layers if self.dtype == torch.float32 else layers.view(torch.int16)
-            return {"layers": plain.numpy()}
-
-        self.layers = store.open(
-            {**key, "kind": "layers", "encoder": encoder.fingerprint, "dtype": config.feature_dtype},
-            self._count,
-            {
-                "layers": ArraySpec(
-                    (encoder.num_layers, tokens, encoder.width),
-                    "float32" if self.dtype == torch.float32 else "int16",
-                )
-            },
-            encode,
-            lambda done, total: note("encoding images", done, total),
-        )["layers"]
+        self.pixels = entry(
+            "cutting crops", {}, ArraySpec("pixels", (side, side, 3), "uint8"),
+            lambda start, stop: _pixels(images, np.arange(start, stop), 0),
+        )  # fmt: skip
+        shape = (encoder.num_layers, encoder.grid**2, encoder.width)
+        self.layers = entry(
+            "encoding images",
+            {"encoder": encoder.fingerprint, "dtype": config.feature_dtype},
+            ArraySpec("layers", shape, "float32" if self.dtype == torch.float32 else "int16"),
+            _in_parts(self.pixels, device, "encoding images", ENCODE_BATCH, encode),
+        )
         self.targets: np.ndarray | None = None
-        if perceptual is not None:
-            network = perceptual
-
-            @torch.no_grad()
-            def pack(pixels: np.ndarray) -> Tensor:
-                images = as_images(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
-                return network.pack(network.features(images)).cpu()
-
-            size = perceptual.flat_size()
-            self.targets = store.open(
-                {**key, "kind": "targets", "network": perceptual.fingerprint},
-                self._count,
-                {"targets": ArraySpec((size,), "float16")},
-                lambda start, stop: {"targets": in_parts("perceptual targets", pack, start, stop).numpy()},
-                lambda done, total: note("perceptual targets", done, total),
-            )["targets"]
+        if network is not None:
+            self.targets = entry(
+                "perceptual targets",
+                {"network": network.fingerprint},
+                ArraySpec("targets", (network.flat_size(),), "float16"),
+                _in_parts(self.pixels, device, "perceptual targets", CHUNK, network.targets),
+            )
 
     def __len__(self) -> int:
         return self._count
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
+        """Returns the given items [B] from the store."""
         # Laid out layer by layer in memory, as the fusion works, while still in the small type.
         by_layer = np.ascontiguousarray(self.layers[items, -num_layers:].swapaxes(0, 1))
         layers = torch.from_numpy(by_layer)
         if self.dtype != torch.float32:
             layers = layers.view(self.dtype)
-        layers = layers.transpose(0, 1)
         targets = None if self.targets is None else torch.from_numpy(self.targets[items])
-        return Batch(torch.from_numpy(self.pixels[items]).permute(0, 3, 1, 2), layers, targets)
+        return Batch(torch.from_numpy(self.pixels[items]).permute(0, 3, 1, 2), layers.transpose(0, 1), targets)
 
 
 def open_features(
@@ -195,16 +185,26 @@ def open_features(
     encoder: Encoder,
     config: EncoderConfig,
     views: int,
-    perceptual: PerceptualNetwork | None,
+    network: TargetNetwork | None,
     runtime: Runtime,
     device: torch.device,
     note: Note = lambda what, done, total: None,
 ) -> Features:
-    """Features of a split, cached or online as `runtime.features` says.
+    """Opens the features of a split, cached or online as `runtime.features` says.
+
+    Args:
+        images: the split.
+        encoder: the frozen encoder.
+        config: its config, for the type that features are rounded to.
+        views: distinct crops of an image; 0: a fresh one every epoch.
+        network: whose targets are cached beside the features; None: none.
+        runtime: the cache and its limit.
+        device: where images are encoded.
+        note: hears of the progress of filling the cache.
 
     Raises:
         UserError: the cache has no room, or fresh crops were asked of it.
     """
     if runtime.features == "online":
         return OnlineFeatures(images, encoder, DTYPES[config.feature_dtype], views, device)
-    return CachedFeatures(images, encoder, config, views, perceptual, runtime, device, note)
+    return CachedFeatures(images, encoder, config, views, network, runtime, device, note)

@@ -6,21 +6,20 @@ B images, n fused layers (shallowest first), a grid of gh x gw tokens of width C
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drorae.metrics.evaluate import to_uint8
+from drorae.data.features import Features
+from drorae.data.pixels import to_uint8
 from drorae.models.tokenizer import Tokenizer
 from drorae.storage.files import replacing, write_json
-
-if TYPE_CHECKING:
-    from drorae.trial.shared import Workshop
 
 IMAGES = 16
 """Validation images looked at where nobody asks for another number."""
@@ -71,14 +70,13 @@ class Inspection:
 @torch.no_grad()
 def observe(tokenizer: Tokenizer, layers: Tensor) -> Observation:
     """Runs the fusion on layers [B, n or more, N, C] and keeps what passes inside it."""
-    fusion = tokenizer.fusion
-    made = tokenizer.fuse(layers)
-    outputs = fusion.norm(layers[:, -fusion.num_layers :]) if made.outputs is None else made.outputs
-    return Observation(tokenizer.base(layers), made.fused, made.latent, made.weights, outputs, made.logits)
+    fusion, output = tokenizer.fusion, tokenizer.fuse(layers)
+    outputs = fusion.norm(layers[:, -fusion.num_layers :]) if output.outputs is None else output.outputs
+    return Observation(tokenizer.base(layers), output.fused, output.latent, output.weights, outputs, output.logits)
 
 
 def log_spectrum(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float64 [B, H, W]: ln(1 + |FFT2(luma)|), the zero frequency in the middle.
+    """Images uint8 [B, 3, H, W] -> float64 [B, H, W]: ln(1 + |FFT2(luma)|), the zero frequency in the middle.
 
     The paper shows "2D FFT log-magnitude spectra" (Fig. 6) and no more; luma on the scale 0 to 255, the natural
     logarithm and the 1 that keeps empty frequencies finite are chosen here.
@@ -88,7 +86,7 @@ def log_spectrum(images: Tensor) -> Tensor:
 
 
 def spectrum_difference(reconstruction: Tensor, original: Tensor) -> Tensor:
-    """log_spectrum(reconstruction) - log_spectrum(original), [B, H, W] (Fig. 6).
+    """Returns log_spectrum(reconstruction) - log_spectrum(original), [B, H, W] (Fig. 6).
 
     Its mean absolute value is the figure's MAD. Two independent complex Gaussian spectra of the same power have
     a MAD of ln 2 = 0.69 (the log of the ratio of two exponential variables is logistic), so that a value near it
@@ -111,7 +109,7 @@ class Basis(NamedTuple):
 
 
 def principal_basis(tokens: Tensor) -> Basis:
-    """The first three principal axes of tokens [M, C]: eigenvectors of their covariance, in float64."""
+    """Returns the first three principal axes of tokens [M, C]: eigenvectors of their covariance, in float64."""
     centred = tokens.double() - tokens.double().mean(0)
     axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(-1)[:, :COMPONENTS]
     largest = axes.abs().argmax(0)
@@ -119,21 +117,21 @@ def principal_basis(tokens: Tensor) -> Basis:
 
 
 def variance_share(basis: Basis, tokens: Tensor) -> float:
-    """Share of the variance of tokens [M, C] about their mean that lies along the basis; 0 for equal tokens."""
+    """Returns how much of the variance of tokens [M, C] lies along the basis, as a share; 0 for equal tokens."""
     centred = tokens.double() - tokens.double().mean(0)
     total = centred.square().sum()
     return float((centred @ basis.axes).square().sum() / total) if total > 0 else 0.0
 
 
-def as_colours(*projections: Tensor) -> list[np.ndarray]:
-    """Projections [B, N, 3] -> the same in [0, 1], one scale per component for all: 1st to 99th percentile."""
+def as_colours(*projections: Tensor) -> list[Tensor]:
+    """Maps projections [B, N, 3] to colours in [0, 1], one scale per component for all: 1st to 99th percentile."""
     joined = torch.cat([values.reshape(-1, values.shape[-1]) for values in projections])
     low, high = (torch.quantile(joined, share, dim=0) for share in (0.01, 0.99))
-    return [((v - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float().cpu().numpy() for v in projections]
+    return [((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1) for values in projections]
 
 
 def energy_share(weights: Tensor, outputs: Tensor) -> Tensor:
-    """weights [B, N, n], outputs [B, n, N, C] -> [B, N, n], positive, summing to 1 over the layers.
+    """Shares of energy: weights [B, N, n], outputs [B, n, N, C] -> [B, N, n], positive, of sum 1 over the layers.
 
     s_k = w_k^2 |h_k|^2 / sum_j w_j^2 |h_j|^2: a layer's part of the energy that Eq. 4 of arXiv 2605.10780 adds up,
     cross terms <w_j h_j, w_k h_k> left out, which may be negative and belong to no one layer. Where LN has no affine
@@ -146,8 +144,14 @@ def energy_share(weights: Tensor, outputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def inspect(workshop: Workshop, tokenizer: Tokenizer, count: int = IMAGES) -> Inspection:
-    """Looks at a tokenizer's work on the first `count` validation images.
+def inspect(
+    tokenizer: Tokenizer,
+    baseline: Tokenizer,
+    features: Features,
+    count: int = IMAGES,
+    quantise: Literal["round", "truncate"] = "round",
+) -> Inspection:
+    """Looks at a tokenizer's work on the first `count` images.
 
     Arrays, float32: `spectrum_original` and `spectrum_phase1`, `spectrum_fused` (differences) [B, S, S]; `cosine`
     and `distance` of z_fuse and z_base [B, gh, gw]; `pca_base` and `pca_fused` [B, gh, gw, 3] in [0, 1], both on
@@ -157,64 +161,65 @@ def inspect(workshop: Workshop, tokenizer: Tokenizer, count: int = IMAGES) -> In
     Numbers: `fft_mad_phase1`, `fft_mad_fused`; `cos_fuse_base` (App. E) and `cos_latent_base`; `distance_fuse_base`,
     mean |z_fuse - z_base|; `pca_variance_base` and `pca_variance_fuse`, shares of variance on the three axes;
     per block `energy_share_07`, `logit_mean_07`, `logit_negative_07` (share of tokens); `images`.
+
+    Args:
+        tokenizer: the one to look into; its parameters say on which device.
+        baseline: paints z_base with the phase-1 decoder.
+        features: the encoder's features of the images, the validation images as a rule.
+        count: images looked at; fewer where there are fewer.
+        quantise: how reconstructions become 8-bit images (`evaluation.quantise`).
     """
-    items = np.arange(min(count, len(workshop.val)))
-    batch = workshop.val.batch(items, 0, tokenizer.fusion.num_layers)
-    layers = batch.layers.to(workshop.device).float()
-    seen = observe(tokenizer, layers)
-    baseline = workshop.tokenizer()
-    original = batch.pixels.to(workshop.device)
-    quantise = workshop.config.evaluation.quantise
-    phase1 = to_uint8(baseline.decode(seen.base), quantise)
-    fused = to_uint8(tokenizer.decode(seen.latent), quantise)
-    grid, n = workshop.encoder.grid, seen.outputs.shape[1]
-    blocks = np.arange(workshop.encoder.num_layers - n + 1, workshop.encoder.num_layers + 1)
-
-    def layer_maps(values: Tensor) -> np.ndarray:
-        """[B, N, n] -> [B, n, gh, gw]."""
-        return values.float().transpose(1, 2).reshape(len(items), -1, grid, grid).cpu().numpy()
-
-    def token_map(values: Tensor) -> np.ndarray:
-        return values.float().reshape(len(items), grid, grid).cpu().numpy()
-
-    samples = {
-        name: images.permute(0, 2, 3, 1).cpu().numpy()
-        for name, images in (("original", original), ("phase1", phase1), ("fused", fused))
+    device = tokenizer.decoder.embed.weight.device
+    batch = features.batch(np.arange(min(count, len(features))), 0, tokenizer.fusion.num_layers)
+    seen = observe(tokenizer, batch.layers.to(device).float())
+    images = {
+        "original": batch.pixels.to(device),
+        "phase1": to_uint8(baseline.decode(seen.base), quantise),
+        "fused": to_uint8(tokenizer.decode(seen.latent), quantise),
     }
-    samples["routing"] = layer_maps(seen.weights)
-    share = energy_share(seen.weights, seen.outputs)
-    off_phase1, off_fused = spectrum_difference(phase1, original), spectrum_difference(fused, original)
+    samples = {name: pixels.permute(0, 2, 3, 1).cpu().numpy() for name, pixels in images.items()}
+    samples["routing"] = _maps(seen.weights.transpose(1, 2))
+    last, n = tokenizer.encoder.num_layers, seen.outputs.shape[1]
+    blocks = np.arange(last - n + 1, last + 1)
+    numbers, arrays = _look(seen, blocks)
+    numbers["images"] = float(len(batch.pixels))
+    arrays["spectrum_original"] = log_spectrum(images["original"]).float().cpu().numpy()
+    for name in ("phase1", "fused"):
+        difference = spectrum_difference(images[name], images["original"])
+        arrays[f"spectrum_{name}"] = difference.float().cpu().numpy()
+        numbers[f"fft_mad_{name}"] = float(difference.abs().mean())
+    return Inspection(numbers, samples, arrays)
+
+
+def _maps(values: Tensor) -> np.ndarray:
+    """[..., N] -> float32 [..., gh, gw]."""
+    grid = math.isqrt(values.shape[-1])
+    return values.float().reshape(*values.shape[:-1], grid, grid).cpu().numpy()
+
+
+def _look(seen: Observation, blocks: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Numbers and maps of latents before and after fusion, and of the layers' parts; `blocks` numbers the layers."""
     cosine = F.cosine_similarity(seen.fused, seen.base, dim=-1)
     distance = (seen.fused - seen.base).norm(dim=-1)
     basis = principal_basis(seen.base.flatten(0, 1))
-    colours = as_colours(basis.project(seen.base), basis.project(seen.fused))
-    pca_base, pca_fused = (values.reshape(len(items), grid, grid, -1) for values in colours)
     numbers = {
-        "images": float(len(items)),
-        "fft_mad_phase1": float(off_phase1.abs().mean()),
-        "fft_mad_fused": float(off_fused.abs().mean()),
         "cos_fuse_base": float(cosine.mean()),
         "cos_latent_base": float(F.cosine_similarity(seen.latent, seen.base, dim=-1).mean()),
         "distance_fuse_base": float(distance.mean()),
         "pca_variance_base": variance_share(basis, seen.base.flatten(0, 1)),
         "pca_variance_fuse": variance_share(basis, seen.fused.flatten(0, 1)),
     }
-    arrays = {
-        "spectrum_original": log_spectrum(original).float().cpu().numpy(),
-        "spectrum_phase1": off_phase1.float().cpu().numpy(),
-        "spectrum_fused": off_fused.float().cpu().numpy(),
-        "cosine": token_map(cosine),
-        "distance": token_map(distance),
-        "pca_base": pca_base,
-        "pca_fused": pca_fused,
-        "energy": layer_maps(share),
-        "blocks": blocks,
-    }
-    for block, value in zip(blocks, share.mean((0, 1)).tolist(), strict=True):
-        numbers[f"energy_share_{block:02d}"] = value
+    layers = {"energy": energy_share(seen.weights, seen.outputs)}
+    means = {"energy_share": layers["energy"]}
     if seen.logits is not None:
-        arrays["logits"] = layer_maps(seen.logits)
-        for index, block in enumerate(blocks):
-            numbers[f"logit_mean_{block:02d}"] = float(seen.logits[..., index].mean())
-            numbers[f"logit_negative_{block:02d}"] = float((seen.logits[..., index] < 0).float().mean())
-    return Inspection(numbers, samples, arrays)
+        layers["logits"] = seen.logits
+        means |= {"logit_mean": seen.logits, "logit_negative": (seen.logits < 0).float()}
+    for name, values in means.items():
+        pairs = zip(blocks, values.mean((0, 1)).tolist(), strict=True)
+        numbers |= {f"{name}_{block:02d}": value for block, value in pairs}
+    arrays = {"blocks": blocks, "cosine": _maps(cosine), "distance": _maps(distance)}
+    arrays |= {name: _maps(values.transpose(1, 2)) for name, values in layers.items()}
+    colours = as_colours(basis.project(seen.base), basis.project(seen.fused))
+    for name, values in zip(("pca_base", "pca_fused"), colours, strict=True):
+        arrays[name] = np.moveaxis(_maps(values.transpose(1, 2)), 1, -1)
+    return numbers, arrays

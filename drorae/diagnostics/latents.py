@@ -1,15 +1,16 @@
-"""Mean and deviation of a tokenizer's latents: what a diffusion model's latents are normalised with."""
+"""A tokenizer's latents: batch by batch, and their mean and deviation, which a diffusion model normalises them with."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drorae.data.features import ENCODE_BATCH, Features, Note
+from drorae.data.features import ENCODE_BATCH, Features
 from drorae.errors import UserError
 from drorae.models.tokenizer import Tokenizer
 
@@ -31,7 +32,7 @@ class LatentStatistics(NamedTuple):
 def as_map(tokens: Tensor) -> Tensor:
     """Tokens [B, N, C], row by row, -> [B, C, h, w] with h = w = sqrt(N)."""
     side = math.isqrt(tokens.shape[1])
-    return tokens.transpose(1, 2).unflatten(2, (side, side))
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
 def as_tokens(latent: Tensor) -> Tensor:
@@ -40,23 +41,37 @@ def as_tokens(latent: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def latent_batches(
+    tokenizer: Tokenizer, features: Features, items: np.ndarray, size: int, fused: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields latents float [B, N, C], as the decoder reads them, and the crops uint8 [B, 3, H, W] that they are of.
+
+    Args:
+        tokenizer: whose fusion; its parameters say on which device the latents are. The crops are on the CPU.
+        features: the encoder's features of the images.
+        items: which of them, [M].
+        size: items at once.
+        fused: whether the latents are the fusion's; otherwise z_base. Default: the fusion's.
+    """
+    depth = tokenizer.fusion.num_layers if fused else 1
+    device = tokenizer.decoder.embed.weight.device
+    for part in np.split(items, range(size, len(items), size)):
+        batch = features.batch(part, 0, depth)
+        yield tokenizer.latent(batch.layers.to(device).float(), fused), batch.pixels
+
+
 def latent_statistics(
-    tokenizer: Tokenizer,
-    features: Features,
-    images: int = 0,
-    batch_size: int = ENCODE_BATCH,
-    note: Note = lambda what, done, total: None,
+    tokenizer: Tokenizer, features: Features, images: int = 0, batch_size: int = ENCODE_BATCH
 ) -> LatentStatistics:
-    """Statistics of the fused latents of a split, the training images as a rule, in one pass.
+    """Takes the statistics of the fused latents of a split, the training images as a rule, in one pass.
 
     A fusion moves the latent, so each has its own. Batches are merged in float64 (Chan, Golub & LeVeque 1983).
 
     Args:
         tokenizer: whose fusion; its parameters say on which device.
         features: the encoder's features of the images.
-        images: at most so many items, evenly spaced over the split; 0: all.
+        images: at most so many items, evenly spaced over the split; 0, the default: all.
         batch_size: items fused at once.
-        note: called with progress.
 
     Raises:
         UserError: no images, or a negative number of them asked for.
@@ -64,17 +79,13 @@ def latent_statistics(
     total = len(features)
     if images < 0 or total == 0:
         raise UserError(f"latent statistics: {images} of {total} images asked for; expected 0 (all) or more, of some")
-    chosen = np.arange(total) if images in (0, total) else np.linspace(0, total - 1, min(images, total)).astype(int)
-    device = tokenizer.decoder.embed.weight.device
+    chosen = np.linspace(0, total - 1, min(images or total, total)).astype(int)
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for start in range(0, len(chosen), batch_size):
-        layers = features.batch(chosen[start : start + batch_size], 0, tokenizer.fusion.num_layers).layers
-        latent = as_map(tokenizer.latent(layers.to(device).float())).double().cpu()
-        batch = len(latent)
-        batch_mean = latent.mean(0)
+    for tokens, _ in latent_batches(tokenizer, features, chosen, batch_size):
+        latent = as_map(tokens).double().cpu()
+        batch, batch_mean = len(latent), latent.mean(0)
         shift = batch_mean - mean
         squares = squares + (latent - batch_mean).square().sum(0) + shift.square() * (count * batch / (count + batch))
         mean = mean + shift * (batch / (count + batch))
         count += batch
-        note("latent statistics", count, len(chosen))
     return LatentStatistics(mean.float(), (squares / count + EPS).sqrt().float(), count)

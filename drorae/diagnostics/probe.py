@@ -34,26 +34,25 @@ of a small model sees early learning, not convergence; class labels and sampling
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, GELUTanh, Mlp
+from timm.layers import GELUTanh
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from drorae.config import ProbeConfig
 from drorae.data.features import Features
+from drorae.diagnostics.latents import latent_batches
 from drorae.errors import UserError
 from drorae.models.decoder import sincos_positions
 from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import out_of_memory
+from drorae.training.loop import Report
 from drorae.training.schedule import epoch_order
-
-if TYPE_CHECKING:
-    from drorae.trial.shared import Workshop
 
 FREQUENCIES = 128
 """Sines, and as many cosines, that a time is embedded in; DiT's 256 together, with its base of 10000."""
@@ -66,11 +65,9 @@ VARIANCE_FLOOR = 1e-6
 ORDER = 4
 """The probe's place beside phases 1 to 3 in the order of images."""
 
-Report = Callable[[dict[str, float | str]], None]
-
 
 def white_loss(variances: Tensor, t: float) -> float:
-    """Loss at time t of the best denoiser that knows the channels' variances [C] alone.
+    """Returns the loss at time t of the best denoiser that knows the channels' variances [C] alone.
 
     Mean over channels of l / ((1 - t)^2 l + t^2); 1 / ((1 - t)^2 + t^2) where all are 1.
     """
@@ -78,7 +75,7 @@ def white_loss(variances: Tensor, t: float) -> float:
 
 
 def level_name(t: float) -> str:
-    """The metric of a noise level: probe_loss_t25 for t = 0.25. No dot, which marks a field of the config."""
+    """Names the metric of a noise level: probe_loss_t25 for t = 0.25. No dot, which marks a field of the config."""
     return f"probe_loss_t{round(100 * t):02d}"
 
 
@@ -103,12 +100,12 @@ class LatentSpace:
 
 
 def channel_deviation(latents: Tensor) -> Tensor:
-    """Deviation of each channel [C] over images and positions of latents [M, N, C], in float64."""
+    """Returns the deviation of each channel [C] over images and positions of latents [M, N, C], in float64."""
     return latents.double().flatten(0, 1).std(0, correction=0).clamp_min(DEVIATION_FLOOR)
 
 
 def latent_space(latents: Tensor, deviation: Tensor | None = None) -> LatentSpace:
-    """Statistics over images and positions of latents [M, N, C], computed in float64.
+    """Takes statistics over images and positions of latents [M, N, C], in float64.
 
     `deviation` [C] is what to divide the channels by; None: their own deviation.
     """
@@ -123,7 +120,7 @@ def latent_space(latents: Tensor, deviation: Tensor | None = None) -> LatentSpac
 
 
 def linear_loss(space: LatentSpace, coordinates: Tensor, t: float) -> float:
-    """Exact expected loss at time t > 0 of the best linear denoiser of single tokens, on coordinates [M, N, C].
+    """Returns the exact expected loss at time t > 0 of the best linear denoiser of single tokens [M, N, C].
 
     Along an axis of variance l it estimates x as a x_t with a = (1 - t) l / ((1 - t)^2 l + t^2). Its error there is
     ((1 - (1 - t) a)^2 s + a^2 t^2) / t^2 in v, where s is the second moment of the coordinates it is measured on.
@@ -145,10 +142,11 @@ class Block(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x [B, N, W], condition [B, W]."""
+        """Tokens x [B, N, W], condition [B, W] -> [B, N, W]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        change: Tensor = gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return x + change
 
 
 class VelocityModel(nn.Module):
@@ -191,7 +189,7 @@ class VelocityModel(nn.Module):
             nn.init.zeros_(linear.weight)
 
     def forward(self, noisy: Tensor, t: Tensor) -> Tensor:
-        """noisy [B, N, C], t [B] in [0, 1] -> v_hat [B, N, C]."""
+        """Noisy tokens [B, N, C], t [B] in [0, 1] -> v_hat [B, N, C]."""
         time = t.view(-1, 1, 1)
         spread = (1 - time) ** 2 * self.variances + time**2
         linear = (time - (1 - time) * self.variances) / spread * noisy
@@ -201,29 +199,12 @@ class VelocityModel(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        correction = self.head(self.norm(x) * (1 + scale) + shift)
+        correction: Tensor = self.head(self.norm(x) * (1 + scale) + shift)
         return linear + (self.variances / spread).sqrt() * correction
 
 
-@torch.no_grad()
-def latents(
-    tokenizer: Tokenizer, features: Features, count: int, device: torch.device, batch_size: int, fused: bool = True
-) -> Tensor:
-    """Latents [M, N, C] of the first `count` items, float32, on the CPU; z_base where not `fused`."""
-    depth, stop = tokenizer.fusion.num_layers if fused else 1, min(count, len(features))
-
-    def parts(size: int) -> list[Tensor]:
-        found = []
-        for start in range(0, stop, size):
-            layers = features.batch(np.arange(start, min(start + size, stop)), 0, depth).layers.to(device).float()
-            found.append(tokenizer.latent(layers, fused).float().cpu())
-        return found
-
-    return torch.cat(out_of_memory.retry_smaller(batch_size, parts, "the probe's latents")[0])
-
-
 def _check(config: ProbeConfig, shape: torch.Size) -> int:
-    """Tokens per side; raises UserError for what cannot be built or measured."""
+    """Returns the tokens per side; raises UserError for what cannot be built or measured."""
     grid = math.isqrt(shape[1])
     if config.steps < 1:
         raise UserError(f"probe.steps: {config.steps} trains nothing; expected 1 or more")
@@ -238,23 +219,21 @@ def _check(config: ProbeConfig, shape: torch.Size) -> int:
     return grid
 
 
-def _order(seed: int, count: int, batch_size: int, steps: int) -> Iterator[np.ndarray]:
-    """Items of each step: whole batches of one permutation per epoch."""
-    per_epoch = count // batch_size
-    for step in range(steps):
-        epoch, position = divmod(step, per_epoch)
-        if position == 0:
-            order = epoch_order(seed, ORDER, epoch, count)
-        yield order[position * batch_size : (position + 1) * batch_size]
-
-
 @torch.no_grad()
 def held_out_loss(model: nn.Module, coordinates: Tensor, t: float, config: ProbeConfig, device: torch.device) -> float:
-    """Mean squared velocity error at time t on coordinates [M, N, C], the same noise for every tokenizer."""
+    """Measures the mean squared velocity error at time t, with the same noise for every tokenizer.
+
+    Args:
+        model: maps noisy tokens [B, N, C] and times [B] to velocities [B, N, C].
+        coordinates: clean tokens [M, N, C].
+        t: the noise level, between 0 and 1.
+        config: seed, draws of the noise, batch size.
+        device: where the model is.
+    """
     noise = torch.Generator().manual_seed(config.seed * 1000 + round(1000 * t))
     total = 0.0
     for _ in range(config.draws):
-        for clean in coordinates.split(config.batch_size):
+        for clean in torch.split(coordinates, config.batch_size):
             eps = torch.randn(clean.shape, generator=noise)
             noisy, target = ((1 - t) * clean + t * eps).to(device), (eps - clean).to(device)
             predicted = model(noisy, torch.full((len(clean),), t, device=device))
@@ -289,34 +268,11 @@ def train_probe(
     """
     grid = _check(config, train.shape)
     space = latent_space(train, deviation)
-    clean_train, clean_held_out = space.coordinates(train), space.coordinates(held_out)
+    clean_held_out = space.coordinates(held_out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = VelocityModel(config, space.variances, grid).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    steps = config.steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, total_steps=steps + 1, pct_start=config.warmup, cycle_momentum=False
-    )
-    chance = torch.Generator().manual_seed(config.seed * 1000)
-    batch_size = min(config.batch_size, len(train))
-    window: list[Tensor] = []
-    for step, items in enumerate(_order(config.seed, len(train), batch_size, steps), start=1):
-        clean = clean_train[items]
-        t = torch.rand(batch_size, generator=chance)
-        eps = torch.randn(clean.shape, generator=chance)
-        noisy = torch.lerp(clean, eps, t.view(-1, 1, 1)).to(device)
-        loss = F.mse_loss(model(noisy, t.to(device)), (eps - clean).to(device))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimiser.step()
-        schedule.step()
-        window.append(loss.detach())
-        if step % 10 == 0 or step == steps:
-            report({"phase": "probe", "step": float(step), "loss": float(torch.stack(window).mean())})
-            window = []
-    model.eval()
+    _train(model, space.coordinates(train), config, device, report)
     losses = {t: held_out_loss(model, clean_held_out, t, config, device) for t in config.levels}
     return {
         "probe_loss": float(np.mean(list(losses.values()))),
@@ -324,24 +280,72 @@ def train_probe(
         "probe_relative": float(np.mean([loss / white_loss(space.channel_variances, t) for t, loss in losses.items()])),
         "probe_linear": float(np.mean([linear_loss(space, clean_held_out, t) for t in config.levels])),
         "probe_images": float(len(held_out)),
-        "probe_steps": float(steps),
+        "probe_steps": float(config.steps),
     }
 
 
+def _train(model: nn.Module, coordinates: Tensor, config: ProbeConfig, device: torch.device, report: Report) -> None:
+    """Trains on whole batches of one permutation per epoch."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.lr, total_steps=config.steps + 1, pct_start=config.warmup, cycle_momentum=False
+    )
+    chance = torch.Generator().manual_seed(config.seed * 1000)
+    batch_size = min(config.batch_size, len(coordinates))
+    window: list[Tensor] = []
+    for step in range(1, config.steps + 1):
+        epoch, position = divmod(step - 1, len(coordinates) // batch_size)
+        items = epoch_order(config.seed, ORDER, epoch, len(coordinates))[position * batch_size :][:batch_size]
+        clean = coordinates[items]
+        t = torch.rand(batch_size, generator=chance)
+        eps = torch.randn(clean.shape, generator=chance)
+        noisy = torch.lerp(clean, eps, t.view(-1, 1, 1)).to(device)
+        loss = F.mse_loss(model(noisy, t.to(device)), (eps - clean).to(device))
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimiser.step()
+        schedule.step()
+        window.append(loss.detach())
+        if step % 10 == 0 or step == config.steps:
+            report({"phase": "probe", "step": float(step), "loss": float(torch.stack(window).mean())})
+            window = []
+    model.eval()
+
+
 def probe(
-    workshop: Workshop, tokenizer: Tokenizer, config: ProbeConfig, report: Report = lambda row: None
+    tokenizer: Tokenizer,
+    train: Features,
+    held_out: Features,
+    config: ProbeConfig,
+    batch_size: int,
+    report: Report = lambda row: None,
 ) -> dict[str, float]:
-    """Trains the probe on a tokenizer's latents of the training images and measures it on the validation images.
+    """Trains the probe on a tokenizer's latents and measures it on those of other images.
 
     See `train_probe` for the numbers and what it raises.
+
+    Args:
+        tokenizer: whose latents; its parameters say on which device the probe trains.
+        train: the encoder's features of the images that it trains on, at most `config.train_images` of them.
+        held_out: those of the images that it is measured on, at most `config.val_images` of them.
+        config: see `ProbeConfig`.
+        batch_size: images fused at once; fewer where memory does not hold them.
+        report: called with rows of `phase` (probe), `step`, `loss`.
     """
-    device, batch_size = workshop.device, workshop.config.evaluation.batch_size
-    train = latents(tokenizer, workshop.train, config.train_images, device, batch_size)
-    held_out = latents(tokenizer, workshop.val, config.val_images, device, batch_size)
+
+    def latents(features: Features, count: int, fused: bool = True) -> Tensor:
+        """[M, N, C] of the first items, float32, on the CPU."""
+        items = np.arange(min(count, len(features)))
+
+        def collect(size: int) -> list[Tensor]:
+            return [found.float().cpu() for found, _ in latent_batches(tokenizer, features, items, size, fused)]
+
+        return torch.cat(out_of_memory.retry_smaller(batch_size, collect, "the probe's latents")[0])
+
+    clean, other = latents(train, config.train_images), latents(held_out, config.val_images)
     deviation = None
     if config.scale == "base":
-        deviation = channel_deviation(
-            latents(tokenizer, workshop.train, config.train_images, device, batch_size, fused=False)
-        )
+        deviation = channel_deviation(latents(train, config.train_images, fused=False))
     with out_of_memory.as_user_error("probe", "lower probe.batch_size, probe.width or probe.depth"):
-        return train_probe(train, held_out, config, device, report, deviation)
+        return train_probe(clean, other, config, tokenizer.decoder.embed.weight.device, report, deviation)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,17 +11,7 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from drorae.config import (
-    DecoderConfig,
-    EncoderConfig,
-    FusionConfig,
-    ImagesConfig,
-    Runtime,
-    TrialConfig,
-    default_cache_dir,
-    from_dict,
-    to_dict,
-)
+from drorae.config import EncoderConfig, Runtime, TrialConfig, default_cache_dir, from_dict, to_dict
 from drorae.data.features import DTYPES
 from drorae.diagnostics.latents import LatentStatistics, as_map, as_tokens, latent_statistics
 from drorae.errors import UserError, brief
@@ -34,6 +25,8 @@ from drorae.trial.result import read_result
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
+RESULT_FIELDS = ("config_hash", "status", "metrics", "baseline", "eval_images", "weights", "provenance")
+"""What config.json says of a trial's result."""
 
 CARD = """---
 {{ card_data }}
@@ -96,16 +89,16 @@ class PretrainedTokenizer(
 
     @torch.no_grad()
     def encode(self, images: Tensor, normalised: bool = True) -> Tensor:
-        """images [B, 3, H, W] in [0, 1], square, resized to the encoder's input -> latent [B, C, h, w]."""
+        """Images [B, 3, H, W] in [0, 1], square, resized to the encoder's input -> latent [B, C, h, w]."""
         latent = as_map(self._fused(images))
         return (latent - self.latent_mean) / self.latent_std if normalised else latent
 
     def decode(self, latent: Tensor, normalised: bool = True) -> Tensor:
-        """latent [B, C, h, w] -> images [B, 3, S, S], nominally in [0, 1], not clamped."""
+        """Latent [B, C, h, w] -> images [B, 3, S, S], nominally in [0, 1], not clamped."""
         return self.tokenizer.decode(as_tokens(latent * self.latent_std + self.latent_mean if normalised else latent))
 
     def forward(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in [0, 1] -> reconstruction [B, 3, S, S], to the bit what the trial measured.
+        """Images [B, 3, H, W] in [0, 1] -> reconstruction [B, 3, S, S], to the bit what the trial measured.
 
         decode(encode(images)) equals it but for the rounding of the normalisation and back.
         """
@@ -114,8 +107,8 @@ class PretrainedTokenizer(
     @torch.no_grad()
     def _fused(self, images: Tensor) -> Tensor:
         # Features are rounded in training, so here too.
-        layers = self.tokenizer.encoder(images).layers.to(self._feature_dtype).float()
-        return self.tokenizer.latent(layers)
+        layers = self.tokenizer.encoder(images).layers.to(self._feature_dtype)
+        return self.tokenizer.latent(layers.float())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         parts: dict[str, nn.Module] = {"fusion": self.tokenizer.fusion, "decoder": self.tokenizer.decoder}
@@ -131,43 +124,21 @@ class PretrainedTokenizer(
         cls,
         *,
         model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
         map_location: str = "cpu",
         config: dict[str, Any] | None = None,
         encoder_path: str | Path = "",
-        **model_kwargs: Any,
+        **download: Any,
     ) -> PretrainedTokenizer:
         if not config or config.get("format") != FORMAT:
             raise UserError(f"{model_id}: no config.json of format {FORMAT} here; expected a folder of `drorae export`")
-        path = Path(model_id) / WEIGHTS
-        if not Path(model_id).is_dir():
-            path = Path(
-                hf_hub_download(
-                    model_id, WEIGHTS, revision=revision, cache_dir=cache_dir, force_download=force_download,
-                    token=token, local_files_only=local_files_only,
-                )
-            )  # fmt: skip
-        tensors = read_state(path)
-        parts: dict[str, dict[str, Tensor]] = {
-            "encoder": {},
-            "fusion": {},
-            "decoder": {},
-            "latent_mean": {},
-            "latent_std": {},
-        }
-        for name, tensor in tensors.items():
+        folder = Path(model_id)
+        path = folder / WEIGHTS if folder.is_dir() else Path(hf_hub_download(model_id, WEIGHTS, **download))
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in read_state(path).items():
             part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        trial = TrialConfig(
-            images=ImagesConfig(size=config["image_size"]),
-            encoder=from_dict(EncoderConfig, config["encoder"], "encoder."),
-            fusion=from_dict(FusionConfig, config["fusion"], "fusion."),
-            decoder=from_dict(DecoderConfig, config["decoder"], "decoder."),
-        )
+            parts[part][rest] = tensor
+        tree = {name: config[name] for name in ("encoder", "fusion", "decoder")}
+        trial = from_dict(TrialConfig, {"images": {"size": config["image_size"]}, **tree})
         encoder = _load_encoder(trial.encoder, config, parts["encoder"], str(encoder_path), model_id)
         tokenizer = build_tokenizer(trial, encoder)
         try:
@@ -180,16 +151,15 @@ class PretrainedTokenizer(
         return cls(tokenizer.to(map_location), statistics, config)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card, with the metrics that the trial measured."""
-        trial = self.config["trial"]
-        metrics = ", ".join(f"{name} {value:.5g}" for name, value in sorted(trial.get("metrics", {}).items()))
+        """Writes the model card, with the metrics that the trial measured."""
+        measured = sorted(self.config["trial"].get("metrics", {}).items())
         filled = {
             "place": "FOLDER",
             "shape": ["B", *self.latent_shape],
             "size": self.config["image_size"],
             "encoder": self.config["encoder_fingerprint"],
             "where": "weights in this folder" if self.config["encoder_embedded"] else "weights not in this folder",
-            "metrics": metrics or "nothing",
+            "metrics": ", ".join(f"{name} {value:.5g}" for name, value in measured) or "nothing",
         }
         return super().generate_model_card(*args, **filled, **kwargs)
 
@@ -197,9 +167,14 @@ class PretrainedTokenizer(
 def describe(
     config: TrialConfig, encoder: Encoder, statistics: LatentStatistics, embed_encoder: bool, trial: dict[str, Any]
 ) -> dict[str, Any]:
-    """The config.json of a trial's tokenizer. Paths of this machine are left out.
+    """Makes the config.json of a trial's tokenizer. Paths of this machine are left out.
 
-    `trial`: what is known of the training, such as its metrics and provenance; plain values.
+    Args:
+        config: the trial's.
+        encoder: that of the tokenizer.
+        statistics: of its latents.
+        embed_encoder: whether the encoder's weights are in the folder.
+        trial: what is known of the training, such as its metrics and provenance; plain values.
     """
     return {
         "format": FORMAT,
@@ -217,7 +192,7 @@ def describe(
 def _load_encoder(
     config: EncoderConfig, saved: dict[str, Any], state: dict[str, Tensor], path: str, model_id: str
 ) -> Encoder:
-    """The encoder a tokenizer was trained on: out of its folder, or found again and checked."""
+    """Loads the encoder that a tokenizer was trained on: out of its folder, or found again and checked."""
     if saved["encoder_embedded"]:
         return encoder_from_state(config, state)
     if config.weights == "file":
@@ -275,11 +250,7 @@ def export_trial(
     result = read_result(directory)
     assert result is not None  # load_trained has read it
     statistics = latent_statistics(tokenizer, workshop.train, statistics_images)
-    trial = {
-        name: value
-        for name, value in asdict(result).items()
-        if name in ("config_hash", "status", "metrics", "baseline", "eval_images", "weights", "provenance")
-    }
+    trial = {name: getattr(result, name) for name in RESULT_FIELDS}
     config = describe(workshop.config, workshop.encoder, statistics, embed_encoder, trial)
     model = PretrainedTokenizer(tokenizer, statistics, config)
     model.save_pretrained(folder)

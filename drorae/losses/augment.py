@@ -34,7 +34,7 @@ def draw(count: int, height: int, width: int, device: torch.device) -> Draws:
 
 
 def augment(images: Tensor, draws: Draws | None = None) -> Tensor:
-    """images [B, 3, H, W] in [-1, 1] -> the same, each changed in colour and position as drawn, or as drawn now.
+    """Images [B, 3, H, W] in [-1, 1] -> the same, each changed in colour and position as drawn, or as drawn now.
 
     Gradients pass through. Colour and translation as the paper's policies; cutout is off, as in RAE's published
     configuration.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ NORM_EPS = 1e-6
 RESIDUAL_SCALE = 2**-0.5
 """Of a sum of two branches, so that its variance is theirs (StyleGAN-T, arXiv 2301.09515)."""
 REMEDY = "set discriminator.weights=file and discriminator.path, or objective.gan_weight=0 for none"
+_TRANSFORMER: dict[tuple[DiscriminatorConfig, torch.device], VisionTransformer] = {}
+"""The frozen transformer that was loaded last: all phases and trials of one config share it."""
 
 
 class _Residual(nn.Module):
@@ -32,7 +33,8 @@ class _Residual(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + self.inner(x)) * RESIDUAL_SCALE
+        total: Tensor = x + self.inner(x)
+        return total * RESIDUAL_SCALE
 
 
 def _block(width: int, kernel: int) -> nn.Sequential:
@@ -78,7 +80,7 @@ class DinoDiscriminator(nn.Module):
         return self._vit[0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in [-1, 1] -> logits [B, 5 N], high for what looks real."""
+        """Images [B, 3, H, W] in [-1, 1] -> logits [B, 5 N], high for what looks real."""
         size = (self.input_size,) * 2
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
@@ -92,7 +94,6 @@ class DinoDiscriminator(nn.Module):
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
-@lru_cache(maxsize=1)
 def _load_vit(config: DiscriminatorConfig, device: torch.device) -> VisionTransformer:
     try:
         with torch.random.fork_rng(devices=[]):
@@ -132,7 +133,10 @@ def load_discriminator(config: DiscriminatorConfig, device: torch.device, seed: 
     Raises:
         UserError: the transformer's weights cannot be had, with how to get them.
     """
-    vit = _load_vit(config, device)
+    if (config, device) not in _TRANSFORMER:
+        # Before the next is loaded, so that memory never holds two.
+        _TRANSFORMER.clear()
+        _TRANSFORMER[config, device] = _load_vit(config, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DinoDiscriminator(vit, config.input_size).to(device)
+        return DinoDiscriminator(_TRANSFORMER[config, device], config.input_size).to(device)

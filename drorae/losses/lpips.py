@@ -47,7 +47,7 @@ class Lpips(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """float [B, 3, H, W], nominally in [0, 1], 32 px or more a side -> five [B, C_i, h_i, w_i] of unit norm."""
+        """Float [B, 3, H, W], nominally in [0, 1], 32 px or more a side -> five [B, C_i, h_i, w_i] of unit norm."""
         x = (2 * images - 1 - self.shift) / self.scale
         found = []
         for stage in self.stages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
-from drorae.data.features import as_images
+from drorae.data.pixels import as_images
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.perceptual import PerceptualNetwork, load_perceptual
 
@@ -44,8 +44,7 @@ class Objective(nn.Module):
             perceptual = self.perceptual(painted, wanted).mean()
         else:
             # Rounded as cached ones are, so that both ways give the same numbers.
-            packed = self.perceptual.pack(self.perceptual.features(wanted)) if targets is None else targets
-            goal = self.perceptual.unpack(packed)
+            goal = self.perceptual.unpack(self.perceptual.targets(wanted) if targets is None else targets)
             perceptual = self.perceptual.distance(self.perceptual.features(painted), goal)
         return {"loss": l1 + self.weight * perceptual, "l1": l1, "perceptual": perceptual}
 

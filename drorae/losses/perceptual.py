@@ -30,7 +30,7 @@ class PerceptualNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """images [B, 3, H, W], nominally in [0, 1] -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
+        """Images [B, 3, H, W], nominally in [0, 1] -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
         if images.shape[-2:] != (self.size, self.size):
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
         x = self.stem(((images - MEAN) / STD).contiguous(memory_format=torch.channels_last))
@@ -50,14 +50,14 @@ class PerceptualNetwork(nn.Module):
         """Numbers per image in a packed target."""
         return sum(c * h * w for c, h, w in self._shapes)
 
-    def pack(self, features: list[Tensor]) -> Tensor:
-        """Features of all stages as one [B, flat_size] float16 tensor, for the cache."""
-        return torch.cat([f.flatten(1) for f in features], dim=1).half()
+    def targets(self, images: Tensor) -> Tensor:
+        """Returns the features of images [B, 3, H, W], of all stages in one [B, flat_size] float16 tensor."""
+        return torch.cat([f.flatten(1) for f in self.features(images)], dim=1).half()
 
     def unpack(self, packed: Tensor) -> list[Tensor]:
-        """The inverse of `pack`, in float32."""
-        parts = packed.float().split([c * h * w for c, h, w in self._shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        """Returns the features, in float32, that `targets` packed."""
+        parts = torch.split(packed.float(), [c * h * w for c, h, w in self._shapes], dim=1)
+        return [part.view(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 def load_perceptual(config: ObjectiveConfig) -> PerceptualNetwork:

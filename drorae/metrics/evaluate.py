@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drorae.data.features import as_images
+from drorae.data.pixels import as_images
 from drorae.losses.lpips import Lpips
 from drorae.metrics import image
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import Gaussian, frechet_distance, frechet_influence, frechet_replicates
 from drorae.metrics.kernel import kernel_distance
 from drorae.metrics.samples import FeatureSample
+
+PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": image.psnr, "ssim": image.ssim, "l1": image.l1}
+"""What is measured of every image: uint8 [B, 3, H, W] twice, the reconstruction first -> [B]."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,6 @@ class Evaluation:
     """The means' values of every image [N], in the order of the images, and each Frechet distance's ..._influence:
     the standard deviation of two runs' difference, divided by sqrt(N), is the standard error of their distances'
     difference."""
-
-
-def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -> Tensor:
-    """float images, nominally in [0, 1] -> uint8: clamped, times 255, rounded half to even or truncated."""
-    scaled = images.float().clamp(0, 1) * 255
-    return (scaled.round() if quantise == "round" else scaled).to(torch.uint8)
 
 
 @torch.no_grad()
@@ -54,48 +51,56 @@ def evaluate(
         batches: pairs, streamed. Kept are per-image values and statistics in memory, features in temporary files.
         extractors: a Frechet and a kernel distance each.
         references: the originals' features by metric name, in the order of the batches; those missing are computed
-            here.
-        lpips: measures lpips_vgg or lpips_alex.
-        external: statistics from elsewhere by metric name: a second distance each, named ..._reference.
-        replicates: bootstrap replicates drawn for a second standard error each, named ..._se_bootstrap.
+            here. Default: none.
+        lpips: measures lpips_vgg or lpips_alex; None, the default: neither.
+        external: statistics from elsewhere by metric name: a second distance each, named ..._reference. Default: none.
+        replicates: bootstrap replicates drawn for a second standard error each, named ..._se_bootstrap. Default: 0.
 
     Raises:
         ValueError: fewer than two images, pairs of different shapes, or references of another number of images.
     """
-    originals = dict(references or {})
-    computed = [extractor for extractor in extractors if extractor.metric not in originals]
-    originals |= {extractor.metric: FeatureSample(extractor.dim) for extractor in computed}
-    painted = {extractor.metric: FeatureSample(extractor.dim) for extractor in extractors}
-    values: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "l1": []}
+    references = references or {}
+    originals = {item.metric: references.get(item.metric) or FeatureSample(item.dim) for item in extractors}
+    reconstructed = {item.metric: FeatureSample(item.dim) for item in extractors}
+    values: dict[str, list[Tensor]] = defaultdict(list)
     for reconstruction, original in batches:
         if reconstruction.shape != original.shape or {reconstruction.dtype, original.dtype} != {torch.uint8}:
             raise ValueError(f"pairs differ: {list(reconstruction.shape)} and {list(original.shape)}, expected uint8")
-        values["psnr"].append(image.psnr(reconstruction, original).cpu())
-        values["ssim"].append(image.ssim(reconstruction, original).cpu())
-        values["l1"].append(image.l1(reconstruction, original).cpu())
+        for name, measure in PER_IMAGE.items():
+            values[name].append(measure(reconstruction, original).cpu())
         if lpips is not None:
             distance = lpips(as_images(reconstruction), as_images(original))
-            values.setdefault(f"lpips_{lpips.name}", []).append(distance.double().cpu())
+            values[f"lpips_{lpips.name}"].append(distance.double().cpu())
         for extractor in extractors:
-            painted[extractor.metric].update(extractor(reconstruction))
-            if extractor in computed:
+            reconstructed[extractor.metric].update(extractor(reconstruction))
+            if extractor.metric not in references:
                 originals[extractor.metric].update(extractor(original))
-    if not values["psnr"]:
+    if not values:
         raise ValueError("no images to evaluate")
     per_image = {name: torch.cat(parts).numpy() for name, parts in values.items()}
     metrics = {name: float(array.mean()) for name, array in per_image.items()}
     for extractor in extractors:
-        name, sample, truth = extractor.metric, painted[extractor.metric], originals[extractor.metric]
-        influence = frechet_influence(sample.statistics, sample.features, truth.statistics, truth.features)
-        metrics[name], metrics[f"{name}_se"] = influence.distance, influence.standard_error
-        per_image[f"{name}_influence"] = influence.images
-        metrics[extractor.kernel_metric] = kernel_distance(sample.features, truth.features, paired=True)
-        if replicates:
-            n = sample.statistics.n
-            counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), replicates)
-            drawn = frechet_replicates(sample.features, truth.features, counts)
-            metrics[f"{name}_se_bootstrap"] = float(drawn.std(ddof=1))
+        name, sample = extractor.metric, reconstructed[extractor.metric]
+        found, per_image[f"{name}_influence"] = _distances(extractor, sample, originals[name], replicates)
+        metrics |= found
         if external and name in external:
             metrics[f"{name}_reference"] = frechet_distance(sample.statistics, external[name])
     metrics["eval_images"] = float(len(per_image["psnr"]))
     return Evaluation(metrics, per_image)
+
+
+def _distances(
+    extractor: FeatureExtractor, reconstructed: FeatureSample, original: FeatureSample, replicates: int
+) -> tuple[dict[str, float], np.ndarray]:
+    """The distances in one network's features, by name, and every image's influence on the Frechet distance [N]."""
+    influence = frechet_influence(
+        reconstructed.statistics, reconstructed.features, original.statistics, original.features
+    )
+    metrics = {extractor.metric: influence.distance, f"{extractor.metric}_se": influence.standard_error}
+    metrics[extractor.kernel_metric] = kernel_distance(reconstructed.features, original.features, paired=True)
+    if replicates:
+        n = reconstructed.statistics.n
+        counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), replicates)
+        drawn = frechet_replicates(reconstructed.features, original.features, counts)
+        metrics[f"{extractor.metric}_se_bootstrap"] = float(drawn.std(ddof=1))
+    return metrics, influence.images

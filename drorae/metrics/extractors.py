@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, EvaluationConfig
-from drorae.data.features import as_images
+from drorae.data.pixels import as_images
 from drorae.errors import UserError, brief
 from drorae.models.effnet import MEAN, NAME, SHA256, STD, load_effnet
 from drorae.models.encoder import load_encoder
@@ -58,7 +59,9 @@ class Dinov2Extractor(FeatureExtractor):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        return self.encoder(as_images(images)).base.mean(1)
+        """As `FeatureExtractor.forward`."""
+        features: Tensor = self.encoder(as_images(images)).base
+        return features.mean(1)
 
 
 class EffnetExtractor(FeatureExtractor):
@@ -66,7 +69,7 @@ class EffnetExtractor(FeatureExtractor):
 
     name, metric, kernel_metric, dim = "effnet", "rfd_effnet", "kd_effnet", 1280
 
-    def __init__(self, config: EvaluationConfig) -> None:
+    def __init__(self, config: EvaluationConfig, cache_dir: str | Path) -> None:
         super().__init__()
         self.network = load_effnet().to(memory_format=torch.channels_last)
         self.input_size = config.effnet_size
@@ -74,12 +77,12 @@ class EffnetExtractor(FeatureExtractor):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        """As `FeatureExtractor.forward`."""
         pixels = as_images(images)
         if images.shape[-1] != self.input_size:
             pixels = F.interpolate(pixels, size=(self.input_size,) * 2, mode="bilinear", antialias=True)
         pixels = ((pixels - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-        network = self.network
-        return network.forward_head(network.forward_features(pixels), pre_logits=True)
+        return self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
 
 
 class InceptionExtractor(FeatureExtractor):
@@ -88,50 +91,53 @@ class InceptionExtractor(FeatureExtractor):
     name, metric, kernel_metric = "inception", "rfid_inception", "kid_inception"
     dim, input_size = 2048, 299
 
-    def __init__(self, config: EvaluationConfig) -> None:
+    def __init__(self, config: EvaluationConfig, cache_dir: str | Path) -> None:
         super().__init__()
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
-            raise UserError(
-                "evaluation.extractors: inception needs torch-fidelity; pip install torch-fidelity"
-            ) from None
-        path = config.inception_path
+            remedy = "pip install torch-fidelity"
+            raise UserError(f"evaluation.extractors: inception needs torch-fidelity; {remedy}") from None
+        path = config.inception_path or None
         if path and not Path(path).is_file():
             raise UserError(f"evaluation.inception_path: no file {path}; {INCEPTION_REMEDY}")
         if path:
             # torch-fidelity unpickles the file without restriction, so it must be one of plain tensors.
             read_state(path)
         try:
-            self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=path or None
-            )
+            self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], path)
         except Exception as error:
-            reason = brief(error, 120)
-            source = path or "torch-fidelity's download"
+            reason, source = brief(error, 120), path or "torch-fidelity's download"
             raise UserError(f"inception weights from {source} did not load ({reason}); {INCEPTION_REMEDY}") from None
         self.fingerprint = f"inception-v3-compat-{state_fingerprint(self.network.state_dict())}"
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)[0]
+        """As `FeatureExtractor.forward`."""
+        features: Tensor = self.network(images)[0]
+        return features
+
+
+EXTRACTORS: dict[str, Callable[[EvaluationConfig, str | Path], FeatureExtractor]] = {
+    kind.name: kind for kind in (InceptionExtractor, Dinov2Extractor, EffnetExtractor)
+}
+"""Made of a config and the cache's folder, by name."""
 
 
 def load_extractor(
     name: str, config: EvaluationConfig, cache_dir: str | Path, device: torch.device | str
 ) -> FeatureExtractor:
-    """The extractor `inception`, `dinov2` or `effnet`, frozen, on a device.
+    """Loads a feature extractor, frozen, onto a device.
+
+    Args:
+        name: `inception`, `dinov2` or `effnet`.
+        config: input sizes, and where weights lie.
+        cache_dir: the cache, which keeps converted weights.
+        device: where it works.
 
     Raises:
         UserError: another name, or weights that cannot be had.
     """
-    extractor: FeatureExtractor
-    if name == "dinov2":
-        extractor = Dinov2Extractor(config, cache_dir)
-    elif name == "effnet":
-        extractor = EffnetExtractor(config)
-    elif name == "inception":
-        extractor = InceptionExtractor(config)
-    else:
-        raise UserError(f"evaluation.extractors: {name!r} is not known; choose from inception, dinov2, effnet")
-    return extractor.eval().requires_grad_(False).to(device)
+    if name not in EXTRACTORS:
+        raise UserError(f"evaluation.extractors: {name!r} is not known; choose from {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[name](config, cache_dir).eval().requires_grad_(False).to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,23 +15,13 @@ ROWS = 4096
 """Images whose features are read at once where all of them are gone through again."""
 
 
-class Gaussian(Protocol):
-    """What a Frechet distance needs of a set of features."""
-
-    @property
-    def mean(self) -> Tensor:
-        """float64 [dim]."""
-
-    @property
-    def cov(self) -> Tensor:
-        """float64 [dim, dim]."""
-
-
 class Moments(NamedTuple):
     """Mean and covariance that somebody else has computed."""
 
     mean: Tensor
+    """float64 [dim]."""
     cov: Tensor
+    """float64 [dim, dim]."""
 
 
 class FeatureStatistics:
@@ -62,7 +52,7 @@ class FeatureStatistics:
         self._combine(len(values), mean, centred.T @ centred)
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Takes in all that another instance has seen."""
+        """Takes in all that another instance has taken in."""
         self._combine(other.n, other.mean, other._scatter)
 
     def _combine(self, n: int, mean: Tensor, scatter: Tensor) -> None:
@@ -76,7 +66,7 @@ class FeatureStatistics:
 
     @property
     def cov(self) -> Tensor:
-        """Unbiased covariance [dim, dim].
+        """The unbiased covariance [dim, dim].
 
         Raises:
             ValueError: fewer than two feature vectors so far.
@@ -101,8 +91,12 @@ class FeatureStatistics:
         return statistics
 
 
+Gaussian = FeatureStatistics | Moments
+"""What a Frechet distance is taken of: anything with `mean` and `cov`."""
+
+
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
+    """Returns |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
 
     The last trace is the sum of the singular values of R_a^T R_b, with S = R R^T from the symmetric
     eigendecomposition. No offset is needed where a covariance is singular (fewer images than features): R then has
@@ -128,7 +122,7 @@ def _eigen(cov: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues above rounding error [r], ascending, and their vectors [dim, r]."""
     try:
         values, vectors = torch.linalg.eigh(cov)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined, unused-ignore]  # torch lists no names
         # LAPACK's divide and conquer can fail on hundreds of equal (zero) eigenvalues; of a positive matrix the
         # singular value decomposition is the same thing.
         vectors, values, _ = torch.linalg.svd(cov)
@@ -153,7 +147,7 @@ class Influence(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the distance as an estimate from n images drawn at random."""
+        """The standard error of the distance as an estimate from n images drawn at random."""
         n = len(self.images)
         return float(np.sqrt(np.square(self.images).sum() / (n * (n - 1))))
 
@@ -161,7 +155,7 @@ class Influence(NamedTuple):
 def frechet_influence(
     a: FeatureStatistics, features_a: np.ndarray, b: Gaussian, features_b: np.ndarray | None = None
 ) -> Influence:
-    """The distance between a and b together with every image's influence on it.
+    """Returns the distance between a and b together with every image's influence on it.
 
     The bootstrap over images to first order (the infinitesimal jackknife; Efron 1982, "The Jackknife, the Bootstrap
     and Other Resampling Plans", ch. 6): with weights w of the images, a replicate of which is F(w) for multinomial w,
@@ -179,78 +173,95 @@ def frechet_influence(
     Works in the smaller of sample and feature space.
 
     Args:
-        a, features_a: the statistics of the reconstructions' features, and the features [n, dim] themselves.
-        b, features_b: the originals' in the same order; without features they count as known exactly.
+        a: statistics of the n reconstructions' features.
+        features_a: the features themselves, [n, dim].
+        b: statistics of the originals' features.
+        features_b: these, [n, dim], in the same order; None, the default: the statistics count as known exactly.
 
     Raises:
         ValueError: features of different widths or numbers, or fewer than two of them.
     """
     _same_width(a, b)
     traces = a.cov.trace() + b.cov.trace()
-    n, scale = a.n, a.n / (a.n - 1)
-    if len(features_a) != n or (features_b is not None and len(features_b) != n):
-        raise ValueError(f"expected the features of {n} images")
-    shift = a.mean - b.mean
-    influence = torch.zeros(n, dtype=torch.float64)
-    if features_b is not None and n <= a.dim:
-        # In the space of the images R is u^T / sqrt(n - 1) itself, and R^+ u_i the i-th unit vector, times that root.
-        rows_a, rows_b = _rows(features_a, slice(n), a.mean), _rows(features_b, slice(n), b.mean)
-        left, singular, right = torch.linalg.svd(rows_a @ rows_b.T / (n - 1))
-        for rows, vectors, sign in ((rows_a, left, 1.0), (rows_b, right.T, -1.0)):
-            influence += 2 * sign * (rows @ shift) + scale * rows.square().sum(1) - n * (vectors.square() @ singular)
+    if len(features_a) != a.n or (features_b is not None and len(features_b) != a.n):
+        raise ValueError(f"expected the features of {a.n} images")
+    if features_b is not None and a.n <= a.dim:
+        cross, influence = _influence_by_image(a, features_a, b, features_b)
     else:
-        values_a, vectors_a = _eigen(a.cov)
-        values_b, vectors_b = _eigen(b.cov)
-        cross = (vectors_a * values_a.sqrt()).T @ (vectors_b * values_b.sqrt())
-        left, singular, right = torch.linalg.svd(cross, full_matrices=False)
-        sides = [(features_a, a.mean, vectors_a / values_a.sqrt() @ left, 1.0)]
-        if features_b is not None:
-            sides.append((features_b, b.mean, vectors_b / values_b.sqrt() @ right.T, -1.0))
-        for features, mean, whitened, sign in sides:
-            weighted = whitened * singular.sqrt()
-            for start in range(0, n, ROWS):
-                part = slice(start, start + ROWS)
-                rows = _rows(features, part, mean)
-                spread = rows.square().sum(1) - (rows @ weighted).square().sum(1)
-                influence[part] += 2 * sign * (rows @ shift) + scale * spread
-    distance = shift.square().sum() + traces - 2 * singular.sum()
+        cross, influence = _influence_by_feature(a, features_a, b, features_b)
+    distance = (a.mean - b.mean).square().sum() + traces - 2 * cross
     return Influence(max(float(distance), 0.0), (influence - influence.mean()).numpy())
 
 
-def _rows(features: np.ndarray, part: slice, mean: Tensor) -> Tensor:
-    """Some images' centred features in float64."""
-    return torch.from_numpy(np.asarray(features[part], np.float64)) - mean
+def _influence_by_image(
+    a: FeatureStatistics, features_a: np.ndarray, b: Gaussian, features_b: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """The trace of (S_a S_b)^(1/2), and the influences [n] up to a constant, in the space of the images.
+
+    R is u^T / sqrt(n - 1) there, and R^+ u_i the i-th unit vector, times that root.
+    """
+    n, shift = a.n, a.mean - b.mean
+    rows_a, rows_b = _rows(features_a, a.mean), _rows(features_b, b.mean)
+    left, singular, right = torch.linalg.svd(rows_a @ rows_b.T / (n - 1))
+    influence = torch.zeros(n, dtype=torch.float64)
+    for rows, vectors, sign in ((rows_a, left, 1), (rows_b, right.T, -1)):
+        spread = rows.square().sum(1) * n / (n - 1) - n * (vectors.square() @ singular)
+        influence += 2 * sign * (rows @ shift) + spread
+    return singular.sum(), influence
+
+
+def _influence_by_feature(
+    a: FeatureStatistics, features_a: np.ndarray, b: Gaussian, features_b: np.ndarray | None
+) -> tuple[Tensor, Tensor]:
+    """The same in the space of the features, some images at a time."""
+    n, shift = a.n, a.mean - b.mean
+    (values_a, vectors_a), (values_b, vectors_b) = _eigen(a.cov), _eigen(b.cov)
+    cross = (vectors_a * values_a.sqrt()).T @ (vectors_b * values_b.sqrt())
+    left, singular, right = torch.linalg.svd(cross, full_matrices=False)
+    sides = [(features_a, a.mean, vectors_a / values_a.sqrt() @ left, 1)]
+    if features_b is not None:
+        sides.append((features_b, b.mean, vectors_b / values_b.sqrt() @ right.T, -1))
+    influence = torch.zeros(n, dtype=torch.float64)
+    for features, mean, whitened, sign in sides:
+        for start in range(0, n, ROWS):
+            part = slice(start, start + ROWS)
+            rows = _rows(features[part], mean)
+            spread = rows.square().sum(1) - (rows @ (whitened * singular.sqrt())).square().sum(1)
+            influence[part] += 2 * sign * (rows @ shift) + spread * n / (n - 1)
+    return singular.sum(), influence
+
+
+def _rows(features: np.ndarray, mean: Tensor) -> Tensor:
+    """Centres features, in float64."""
+    return torch.from_numpy(np.asarray(features, np.float64)) - mean
 
 
 def frechet_replicates(features_a: np.ndarray, features_b: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Distances between resampled sets: the bootstrap over pairs of images, drawn.
+    """Returns the distances between resampled sets: the bootstrap over pairs of images, drawn.
 
-    Each replicate works in the smaller of sample and feature space: with fewer distinct images than features the
-    singular values are those of the images' cross Gram matrix, sqrt(w) (A - m_a) (B - m_b)^T sqrt(w) / (n - 1).
+    A resample's covariance is R^T R with R of the QR decomposition of its weighted rows, [m, dim] where m is the
+    smaller of distinct images and features; the trace of (S_a S_b)^(1/2) is the sum of the singular values of
+    R_a R_b^T.
 
     Args:
-        features_a, features_b: [n, dim], rows of one image at the same place.
+        features_a: [n, dim], the reconstructions'.
+        features_b: [n, dim], rows of one image at the same place.
         counts: int [B, n], how often each image is drawn; every row sums to n.
 
     Returns:
         float64 [B].
     """
-    n, dim = features_a.shape
-    a, b = (torch.from_numpy(np.asarray(features, np.float64)) for features in (features_a, features_b))
-    found = []
+    n = len(features_a)
+    replicates = []
     for row in counts:
-        drawn = torch.from_numpy(np.flatnonzero(row))
-        weights = torch.from_numpy(row)[drawn].double()
-        sets = []
-        for features in (a[drawn], b[drawn]):
-            mean = weights @ features / n
-            sets.append((mean, (features - mean) * weights.sqrt()[:, None]))
-        (mean_a, rows_a), (mean_b, rows_b) = sets
-        if len(drawn) <= dim:
-            cross = torch.linalg.svdvals(rows_a @ rows_b.T).sum() / (n - 1)
-            traces = (rows_a.square().sum() + rows_b.square().sum()) / (n - 1)
-            found.append(max(float((mean_a - mean_b).square().sum() + traces - 2 * cross), 0.0))
-        else:
-            moments = [Moments(mean, rows.T @ rows / (n - 1)) for mean, rows in sets]
-            found.append(frechet_distance(*moments))
-    return np.array(found)
+        drawn = np.flatnonzero(row)
+        weights = torch.from_numpy(row[drawn]).double()[:, None]
+        means, roots = [], []
+        for features in (features_a, features_b):
+            rows = torch.from_numpy(np.asarray(features[drawn], np.float64))
+            means.append((weights * rows).sum(0) / n)
+            roots.append(torch.linalg.qr((rows - means[-1]) * (weights / (n - 1)).sqrt(), mode="r").R)
+        cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+        traces = roots[0].square().sum() + roots[1].square().sum()
+        replicates.append(max(float((means[0] - means[1]).square().sum() + traces - 2 * cross), 0.0))
+    return np.array(replicates)

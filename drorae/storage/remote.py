@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from drorae.config import default_cache_dir
 from drorae.errors import UserError, brief
 
 DRIVERS = {"s3": ("s3fs", "drorae[s3]"), "gs": ("gcsfs", "gcsfs"), "memory": ("fsspec", "fsspec")}
@@ -37,13 +38,13 @@ class RemoteError(OSError):
 
 def own_folder() -> Path:
     """Where this machine keeps its copies of what lies in stores: `$DRORAE_LOCAL_CACHE`, else `~/.cache/drorae`."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("DRORAE_LOCAL_CACHE") or Path(base) / "drorae").expanduser().resolve()
+    return Path(default_cache_dir("DRORAE_LOCAL_CACHE")).expanduser().resolve()
 
 
 def locate(place: str | Path | Remote) -> Path | Remote:
-    """A path as it is, a URL as a `Remote`; `file://` URLs are paths. pathlib swallows one of a URL's slashes: it may
-    be missing.
+    """Returns a path as it is, a URL as a `Remote`; `file://` URLs are paths.
+
+    pathlib swallows one of a URL's slashes: it may be missing.
 
     Raises:
         UserError: a kind of URL that is not known, a password or a query in it, or no bucket.
@@ -97,7 +98,7 @@ def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
 
 @functools.cache
 def _filesystem(kind: str, process: int) -> Any:
-    """fsspec's driver, one for each process: it keeps a thread, which a fork loses."""
+    """Fsspec's driver, one for each process: it keeps a thread, which a fork loses."""
     package, install = DRIVERS[kind]
     try:
         importlib.import_module(package)
@@ -138,7 +139,8 @@ class Remote:
     def read(self) -> bytes | None:
         """A file's content; None where there is none."""
         try:
-            return self._call("cat_file", self.url)
+            content: bytes = self._call("cat_file", self.url)
+            return content
         except FileNotFoundError:
             return None
 
@@ -166,8 +168,10 @@ class Remote:
             return
 
     def age(self) -> float | None:
-        """Seconds since a file was written, as far as this machine's clock agrees with the store's; None where there
-        is none."""
+        """Returns the seconds since a file was written; None where there is none.
+
+        As far as this machine's clock agrees with the store's.
+        """
         try:
             info = self._call("info", self.url)
         except FileNotFoundError:
@@ -176,8 +180,9 @@ class Remote:
         return time.time() - when.timestamp() if when is not None else 0.0
 
     def files(self) -> dict[str, str]:
-        """All files below a folder, by name relative to it, with a stamp that changes when they do; hidden ones, whose
-        name or folder begins with a dot, are left out.
+        """Returns all files below a folder, by name relative to it, with a stamp that changes when they do.
+
+        Hidden ones, whose name or folder begins with a dot, are left out.
 
         Raises:
             RemoteError: one's name would lead out of a folder that it is copied into.
@@ -229,7 +234,7 @@ class Remote:
         try:
             self._call(what, *arguments, **options)
         except FileNotFoundError as error:
-            raise RemoteError(f"{self.url}: no such bucket ({brief(error)})") from None
+            raise RemoteError(f"{self.url}: no such bucket ({brief(error, 200)})") from None
 
     def _call(self, what: str, *arguments: Any, **options: Any) -> Any:
         driver = _filesystem(self.url.partition(":")[0], os.getpid())
@@ -239,7 +244,7 @@ class Remote:
             raise
         except Exception as error:
             # Drivers raise what their libraries do, which is more than OSErrors.
-            raise RemoteError(f"{self.url}: {type(error).__name__}: {brief(error)}") from error
+            raise RemoteError(f"{self.url}: {type(error).__name__}: {brief(error, 200)}") from error
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from drorae.errors import Notice
-from drorae.storage.files import disk_is_full, naming_unreadable
+from drorae.storage.files import disk_is_full, file_sha256, naming_unreadable, replacing
 from drorae.storage.sealed import move_aside
 
 DIGEST = 32
@@ -24,20 +24,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Where the disk is full the older checkpoint stays, and a `Notice` says so: training can go on.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w+b") as stream:
+        with replacing(path) as temporary, temporary.open("w+b") as stream:
             torch.save(state, stream)
             stream.flush()
-            stream.seek(0)
-            digest = hashlib.file_digest(stream, "sha256").digest()
-            stream.seek(0, os.SEEK_END)
+            digest = bytes.fromhex(file_sha256(temporary))
             stream.write(digest)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         # torch's writer has a RuntimeError of its own for the bytes that no longer fit.
         if not disk_is_full(error):
             raise
@@ -60,23 +55,18 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             # Another process of this trial may have just set it aside.
             return None
         if whole:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
     warnings.warn(f"{path}: damaged, set aside as {move_aside(path)}; the phase starts over", Notice, stacklevel=2)
     return None
 
 
 def _whole(path: Path) -> bool:
-    size = path.stat().st_size - DIGEST
-    if size <= 0:
-        return False
-    found = hashlib.sha256()
+    found, left = hashlib.sha256(), path.stat().st_size - DIGEST
     with path.open("rb") as stream:
-        while size > 0:
-            part = stream.read(min(size, 2**20))
-            if not part:
-                return False
+        while left > 0 and (part := stream.read(min(left, 2**20))):
             found.update(part)
-            size -= len(part)
+            left -= len(part)
         return stream.read() == found.digest()
 
 

@@ -1,4 +1,4 @@
-"""The three phases (arXiv 2605.10780, Sec. 3.3) as declarations: what trains, what is frozen, what it starts from."""
+"""The three phases (arXiv 2605.10780, Sec. 3.3) as declarations: what trains, and on which latent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ class Phase:
     trains: Literal["decoder", "fusion"]
     latent: Literal["base", "fused"]
     """What the decoder reads: z_base, or the fusion's latent."""
-    starts_from: str
 
     def trained(self, tokenizer: Tokenizer) -> nn.Module:
         """The one module whose parameters move."""
@@ -28,12 +27,13 @@ class Phase:
 
     def settings(self, config: TrialConfig) -> PhaseConfig:
         """This phase's part of a trial's config."""
-        return {"phase1": config.phase1, "phase2": config.phase2, "phase3": config.phase3}[self.name]
+        settings: PhaseConfig = getattr(config, self.name)
+        return settings
 
 
-PHASE1 = Phase("phase1", 1, trains="decoder", latent="base", starts_from="random weights")
-PHASE2 = Phase("phase2", 2, trains="fusion", latent="fused", starts_from="the phase-1 decoder")
-PHASE3 = Phase("phase3", 3, trains="decoder", latent="fused", starts_from="the phase-2 fusion and phase-1 decoder")
+PHASE1 = Phase("phase1", 1, trains="decoder", latent="base")
+PHASE2 = Phase("phase2", 2, trains="fusion", latent="fused")
+PHASE3 = Phase("phase3", 3, trains="decoder", latent="fused")
 
 
 def freeze_all_but(tokenizer: Tokenizer, phase: Phase) -> nn.Module:

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from drorae.config import PhaseConfig, Runtime
-from drorae.data.features import Batch, Features, as_images
+from drorae.data.features import Batch, Features
+from drorae.data.pixels import as_images
 from drorae.errors import UserError
-from drorae.losses.adversarial import Adversary
 from drorae.losses.augment import Draws, draw
 from drorae.losses.objective import Objective
 from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed, out_of_memory
+from drorae.training.adversary import Adversary
 from drorae.training.checkpoint import WeightAverage
 from drorae.training.phases import Phase
 from drorae.training.schedule import epoch_order, learning_rate, step_seed
 
 T = TypeVar("T")
-Painted = list[tuple[Tensor, Tensor]]
+Reconstructions = list[tuple[Tensor, Tensor]]
 """Reconstructions and originals, float32 [b, 3, S, S] in [0, 1], piece by piece."""
 
 
@@ -36,7 +37,7 @@ class Painter(nn.Module):
         self.fused = phase.latent == "fused"
 
     def forward(self, layers: Tensor, noise: Tensor | None, head_offset: Tensor | None) -> Tensor:
-        """layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S]."""
+        """Layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S]."""
         latent = self.tokenizer.latent(layers, self.fused)
         return self.tokenizer.decode(latent if noise is None else latent + noise, head_offset)
 
@@ -53,7 +54,7 @@ class _Piece(NamedTuple):
     @property
     def size(self) -> int:
         """Number of images."""
-        return self.chosen.stop - self.chosen.start
+        return int(self.chosen.stop - self.chosen.start)
 
 
 class _Sums(dict[str, Tensor]):
@@ -115,7 +116,7 @@ class Stepper:
             self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, foreach=True
         )
         self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
-        self._module = module
+        self.module = module
         self._painter = distributed.parallel(Painter(tokenizer, phase), device)
         # The fusion reads n layers; decoders of z_base only the last.
         self._depth = tokenizer.fusion.num_layers if phase.latent == "fused" else 1
@@ -135,18 +136,18 @@ class Stepper:
         torch.manual_seed(step_seed(self.seed, self.phase.number, step))
         # Drawn here, because an attempt that memory does not hold is made again.
         draws = self._draws() if self.adversary is not None and self.adversary.speaks(step) else None
-        seen, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
+        losses, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
         # A failure from here on leaves moved weights, and fewer images at once would be no help.
         with out_of_memory.as_user_error(f"{where}, the optimiser"):
             if self.settings.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimiser.step()
             if self.average is not None:
-                self.average.update(self._module)
+                self.average.update(self.module)
         if self.adversary is not None:
             both = self._draws(), self._draws()
-            seen |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece))
-        return seen
+            losses |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece))
+        return losses
 
     def _fitting(self, what: str, work: Callable[[int], T]) -> T:
         """work(micro_batch), with a smaller one where memory runs out."""
@@ -198,7 +199,8 @@ class Stepper:
         layers = piece.batch.layers.to(self.device).float()
         quiet = contextlib.nullcontext() if exchanged or distributed.world_size() == 1 else self._painter.no_sync()
         with quiet, self._autocast:
-            return self._painter(layers, piece.noise, offset)
+            painted: Tensor = self._painter(layers, piece.noise, offset)
+            return painted
 
     def _losses(self, piece: _Piece, painted: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The objective's terms of a piece, and its originals on the device."""
@@ -206,7 +208,7 @@ class Stepper:
         pixels = piece.batch.pixels.to(self.device)
         return self.objective(painted, pixels, targets), pixels
 
-    def _gradients(self, step: int, piece: int, draws: Draws | None) -> tuple[dict[str, Tensor], Painted]:
+    def _gradients(self, step: int, piece: int, draws: Draws | None) -> tuple[dict[str, Tensor], Reconstructions]:
         """The gradients of a step's loss, `piece` images at once; moves no weight.
 
         With `draws`, the loss has its adversarial term.
@@ -214,18 +216,18 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         if draws is not None:
             return self._opposed_gradients(step, piece, draws)
-        seen, images = _Sums(), []
+        sums, images = _Sums(), []
         for part in self._pieces(step, piece):
             # Gradients are exchanged once a step, with the last piece.
             painted = self._paint(part, None, exchanged=part.last)
             losses, pixels = self._losses(part, painted)
-            seen.add(losses, part.size / self.share)
-            (losses["loss"] * (part.size / self.share)).backward()
+            sums.add(losses, part.size / self.share)
+            torch.autograd.backward(losses["loss"] * (part.size / self.share))
             if self.adversary is not None:
                 images.append((painted.detach().float(), as_images(pixels)))
-        return seen, images
+        return sums, images
 
-    def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], Painted]:
+    def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], Reconstructions]:
         """The same with an adversarial term.
 
         Its weight is a ratio of gradients of the whole batch. So both losses' gradients are first taken back to the
@@ -234,7 +236,7 @@ class Stepper:
         """
         assert self.adversary is not None
         offset = torch.zeros_like(self.tokenizer.decoder.head.weight, requires_grad=True)
-        seen, images = _Sums(), []
+        sums, images = _Sums(), []
         pulls: list[tuple[_Piece, Tensor, Tensor]] = []
         heads = [torch.zeros_like(offset), torch.zeros_like(offset)]
         alone = piece >= self.share
@@ -243,7 +245,7 @@ class Stepper:
             losses, pixels = self._losses(part, painted)
             with self._autocast:
                 losses["gan"] = self.adversary.term(painted, draws.part(part.chosen))
-            seen.add(losses, part.size / self.share)
+            sums.add(losses, part.size / self.share)
             found = [
                 torch.autograd.grad(losses[name] * (part.size / self.share), (offset, painted), retain_graph=True)
                 for name in ("loss", "gan")
@@ -252,15 +254,15 @@ class Stepper:
                 head += gradient
             pulls.append((part, found[0][1], found[1][1]))
             images.append((painted.detach().float(), as_images(pixels)))
-        seen["gan_weight"] = weight = self.adversary.weight(*heads)
+        sums["gan_weight"] = weight = self.adversary.weight(*heads)
         for part, reconstruction, adversarial in pulls:
             painted = painted if alone else self._paint(part, None, exchanged=part.last)
-            painted.backward(reconstruction + weight * adversarial)
-        return seen, images
+            torch.autograd.backward(painted, reconstruction + weight * adversarial)
+        return sums, images
 
-    def _teach(self, step: int, images: Painted, draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
+    def _teach(self, step: int, images: Reconstructions, draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
         """The discriminator's own step, on pieces of at most `piece` images; `draws` for originals, reconstructions."""
         assert self.adversary is not None
-        fakes, reals = ([part for pair in images for part in pair[which].split(piece)] for which in (0, 1))
+        fakes, reals = ([part for pair in images for part in torch.split(pair[which], piece)] for which in (0, 1))
         with self._autocast:
             return self.adversary.learn(step, self.total, fakes, reals, draws)

@@ -16,7 +16,6 @@ from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_conf
 from drorae.diagnostics.inspection import IMAGES, inspect
 from drorae.diagnostics.probe import probe
 from drorae.errors import UserError
-from drorae.losses.adversarial import make_adversary
 from drorae.models.fusion.size import exact_params, paper_params
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed
@@ -24,7 +23,8 @@ from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import naming_full_disk, replacing, write_atomic, write_json
 from drorae.storage.sealed import read_sealed, write_sealed
-from drorae.training.loop import Diverged, Report, Row, Trained, train_phase
+from drorae.training.adversary import make_adversary
+from drorae.training.loop import DivergenceError, Report, Row, TrainingRecord, train_phase
 from drorae.training.phases import PHASE2, PHASE3
 from drorae.trial.folder import (
     CONFIG,
@@ -139,10 +139,10 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
         rows.append(row)
         report(row)
 
-    trained: list[Trained] | str
+    trained: list[TrainingRecord] | str
     try:
         trained = _train(workshop, tokenizer, directory, note)
-    except Diverged as error:
+    except DivergenceError as error:
         trained = str(error)
     if distributed.is_main():
         _record(workshop, tokenizer, trained, rows, directory, report)
@@ -156,7 +156,7 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
 def _record(
     workshop: Workshop,
     tokenizer: Tokenizer,
-    trained: list[Trained] | str,
+    trained: list[TrainingRecord] | str,
     rows: list[Row],
     directory: Path,
     report: Report,
@@ -193,7 +193,7 @@ def _record(
 def _measure(
     workshop: Workshop,
     tokenizer: Tokenizer,
-    trained: list[Trained],
+    trained: list[TrainingRecord],
     result: TrialResult,
     directory: Path,
     report: Report,
@@ -206,12 +206,13 @@ def _measure(
     metrics = dict(evaluation.metrics)
     if config.probe.steps:
         report({"phase": "evaluation", "note": "training the probe"})
-        metrics |= probe(workshop, tokenizer, config.probe)
+        metrics |= probe(tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size)
     eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
     with replacing(directory / PER_IMAGE) as path:
         np.savez(path, **dict[str, Any](evaluation.per_image))
     report({"phase": "evaluation", "note": "inspecting the fusion"})
-    look = partial(inspect, workshop, tokenizer)
+    quantise = config.evaluation.quantise
+    look = partial(inspect, tokenizer, workshop.tokenizer(), workshop.val, quantise=quantise)
     out_of_memory.retry_smaller(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
     seconds = sum(phase.seconds for phase in trained)
     cpu = sum(phase.cpu_seconds for phase in trained)
@@ -235,7 +236,7 @@ def _measure(
     )
 
 
-def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[Trained]:
+def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[TrainingRecord]:
     """Phases 2 and 3 in turn; a phase whose weights are already there, and whole, is not trained again."""
     outcomes = []
     for phase in (PHASE2, PHASE3):
@@ -268,5 +269,5 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
     return outcomes
 
 
-def _read_log(path: Path) -> Trained:
-    return Trained(**json.loads(path.read_text()))
+def _read_log(path: Path) -> TrainingRecord:
+    return TrainingRecord(**json.loads(path.read_text()))

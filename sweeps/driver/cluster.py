@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from drorae.errors import ClusterLost, UserError, brief, one_line
@@ -115,9 +114,7 @@ class HeadWatch:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._over.set()
         if not self._thread.is_alive():
             return
@@ -170,7 +167,7 @@ def _nodes() -> list[dict[str, Any]]:
     import ray
 
     try:
-        return ray.nodes()
+        return list(ray.nodes())
     except Exception:  # whatever Ray raises while its head node goes away
         return []
 

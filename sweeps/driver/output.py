@@ -50,8 +50,10 @@ class Unfailing:
 
 
 class _Routed:
-    """Takes the place of stdout or stderr: what threads write that were there before goes where it went, all else to a
-    log."""
+    """Takes the place of stdout or stderr.
+
+    What threads write that were there before goes where it went, all else to a log.
+    """
 
     def __init__(self, log: TextIO, former: TextIO) -> None:
         self._log, self._former = log, former
@@ -71,8 +73,9 @@ class _Routed:
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[tuple[TextIO, TextIO]]:
-    """For the time of the block, appends to a file what this thread, and those it starts, write to stdout and stderr:
-    Python's streams and the descriptors under them, which Ray's C++ writes to.
+    """Appends to a file what this thread, and those it starts, write to stdout and stderr while the block runs.
+
+    That goes for Python's streams and for the descriptors under them, which Ray's C++ writes to.
 
     Yields a stream to where stderr led before (in a notebook, stdout: there stderr is for errors), and one to the file.
     """
@@ -119,7 +122,7 @@ def in_notebook() -> bool:
 
 def _descriptor(stream: Any) -> int | None:
     try:
-        return stream.fileno()
+        return int(stream.fileno())
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -140,26 +143,40 @@ def _close(stream: TextIO) -> None:
         stream.close()
 
 
+class Follower:
+    """Reads what is added to a file by others; one that became shorter is read from its start.
+
+    Args:
+        path: the file, which need not be there.
+        position: bytes to leave out.
+    """
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        self._path, self._position = path, position
+
+    def read(self) -> bytes:
+        """Returns the whole lines since the last call; none where the file cannot be read."""
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._position:
+                self._position = 0
+            file.seek(self._position)
+            lines, end, _ = file.read().rpartition(b"\n")
+            self._position += len(lines + end)
+            return lines
+        return b""
+
+
 class Tail:
     """Finds the lines of a log, from its present end on, that a user can act on."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = path.stat().st_size if path.is_file() else 0
+        self._follower = Follower(path, path.stat().st_size if path.is_file() else 0)
         self._said: set[str] = set()
 
     def news(self) -> list[str]:
         """Those since the last call, each once, as one line without colours."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._position)
-                content = file.read()
-        except OSError:
-            return []
-        whole = content[: content.rfind(b"\n") + 1]
-        self._position += len(whole)
         found = []
-        for line in whole.decode(errors="replace").splitlines():
+        for line in self._follower.read().decode(errors="replace").splitlines():
             text = _SPEAKER.sub("", _CODES.sub("", line)).strip()
             if line.startswith(OURS) or not ACTIONABLE.search(text):
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,14 @@ from drorae.errors import UserError, last_line
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
 from sweeps.driver.cluster import alive_nodes
-from sweeps.driver.resources import Share
-from sweeps.driver.screen import Screen, duration
-from sweeps.folder.mirror import Mirror
+from sweeps.driver.console import duration
+from sweeps.driver.home import Home
+from sweeps.driver.output import Follower
+from sweeps.driver.screen import Screen
 from sweeps.folder.status import RunningTrial
+from sweeps.resources import Share
 from sweeps.worker import entry as workers
+from sweeps.worker.attempt import threads
 
 DIED = (
     "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
@@ -37,8 +39,7 @@ class Preparation:
         runtime: Runtime,
         share_of: Callable[[TrialConfig], Share],
         function: str,
-        directory: Path,
-        mirror: Mirror | None,
+        home: Home,
         check: Callable[[], None],
         inputs: Mapping[str, Mapping[str, str]],
     ) -> None:
@@ -50,15 +51,13 @@ class Preparation:
             runtime: device, threads, cache.
             share_of: what a trial gets of a node.
             function: `module:function` that prepares.
-            directory: the sweep's folder.
-            mirror: where that folder is in a store.
+            home: the sweep's folder.
             check: called while they are waited for; what it raises ends the waiting.
             inputs: fingerprints that the sweep's trials were made from, by the hash of `shared_key`.
         """
         self.configs, self.share_of, self.check = configs, share_of, check
-        self.screen, self.runtime, self.function, self.directory = screen, runtime, function, directory
-        self.inputs = inputs
-        self.remote = None if mirror is None else mirror.remote
+        self.screen, self.runtime, self.function, self.inputs = screen, runtime, function, inputs
+        self.home = home
         self.groups: dict[str, list[str]] = {}
         for key, config in configs.items():
             self.groups.setdefault(config_hash(shared_key(config)), []).append(key)
@@ -75,7 +74,7 @@ class Preparation:
             share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
             remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
             config = canonical_json(self.configs[keys[0]])
-            runtime = workers.threads(self.runtime, share)
+            runtime = threads(self.runtime, share)
             log = str(self._remote_log(group) or self._log(group))
             self._jobs[group] = remote.remote(config, runtime, log, self.function, self.inputs.get(group, {}))
 
@@ -102,7 +101,7 @@ class Preparation:
         for number, (group, keys) in enumerate(self.groups.items(), 1):
             title = "prepare" if len(self.groups) == 1 else f"prepare {number}/{len(self.groups)}"
             started = time.monotonic()
-            tail = _Tail(self._log(group), title)
+            tail = _PreparationLog(self._log(group), title)
             screen.doing("preparing", tail)
             screen.line(f"{title}: what {len(keys)} trials share (features, decoder, references)")
             problem = self._wait(group, tail)
@@ -121,10 +120,11 @@ class Preparation:
         return failed, rows if len(self.groups) == 1 else []
 
     def _log(self, group: str) -> Path:
-        return self.directory / f"prepare-{group}.jsonl"
+        return self.home.directory / f"prepare-{group}.jsonl"
 
     def _remote_log(self, group: str) -> Remote | None:
-        return None if self.remote is None else self.remote / self._log(group).name
+        place = self.home.place / self._log(group).name
+        return place if isinstance(place, Remote) else None
 
     def _forget(self, group: str) -> None:
         """Deletes the log, which attempts add to."""
@@ -139,12 +139,12 @@ class Preparation:
             if (log := self._remote_log(group)) and (content := log.read()):
                 write_atomic(self._log(group), content)
 
-    def _wait(self, group: str, tail: _Tail) -> dict[str, Any] | None:
+    def _wait(self, group: str, tail: _PreparationLog) -> dict[str, Any] | None:
         """None, or what went wrong."""
         import ray
 
         job = self._jobs[group]
-        while not ray.wait([job], timeout=0.5 if self.remote is None else 5.0)[0]:
+        while not ray.wait([job], timeout=5.0 if self.home.mirror else 0.5)[0]:
             self._fetch(group)
             self.check()
         try:
@@ -153,27 +153,21 @@ class Preparation:
             return {"reason": _reason(error), "user": False}
 
 
-class _Tail:
+class _PreparationLog:
     """Follows the rows that a preparation writes to a file, for the screen.
 
     A row that is reported again, by an attempt that repeats what a killed one did, takes the place of the first.
     """
 
     def __init__(self, path: Path, title: str) -> None:
-        self.path, self.title = path, title
+        self._follower, self.title = Follower(path), title
         self._rows: dict[tuple[Any, ...], dict[str, float | str]] = {}
-        self._position = 0
         self._lock = threading.Lock()
 
     def read(self) -> list[dict[str, float | str]]:
         """All rows so far."""
-        with self._lock, contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._position:
-                self._position = 0
-            file.seek(self._position)
-            lines, end, _ = file.read().rpartition(b"\n")
-            self._position += len(lines + end)
-            for row in json_rows(lines):
+        with self._lock:
+            for row in json_rows(self._follower.read()):
                 key = tuple(row.get(name) for name in ("phase", "note", "step"))
                 self._rows.pop(key, None)
                 self._rows[key] = row

@@ -1,45 +1,13 @@
-"""What a sweep runs next: the trials of a list in order, or whatever Optuna's studies ask for
-(`sweeps.driver.search`); and how it ends trials early."""
+"""What a sweep runs next where Optuna does not say it (`sweeps.driver.search`): the trials of a list in order."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
-
-@dataclass(frozen=True)
-class Asha:
-    """Early stopping by asynchronous successive halving (Li et al., arXiv 1810.05934) on the mean training loss of
-    an epoch. Pruned trials are recorded as such and never fitted."""
-
-    grace_epochs: int = 1
-    """Epochs before the first decision."""
-    reduction: int = 3
-    """One in so many goes on at each decision; decisions come at grace_epochs times its powers."""
-
-
-class Asker(Protocol):
-    """What is run next: a list, or Optuna's studies."""
-
-    @property
-    def total(self) -> int:
-        """Trials that will have been run, as far as is known."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to ask for and nothing runs."""
-
-    def ask(self) -> str | None:
-        """The config hash of the next trial, its folder ready; None while there is none, or for good."""
-
-    def tell(self, key: str) -> None:
-        """A trial has ended."""
 
 
 class Listed:
-    """The trials of a sweep without a search, in order."""
+    """The trials of a sweep without a search, in order; `sweeps.driver.search.Studies` has the same methods."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.total = len(keys)
@@ -52,12 +20,11 @@ class Listed:
         return not self._left and not self._running
 
     def ask(self) -> str | None:
-        """The next one."""
+        """The config hash of the next trial; None where none is left."""
         if not self._left:
             return None
-        key = self._left.popleft()
-        self._running.add(key)
-        return key
+        self._running.add(self._left[0])
+        return self._left.popleft()
 
     def tell(self, key: str) -> None:
         """One has ended."""

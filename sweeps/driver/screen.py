@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
+from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console, Group
@@ -21,7 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from drorae.errors import shorten
-from sweeps.driver.output import OURS, Tail, in_notebook
+from drorae.runtime.signals import Signals
+from drorae.runtime.text import wrapped
+from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
+from sweeps.driver.output import OURS, Tail, aside, in_notebook
 from sweeps.folder.status import RunningTrial
 
 REFRESH_SECONDS = 0.5
@@ -36,13 +37,6 @@ LEAST = 8
 """Columns that a name, a label, a note or the bar has at least; with fewer, it says nothing."""
 GAP = 2
 """Columns between two of the table's."""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `34 s`, `5 min` or `3.2 h`."""
-    if seconds < 119.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7170 else f"{seconds / 3600:.1f} h"
 
 
 class Work(Protocol):
@@ -89,7 +83,7 @@ class Screen:
         self._left: float | None = None
         self._began = time.monotonic()
         self._spoke = time.monotonic()
-        self._painter: _Painter = _Silent() if quiet else _painter(stream)
+        self._painter = _Painter() if quiet else _painter(stream)
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True)
@@ -99,9 +93,7 @@ class Screen:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
         self._report_libraries()
@@ -132,11 +124,8 @@ class Screen:
     def ended(self, text: str) -> None:
         """One more trial has ended."""
         self.done += 1
-        rest = self._ask_seconds_left() if self.done < self.total else None
+        rest = self._work.seconds_left() if self._work is not None and self.done < self.total else None
         self.line(f"[{self.done}/{self.total}] {text}" + (f", {_about(rest)}" if rest is not None else ""))
-
-    def _ask_seconds_left(self) -> float | None:
-        return None if self._work is None else self._work.seconds_left()
 
     def _tick(self) -> None:
         while not self._over.wait(REFRESH_SECONDS):
@@ -200,28 +189,38 @@ class Screen:
         return head
 
 
+@contextlib.contextmanager
+def open_screen(name: str, log: Path, footer: str, quiet: bool, signals: Signals) -> Iterator[Screen]:
+    """Shows a screen while the block runs; what libraries print meanwhile goes to the log.
+
+    Args:
+        name: the sweep's.
+        log: the file that gets every event.
+        footer: how to stop and how to go on.
+        quiet: show nothing.
+        signals: never end the process while the terminal is half written, and leave it as it was.
+    """
+    with contextlib.ExitStack() as stack:
+        with signals.deferred():
+            people, file = stack.enter_context(aside(log))
+            screen = Screen(name, people, file, Tail(log), footer, quiet, signals.deferred)
+            signals.leave = screen.close
+            stack.enter_context(screen)
+        yield screen
+
+
 def _about(seconds: float) -> str:
     return f"about {duration(seconds)} left"
 
 
-def _columns(item: RunningTrial) -> tuple[str, str, str, str, str]:
-    """Phase, step, loss, images/s and memory as a person reads them; empty where unknown."""
-    step = f"{item.step}/{item.total_steps}" if item.total_steps else item.note
-    loss = "" if item.loss is None else f"{item.loss:.3g}" if math.isfinite(item.loss) else str(item.loss)
-    speed = "" if item.images_per_second is None else f"{item.images_per_second:,.0f}"
-    memory = "" if item.memory_bytes is None else f"{item.memory_bytes / 1e9:.1f} GB"
-    return item.phase, step, loss, speed, memory
-
-
 def _sentence(item: RunningTrial) -> str:
-    phase, step, loss, speed, memory = _columns(item)
-    parts = [item.label, phase, step, loss and f"loss {loss}", speed and f"{speed} images/s", memory]
-    return " ".join(part for part in parts if part)
+    label, phase, step, loss, speed, memory = progress_cells(item)
+    return " ".join(filter(None, (label, phase, step, loss and f"loss {loss}", speed and f"{speed} images/s", memory)))
 
 
 def _table(running: Sequence[RunningTrial], columns: int) -> Table:
-    names = ("running", "phase", "step", "loss", "images/s", "memory")
-    rows = [(item.label, *_columns(item)) for item in running]
+    names = PROGRESS_COLUMNS
+    rows = [progress_cells(item) for item in running]
     kept = [index for index in range(1, len(names)) if any(row[index] for row in rows)]
     widths = {index: max(len(names[index]), *(len(row[index]) for row in rows)) for index in (0, *kept)}
     # The label gives way, then the notes of what has no steps, then whole columns, so that no number is ever cut.
@@ -253,43 +252,26 @@ Picture = Callable[[int, int], Group]
 """Draws the table for so many columns and lines."""
 
 
-class _Painter(Protocol):
-    """How a kind of screen is written to."""
+class _Painter:
+    """How a kind of screen is written to; this one shows nothing."""
 
-    def start(self, picture: Picture, footer: str) -> None: ...
+    def start(self, picture: Picture, footer: str) -> None:
+        """Begins to show the picture."""
 
     def line(self, text: str, remedy: str) -> None:
-        """An event, which stays."""
+        """Shows an event, which stays."""
 
     def status(self, text: str) -> None:
-        """Where things stand, for a screen that shows no picture."""
+        """Says where things stand, on a screen that shows no picture."""
 
-    def refresh(self) -> None: ...
+    def refresh(self) -> None:
+        """Draws the picture again."""
 
     def stop(self, last: str) -> None:
         """Takes the picture away; `last` stands for it where a gap would remain."""
 
 
-class _Silent:
-    """Shows nothing."""
-
-    def start(self, picture: Picture, footer: str) -> None:
-        pass
-
-    def line(self, text: str, remedy: str) -> None:
-        pass
-
-    def status(self, text: str) -> None:
-        pass
-
-    def refresh(self) -> None:
-        pass
-
-    def stop(self, last: str) -> None:
-        pass
-
-
-class _Log(_Silent):
+class _Log(_Painter):
     """A pipe, a file or a terminal that cannot move its cursor: plain lines."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -306,7 +288,7 @@ class _Log(_Silent):
         self.line(text)
 
 
-class _Terminal(_Silent):
+class _Terminal(_Painter):
     """The picture below the events, drawn over itself."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -327,12 +309,8 @@ class _Terminal(_Silent):
         self._live.start(refresh=True)
 
     def line(self, text: str, remedy: str) -> None:
-        # Lines break between words, but never within a command or a path: the terminal breaks what is too long.
-        columns = self._measure()[0]
-        if len(text) + len(remedy) <= columns:
-            text, remedy = text + remedy, ""
-        lines = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
-        self._console.print("\n".join([*lines, *([remedy] if remedy else [])]), soft_wrap=True)
+        text = wrapped(text + remedy, self._measure()[0], filter(None, [remedy]), hang=0)
+        self._console.print(text, soft_wrap=True)
 
     def refresh(self) -> None:
         if self._live is not None:
@@ -354,7 +332,7 @@ class _Terminal(_Silent):
         return columns, lines
 
 
-class _Notebook(_Silent):
+class _Notebook(_Painter):
     """The output of a cell: events as lines, and the picture in an output that is replaced."""
 
     def __init__(self, stream: TextIO) -> None:

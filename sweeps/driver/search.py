@@ -6,7 +6,6 @@ another. The base config's own value is each study's first trial: the law at tha
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, one_line
 from drorae.metrics.registry import better
-from drorae.trial.folder import read_outcome, ready_trial
-from sweeps.spec import Range, SweepSpec, expand, field_name, point_label, read_field, varied_fields
+from drorae.trial.folder import MEASURED, read_outcome, ready_trial
+from sweeps.driver.pruning import quiet_optuna
+from sweeps.spec import Range, SweepSpec, expand, point_label, read_field, varied_fields
 
 if TYPE_CHECKING:
     import optuna
-
-SCORED = ("finished", "unconverged")
-"""Statuses with a result that counts."""
-
-Role = Literal["best", "fixed", "tried", "best fixed"]
-"""What a trial of a search is to the law: at its study's best values, at the base config's own, or neither."""
 
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
@@ -74,23 +68,17 @@ class Studies:
         self.trials = trials
         self.configs: dict[str, TrialConfig] = {}
         """Every trial known so far, by config hash."""
-        fields = [field_name(item.name) for item in self.search.ranges]
-        together: dict[str, list[TrialConfig]] = {}
-        former: dict[str, str] = {}
+        fields = [item.field for item in self.search.ranges]
+        together: dict[TrialConfig, list[TrialConfig]] = {}
         for config in expand(spec):
-            neutral = replace(config, seed=0)
-            for name in fields:
-                neutral = override(neutral, name, read_field(TrialConfig(), name))
-            key = config_hash(neutral)
-            together.setdefault(key, []).append(config)
-            former[key] = former_hash(neutral)
+            neutral = self._with_values(replace(config, seed=0), TrialConfig())
+            together.setdefault(neutral, []).append(config)
         firsts = [configs[0] for configs in together.values()]
         varied = [name for name in varied_fields(firsts) if name not in fields]
         self._groups: list[_Group] = []
-        for key, configs in together.items():
-            names = [
-                f"{spec.name} {point_label(configs[0], varied)} {end}".replace("  ", " ") for end in (key, former[key])
-            ]
+        for neutral, configs in together.items():
+            name = f"{spec.name} {point_label(configs[0], varied)}".rstrip()
+            names = [f"{name} {end}" for end in (config_hash(neutral), former_hash(neutral))]
             self._groups.append(self._open(path, names, configs))
         self._plan_repeats()
 
@@ -140,37 +128,32 @@ class Studies:
                     self._record(group, key)
                 self._plan_repeats()
 
-    def prunes(self, key: str, epoch: int, loss: float) -> bool:
-        """Whether Optuna's pruner ends a running trial after this epoch."""
-        import optuna
+    def group_of(self, key: str) -> str | None:
+        """Returns the name of the study that asked for a running trial; None for one that repeats another's values."""
+        return next(
+            (group.study.study_name for group in self._groups if key in group.running & set(group.trials)), None
+        )
 
-        for group in self._groups:
-            if key in group.running and key in group.trials and not self.multi:
-                trial = optuna.trial.Trial(group.study, group.study.trials[group.trials[key]]._trial_id)
-                trial.report(loss, epoch)
-                return trial.should_prune()
-        return False
+    def roles(self) -> dict[str, str]:
+        """What each trial is to the law: best, fixed, `best fixed` or tried; empty with several objectives.
 
-    def roles(self) -> dict[str, Role]:
-        """What each trial is to the law; empty with several objectives."""
+        best: at its study's best values. fixed: at the base config's own. tried: neither.
+        """
         if self.multi:
             return {}
-        found: dict[str, Role] = {}
+        found: dict[str, str] = {}
         for group in self._groups:
             best, fixed = self._chosen(group)
             for key in [*group.trials, *group.repeated]:
-                found[key] = (
-                    "best fixed" if key in best and key in fixed else "best" if key in best else
-                    "fixed" if key in fixed else "tried"
-                )  # fmt: skip
+                roles = [role for role, trials in (("best", best), ("fixed", fixed)) if key in trials]
+                found[key] = " ".join(roles) or "tried"
         return found
 
     def _open(self, path: Path, names: Sequence[str], configs: list[TrialConfig]) -> _Group:
         """Opens or creates the study of these configs; `names`: its name, and the one of earlier versions."""
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        quiet_optuna()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             storage = f"sqlite:///{path}"
@@ -180,13 +163,13 @@ class Studies:
                 study_name=next((name for name in names if name in known), names[0]),
                 directions=[direction(objective) for objective in self.search.objectives],
                 sampler=self._sampler(0),
-                pruner=self._pruner(),
                 load_if_exists=True,
             )
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: holds another search ({one_line(error)}); give this one another --name") from None
         group = _Group(configs, study)
         finished = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+        left: dict[str, bool] = {}
         for trial in study.trials:
             tree = trial.user_attrs.get("config")
             if tree is None:
@@ -195,16 +178,14 @@ class Studies:
             config = relocated(from_dict(TrialConfig, tree), configs[0])
             key = self._know(replace(config, label=configs[0].label))
             group.trials[key] = trial.number
-            if trial.state not in finished and key not in group.again:
-                group.again.append(key)
-            elif trial.state in finished and key in group.again:
-                group.again.remove(key)
+            left[key] = trial.state not in finished
+        group.again = [key for key, unanswered in left.items() if unanswered]
         for key in list(group.again):
-            if read_outcome(self.trials / key)["status"] not in ("missing", "failed"):
+            if self._has_ended(key):
                 group.again.remove(key)
                 self._record(group, key)
         if not study.trials:
-            values = {item.name: read_field(configs[0], field_name(item.name)) for item in self.search.ranges}
+            values = {item.name: read_field(configs[0], item.field) for item in self.search.ranges}
             if all(item.holds(values[item.name]) for item in self.search.ranges):
                 study.enqueue_trial(values)
         return group
@@ -213,6 +194,9 @@ class Studies:
         key = config_hash(config)
         self.configs.setdefault(key, config)
         return key
+
+    def _has_ended(self, key: str) -> bool:
+        return read_outcome(self.trials / key)["status"] not in ("missing", "failed")
 
     def _over(self, group: _Group) -> bool:
         return group.exhausted or len(group.trials) >= self.search.trials
@@ -229,8 +213,8 @@ class Studies:
             trial = group.study.ask()
             config = group.configs[0]
             for item in self.search.ranges:
-                name = field_name(item.name)
-                config = override(config, name, _suggest(trial, item, isinstance(read_field(config, name), int)))
+                whole = isinstance(read_field(config, item.field), int)
+                config = override(config, item.field, _suggest(trial, item, whole))
             key = config_hash(config)
             if key not in group.trials:
                 trial.set_user_attr("config", to_dict(config))
@@ -271,7 +255,7 @@ class Studies:
         status = outcome["status"]
         if status in ("diverged", "pruned"):
             return TrialState.PRUNED if not self.multi else TrialState.FAIL, None
-        if status not in SCORED:
+        if status not in MEASURED:
             return TrialState.FAIL, None
         return TrialState.COMPLETE, [self._value(outcome, name) for name in self.search.objectives]
 
@@ -285,23 +269,24 @@ class Studies:
     def _best(self, group: _Group) -> TrialConfig | None:
         """The best finished trial; of unconverged ones only where there is no other."""
         sign = -1 if direction(self.search.objectives[0]) == "maximize" else 1
-        ranked = []
-        for key in group.trials:
-            outcome = read_outcome(self.trials / key)
-            if outcome["status"] in SCORED:
-                value = sign * self._value(outcome, self.search.objectives[0])
-                ranked.append((outcome["status"] != "finished", value, key))
+        outcomes = {key: read_outcome(self.trials / key) for key in group.trials}
+        ranked = [
+            (outcome["status"] != "finished", sign * self._value(outcome, self.search.objectives[0]), key)
+            for key, outcome in outcomes.items()
+            if outcome["status"] in MEASURED
+        ]
         return self.configs[min(ranked)[2]] if ranked else None
 
     def _seeded(self, group: _Group, config: TrialConfig) -> dict[str, TrialConfig]:
         """A config's values of the searched fields with each of the group's seeds, by config hash."""
-        found = {}
-        for seeded in group.configs:
-            for item in self.search.ranges:
-                name = field_name(item.name)
-                seeded = override(seeded, name, read_field(config, name))
-            found[config_hash(seeded)] = seeded
-        return found
+        seeded = (self._with_values(own, config) for own in group.configs)
+        return {config_hash(own): own for own in seeded}
+
+    def _with_values(self, config: TrialConfig, other: TrialConfig) -> TrialConfig:
+        """Returns a config with the values that another has in the searched fields."""
+        for item in self.search.ranges:
+            config = override(config, item.field, read_field(other, item.field))
+        return config
 
     def _chosen(self, group: _Group) -> tuple[dict[str, TrialConfig], dict[str, TrialConfig]]:
         """The trials at the study's best values and at the base config's own, with every seed."""
@@ -316,13 +301,12 @@ class Studies:
             if not self._over(group) or group.running or group.again or group.repeats or group.repeated:
                 continue
             best, fixed = self._chosen(group)
-            base_tried = config_hash(group.configs[0]) in group.trials
-            for key, config in (best | (fixed if base_tried else {})).items():
+            chosen = best | fixed if config_hash(group.configs[0]) in group.trials else best
+            for key, config in chosen.items():
                 if key in group.trials:
                     continue
                 self._know(config)
-                done = read_outcome(self.trials / key)["status"] not in ("missing", "failed")
-                if done:
+                if self._has_ended(key):
                     group.repeated.add(key)
                 else:
                     group.repeats.append(key)
@@ -338,15 +322,6 @@ class Studies:
         if name == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=4)
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, self.search.trials // 4))
-
-    def _pruner(self) -> optuna.pruners.BasePruner:
-        import optuna
-
-        if self.search.pruner == "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
-        if self.search.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner()
-        return optuna.pruners.NopPruner()
 
 
 def _suggest(trial: optuna.Trial, item: Range, whole: bool) -> Any:

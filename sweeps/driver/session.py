@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,22 @@ from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import full_disk, has_room, write_json
 from drorae.storage.remote import RemoteError, patiently
-from drorae.trial.folder import read_outcome
+from drorae.trial.folder import PROGRESS, Use, error_files, files_for, read_outcome
+from sweeps.driver.console import duration
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.preparation import DIED
-from sweeps.driver.screen import Screen, duration
-from sweeps.folder.mirror import TOLD, Mirror
-from sweeps.folder.status import PROGRESS, Cost, RunningTrial, read_cost, read_progress
+from sweeps.driver.screen import Screen
+from sweeps.folder.mirror import REPORT_FILES, Mirror
+from sweeps.folder.status import Cost, RunningTrial, read_cost, read_progress
 from sweeps.spec import point_label
-from sweeps.tracking.client import ARTIFACTS
 from sweeps.worker import entry as workers
 
-RECORDED = (*TOLD, *ARTIFACTS, "samples.npz", "*.png")
+RECORDED = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
 AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: ", "sweeps.folder.lease.LeaseLost: "
 """How the line of a traceback begins that says why a worker could not begin or end."""
 ANNOUNCED = tuple(metric.name for metric in METRICS if metric.announced)
+STOPPED_EARLY = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""
 
@@ -43,10 +44,8 @@ class Session:
     varied: list[str]
     screen: Screen
     mirror: Mirror | None
-    listed: Sequence[str] = ()
-    """Trials to run, in order, as far as they are known before."""
-    begun: set[str] = field(default_factory=set)
-    """Trials that workers have been started for."""
+    waiting: dict[str, float] = field(default_factory=dict)
+    """`trial_flops` of the trials that no worker has been started for, in order, as far as they are known before."""
     started: dict[str, float] = field(default_factory=dict)
     """When each trial that runs was started."""
     costs: dict[str, Cost] = field(default_factory=dict)
@@ -55,8 +54,6 @@ class Session:
     tune_trials: dict[str, Any] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
     """Trials with a result, for the estimate of what the others will take."""
-    sizes: dict[str, float] = field(default_factory=dict)
-    """`trial_flops` of the trials that were asked for: a screen asks every second."""
     at_once: int = 1
     """Most trials that were seen to run together."""
     progress: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -68,12 +65,11 @@ class Session:
         """A worker is started for a trial."""
         self.started[key] = time.monotonic()
         self.tune_trials[key] = tune_trial
-        self.begun.add(key)
+        self.waiting.pop(key, None)
         self.at_once = max(self.at_once, len(self.started))
 
     def end(self, key: str, died: bool) -> None:
-        """Says what became of a trial that Tune has ended, and leaves failure.json or pruned.json where it left no
-        result."""
+        """Says what became of a trial that Tune has ended, and records why it left no result."""
         self.conclude(key, died)
         directory = self.trials / key
         outcome = read_outcome(directory)
@@ -94,9 +90,14 @@ class Session:
                 self.screen.line(f"{self.label(key)}: {line}")
             warnings.unlink()
 
-    def look_back(self, keys: Iterable[str]) -> None:
-        """Takes trials that ended before this call into the estimate of what the others will take."""
-        for key in keys:
+    def expect(self, listed: Sequence[str]) -> None:
+        """Prepares the estimate of the time left: takes trials in that ended before this call.
+
+        Args:
+            listed: trials to run, in order, as far as they are known.
+        """
+        self.waiting = {key: trial_flops(self.configs[key]) for key in listed}
+        for key in self.configs.keys() - self.waiting.keys():
             outcome = read_outcome(self.trials / key)
             seconds = read_cost(self.trials / key).seconds
             if outcome["status"] in ("finished", "unconverged") and seconds:
@@ -116,14 +117,9 @@ class Session:
     def seconds_left(self) -> float | None:
         """Estimated time to the end of the last trial; None while nothing is known."""
         running = [running_trial(self.configs[key], self.progress.get(key, {})) for key in list(self.started)]
-        known = [self._size(key) for key in self.listed if key not in self.begun]
+        known = list(self.waiting.values())
         unknown = self.screen.total - self.screen.done - len(running) - len(known)
         return seconds_left(self.ended, running, [*known, *[None] * max(unknown, 0)], max(self.at_once, len(running)))
-
-    def _size(self, key: str) -> float:
-        if key not in self.sizes:
-            self.sizes[key] = trial_flops(self.configs[key])
-        return self.sizes[key]
 
     def fetch(self, key: str, names: Sequence[str] = RECORDED) -> None:
         """Brings files of a trial here, where the sweep's folder is in a store."""
@@ -156,7 +152,7 @@ class Session:
 
     def reason(self, key: str) -> str:
         """Why the last attempt at a trial ended without a result."""
-        errors = workers.errors(self.trials / key)
+        errors = error_files(self.trials / key)
         before, self.raised[key] = self.raised.get(key, 0), len(errors)
         if len(errors) > before:
             return last_line(errors[-1].read_text()) or "unknown error"
@@ -174,13 +170,12 @@ class Session:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
         if read_outcome(directory)["status"] == "missing":
-            self.fetch(key, TOLD)
+            self.fetch(key, REPORT_FILES)
         if read_outcome(directory)["status"] != "missing":
             return
-        name, reason = "failure.json", self.reason(key) if died else ""
-        if not died:
-            name = "pruned.json"
-            reason = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
+        name, reason = "pruned.json", STOPPED_EARLY
+        if died:
+            name, reason = "failure.json", self.reason(key)
         try:
             write_json(directory / name, {"reason": reason})
             self.send(f"trials/{key}")

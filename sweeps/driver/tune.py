@@ -13,19 +13,21 @@ from ray import cluster_resources, tune
 
 # Where no TrialProgressCallback is given, Tune adds one that prints whatever the verbosity.
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLost
-from sweeps.driver.queue import Asha, Asker
-from sweeps.driver.resources import Resources, Share, times
+from sweeps.driver.pruning import Pruning
+from sweeps.driver.queue import Listed
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
+from sweeps.driver.settings import Settings
 from sweeps.folder.lease import LeaseLost
-from sweeps.folder.mirror import TOLD
+from sweeps.folder.mirror import REPORT_FILES
+from sweeps.resources import Share, times
 from sweeps.worker import entry as workers
-from sweeps.worker.entry import Work
+from sweeps.worker.attempt import Work
 
 DEATHS = 10
 """Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its
@@ -60,15 +62,15 @@ class Here(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run, and how."""
+class TunePlan:
+    """What Tune is to run, and how."""
 
-    asker: Asker
+    asker: Listed | Studies
+    """Says what is run next."""
     share_of: Callable[[TrialConfig], Share]
-    resources: Resources
-    max_failures: int
-    asha: Asha | None
-    budget_hours: float
+    settings: Settings
+    pruning: Pruning | None
+    """Ends hopeless trials early; None: every trial runs to its end."""
     check: Callable[[], None] = lambda: None
     """Called at every step of Tune's; what it raises ends the trials."""
 
@@ -81,7 +83,7 @@ class _End(BaseException):
         self.error = error
 
 
-def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
+def run_trials(session: Session, plan: TunePlan, work: Work, storage: Path) -> None:
     """Runs the trials; what became of each is then in its folder.
 
     Raises:
@@ -101,22 +103,22 @@ def run_trials(session: Session, plan: Plan, work: Work, storage: Path) -> None:
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def make_tuner(session: Session, plan: Plan, work: Work, storage: Path) -> tune.Tuner:
+def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> tune.Tuner:
     """The Tuner of a plan. It holds nothing of the driver's that cannot be pickled."""
 
     def trainable(given: dict[str, Any]) -> None:
         workers.run_one(work, given["trial"]["config_hash"], Share(**given["trial"]["share"]))
 
-    resources = plan.resources
+    resources, failures = plan.settings.resources, plan.settings.max_failures
     shares = [plan.share_of(config) for config in session.configs.values()] or [plan.share_of(TrialConfig())]
     together = any(share.processes > 1 for share in shares)
-    reuse = not together and all(share.gpus == 0 for share in shares)
-    if resources.reuse_workers is not None:
-        reuse = resources.reuse_workers
+    reuse = resources.reuse_workers
+    if reuse is None:
+        reuse = not together and all(share.gpus == 0 for share in shares)
     return tune.Tuner(
         tune.with_resources(trainable, _request),
         tune_config=tune.TuneConfig(
-            scheduler=_scheduler(plan),
+            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(plan.pruning),
             reuse_actors=reuse,
             max_concurrent_trials=resources.max_concurrent or (_fitting(shares) if together else None),
             trial_name_creator=_key,
@@ -128,7 +130,7 @@ def make_tuner(session: Session, plan: Plan, work: Work, storage: Path) -> tune.
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=plan.max_failures + DEATHS if plan.max_failures else 0),
+            failure_config=tune.FailureConfig(max_failures=failures + DEATHS if failures else 0),
             callbacks=[_Watcher(session, plan.check)],
             progress_reporter=_Mute(),
             verbose=0,
@@ -144,7 +146,7 @@ def _request(given: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 def _key(trial: Any) -> str:
     """The config hash of a Tune trial."""
-    return trial.config["trial"]["config_hash"]
+    return str(trial.config["trial"]["config_hash"])
 
 
 def _fitting(shares: Sequence[Share]) -> int:
@@ -155,33 +157,22 @@ def _fitting(shares: Sequence[Share]) -> int:
     return max(1, times(cluster_resources(), "CPU", min(share.cpus for share in shares)))
 
 
-def _scheduler(plan: Plan) -> Any:
-    if plan.asha is not None:
-        return ASHAScheduler(
-            "epoch", metric="loss", mode="min", grace_period=plan.asha.grace_epochs,
-            reduction_factor=plan.asha.reduction, max_t=10**6,
-        )  # fmt: skip
-    if not isinstance(plan.asker, Studies) or plan.asker.search.pruner == "none":
-        return FIFOScheduler()
-    return _Pruning(plan.asker)
+class _Pruner(FIFOScheduler):
+    """Ends hopeless trials."""
 
-
-class _Pruning(FIFOScheduler):
-    """Ends trials that Optuna's pruner finds hopeless."""
-
-    def __init__(self, studies: Studies) -> None:
+    def __init__(self, pruning: Pruning) -> None:
         super().__init__()
-        self._studies = Here(studies)
+        self._pruning = Here(pruning)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        hopeless = "loss" in result and self._studies().prunes(_key(trial), int(result["epoch"]), float(result["loss"]))
+        hopeless = "loss" in result and self._pruning().prunes(_key(trial), result["epoch"], result["loss"])
         return FIFOScheduler.STOP if hopeless else FIFOScheduler.CONTINUE
 
 
 class _Asking(Searcher):
     """A search algorithm of Tune's that asks a plan what to run."""
 
-    def __init__(self, session: Session, plan: Plan) -> None:
+    def __init__(self, session: Session, plan: TunePlan) -> None:
         super().__init__()
         self._session, self._plan = Here(session), Here(plan)
         self._keys: dict[str, str] = {}
@@ -189,10 +180,10 @@ class _Asking(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         session, plan = self._session(), self._plan()
-        asker = plan.asker
-        if not self._spent and session.over_budget(plan.budget_hours):
+        asker, budget = plan.asker, plan.settings.budget_hours
+        if not self._spent and session.over_budget(budget):
             self._spent = True
-            session.screen.line(f"the budget of {plan.budget_hours:g} hours is spent: no more trials are started")
+            session.screen.line(f"the budget of {budget:g} hours is spent: no more trials are started")
         key = None if self._spent else asker.ask()
         if key is None:
             return Searcher.FINISHED if asker.finished or (self._spent and not self._keys) else None
@@ -205,11 +196,13 @@ class _Asking(Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if trial_id not in self._keys:
             return
-        session, asker = self._session(), self._plan().asker
+        session, asker, pruning = self._session(), self._plan().asker, self._plan().pruning
         key = self._keys.pop(trial_id)
         session.conclude(key, error)
         session.tune_trials.pop(key, None)
         asker.tell(key)
+        if pruning is not None:
+            pruning.tell(key)
         session.send("studies.db")
 
     def save(self, checkpoint_path: str) -> None:
@@ -250,7 +243,7 @@ class _Watcher(TrialProgressCallback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         session, key = self._session(), _key(trial)
-        session.fetch(key, TOLD)
+        session.fetch(key, REPORT_FILES)
         session.screen.line(f"{session.label(key)}: tried again ({session.reason(key)})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

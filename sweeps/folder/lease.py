@@ -1,5 +1,4 @@
-"""A lease on a folder of a shared disk or an object store: one holder at a time, on whatever machine, found out when
-it dies.
+"""A lease on a folder of a shared disk or an object store: one holder at a time, on whatever machine, until it dies.
 
 Disks that several machines share do not all keep file locks, and stores have none. A lease is a file that its holder
 renews; whoever waits watches whether it is renewed by a clock of its own, so that no two machines' clocks are ever
@@ -14,15 +13,13 @@ import json
 import math
 import os
 import socket
-import threading
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from drorae.errors import UserError
+from drorae.runtime.repeat import every
 from drorae.storage.files import write_atomic
 from drorae.storage.remote import Remote
 
@@ -45,11 +42,11 @@ class DiskFile:
         self.path, self.name = path, path.name
 
     def with_name(self, name: str) -> DiskFile:
-        """Another in the same folder."""
+        """Returns another file in the same folder."""
         return DiskFile(self.path.with_name(name))
 
     def read(self) -> bytes | None:
-        """Its content; None where there is none."""
+        """Returns its content; None where there is no file."""
         try:
             return self.path.read_bytes()
         except FileNotFoundError:
@@ -60,14 +57,17 @@ class DiskFile:
         write_atomic(self.path, content)
 
     def create(self, content: bytes) -> bool:
-        """Makes it only where there is none: of several that try at once, one does. Readers may see it empty first."""
+        """Makes it where there is none, else returns False: of several that try at once, one makes it.
+
+        Readers may see it empty first.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            file = self.path.open("xb")
         except FileExistsError:
             return False
         try:
-            with open(descriptor, "wb") as file:
+            with file:
                 file.write(content)
         except OSError:
             self.delete()
@@ -75,7 +75,7 @@ class DiskFile:
         return True
 
     def renew(self, owner: str, content: bytes) -> bool:
-        """Writes over a lease of this owner; False where it is another's or gone.
+        """Writes over a lease of this owner; returns False where it is another's or gone.
 
         It is written into the very file that was read: one that is removed or replaced in between, as while this
         process is suspended, is neither made again nor harmed.
@@ -95,7 +95,7 @@ class DiskFile:
         self.path.unlink(missing_ok=True)
 
     def age(self) -> float | None:
-        """Seconds since it was written; None where there is none."""
+        """Returns the seconds since it was written; None where there is no file."""
         try:
             return time.time() - self.path.stat().st_mtime
         except FileNotFoundError:
@@ -106,41 +106,42 @@ def _file(path: Path | Remote) -> DiskFile | Remote:
     return path if isinstance(path, Remote) else DiskFile(path)
 
 
-def _parse(content: bytes | None) -> dict[str, Any] | None:
-    try:
+def _parse(content: bytes | None) -> dict[str, Any]:
+    """Returns what a lease's file says; an empty dictionary where it says nothing, or nothing yet."""
+    with contextlib.suppress(ValueError):
         tree = json.loads(content or b"")
-    except ValueError:
-        return None
-    return tree if isinstance(tree, dict) and "owner" in tree else None
+        if isinstance(tree, dict) and "owner" in tree:
+            return tree
+    return {}
 
 
 def _is_of(owner: str, content: bytes | None) -> bool:
-    return (_parse(content) or {}).get("owner") == owner
+    return _parse(content).get("owner") == owner
 
 
 def read_lease(path: Path | Remote) -> dict[str, Any] | None:
-    """Holder (owner, host, pid) and beat of a lease; None where nobody has it."""
+    """Returns the holder (owner, host, pid) and the beat of a lease; None where nobody has it."""
     try:
-        return _parse(_file(path).read())
+        return _parse(_file(path).read()) or None
     except OSError:
         return None
 
 
 def is_live(path: Path | Remote) -> bool:
-    """Whether a lease seems to be held, at one glance: a holder that just died on another machine counts as alive.
+    """Returns whether a lease seems to be held, at one glance.
 
-    So does one whose file is not filled yet.
+    A holder that just died on another machine counts as alive; so does one whose file is not filled yet.
     """
     try:
-        held, age = _parse(_file(path).read()), _file(path).age()
+        holder, age = _parse(_file(path).read()), _file(path).age()
     except OSError:
         return False
-    return age is not None and age < EXPIRE_SECONDS and not (held and _is_dead(held))
+    return age is not None and age < EXPIRE_SECONDS and not _is_dead(holder)
 
 
 @functools.cache
 def _process_space() -> dict[str, str]:
-    """Names the space that this process's number is unique in; empty where the system does not tell.
+    """Returns the names of the space that this process's number is unique in; empty where the system does not tell.
 
     Containers may have one host name, so that is not it: a pid means something in its namespace, until the next boot.
     """
@@ -152,8 +153,10 @@ def _process_space() -> dict[str, str]:
 
 
 def _start_of(pid: int) -> str:
-    """When a process was started, in ticks since the boot, which tells it from an earlier one of its number; empty
-    where the system does not tell."""
+    """Returns when a process was started, in ticks since the boot; empty where the system does not tell.
+
+    That tells it from an earlier process of its number.
+    """
     try:
         # Behind the name, in brackets, which may hold anything.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -161,45 +164,50 @@ def _start_of(pid: int) -> str:
         return ""
 
 
-def _is_dead(held: dict[str, Any]) -> bool:
-    """Whether the holder's process is known to be gone; of a process elsewhere nothing is known."""
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Returns whether the holder's process is known to be gone; of a process elsewhere nothing is known."""
     space = _process_space()
-    if not space or any(held.get(name) != value for name, value in space.items()):
+    if not space or any(holder.get(name) != value for name, value in space.items()):
         return False
     try:
-        pid = int(held["pid"])
+        pid = int(holder["pid"])
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except (OSError, KeyError, TypeError, ValueError, OverflowError):
         return False
     started = _start_of(pid)
-    return bool(started) and (held.get("started") or started) != started
+    return bool(started) and (holder.get("started") or started) != started
 
 
 def _now() -> float:
-    """Seconds of a clock that goes on while the machine sleeps, where there is one."""
+    """Returns the seconds of a clock that goes on while the machine sleeps, where there is one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Lease:
     """A lease of this process on `path`, renewed by a thread from `acquire` to `release`.
 
+    A pickled copy works on the holder's behalf: it only looks whether the lease is still the holder's.
+
     Args:
         path: the lease's file.
-        owner: the `owner` of a lease that another process holds, on whose behalf this one works: it only looks.
+        owner: the `owner` of a lease that another process holds, on whose behalf this one works; empty: this process
+            is to hold it.
     """
 
     def __init__(self, path: Path | Remote, owner: str = "") -> None:
         self.path = path
-        self._file = _file(path)
         self.owner = owner or uuid.uuid4().hex
+        self._file = _file(path)
         self._beats = 0
         self._lost = False
+        # When the file was last found to be this owner's: there is nothing to lose before it is acquired.
         self._looked = -math.inf if owner else math.inf
-        """When the file was last seen to be this owner's: there is nothing to lose before it is acquired."""
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._beating = contextlib.ExitStack()
+
+    def __reduce__(self) -> tuple[type[Lease], tuple[Path | Remote, str]]:
+        return Lease, (self.path, self.owner)
 
     @property
     def lost(self) -> bool:
@@ -214,58 +222,56 @@ class Lease:
                 self._look()
         return self._lost
 
-    def check(self) -> None:
-        """Raises LeaseLost where another process has taken it over."""
+    def check(self, now: bool = False) -> None:
+        """Raises LeaseLost where another process has taken it over.
+
+        Args:
+            now: look at the file, however short ago the last look was: something went wrong, which may come of it.
+        """
+        if now and self._looked < math.inf:
+            self._looked = -math.inf
         if self.lost:
             raise LeaseLost(
                 f"{self.path.parent}: another process took this over while this one was suspended or cut off; this "
                 "one stops, and leaves it to the other"
             )
 
-    def acquire(self, wait: bool = True, waiting: Callable[[str], None] = lambda line: None) -> bool:
+    def acquire(self, wait: bool = True) -> bool:
         """Takes the lease; False where somebody alive has it and `wait` is False.
 
         A holder that died on this machine is seen at once, one on another machine after `EXPIRE_SECONDS` without a
-        beat, for which even `wait=False` stays. `waiting` is told once whom it waits for.
+        beat, for which even `wait=False` stays.
 
         Raises:
             OSError: the disk or the store does not take it.
         """
-        seen: tuple[Any, ...] = ()
+        last: tuple[Any, ...] = ()
         since = time.monotonic()
-        said = False
         while True:
             began = _now()
-            held = read_lease(self.path)
-            if held is None:
+            holder = read_lease(self.path)
+            if holder is None:
                 if self._file.create(self._content()):
                     break
                 # Taken or replaced between two looks; a file that stays unreadable expires like any other.
-                held = {"owner": "", "beat": -1}
-            now = held.get("owner"), held.get("beat")
-            if now != seen:
-                if seen and not wait:
+                holder = {"owner": "", "beat": -1}
+            beat = holder.get("owner"), holder.get("beat")
+            if beat != last:
+                if last and not wait:
                     return False
-                seen, since = now, time.monotonic()
-            expired = time.monotonic() - since > EXPIRE_SECONDS
-            if expired or _is_dead(held):
-                if self._take_over(str(held["owner"])):
+                last, since = beat, time.monotonic()
+            if time.monotonic() - since > EXPIRE_SECONDS or _is_dead(holder):
+                if self._take_over(str(holder["owner"])):
                     break
                 since = time.monotonic()
-            if not said:
-                said = True
-                waiting(f"held by process {held.get('pid', '?')} on {held.get('host', 'an unknown machine')}")
             time.sleep(POLL_SECONDS)
         self._looked = began
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
+        self._beating.enter_context(every(BEAT_SECONDS, self._beat))
         return True
 
     def release(self) -> None:
         """Gives the lease back; of a lost one, nothing."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._beating.close()
         self._looked = math.inf
         # Of a store that is away just now it expires.
         with contextlib.suppress(OSError):
@@ -275,9 +281,7 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.release()
 
     def _content(self) -> bytes:
@@ -298,7 +302,7 @@ class Lease:
         try:
             content = self._file.read()
             # Given back, or another's by now.
-            if content is None or (_parse(content) or {"owner": ""})["owner"] != dead:
+            if content is None or _parse(content).get("owner", "") != dead:
                 return False
             self._file.write(self._content())
             return True
@@ -311,22 +315,22 @@ class Lease:
         self._lost |= not _is_of(self.owner, self._file.read())
         self._looked = began
 
+    def _beat(self) -> None:
+        # A full or absent disk, a store that is away: the next beat may succeed.
+        with contextlib.suppress(OSError):
+            if not self._lost:
+                self._renew()
+
     def _renew(self) -> None:
         began = _now()
         if isinstance(self._file, DiskFile):
             self._lost |= not self._file.renew(self.owner, self._content())
-        else:
-            self._look()
-            if not self._lost:
-                self._file.write(self._content())
-            # Stores write on no condition: after so long, this may have gone over another's.
-            if _now() - began > EXPIRE_SECONDS:
-                self._lost = True
-                self._file.delete()
-        self._looked = began
-
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT_SECONDS) and not self._lost:
-            # A full or absent disk, a store that is away: the next beat may succeed.
-            with contextlib.suppress(OSError):
-                self._renew()
+            self._looked = began
+            return
+        self._look()
+        if not self._lost:
+            self._file.write(self._content())
+        # Stores write on no condition: after so long, this may have gone over another's.
+        if _now() - began > EXPIRE_SECONDS:
+            self._lost = True
+            self._file.delete()

@@ -12,21 +12,18 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from drorae.errors import UserError
+from drorae.runtime.repeat import every
 from drorae.storage.remote import Remote, RemoteError, copies, locate, matches, patiently
+from drorae.trial.folder import SENT_LAST, Use, files_for
 from sweeps.folder.lease import Lease, LeaseLost
 
 PUSH_SECONDS = 10.0
 """A trial's checkpoints and progress are sent this often."""
-RESULT = "result.json"
-OUTCOME = ("config.json", RESULT, "failure.json", "pruned.json", "progress.json")
-"""What tells the state of a trial."""
-TOLD = (*OUTCOME, "inputs.json", "error-*.txt", "warnings.txt", "spool.jsonl")
+REPORT_FILES = files_for(Use.STATE | Use.DRIVER)
 """What a trial tells its driver."""
-PASSING = ("*.pt", "failure.json", "error-*.txt", "warnings.txt", "spool.jsonl")
-"""What is removed in the course of work. Whatever else vanishes here was cleaned away, and stays in the store."""
 
 
 def in_trials(names: Sequence[str]) -> tuple[str, ...]:
@@ -65,20 +62,17 @@ class Mirror:
         """
         with self._lock:
             prefix = f"{under}/" if under else ""
-            there = {prefix + name: stamp for name, stamp in self._at(under).files().items()}
+            folder = self.remote / under if under else self.remote
+            there = {prefix + name: stamp for name, stamp in folder.files().items()}
 
             def wanted(name: str) -> bool:
                 return patterns is None or any(matches(name.removeprefix(prefix), pattern) for pattern in patterns)
 
             here = self._here(under)
-            for name in [name for name in here if wanted(name) and name not in there]:
+            for name in filter(wanted, here.keys() - there):
                 (self.local / name).unlink(missing_ok=True)
                 self._same.pop(name, None)
-            stale = [
-                name
-                for name, stamp in there.items()
-                if wanted(name) and (name not in here or self._same.get(name) != (stamp, here[name]))
-            ]
+            stale = [name for name in filter(wanted, there) if self._same.get(name) != (there[name], here.get(name))]
             self.remote.download(stale, self.local)
             after = self._here(under)
             self._same |= {name: (there[name], after[name]) for name in stale if name in after}
@@ -86,8 +80,8 @@ class Mirror:
     def push(self, under: str = "") -> None:
         """Sends what changed below `under`, a folder or a file, since it was pulled or pushed.
 
-        Files go in the order they were written, results last; of what was removed here, `PASSING` files are removed
-        there.
+        Files go in the order they were written, results last; of what was removed here, only files that are
+        removed in the course of work are removed there.
 
         Raises:
             RemoteError: the store does not take a file; those after it wait for the next call.
@@ -95,13 +89,13 @@ class Mirror:
         """
         with self._lock:
             here = self._here(under)
-            for name in sorted(here, key=lambda name: (name.rpartition("/")[2] == RESULT, here[name][1])):
+            for name in sorted(here, key=lambda name: (name.rpartition("/")[2] == SENT_LAST, here[name][1])):
                 if name not in self._same or self._same[name][1] != here[name]:
                     self._check()
                     (self.remote / name).upload(self.local / name)
                     self._same[name] = ("", here[name])
-            for name in [name for name in self._same if name not in here and _is_below(name, under)]:
-                if any(matches(name.rpartition("/")[2], pattern) for pattern in PASSING):
+            for name in [name for name in self._same if name not in here and PurePath(name).is_relative_to(under)]:
+                if any(matches(name.rpartition("/")[2], pattern) for pattern in files_for(Use.PASSING)):
                     self._check()
                     (self.remote / name).delete()
                 del self._same[name]
@@ -109,9 +103,6 @@ class Mirror:
     def _check(self) -> None:
         if self.lease is not None:
             self.lease.check()
-
-    def _at(self, under: str) -> Remote:
-        return self.remote / under if under else self.remote
 
     def _here(self, under: str) -> dict[str, tuple[int, int]]:
         """Size and mtime (ns) of the copy's files by name, hidden ones left out."""
@@ -122,20 +113,16 @@ class Mirror:
             if any(part.startswith(".") for part in name.parts):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
                 if path.is_file():
-                    found[name.as_posix()] = (status.st_size, status.st_mtime_ns)
+                    found[name.as_posix()] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found
-
-
-def _is_below(name: str, under: str) -> bool:
-    return not under or name == under or name.startswith(f"{under}/")
 
 
 @contextlib.contextmanager
 def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
-    """A folder of a mirror for the time of the block: brought here first, sent every `PUSH_SECONDS` and whole at the
-    end, then removed here. A store that is away meanwhile costs nothing but what a machine that dies just then had.
+    """Copies a folder of a mirror here, sends it every `PUSH_SECONDS` and whole at the end, and removes it here.
+
+    A store that is away meanwhile costs nothing but what a machine that dies just then had.
 
     Raises:
         RemoteError: the store stays away at the beginning or the end.
@@ -145,20 +132,15 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
     patiently(lambda: mirror.pull(under))
     folder = mirror.local / under
     folder.mkdir(parents=True, exist_ok=True)
-    over = threading.Event()
 
-    def keep_sending() -> None:
-        while not over.wait(PUSH_SECONDS):
-            with contextlib.suppress(OSError, LeaseLost):
-                mirror.push(under)
+    def send() -> None:
+        with contextlib.suppress(OSError, LeaseLost):
+            mirror.push(under)
 
-    thread = threading.Thread(target=keep_sending, daemon=True)
-    thread.start()
     try:
-        yield folder
+        with every(PUSH_SECONDS, send):
+            yield folder
     finally:
-        over.set()
-        thread.join()
         patiently(lambda: mirror.push(under))
     shutil.rmtree(folder, ignore_errors=True)
 

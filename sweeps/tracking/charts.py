@@ -1,6 +1,6 @@
 """A view of a sweep in the MLflow UI: its trials by size, and a chart of every metric against log10 of the parameters.
 
-MLflow keeps a shared view in a tag of the experiment and opens it by the key in its address (seen in MLflow 3.17).
+MLflow keeps a shared view in a tag of the experiment and opens it by the key in its address (as of MLflow 3.17).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SIZE = "log10_params"
 
 
 def shared_view(metrics: Sequence[str]) -> tuple[str, str]:
-    """Key and content of the tag that holds the view."""
+    """Returns the key and the content of the tag that holds the view."""
 
     def chart(metric: str) -> dict[str, Any]:
         return {
@@ -69,5 +69,5 @@ def shared_view(metrics: Sequence[str]) -> tuple[str, str]:
 
 
 def view_address(experiment_id: str, key: str) -> str:
-    """The view's page, to be put behind the UI's own address."""
+    """Returns the view's page, to be put behind the UI's own address."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"

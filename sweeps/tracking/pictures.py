@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+
+IMAGES = 4
+"""Images that a picture of a fusion's inside shows."""
 
 
 def draw_pictures(directory: Path) -> list[Path]:
@@ -30,13 +35,14 @@ def draw_pictures(directory: Path) -> list[Path]:
 
     samples, inside = _arrays(directory / "samples.npz"), _arrays(directory / "inspection.npz")
     if {"original", "phase1", "fused", "routing"} <= samples.keys():
-        _grid(samples["original"], samples["phase1"], samples["fused"], target("grid.png"))
-        _maps(samples["original"], samples["routing"], "routing weight", target("routing.png"))
+        original = samples["original"]
+        _grid([original, samples["phase1"], samples["fused"]], target("grid.png"))
+        _maps(original, samples["routing"], "routing weight", target("routing.png"))
         if inside:
-            _spectrum(samples["original"], inside, target("spectrum.png"))
-            _latents(samples["original"], inside, target("latents.png"))
+            _spectrum(original, inside, target("spectrum.png"))
+            _latents(original, inside, target("latents.png"))
         if "logits" in inside:
-            _maps(samples["original"], inside["logits"], "router logit", target("logits.png"))
+            _maps(original, inside["logits"], "router logit", target("logits.png"))
     if inside:
         _energy(inside["energy"], inside["blocks"], target("energy.png"))
     history = directory / "history.jsonl"
@@ -46,42 +52,38 @@ def draw_pictures(directory: Path) -> list[Path]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file; none where there is no file."""
+    """Returns the arrays of an npz file; none where there is no file."""
     if not path.is_file():
         return {}
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches. Not of pyplot, whose list of figures is shared by all threads."""
+@contextlib.contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Saves the block's figure, its size in inches. Not of pyplot, whose list of figures is shared by all threads."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    return FigureCanvasAgg(Figure(figsize=(width, height))).figure
-
-
-def _save(figure: Figure, path: Path) -> None:
+    figure = FigureCanvasAgg(Figure(figsize=(width, height))).figure
+    yield figure
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _mosaic(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    """Rows of pictures [N, H, W, ...] as one picture, `gap` pixels of NaN between them.
+    """Returns rows of pictures [N, H, W, ...] as one picture, `gap` pixels of NaN between them.
 
     One picture in one set of axes: dozens of axes take matplotlib seconds.
     """
-    count, height, width = rows[0].shape[:3]
-    shape = (len(rows) * (height + gap) - gap, count * (width + gap) - gap, *rows[0].shape[3:])
-    canvas = np.full(shape, np.nan)
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            top, left = row * (height + gap), column * (width + gap)
-            canvas[top : top + height, left : left + width] = picture
-    return canvas
+    pictures = np.stack(rows).astype(float)
+    frame = [(0, 0), (0, 0), (0, gap), (0, gap)] + [(0, 0)] * (pictures.ndim - 4)
+    framed = np.pad(pictures, frame, constant_values=np.nan).swapaxes(1, 2)
+    height, width = framed.shape[0] * framed.shape[1], framed.shape[2] * framed.shape[3]
+    return framed.reshape(height, width, *framed.shape[4:])[:-gap, :-gap]
 
 
 def _enlarged(pictures: np.ndarray, axis: int) -> np.ndarray:
-    """Pictures whose height and width are at `axis` and behind it, the small with cells of several pixels.
+    """Returns pictures whose height and width are at `axis` and behind it, the small with cells of several pixels.
 
     Then the gaps of a mosaic can be narrower than a cell.
     """
@@ -90,97 +92,85 @@ def _enlarged(pictures: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _centres(count: int, size: int, gap: int) -> list[float]:
-    """Where the middles of a mosaic's pictures lie."""
+    """Returns where the middles of a mosaic's pictures lie."""
     return [index * (size + gap) + (size - 1) / 2 for index in range(count)]
 
 
-def _frameless(axis: Axes) -> None:
+def _show(axis: Axes, mosaic: np.ndarray, **options: Any) -> AxesImage:
+    """Shows a mosaic without frame and ticks; the gaps of one in colours [H, W, 3], each in [0, 1], are white."""
+    image = axis.imshow(np.nan_to_num(mosaic, nan=1.0) if mosaic.ndim == 3 else mosaic, **options)
     axis.set_xticks([])
     axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-
-
-def _grid(original: np.ndarray, phase1: np.ndarray, fused: np.ndarray, path: Path, count: int = 10) -> None:
-    """Rows: originals, the phase-1 decoder's, the fused tokenizer's; [N, S, S, 3] uint8 each."""
-    count, size = min(count, len(original)), original.shape[1]
-    gap = max(1, size // 16)
-    picture = _mosaic([images[:count] / 255 for images in (original, phase1, fused)], gap)
-    figure = _figure(count * 1.1, 3.6)
-    axis = figure.subplots()
-    axis.imshow(np.nan_to_num(picture, nan=1.0))
-    _frameless(axis)
-    axis.set_yticks(_centres(3, size, gap), ["original", "phase 1", "fused"], rotation=90, va="center")
+    axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    _save(figure, path)
+    return image
 
 
-def _maps(original: np.ndarray, values: np.ndarray, label: str, path: Path, count: int = 4) -> None:
+def _grid(rows: Sequence[np.ndarray], path: Path, count: int = 10) -> None:
+    """Rows: originals, the phase-1 decoder's, the fused tokenizer's; [N, S, S, 3] uint8 each."""
+    rows = [images[:count] / 255 for images in rows]
+    size = rows[0].shape[1]
+    gap = max(1, size // 16)
+    with _figure(path, len(rows[0]) * 1.1, 3.6) as figure:
+        axis = figure.subplots()
+        _show(axis, _mosaic(rows, gap))
+        axis.set_yticks(_centres(3, size, gap), ["original", "phase 1", "fused"], rotation=90, va="center")
+
+
+def _maps(original: np.ndarray, values: np.ndarray, label: str, path: Path) -> None:
     """Per image, each layer's value [N, n, gh, gw] as a map, one colour scale about zero for all."""
-    count, layers = min(count, len(original)), values.shape[1]
-    limit = float(np.abs(values[:count]).max()) or 1.0
-    ratios = {"width_ratios": [1, layers], "wspace": 0.02}
-    figure = _figure((layers + 1) * 0.9 + 1, count * 0.9 + 0.3)
-    left, right = figure.subplots(1, 2, gridspec_kw=ratios)
-    gap = max(1, original.shape[1] // 16)
-    left.imshow(np.nan_to_num(_mosaic(list(original[:count, None] / 255), gap), nan=1.0))
-    maps = _enlarged(values[:count], 2)
-    image = right.imshow(_mosaic(list(maps), 1), cmap="RdBu_r", vmin=-limit, vmax=limit)
-    for axis in (left, right):
-        _frameless(axis)
-    names = [f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last" for layer in range(layers)]
-    right.set_xticks(_centres(layers, maps.shape[2], 1), names, fontsize=8)
-    right.tick_params(length=0, labeltop=True, labelbottom=False)
-    figure.colorbar(image, ax=[left, right], shrink=0.8, label=label)
-    _save(figure, path)
+    original, values = original[:IMAGES] / 255, values[:IMAGES]
+    layers, limit = values.shape[1], float(np.abs(values).max()) or 1.0
+    with _figure(path, (layers + 1) * 0.9 + 1, len(values) * 0.9 + 0.3) as figure:
+        left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1, layers], "wspace": 0.02})
+        _show(left, _mosaic(list(original[:, None]), max(1, original.shape[1] // 16)))
+        maps = _enlarged(values, 2)
+        image = _show(right, _mosaic(list(maps), 1), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        names = [f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last" for layer in range(layers)]
+        right.set_xticks(_centres(layers, maps.shape[2], 1), names, fontsize=8)
+        right.tick_params(labeltop=True, labelbottom=False)
+        figure.colorbar(image, ax=[left, right], shrink=0.8, label=label)
 
 
 def _column(axis: Axes, pictures: np.ndarray, title: str, notes: Sequence[str] = (), **options: Any) -> AxesImage:
     """Pictures [N, H, W] or [N, H, W, 3] in [0, 1] one below the other, each with a note beside it."""
-    pictures = _enlarged(pictures, 1)
+    pictures = _enlarged(pictures[:IMAGES], 1)
     size = pictures.shape[1]
     gap = max(1, size // 16)
-    column = _mosaic(list(pictures[:, None]), gap)
-    image = axis.imshow(np.nan_to_num(column, nan=1.0) if column.ndim == 3 else column, **options)
-    _frameless(axis)
+    image = _show(axis, _mosaic(list(pictures[:, None]), gap), **options)
     axis.set_title(title, fontsize=8)
     if notes:
         axis.set_yticks(_centres(len(pictures), size, gap), notes, rotation=90, va="center", fontsize=8)
-        axis.tick_params(length=0)
     return image
 
 
-def _spectrum(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path, count: int = 4) -> None:
+def _spectrum(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path) -> None:
     """Rows: images; columns: the image, its log-magnitude spectrum, both reconstructions' differences from it."""
-    count = min(count, len(original))
-    differences = [("phase 1", inside["spectrum_phase1"][:count]), ("fused", inside["spectrum_fused"][:count])]
-    limit = max(float(np.abs(values).max()) for _, values in differences) or 1.0
-    figure = _figure(6.8, 1.7 * count)
-    axes = figure.subplots(1, 4)
-    _column(axes[0], original[:count] / 255, "original")
-    _column(axes[1], inside["spectrum_original"][:count], "ln(1 + |FFT|)", cmap="magma")
-    for axis, (name, values) in zip(axes[2:], differences, strict=True):
-        notes = [f"MAD {np.abs(value).mean():.2f}" for value in values]
-        image = _column(axis, values, name, notes, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="difference from the original")
-    _save(figure, path)
+    differences = {"phase 1": inside["spectrum_phase1"][:IMAGES], "fused": inside["spectrum_fused"][:IMAGES]}
+    limit = max(float(np.abs(values).max()) for values in differences.values()) or 1.0
+    with _figure(path, 6.8, 1.7 * len(original[:IMAGES])) as figure:
+        axes = figure.subplots(1, 4)
+        _column(axes[0], original / 255, "original")
+        _column(axes[1], inside["spectrum_original"], "ln(1 + |FFT|)", cmap="magma")
+        for axis, (name, values) in zip(axes[2:], differences.items(), strict=True):
+            notes = [f"MAD {np.abs(value).mean():.2f}" for value in values]
+            image = _column(axis, values, name, notes, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        figure.colorbar(image, ax=axes, shrink=0.8, label="difference from the original")
 
 
-def _latents(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path, count: int = 4) -> None:
+def _latents(original: np.ndarray, inside: Mapping[str, np.ndarray], path: Path) -> None:
     """Rows: images; columns: the image, z_base and z_fuse on three axes as colours, their cosine and distance."""
-    count = min(count, len(original))
-    cosine, distance = inside["cosine"][:count], inside["distance"][:count]
-    figure = _figure(7.6, 1.6 * count)
-    axes = figure.subplots(1, 5)
-    _column(axes[0], original[:count] / 255, "original")
-    _column(axes[1], inside["pca_base"][:count], "z_base")
-    _column(axes[2], inside["pca_fused"][:count], "z_fuse")
-    notes = [f"{value.mean():.3f}" for value in cosine]
-    _column(axes[3], cosine, "cos(z_fuse, z_base)", notes, cmap="RdBu_r", vmin=-1, vmax=1)
-    notes = [f"{value.mean():.3g}" for value in distance]
-    farthest = float(distance.max()) or 1.0
-    _column(axes[4], distance, "|z_fuse - z_base|", notes, cmap="viridis", vmin=0, vmax=farthest)
-    _save(figure, path)
+    cosine, distance = inside["cosine"][:IMAGES], inside["distance"][:IMAGES]
+    with _figure(path, 7.6, 1.6 * len(cosine)) as figure:
+        axes = figure.subplots(1, 5)
+        _column(axes[0], original / 255, "original")
+        _column(axes[1], inside["pca_base"], "z_base")
+        _column(axes[2], inside["pca_fused"], "z_fuse")
+        notes = [f"{value.mean():.3f}" for value in cosine]
+        _column(axes[3], cosine, "cos(z_fuse, z_base)", notes, cmap="RdBu_r", vmin=-1, vmax=1)
+        notes = [f"{value.mean():.3g}" for value in distance]
+        farthest = float(distance.max()) or 1.0
+        _column(axes[4], distance, "|z_fuse - z_base|", notes, cmap="viridis", vmin=0, vmax=farthest)
 
 
 def _energy(energy: np.ndarray, blocks: np.ndarray, path: Path) -> None:
@@ -188,25 +178,23 @@ def _energy(energy: np.ndarray, blocks: np.ndarray, path: Path) -> None:
     tokens = energy.transpose(1, 0, 2, 3).reshape(len(blocks), -1)
     mean = tokens.mean(1)
     low, high = np.percentile(tokens, (5, 95), axis=1)
-    figure = _figure(6, 3.5)
-    axis = figure.subplots()
-    axis.bar(blocks, mean)
     # A skewed share may have its mean outside its percentiles.
-    axis.errorbar(blocks, mean, [np.maximum(mean - low, 0), np.maximum(high - mean, 0)], fmt="none", ecolor="black")
-    axis.set_xticks(blocks)
-    axis.set_xlabel("encoder block")
-    axis.set_ylabel("share of the energy")
-    _save(figure, path)
+    bars = [np.maximum(mean - low, 0), np.maximum(high - mean, 0)]
+    with _figure(path, 6, 3.5) as figure:
+        axis = figure.subplots()
+        axis.bar(blocks, mean)
+        axis.errorbar(blocks, mean, bars, fmt="none", ecolor="black")
+        axis.set_xticks(blocks)
+        axis.set(xlabel="encoder block", ylabel="share of the energy")
 
 
 def _loss(rows: list[dict[str, float]], path: Path) -> None:
-    figure = _figure(6, 3.5)
-    axis = figure.subplots()
-    for phase in dict.fromkeys(row["phase"] for row in rows):
-        part = [row for row in rows if row["phase"] == phase]
-        axis.plot([row["step"] for row in part], [row["loss"] for row in part], label=str(phase))
-    axis.set_xlabel("step of the phase")
-    axis.set_ylabel("training loss")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    _save(figure, path)
+    """The training loss over the steps of each phase."""
+    with _figure(path, 6, 3.5) as figure:
+        axis = figure.subplots()
+        for phase in dict.fromkeys(row["phase"] for row in rows):
+            part = [row for row in rows if row["phase"] == phase]
+            axis.plot([row["step"] for row in part], [row["loss"] for row in part], label=str(phase))
+        axis.set(xlabel="step of the phase", ylabel="training loss")
+        axis.grid(alpha=0.3)
+        axis.legend()

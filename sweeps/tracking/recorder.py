@@ -7,11 +7,12 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
 
 from drorae.errors import brief
 from sweeps.folder.lease import LeaseLost
-from sweeps.tracking.client import SPOOL_ROWS, TrialTracker
+from sweeps.tracking.client import warn_once
+from sweeps.tracking.spool import SPOOL_ROWS
+from sweeps.tracking.trial import TrialTracker
 
 FLUSH_WAIT_SECONDS = 2.0
 """Longest wait for rows to be sent or spooled, where the trial may be ended at any moment after."""
@@ -24,6 +25,9 @@ class Recorder:
 
     Nothing is lost where the thread falls behind or is killed with its process: a trial that goes on reports its
     rows again, and one that ends has them all in its history.jsonl.
+
+    Args:
+        tracker: records the trial.
     """
 
     def __init__(self, tracker: TrialTracker) -> None:
@@ -31,17 +35,14 @@ class Recorder:
         self._todo: queue.Queue[Callable[[], object] | None] = queue.Queue(SPOOL_ROWS)
         self._flushed = threading.Event()
         self._flushed.set()
-        self._warned = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._say = warn_once(tracker.warn)
 
     def __enter__(self) -> Recorder:
         self._put(self._tracker.start)
-        self._thread.start()
+        threading.Thread(target=self._work, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # The spool of a trial that is another's by now is the other's, too.
         if error is not None and not isinstance(error, LeaseLost):
             self.flush()
@@ -52,7 +53,7 @@ class Recorder:
         self._put(functools.partial(self._tracker.report, dict(row)))
 
     def flush(self) -> bool:
-        """Has the rows so far sent, or spooled; False where that takes longer than `FLUSH_WAIT_SECONDS`.
+        """Has the rows so far sent, or spooled; returns False where that takes longer than `FLUSH_WAIT_SECONDS`.
 
         A store that kept one call waiting keeps no other waiting before it has come back.
         """
@@ -62,20 +63,14 @@ class Recorder:
         return self._flushed.wait(FLUSH_WAIT_SECONDS)
 
     def finish(self) -> bool:
-        """Has the outcome in the trial's folder recorded; False where that takes longer than `FINISH_WAIT_SECONDS`."""
+        """Has the outcome recorded; returns False where that takes longer than `FINISH_WAIT_SECONDS`."""
         return self._ask(self._tracker.finish).wait(FINISH_WAIT_SECONDS)
 
     def _ask(self, action: Callable[[], object]) -> threading.Event:
-        """Queues an action; the event is set once it is over."""
+        """Queues an action; returns the event that is set once it is over."""
         over = threading.Event()
-
-        def act() -> None:
-            try:
-                action()
-            finally:
-                over.set()
-
-        self._put(act)
+        self._put(action)
+        self._put(over.set)
         return over
 
     def _put(self, action: Callable[[], object] | None) -> None:
@@ -89,11 +84,6 @@ class Recorder:
                 action()
             except Exception as error:
                 # Recording is never worth a trial: the driver, which records what is not, meets it again.
-                what = f"{type(error).__name__}: {brief(error)}"
-                self._warn(f"{self._tracker.directory.name}: not recorded ({what})")
-
-    def _warn(self, line: str) -> None:
-        if not self._warned:
-            self._warned = True
-            with contextlib.suppress(OSError):
-                self._tracker.warn(line)
+                self._say(
+                    "error", f"{self._tracker.directory.name}: not recorded ({type(error).__name__}: {brief(error)})"
+                )

@@ -58,10 +58,10 @@ def run_tuner(count: int, folder: Path) -> dict[str, Any]:
 def run_drorae(count: int, folder: Path) -> dict[str, Any]:
     """The trials as a sweep, and the seconds that the driver spent in each part of the tracking."""
     from drorae.config import PRESETS, Runtime
-    from sweeps.driver.resources import Resources
     from sweeps.driver.run import run_sweep
+    from sweeps.resources import Resources
     from sweeps.spec import Axis, SweepSpec
-    from sweeps.tracking.client import SweepTracker
+    from sweeps.tracking.sweep import SweepTracker
 
     spent: dict[str, float] = {}
 

@@ -31,10 +31,13 @@ from typing import Any
 from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, override
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.trial.run import prepare, run_trial
-from sweeps.driver.resources import Share
-from sweeps.folder.status import Sitting
-from sweeps.tracking.client import RunAddress, SweepTracker, TrialTracker
+from sweeps.folder.lease import Lease
+from sweeps.resources import Share
+from sweeps.tracking.client import RunAddress
 from sweeps.tracking.recorder import Recorder
+from sweeps.tracking.sweep import SweepTracker
+from sweeps.tracking.trial import TrialTracker
+from sweeps.worker.heartbeat import heartbeat
 
 STEPS_PER_EPOCH = 3
 STORES = ("none", "sqlite", "server", "silent")
@@ -123,7 +126,7 @@ def measure(kind: str, config: TrialConfig, runtime: Runtime, folder: Path) -> d
         if kind in ("sqlite", "server"):
             address = SweepTracker("benchmark", "id", folder, uri).open_parent("a benchmark")
         tracker = Timed(address, config, directory) if uri else None
-        with Sitting(directory, Share()) as sitting, contextlib.ExitStack() as stack:
+        with heartbeat(directory, Share(), Lease(directory / "worker.lease")) as heart, contextlib.ExitStack() as stack:
             began = time.perf_counter()
             recorder = stack.enter_context(Recorder(tracker)) if tracker else None
             starting = time.perf_counter() - began
@@ -132,7 +135,7 @@ def measure(kind: str, config: TrialConfig, runtime: Runtime, folder: Path) -> d
                 nonlocal waited, steps
                 began = time.perf_counter()
                 if recorder is not None:
-                    sitting.report(row)
+                    heart.report(row)
                     recorder.report(row)
                 waited += time.perf_counter() - began
                 steps = float(row["step"]) if row.get("phase") == "phase2" else steps

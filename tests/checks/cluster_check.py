@@ -60,7 +60,7 @@ MIXED = """
 import sys
 from pathlib import Path
 from drorae.config import PRESETS, Runtime, override
-from sweeps.driver.resources import Resources, Rule
+from sweeps.resources import Resources, Rule
 from sweeps.driver.run import run_sweep
 from sweeps.spec import Axis, SweepSpec
 root, count = Path(sys.argv[1]), int(sys.argv[2])

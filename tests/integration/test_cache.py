@@ -16,7 +16,7 @@ from drorae.config import Runtime
 from drorae.errors import UserError
 from drorae.metrics.samples import FeatureSample
 from drorae.models.encoder import Encoder
-from drorae.storage.arrays import ArraySpec, ArrayStore, Produce
+from drorae.storage.arrays import ArraySpec, ArrayStore, Entry, Produce
 from drorae.storage.cache import Cache
 from drorae.storage.remote import Remote
 from drorae.trial import run as trial
@@ -24,11 +24,11 @@ from drorae.trial import shared as prepare
 from drorae.trial.shared import Workshop, open_workshop
 
 KEY = {"images": "some"}
-SPECS = {"numbers": ArraySpec((2,), "float32")}
+SPEC = ArraySpec("numbers", (2,), "float32")
 
 
-def numbers(start: int, stop: int) -> dict[str, np.ndarray]:
-    return {"numbers": np.arange(2 * start, 2 * stop, dtype=np.float32).reshape(-1, 2)}
+def numbers(start: int, stop: int) -> np.ndarray:
+    return np.arange(2 * start, 2 * stop, dtype=np.float32).reshape(-1, 2)
 
 
 def forbidden(*anything: object, **named: object) -> None:
@@ -41,7 +41,7 @@ def test_cached_arrays_are_made_once_for_all_machines(
     def on(machine: str, produce: Produce) -> np.ndarray:
         monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / machine))
         cache = Cache(str(store / "arrays"))
-        return ArrayStore(cache / "features", 1e9, cache).open(KEY, 600, SPECS, produce)["numbers"]
+        return ArrayStore(cache / "features", 1e9, cache).open(KEY, 600, SPEC, produce)
 
     first = on("first", numbers)
     assert np.array_equal(on("second", forbidden), first)
@@ -58,7 +58,7 @@ def test_cached_arrays_are_made_once_for_all_machines(
     with pytest.raises(UserError, match="--cache-limit-gb"):
         monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "small"))
         cache = Cache(str(store / "arrays"))
-        ArrayStore(cache / "features", 100, cache).open(KEY, 600, SPECS, numbers)
+        ArrayStore(cache / "features", 100, cache).open(KEY, 600, SPEC, numbers)
 
 
 def test_what_was_prepared_last_is_known_on_every_machine(
@@ -101,7 +101,7 @@ def test_a_second_machine_trains_no_first_phase_and_encodes_nothing(
     monkeypatch.setattr(prepare, "_last", None)
     monkeypatch.setattr(prepare, "train_phase", forbidden)
     monkeypatch.setattr(Workshop, "evaluate", forbidden)
-    monkeypatch.setattr(ArrayStore, "_fill", forbidden)
+    monkeypatch.setattr(Entry, "fill", forbidden)
     monkeypatch.setattr(FeatureSample, "save", forbidden)
     second = open_workshop(config, runtime)
     monkeypatch.setattr(prepare, "_last", None)

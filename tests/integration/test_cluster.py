@@ -13,7 +13,7 @@ from drorae.config import PRESETS, Runtime
 from drorae.errors import UserError
 from drorae.machine.capacity import check_share
 from sweeps.driver.cluster import cluster_address
-from sweeps.driver.resources import Share, most_memory
+from sweeps.resources import Share, most_memory
 
 
 @pytest.fixture

@@ -147,6 +147,23 @@ def test_a_trial_is_measured_on_its_own_phase_one_decoder_only(
         reevaluate(trial, runtime=runtime)
 
 
+def test_a_decoder_that_was_exchanged_under_an_open_workshop_is_noticed(
+    trial: Path, config: TrialConfig, runtime: Runtime
+) -> None:
+    before = open_workshop(config, runtime)
+    assert open_workshop(config, runtime).encoder is before.encoder, "the next trial gets it again"
+    (path,) = Path(runtime.cache_dir).glob("decoders/*/decoder.safetensors")
+    other_weights(path)
+    with pytest.raises(UserError, match="started from another phase-1 decoder"):
+        load_trained(trial, runtime)
+    exchanged = open_workshop(config, runtime)
+    assert exchanged.fingerprints["phase1_weights"] != before.fingerprints["phase1_weights"]
+    assert exchanged.baseline != before.baseline
+    # What it has in memory serves on where the file is gone.
+    path.unlink()
+    assert open_workshop(config, runtime).encoder is exchanged.encoder
+
+
 def test_a_trial_is_measured_on_its_own_encoder_only(trial: Path, runtime: Runtime) -> None:
     tree = json.loads((trial / "result.json").read_text())
     tree["provenance"]["fingerprint.encoder"] = "another"

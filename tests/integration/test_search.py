@@ -14,7 +14,8 @@ from mlflow.tracking import MlflowClient
 from drorae.config import PRESETS, override
 from drorae.errors import UserError
 from sweeps.driver.search import Studies
-from sweeps.spec import Axis, Range, Search, SweepSpec, parse_range
+from sweeps.parsing import parse_range
+from sweeps.spec import Axis, Range, Search, SweepSpec
 
 pytestmark = pytest.mark.usefixtures("ray")
 

@@ -25,11 +25,12 @@ from drorae.config import PRESETS, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
 from drorae.trial.folder import read_outcome, set_damaged_aside
-from sweeps.driver.resources import Resources, Share
-from sweeps.driver.run import Asha, SweepOutcome, resume_sweep
+from sweeps.driver.pruning import Asha
+from sweeps.driver.run import SweepOutcome, resume_sweep
+from sweeps.driver.status import sweep_state
 from sweeps.folder.lease import Lease, LeaseLost
-from sweeps.folder.status import RunningTrial, Sitting, read_progress, sweep_state
 from sweeps.folder.table import table_rows
+from sweeps.resources import Resources
 from sweeps.spec import Axis, SweepSpec, expand
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -204,28 +205,6 @@ def test_a_budget_stops_new_trials_and_resume_goes_on_with_the_settings(tmp_path
     again = resume_sweep(first.directory, tracking_uri=first.tracking_uri, quiet=True)
     assert again.counts == {"finished": 4} and again.parent_run_id == first.parent_run_id
     assert attempts(again) == before | {key: 1 for key in attempts(again) if key not in before}
-
-
-def test_what_a_worker_says_of_the_trial_it_is_at(tmp_path: Path) -> None:
-    def said() -> RunningTrial:
-        return RunningTrial.from_progress("capacity=4", read_progress(tmp_path))
-
-    with Sitting(tmp_path, Share()) as sitting:
-        assert said().phase == "starting" and "trained_seconds" not in read_progress(tmp_path)
-        sitting.report({"phase": "prepare", "note": "encoding", "done": 3.0, "total": 10.0})
-        sitting._write(running=True)
-        assert said().note == "encoding 3 of 10" and said().loss is None and said().total_steps == 0
-        row = {"phase": "phase2", "step": 5.0, "total_steps": 10.0, "loss": 0.25, "images_per_second": 99.5, "lr": 1.0}
-        sitting.report(row)
-        sitting._write(running=True)
-        now = said()
-        assert (now.step, now.total_steps, now.loss, now.images_per_second, now.note) == (5, 10, 0.25, 99.5, "")
-        assert now.memory_bytes and 1e6 < now.memory_bytes < 1e12
-        trained = read_progress(tmp_path)["trained_seconds"]
-        # How long the training took is known while the trial is evaluated.
-        sitting.report({"phase": "evaluate", "note": "measuring", "done": 0.0, "total": 1.0})
-        sitting._write(running=True)
-        assert said().note == "measuring" and read_progress(tmp_path)["trained_seconds"] == trained
 
 
 def test_the_state_of_a_sweep_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,8 +143,8 @@ LINES = [
     r"prepare: what 4 trials share \(features, decoder, references\)",
     r"prepare: ready in \d+ s",
     r"\[\d/4\] (starting|opening MLflow|preparing|recording in MLflow|training|writing the table and the records): .*",
-    r"\[[1-3]/4\] capacity=\d+ psnr=\S+ rfd_dinov2=\S+ \d+ s, about \d+ s left",
-    r"\[4/4\] capacity=\d+ psnr=\S+ rfd_dinov2=\S+ \d+ s",
+    r"\[[1-3]/4\] capacity=\d+ rfd_dinov2=\S+ psnr=\S+ \d+ s, about \d+ s left",
+    r"\[4/4\] capacity=\d+ rfd_dinov2=\S+ psnr=\S+ \d+ s",
     r"note: no law of (ssim|rfd_effnet): .*",
     r"fitting the law \.\.\.",
     r"left out, for want of room: .*",
@@ -422,28 +422,32 @@ def reached(things: Any) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("scheduler", ["fifo", "asha", "pruner"])
-def test_tune_is_given_nothing_of_the_drivers(scheduler: str, session: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pruner", ["none", "asha", "median"])
+def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_path: Path) -> None:
     import cloudpickle
 
-    from sweeps.driver.queue import Asha, Listed
-    from sweeps.driver.resources import Resources, Share
+    from sweeps.driver.pruning import Asha, Pruning
+    from sweeps.driver.queue import Listed
     from sweeps.driver.search import Studies
-    from sweeps.driver.tune import Plan, make_tuner
-    from sweeps.spec import Axis, Search, SweepSpec, parse_range
+    from sweeps.driver.settings import Settings
+    from sweeps.driver.tune import TunePlan, make_tuner
+    from sweeps.parsing import parse_range
+    from sweeps.resources import Resources, Share
+    from sweeps.spec import Axis, Search, SweepSpec
     from sweeps.tracking.client import RunAddress
-    from sweeps.worker.entry import Work
+    from sweeps.worker.attempt import Work
 
     asker: Any = Listed(list(session.configs))
-    if scheduler == "pruner":
+    if pruner == "median":
         search = Search((parse_range("lr", TrialConfig()),), ("psnr",), 2, "tpe", "median")
         spec = SweepSpec("smoke", TrialConfig(), (Axis("capacity", (4, 8)),), (), search)
         asker = Studies(tmp_path / "studies.db", spec, tmp_path)
     lock = threading.Lock()
-    plan = Plan(
-        asker, lambda config: Share(1.0), Resources(), 3, Asha() if scheduler == "asha" else None, 0.0,
-        lambda: lock.release(),
-    )  # fmt: skip
+    pruning = None
+    if pruner != "none":
+        pruning = Pruning(tmp_path / "studies.db", tmp_path, lambda key: "smoke", pruner, Asha())
+    settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
+    plan = TunePlan(asker, lambda config: Share(1.0), settings, pruning, lambda: lock.release())
     work = Work(str(tmp_path), Runtime(), RunAddress("uri", "1", "2"), "fake_trial:run_trial", True, 3)
     tuner = make_tuner(session, plan, work, tmp_path / "ray")
     inside = vars(tuner._local_tuner)
@@ -464,7 +468,8 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
     import ray
 
     from sweeps.driver import preparation
-    from sweeps.driver.resources import Share
+    from sweeps.driver.home import Home
+    from sweeps.resources import Share
 
     sent: list[Any] = []
 
@@ -483,7 +488,8 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
     monkeypatch.setattr(preparation, "alive_nodes", list)
     share = functools.partial(lambda config: Share(1.0))
     preparation.Preparation(
-        session.configs, session.screen, Runtime(), share, "fake_trial:prepare", tmp_path, None, session.screen.close
-    ).start()
+        session.configs, session.screen, Runtime(), share, "fake_trial:prepare", Home(tmp_path, "smoke"),
+        session.screen.close, {},
+    ).start()  # fmt: skip
     assert len(sent) == 3 and reached(sent) == []
     assert cloudpickle.loads(cloudpickle.dumps(sent))

@@ -15,10 +15,10 @@ from drorae.config import Runtime, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.trial.folder import read_outcome
-from sweeps.driver.resources import Resources
 from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
 from sweeps.folder.migration import migrate
 from sweeps.folder.status import read_spec
+from sweeps.resources import Resources
 from sweeps.spec import Axis, SweepSpec, expand
 
 BEGUN = Path(__file__).parent.parent / "data" / "sweep-0f36692"
@@ -124,18 +124,13 @@ def test_addresses_in_the_cache_are_those_of_the_first_version_and_know_a_discri
     begun: Path,
 ) -> None:
     """The decoder's address, of the fingerprints that the sweep's trials kept, is the one that they name."""
-    from types import SimpleNamespace
-    from typing import Any
-
-    from drorae.trial.shared import _decoder_name
+    from drorae.trial.shared import decoder_address
 
     trial = begun / "trials" / "545f65be55d2"
     known, config = json.loads((trial / "inputs.json").read_text()), load_config(trial / "config.json")
-    encoder: Any = SimpleNamespace(fingerprint=known["encoder"])
 
     def address(path: str, heard: dict[str, str]) -> str:
-        placed = override(config, "discriminator.path", path)
-        return _decoder_name(placed, known["images_train"], encoder, known["perceptual"], None, heard, False)
+        return decoder_address(override(config, "discriminator.path", path), known | heard)
 
     assert address("", {}) == f"decoders/{known['phase1_decoder']}"
     assert address("/here/dino.pth", {"discriminator": "a"}) == address("/there/dino.pth", {"discriminator": "a"})

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import tiny_config, tiny_images
 
-from drorae.config import Runtime
+from drorae.config import PRESETS, Runtime, config_hash
 from drorae.errors import UserError
 from drorae.trial.run import run_trial
-from sweeps.driver.resources import Resources, Rule, Share, check_shares, parse_rule
-from sweeps.driver.run import Asha, run_sweep
-from sweeps.spec import Axis, SweepSpec
+from sweeps.driver.pruning import Asha
+from sweeps.driver.run import SweepOutcome, run_sweep
+from sweeps.folder.lease import read_lease
+from sweeps.folder.status import read_progress
+from sweeps.parsing import parse_rule
+from sweeps.resources import Resources, Rule, Share, check_shares
+from sweeps.spec import Axis, SweepSpec, expand
 
 
 def losses(trial: Path) -> list[float]:
@@ -41,6 +49,52 @@ def test_a_sweep_trains_large_trials_in_two_processes_and_small_ones_in_one(tmp_
         run_trial(tiny_config(tmp_path / "images.npz", fusion=type(config.fusion)(expert_hidden_dim=width)),
                   directory=alone, runtime=runtime)  # fmt: skip
         assert losses(trial) == pytest.approx(losses(alone), rel=1e-5)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come to that"
+        time.sleep(0.1)
+
+
+def test_all_processes_of_a_trial_that_was_taken_over_stop_and_another_worker_goes_on(
+    tmp_path: Path, ray: None
+) -> None:
+    done: list[SweepOutcome] = []
+    spec = SweepSpec("joint", PRESETS["smoke"], (Axis("capacity", (4,)),))
+    given = {
+        "root": tmp_path, "runtime": Runtime(cache_dir=str(tmp_path)), "resources": Resources(cpus=2, processes=2),
+        "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "run_trial": "joint_trial:run_trial",
+        "prepare": "joint_trial:prepare", "quiet": True,
+    }  # fmt: skip
+    driver = threading.Thread(target=lambda: done.append(run_sweep(spec, **given)))
+    driver.start()
+    trial = tmp_path / "joint" / "trials" / config_hash(expand(spec)[0])
+    log = trial / "processes.log"
+
+    def processes() -> list[int]:
+        return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    try:
+        wait_for(lambda: len(processes()) == 2 and read_progress(trial).get("step"))
+        first = processes()
+        # One of the four parts that know the lease is as good as the other: all see the file.
+        (trial / "worker.lease").write_text('{"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1}')
+        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in first))
+        assert processes() == first, "nobody goes on beside the other"
+        assert (read_lease(trial / "worker.lease") or {})["owner"] == "other"
+        assert not list(trial.glob("error-*")) and not (trial / "failure.json").exists()
+        before = read_progress(trial)
+        time.sleep(1)
+        assert read_progress(trial) == before, "the folder is the other's"
+        (trial / "worker.lease").unlink()
+        wait_for(lambda: len(processes()) == 4)
+    finally:
+        (trial / "enough").touch()
+        driver.join(120)
+    assert done[0].counts == {"finished": 1} and not list(trial.glob("error-*"))
+    assert not (trial / "ray").exists() and not (trial / "worker.lease").exists()
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def _context() -> multiprocessing.context.ForkServerContext:
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for package in ("drorae", "analysis")
         for path in sorted((ROOT / package).rglob("*.py"))
-        if path.name != "__init__.py"
+        if not path.name.startswith("__")
     ]
     heavy = [
         *("pytest", "torch", "torchvision", "timm", "pandas", "scipy.stats", "scipy.optimize", "matplotlib.pyplot"),

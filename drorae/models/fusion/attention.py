@@ -36,7 +36,7 @@ class DepthAttention(nn.Module):
         self.out = nn.Linear(inner, width)
 
     def forward(self, layers: Tensor) -> tuple[Tensor, Tensor]:
-        """layers [n, T, C], deepest last -> attended [T, C], weights [T, n] averaged over the heads."""
+        """Layers [n, T, C], deepest last -> attended [T, C], weights [T, n] averaged over the heads."""
         query = self.query(layers[-1]).unflatten(-1, (self.heads, -1))
         key = self.key(layers).unflatten(-1, (self.heads, -1))
         value = self.value(layers).unflatten(-1, (self.heads, -1))

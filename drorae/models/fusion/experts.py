@@ -35,7 +35,7 @@ class Experts(nn.Module):
             nn.init.uniform_(weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, tokens, C] -> [n, tokens, C]: expert k on layer k's tokens."""
+        """X [n, tokens, C] -> [n, tokens, C]: expert k on layer k's tokens."""
         hidden = torch.baddbmm(self.b1, x, self.w1)
         if self.normalise:
             hidden = F.layer_norm(hidden, hidden.shape[-1:])

@@ -20,11 +20,9 @@ Routing = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
-class Variant:
+class FusionVariant:
     """A row of the table: how the layers are combined into z_fuse. LN is the backbone's final LayerNorm."""
 
-    formula: str
-    source: str
     routing: Routing | None = None
     """How router logits become weights; None: no experts and no router."""
     router_reads: Literal["layers", "last"] = "layers"
@@ -38,31 +36,22 @@ class Variant:
     """The experts' activation where the config says `auto`."""
 
 
-VARIANTS: dict[str, Variant] = {
-    "last": Variant("z = LN(z(L))", "RAE, arXiv 2510.11690"),
-    "mean": Variant("z_fuse = mean_k LN(z(k))", "RAEv2, arXiv 2605.18324"),
-    "mean_dc": Variant(
-        "z_fuse = mean_k LN(z(k)) + mean over tokens of LN(z(L))",
-        "RAEv2's form for DINOv3, arXiv 2605.18324",
-        adds_spatial_mean=True,
-    ),
-    "cross_attention": Variant(
-        "z_fuse = LN(attention(query LN(z(L)), keys and values LN(z(k))))",
-        "arXiv 2605.10780, Table 3, which gives no formula (see drorae.models.fusion.attention)",
-        attends=True,
-    ),
-    "softmax": Variant("z_fuse = LN(sum_k softmax(w)_k h_k)", "arXiv 2605.10780, Table 3", routing=routing.softmax),
-    "energy": Variant(
-        "z_fuse = LN(sum_k w_k h_k / sqrt(sum_k w_k^2 + eps))", "arXiv 2605.10780, Eq. 4", routing=routing.energy
-    ),
-    "hirae": Variant(
-        "z = LN(LN(z(L)) + sum_g Delta_g), |Delta_g| <= c_g |LN(z(L))| per image",
-        "HiRAE, arXiv 2609.37775, Eqs. 7-11",
-        routing=routing.unit,
-        router_reads="last",
-        bounded=True,
-        activation="gelu",
-    ),
+VARIANTS: dict[str, FusionVariant] = {
+    # z = LN(z(L)): RAE, arXiv 2510.11690
+    "last": FusionVariant(),
+    # z_fuse = mean_k LN(z(k)): RAEv2, arXiv 2605.18324
+    "mean": FusionVariant(),
+    # z_fuse = mean_k LN(z(k)) + mean over tokens of LN(z(L)): RAEv2's form for DINOv3, arXiv 2605.18324
+    "mean_dc": FusionVariant(adds_spatial_mean=True),
+    # z_fuse = LN(attention(query LN(z(L)), keys and values LN(z(k)))): arXiv 2605.10780, Table 3,
+    # which gives no formula (see drorae.models.fusion.attention)
+    "cross_attention": FusionVariant(attends=True),
+    # z_fuse = LN(sum_k softmax(w)_k h_k): arXiv 2605.10780, Table 3
+    "softmax": FusionVariant(routing=routing.softmax),
+    # z_fuse = LN(sum_k w_k h_k / sqrt(sum_k w_k^2 + eps)): arXiv 2605.10780, Eq. 4
+    "energy": FusionVariant(routing=routing.energy),
+    # z = LN(LN(z(L)) + sum_g Delta_g), |Delta_g| <= c_g |LN(z(L))| per image: HiRAE, arXiv 2609.37775, Eqs. 7-11
+    "hirae": FusionVariant(routing=routing.unit, router_reads="last", bounded=True, activation="gelu"),
 }
 """The published fusions, simplest first."""
 
@@ -139,7 +128,7 @@ class LayerFusion(nn.Module):
         return self._norm[0]
 
     def forward(self, layers: Tensor) -> FusionOutput:
-        """layers [B, n or more, N, C], raw block outputs, deepest last."""
+        """Layers [B, n or more, N, C], raw block outputs, deepest last."""
         layers = layers[:, -self.num_layers :]
         batch, n, tokens, width = layers.shape
         base = self.norm(layers[:, -1])
@@ -181,7 +170,8 @@ class LayerFusion(nn.Module):
     def _logits(self, read: Tensor, router: nn.Linear) -> Tensor:
         """What the router reads [n, T, C] -> its logits [T, n]."""
         if self.variant.router_reads == "last":
-            return router(read[-1])
+            last: Tensor = router(read[-1])
+            return last
         n, _, width = read.shape
         # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
         matrices = router.weight.view(n, n, width).permute(1, 2, 0)
@@ -192,6 +182,9 @@ class LayerFusion(nn.Module):
         # Elementwise rather than as a product: a third of the time of the strided bmm einsum would choose.
         weighted = outputs * weights.T.unsqueeze(-1)
         if not self.variant.bounded:
-            return self.norm(weighted.sum(0))
-        deltas = bounded_residuals(weighted.view(-1, *base.shape), base, self.config.eps, self.training)
-        return self.norm(base + torch.stack(deltas).sum(0)).flatten(0, 1)
+            total = weighted.sum(0)
+        else:
+            deltas = bounded_residuals(weighted.view(-1, *base.shape), base, self.config.eps, self.training)
+            total = (base + torch.stack(deltas).sum(0)).flatten(0, 1)
+        fused: Tensor = self.norm(total)
+        return fused

@@ -10,7 +10,9 @@ import pytest
 from drorae.config import PRESETS, config_hash
 from drorae.errors import UserError
 from drorae.models.fusion.size import paper_params
-from sweeps.spec import SWEEPS, Axis, SweepSpec, expand, parse_axis, varied_fields
+from sweeps.parsing import parse_axis
+from sweeps.presets import SWEEPS
+from sweeps.spec import Axis, SweepSpec, expand, varied_fields
 
 BASE = PRESETS["smoke"]
 

@@ -98,7 +98,8 @@ QUICKSTART = [
 
 
 def test_hashes_are_those_of_the_first_version() -> None:
-    from sweeps.spec import SWEEPS, expand
+    from sweeps.presets import SWEEPS
+    from sweeps.spec import expand
 
     assert [config_hash(config) for config in expand(SWEEPS["quickstart"])] == QUICKSTART
     smoke = [config_hash(config) for config in expand(SWEEPS["smoke"])]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from drorae.config import EncoderConfig, ObjectiveConfig, Runtime
-from drorae.data.features import as_images, open_features
+from drorae.data.features import open_features
+from drorae.data.pixels import as_images
 from drorae.losses.perceptual import load_perceptual
 from drorae.models.encoder import Encoder, load_encoder
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
-import drorae.data.images
+import drorae.data.folder
 from drorae.config import ImagesConfig
-from drorae.data.images import centre_crop, load_images, train_crop
+from drorae.data.crops import ImageSet, centre_crop, train_crop
+from drorae.data.images import load_images
 from drorae.data.photos import read_photos, split_photo
 from drorae.errors import UserError
 
@@ -47,7 +48,7 @@ def folder_config(path: Path, **changes: Any) -> ImagesConfig:
     return replace(ImagesConfig(source="folder", path=str(path), size=16), **changes)
 
 
-def everything(images: drorae.data.images.ImageSet, view: int = 0) -> np.ndarray:
+def everything(images: ImageSet, view: int = 0) -> np.ndarray:
     return images.crops(range(len(images)), view)
 
 
@@ -156,7 +157,7 @@ def test_photo_crops_for_training_and_validation_share_no_pixel(size: int, monke
         rows, columns = np.mgrid[:height, :width]
         coded = (number << 20) + (rows << 10) + columns
         coordinates.append(np.stack([coded >> 16, coded >> 8, coded], -1).astype(np.uint8))
-    monkeypatch.setattr(drorae.data.images, "read_photos", lambda: coordinates)
+    monkeypatch.setattr(drorae.data.photos, "read_photos", lambda: coordinates)
     seen = {name: np.zeros(len(coordinates) << 20, bool) for name in ("train", "val")}
     sides = []
 
@@ -166,8 +167,8 @@ def test_photo_crops_for_training_and_validation_share_no_pixel(size: int, monke
         sides.append(len(pixels))
         return np.zeros((size, size, 3), np.uint8)
 
-    monkeypatch.setattr(drorae.data.images, "train_crop", lambda image, *_: record("train", image))
-    monkeypatch.setattr(drorae.data.images, "centre_crop", lambda image, _: record("val", image))
+    monkeypatch.setattr(drorae.data.crops, "train_crop", lambda image, *_: record("train", image))
+    monkeypatch.setattr(drorae.data.crops, "centre_crop", lambda image, _: record("val", image))
     images = load_images(ImagesConfig(size=size, train_images=150, val_images=150))
     for view in range(2):
         everything(images.train, view)
@@ -348,16 +349,33 @@ def test_a_file_that_cannot_be_opened_just_now_is_not_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     write_pictures(tmp_path, 40)
-    read = Path.read_bytes
 
-    def refuse(path: Path) -> bytes:
-        if path.stem.endswith("7"):
+    def refuse(path: str, mode: str) -> Any:
+        if Path(path).stem.endswith("7"):
             raise OSError(number, os.strerror(number), str(path))
-        return read(path)
+        return open(path, mode)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(drorae.data.folder, "open", refuse, raising=False)
     with pytest.raises(OSError, match=os.strerror(number)):
         load_images(folder_config(tmp_path))
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError("out of memory error when reading image file")])
+@pytest.mark.parametrize("where", [(Image, "open"), (ImageFile.ImageFile, "load"), (ImageOps, "exif_transpose")])
+def test_an_image_that_memory_does_not_hold_just_now_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: tuple[Any, str]
+) -> None:
+    write_pictures(tmp_path, 40)
+    whole = load_images(folder_config(tmp_path)).train
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*where, refuse)
+    with pytest.raises(type(error), match="memory"):
+        load_images(folder_config(tmp_path))
+    with pytest.raises(type(error), match="memory"):
+        whole.crops([0])
 
 
 def test_more_than_five_per_cent_bad_is_an_error(tmp_path: Path) -> None:
@@ -385,7 +403,7 @@ def test_a_file_cut_short_never_passes(tmp_path: Path, kept: float, kind: str, p
 
 
 def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drorae.data.images, "FULL_CHECK_FILES", 10)
+    monkeypatch.setattr(drorae.data.folder, "FULL_CHECK_FILES", 10)
     write_pictures(tmp_path / "train", 39)
     write_pictures(tmp_path / "val", 2)
     (tmp_path / "train" / "zero.png").touch()
@@ -404,9 +422,9 @@ def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, mon
 def test_a_copy_of_a_folder_is_the_same_images_and_a_changed_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(drorae.images, "FULL_CHECK_FILES", limit)
-    monkeypatch.setattr(drorae.images, "SAMPLE_FILES", 2, raising=False)
-    monkeypatch.setattr(drorae.images, "HEAD_BYTES", 128, raising=False)
+    monkeypatch.setattr(drorae.data.folder, "FULL_CHECK_FILES", limit)
+    monkeypatch.setattr(drorae.data.folder, "SAMPLE_FILES", 2, raising=False)
+    monkeypatch.setattr(drorae.data.folder, "HEAD_BYTES", 128, raising=False)
     write_pictures(tmp_path / "train", 5)
     write_pictures(tmp_path / "val", 2)
 
@@ -440,13 +458,13 @@ def test_a_copy_of_a_folder_is_the_same_images_and_a_changed_one_is_not(
 
 
 def test_of_a_long_file_in_the_sample_both_ends_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drorae.images, "SAMPLE_BYTES", 8)
-    monkeypatch.setattr(drorae.images, "HEAD_BYTES", 2)
+    monkeypatch.setattr(drorae.data.folder, "SAMPLE_BYTES", 8)
+    monkeypatch.setattr(drorae.data.folder, "HEAD_BYTES", 2)
     for content, sampled, part in (
         (b"0123456789ab", True, b"012389ab"), (b"01234567", True, b"01234567"), (b"012", True, b"012"),
         (b"0123456789ab", False, b"01"),
     ):  # fmt: skip
-        assert drorae.images._part(io.BytesIO(content), len(content), sampled) == part
+        assert drorae.data.folder._part(io.BytesIO(content), len(content), sampled) == part
 
 
 def test_train_and_val_folders_are_the_split(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_every_variant_can_be_inspected_and_drawn(
     config: TrialConfig, runtime: Runtime, tmp_path: Path, variant: str
 ) -> None:
     workshop, tokenizer, layers = opened(replace(config, fusion=replace(config.fusion, variant=variant)), runtime)
-    found = inspect(workshop, tokenizer, 5)
+    found = inspect(tokenizer, workshop.tokenizer(), workshop.val, 5)
     output, base = tokenizer.fuse(layers), tokenizer.base(layers)
     fused, flat = output.fused.numpy(), base.numpy()
     cosine = (fused * flat).sum(-1) / np.linalg.norm(fused, axis=-1) / np.linalg.norm(flat, axis=-1)

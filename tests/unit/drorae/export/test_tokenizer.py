@@ -23,11 +23,11 @@ from drorae.config import (
     TrialConfig,
     override,
 )
-from drorae.data.features import as_images
+from drorae.data.pixels import as_images, to_uint8
 from drorae.diagnostics.latents import as_tokens, latent_statistics
 from drorae.errors import UserError
 from drorae.export.tokenizer import PretrainedTokenizer
-from drorae.metrics.evaluate import evaluate, to_uint8
+from drorae.metrics.evaluate import evaluate
 from drorae.models.weights import file_sha256
 from drorae.trial.reload import load_trained
 from drorae.trial.result import read_result

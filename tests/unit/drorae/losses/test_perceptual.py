@@ -128,7 +128,7 @@ def test_targets_computed_online_are_rounded_like_cached_ones() -> None:
     assert network is not None
     wanted = (photo("coffee", 32).expand(2, -1, -1, -1) * 255).round().to(torch.uint8)
     painted = photo("astronaut", 32).expand(2, -1, -1, -1)
-    cached = objective(painted, wanted, network.pack(network.features(wanted.float() / 255)))
+    cached = objective(painted, wanted, network.targets(wanted.float() / 255))
     online = objective(painted, wanted, None)
     assert {name: float(value) for name, value in online.items()} == {
         name: float(value) for name, value in cached.items()
@@ -139,8 +139,8 @@ def test_targets_computed_online_are_rounded_like_cached_ones() -> None:
 def test_packing_round_trip(size: int) -> None:
     network = load_perceptual(ObjectiveConfig(perceptual_size=size))
     assert network is not None
-    target = network.features(photo("coffee", 48).expand(2, -1, -1, -1))
-    packed = network.pack(target)
+    images = photo("coffee", 48).expand(2, -1, -1, -1)
+    target, packed = network.features(images), network.targets(images)
     assert packed.shape == (2, network.flat_size()) and packed.dtype == torch.float16
     unpacked = network.unpack(packed)
     assert [f.shape for f in unpacked] == [f.shape for f in target]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from drorae.config import EncoderConfig, EvaluationConfig
+from drorae.data.pixels import to_uint8
 from drorae.errors import UserError
 from drorae.metrics import image
-from drorae.metrics.evaluate import evaluate, to_uint8
+from drorae.metrics.evaluate import evaluate
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import FeatureStatistics, frechet_distance
 from drorae.metrics.samples import FeatureSample

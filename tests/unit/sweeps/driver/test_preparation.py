@@ -12,7 +12,7 @@ import pytest
 from drorae.config import Runtime, TrialConfig, canonical_json
 from drorae.errors import UserError
 from drorae.storage.remote import Remote
-from sweeps.driver.preparation import _Tail
+from sweeps.driver.preparation import _PreparationLog
 from sweeps.worker import entry
 
 Rows = list[dict[str, float | str]]
@@ -28,7 +28,7 @@ def test_an_attempt_that_follows_a_killed_one_loses_and_doubles_no_row(
 ) -> None:
     local = tmp_path / "prepare-x.jsonl"
     place: Path | Remote = local if where == "disk" else request.getfixturevalue("store") / "sweep" / local.name
-    tail = _Tail(local, "prepare")
+    tail = _PreparationLog(local, "prepare")
 
     def look() -> Rows:
         if isinstance(place, Remote):
@@ -44,7 +44,7 @@ def test_an_attempt_that_follows_a_killed_one_loses_and_doubles_no_row(
             raise UserError("killed")
 
         monkeypatch.setitem(sys.modules, "stand_in", SimpleNamespace(prepare=prepare))
-        entry.prepare(canonical_json(TrialConfig()), Runtime(), str(place), "stand_in:prepare")
+        entry.prepare(canonical_json(TrialConfig()), Runtime(), str(place), "stand_in:prepare", {})
 
     attempt(0, range(1, 7))
     assert look() == rows(range(1, 7), 0)
@@ -59,7 +59,7 @@ def test_an_attempt_that_follows_a_killed_one_loses_and_doubles_no_row(
 
 def test_a_log_that_became_shorter_is_read_from_its_start(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    tail = _Tail(log, "prepare")
+    tail = _PreparationLog(log, "prepare")
     assert tail.read() == [] and tail.running()[0].phase == "starting"
     log.write_text('{"phase": "phase1", "step": 1, "loss": 1}\n' * 5)
     assert len(tail.read()) == 1

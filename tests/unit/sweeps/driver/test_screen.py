@@ -21,8 +21,9 @@ import pytest
 from rich.console import Console
 
 from sweeps.driver import screen
+from sweeps.driver.console import duration
 from sweeps.driver.output import OURS, Tail, Unfailing
-from sweeps.driver.screen import NAMED_IN_LOG, Screen, duration
+from sweeps.driver.screen import NAMED_IN_LOG, Screen
 from sweeps.folder.status import RunningTrial
 
 FOOTER = "Ctrl-C stops it; to go on: drorae resume my-sweep --root /a/path/that/is/somewhat/long"

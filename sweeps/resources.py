@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from drorae.config import TrialConfig
 from drorae.errors import UserError
-from sweeps.spec import Axis, field_name, parse_axis, read_field
+from sweeps.spec import Axis, read_field
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rule:
 
     def fits(self, config: TrialConfig) -> bool:
         """Whether the rule is about this trial."""
-        return read_field(config, field_name(self.axis.name)) in self.axis.values
+        return read_field(config, self.axis.field) in self.axis.values
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,10 @@ class Resources:
             UserError: numbers that make no sense.
         """
         rule = next((rule for rule in reversed(self.rules) if rule.fits(config)), None)
-        cpus, gpus, processes = self.cpus, self.gpus, self.processes
-        if rule is not None:
-            cpus = cpus if rule.cpus is None else rule.cpus
-            gpus = gpus if rule.gpus is None else rule.gpus
-            processes = processes if rule.processes is None else rule.processes
+        given = {name: value for name, value in vars(rule).items() if value is not None} if rule else {}
+        cpus: float = given.get("cpus", self.cpus)
+        gpus: float | None = given.get("gpus", self.gpus)
+        processes: int | None = given.get("processes", self.processes)
         if gpus is None:
             gpus = float(gpus_seen)
         if cpus <= 0 or gpus < 0:
@@ -100,29 +99,6 @@ class Resources:
                 f"resources: {processes} processes on {gpus:g} GPUs; a process trains on one GPU, so ask for as many"
             )
         return Share(cpus, gpus, processes)
-
-
-def parse_rule(text: str) -> Rule:
-    """Reads `capacity=2048,4096:gpus=4,cpus=8`.
-
-    Raises:
-        UserError: it does not read like that.
-    """
-    who, colon, what = text.rpartition(":")
-    if not colon:
-        raise UserError(f"{text!r}: expected NAME=V,V:cpus=N,gpus=N,processes=N such as capacity=2048:gpus=4")
-    rule = Rule(parse_axis(who))
-    known = [field.name for field in fields(Rule) if field.name != "axis"]
-    for part in what.split(","):
-        name, _, value = part.strip().partition("=")
-        if name not in known:
-            raise UserError(f"{text!r}: {name!r} is no resource; expected {', '.join(known)}")
-        try:
-            number: Any = int(value) if name == "processes" else float(value)
-        except ValueError:
-            raise UserError(f"{text!r}: {value!r} is not a number of {name}") from None
-        rule = replace(rule, **{name: number})
-    return rule
 
 
 def check_shares(shares: Sequence[Share], nodes: Sequence[Mapping[str, float]], device: str) -> None:

@@ -1,0 +1,172 @@
+"""The one training crop and the one evaluation crop, and sets of images that hand them out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from drorae.config import ImagesConfig
+
+# Raise it when a crop or the layout of the photographs changes, so that caches made before are not taken for new.
+_CROP_VERSION = 1
+
+Picture = Image.Image | np.ndarray
+"""RGB of any size; arrays are uint8 [H, W, 3]."""
+
+
+class ImageSet(Protocol):
+    """An ordered set of images that hands out crops."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of the content and of every setting that the crops depend on."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def crops(self, indices: Sequence[int], view: int = 0) -> np.ndarray:
+        """Crops as uint8 RGB [len(indices), size, size, 3]. Validation sets ignore `view`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training and validation images, and what was left out."""
+
+    train: ImageSet
+    val: ImageSet
+    skipped: tuple[str, ...] = ()
+    """`path: reason` of every file that was not usable."""
+
+
+def train_crop(image: Picture, size: int, resize: int, generator: np.random.Generator) -> np.ndarray:
+    """The training crop: shorter side to `resize` (0: `size`) by bicubic, then a uniformly placed square.
+
+    RAE's recipe (arXiv 2510.11690, published code): Resize(384) and RandomCrop(256), without a flip.
+
+    Args:
+        image: RGB, of any size; arrays are uint8 [H, W, 3].
+        size: side of the crop in pixels.
+        resize: shorter side in pixels before it is cut; 0: `size`.
+        generator: places the square.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    picture = _as_picture(image)
+    target, shorter = resize or size, min(picture.size)
+    if shorter != target:
+        width, height = (side * target // shorter for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (int(generator.integers(side - size + 1)) for side in picture.size)
+    return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def centre_crop(image: Picture, size: int) -> np.ndarray:
+    """The evaluation crop of ADM (arXiv 2105.05233, published code).
+
+    Halves with a box filter while the shorter side is at least twice `size`, takes it to `size` by bicubic and cuts
+    out the centre.
+
+    Args:
+        image: RGB, of any size; arrays are uint8 [H, W, 3].
+        size: side of the crop in pixels.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    picture = _as_picture(image)
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    shorter = min(picture.size)
+    if shorter != size:
+        # Scale first, then round: ADM's order, which decides ties as ADM does.
+        width, height = (round(side * (size / shorter)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = ((side - size) // 2 for side in picture.size)
+    return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def evaluation_crop(size: int) -> str:
+    """How `centre_crop` cuts, in words that statistics of its crops carry: equal words, equal cut."""
+    return f"ADM centre crop {size} px, version {_CROP_VERSION}"
+
+
+class CropSet:
+    """The image set of every source: `read` opens an item, the crop function does the rest.
+
+    Args:
+        read: opens the image at a position of the source; what it leaves to chance comes from the generator.
+        items: position of each image in its source before a subset was taken; an image keeps its crops in any subset.
+        config: how the crops are cut.
+        training: whether they are training crops.
+        content: what the images are, piece by piece, for the fingerprint.
+        threads: images read at once.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, np.random.Generator], Picture],
+        items: np.ndarray,
+        config: ImagesConfig,
+        training: bool,
+        content: Iterable[bytes],
+        threads: int = 1,
+    ) -> None:
+        self.read, self.items, self.config, self.training, self.threads = read, items, config, training, threads
+        settings: dict[str, object] = {"crop": "train" if training else "centre", "size": config.size}
+        if training:
+            settings |= {"resize": config.resize or config.size, "views": config.views}
+        if training or config.source == "photos":
+            settings["seed"] = config.seed
+        settings |= {"version": _CROP_VERSION, "source": config.source}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest.update(items.astype("<i8").tobytes())
+        for piece in content:
+            digest.update(len(piece).to_bytes(8, "little") + piece)
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def crops(self, indices: Sequence[int], view: int = 0) -> np.ndarray:
+        """Returns crops as uint8 RGB [len(indices), size, size, 3]."""
+        wrong = [index for index in indices if not 0 <= index < len(self)]
+        if wrong:
+            raise IndexError(f"image {wrong[0]} of {len(self)}")
+        out = np.empty((len(indices), self.config.size, self.config.size, 3), np.uint8)
+        with ThreadPoolExecutor(self.threads) as pool:
+            several = self.threads > 1 and len(indices) > 1
+            cut = (pool.map if several else map)(partial(self._crop, view=view), indices)
+            for row, crop in enumerate(cut):
+                out[row] = crop
+        return out
+
+    def _crop(self, index: int, view: int) -> np.ndarray:
+        item = int(self.items[index])
+        if not self.training:
+            return centre_crop(self.read(item, np.random.default_rng([self.config.seed, 1, item])), self.config.size)
+        generator = np.random.default_rng([self.config.seed, 0, item, view])
+        return train_crop(self.read(item, generator), self.config.size, self.config.resize, generator)
+
+
+def subset(count: int, limit: int, seed: int) -> np.ndarray:
+    """Returns at most `limit` (0: all) of `count` positions, ascending.
+
+    A smaller limit takes a part of a larger one's.
+    """
+    if not limit or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _as_picture(image: Picture) -> Image.Image:
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image

@@ -1,0 +1,322 @@
+"""One call of a sweep's driver, step by step: open, plan, prepare, record, run, settle, close."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from drorae.config import TrialConfig, to_dict
+from drorae.errors import ClusterLost, UserError
+from drorae.machine.capacity import check_share
+from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
+from drorae.storage.files import write_json
+from drorae.trial.folder import ready_trial
+from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
+from sweeps.driver.home import Home
+from sweeps.driver.plan import SweepPlan, is_done
+from sweeps.driver.preparation import Preparation
+from sweeps.driver.pruning import Asha, Pruning
+from sweeps.driver.queue import Listed
+from sweeps.driver.screen import Screen
+from sweeps.driver.session import Session
+from sweeps.driver.settings import RUN_TRIAL, Settings
+from sweeps.folder.lease import LeaseLost
+from sweeps.folder.mirror import Mirror
+from sweeps.folder.table import measured, table_rows, write_table
+from sweeps.resources import Share, check_shares, most_memory
+from sweeps.spec import SweepSpec
+from sweeps.tracking.client import RunAddress, check_nodes
+from sweeps.tracking.sweep import SweepTracker
+from sweeps.worker.attempt import Work
+
+AWAIT_STORE_SECONDS = 120.0
+"""After the last trial, a tracking server that is away is waited for so long."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """Where a sweep's results are."""
+
+    directory: Path
+    """Of a sweep in a store: this machine's copy."""
+    trials_csv: Path
+    counts: dict[str, int]
+    """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
+    parent_run_id: str
+    tracking_uri: str
+    charts: str = ""
+    """Address below the MLflow UI's of every metric's chart against capacity."""
+    mirror: Mirror | None = None
+    """Sends what is added to `directory` to the store; None where the folder is on a disk."""
+
+    @property
+    def place(self) -> str:
+        """The sweep's folder as everybody knows it: its path or URL."""
+        return str(self.directory if self.mirror is None else self.mirror.remote)
+
+    def fetch_picture(self, under: str) -> None:
+        """Brings a trial's picture here, where the sweep's folder is in a store; `under`: `trials/HASH`."""
+        if self.mirror is not None:
+            self.mirror.pull(under, ("grid.png",))
+
+
+@dataclass
+class Conductor:
+    """One call of `run_sweep`, from the open folder to its end."""
+
+    spec: SweepSpec
+    basis: dict[str, TrialConfig]
+    """The sweep's trials by config hash; of a search, those that it starts from."""
+    settings: Settings
+    home: Home
+    screen: Screen
+    signals: Signals
+    go_on: str
+    """The command that goes on with the sweep."""
+    plan: SweepPlan = field(init=False)
+    session: Session = field(init=False)
+    tracker: SweepTracker = field(init=False)
+    address: RunAddress | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    charts: str = ""
+    _new: bool = False
+    _patience: float = 0.0
+    _closed: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def configs(self) -> dict[str, TrialConfig]:
+        """Every trial known so far, by config hash."""
+        return self.plan.configs if hasattr(self, "plan") else self.basis
+
+    @contextlib.contextmanager
+    def last_words(self) -> Iterator[None]:
+        """Says why the block ends before its time, and how to go on."""
+        screen = self.screen
+        try:
+            yield
+        except (UserError, OSError) as error:
+            screen.record(f"error: {error}")
+            # A mistake in the very first call, or a full disk, leaves no folder behind.
+            if self.address is None and not isinstance(error, LeaseLost):
+                self.home.discard(self._new)
+            raise
+        except ClusterLost as error:
+            text = f"{error}; {self._standing()}; to go on: {self.go_on}"
+            screen.record(f"error: {text}")
+            raise ClusterLost(text) from error
+        except (KeyboardInterrupt, SystemExit) as error:
+            end = self.signals.meant(error)
+            if isinstance(end, Interrupted | Stopped):
+                screen.line(f"{WORDS[end.signum]}: {self._standing()}; to go on: ", self.go_on)
+                end.said = True
+            raise end from None
+
+    def run(self, tracking_uri: str | None) -> SweepOutcome:
+        """Runs what is missing, and leaves table and records in order, however it ends."""
+        self._open()
+        try:
+            needs_ray = bool(self.plan.unprepared)
+            with ray_session(self.settings.resources.address) if needs_ray else contextlib.nullcontext():
+                self.signals.install()
+                with HeadWatch(self.screen.line, self._leave) as watch:
+                    try:
+                        self._work(tracking_uri, watch)
+                    except ClusterLost:
+                        # Ray may end the process while it is being left.
+                        self._close()
+                        raise
+            self._patience = AWAIT_STORE_SECONDS
+        finally:
+            with self.signals.deferred():
+                self._close()
+        assert self.address is not None
+        home, address = self.home, self.address
+        return SweepOutcome(
+            home.directory,
+            home.table,
+            self.counts,
+            address.parent_run_id,
+            address.tracking_uri,
+            self.charts,
+            home.mirror,
+        )
+
+    def _open(self) -> None:
+        """Reads what the folder holds, and finds what is missing.
+
+        Raises:
+            UserError: it holds another sweep.
+        """
+        home, screen = self.home, self.screen
+        home.pull()
+        self._new = not home.record.exists()
+        self.plan = plan = SweepPlan(self.spec, self.basis, home)
+        self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror)
+        screen.total = plan.total
+        self._write_record()
+        screen.line(f"{self.spec.name}: {screen.total} trials, results in ", str(home.place))
+        if plan.missing:
+            screen.line("what Ray and MLflow say goes to ", str(home.log))
+
+    def _work(self, tracking_uri: str | None, watch: HeadWatch) -> None:
+        """Prepares, records and trains what is missing."""
+
+        def check() -> None:
+            watch.check()
+            self.home.lease.check()
+            self.signals.check()
+
+        share_of = self._plan_shares()
+        settings, plan = self.settings, self.plan
+        preparation = Preparation(
+            plan.unprepared, self.screen, settings.runtime, share_of, settings.prepare, self.home, check, plan.inputs()
+        )
+        preparation.start()
+        # Making an MLflow store takes as long as the first worker's imports, and goes on beside them.
+        self._open_tracking(tracking_uri)
+        failed, rows = preparation.finish()
+        self._move(failed)
+        runnable = self._record(failed, rows)
+        if runnable or (plan.studies is not None and plan.missing):
+            self._train(runnable, share_of, check)
+
+    def _plan_shares(self) -> Callable[[TrialConfig], Share]:
+        """Returns what a trial gets, once the cluster is known to have it for those that are missing.
+
+        Raises:
+            UserError: it has not, or the numbers make no sense.
+        """
+        resources, runtime = self.settings.resources, self.settings.runtime
+        missing = [self.basis[key] for key in self.plan.missing]
+        nodes = [node["Resources"] for node in alive_nodes()] if missing else []
+        gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
+        shares = [resources.share(config, gpus_seen) for config in missing]
+        if self.home.mirror is not None and any(share.processes > 1 for share in shares):
+            raise UserError(
+                "--root: trials of several processes need a folder on a disk that all nodes share; give a path, or "
+                "--processes 1"
+            )
+        if not resources.autoscaling:
+            check_shares(shares, nodes, runtime.device)
+            if cluster_address(resources.address) and self.settings.run_trial == RUN_TRIAL:
+                for config, share in zip(missing, shares, strict=True):
+                    check_share(config, runtime, share.gpus, share.processes, most_memory(nodes, share))
+        return lambda config: resources.share(config, gpus_seen)
+
+    def _open_tracking(self, tracking_uri: str | None) -> None:
+        self.screen.doing("opening MLflow")
+        require_tune()
+        plan = self.plan
+        self.tracker = SweepTracker(
+            self.spec.name, plan.sweep_id, self.home.directory.parent, tracking_uri, plan.known_address
+        )
+        nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if plan.unprepared else ()
+        check_nodes(self.tracker.uri, nodes)
+
+    def _move(self, failed: Mapping[str, str]) -> None:
+        """Takes note of where data and weights lie now, once they are known to be the same."""
+        for key in self.plan.moved:
+            if key in failed:
+                raise UserError(failed[key])
+            write_json(self.home.trials / key / "config.json", to_dict(self.configs[key]))
+
+    def _record(self, failed: Mapping[str, str], rows: Sequence[Mapping[str, float | str]]) -> list[str]:
+        """Records what is done, readies the folders of what is missing, and returns the trials that can run.
+
+        Args:
+            failed: why the preparation of some failed, by config hash.
+            rows: what the preparation reported.
+        """
+        plan, screen, tracker, trials = self.plan, self.screen, self.tracker, self.home.trials
+        self.address = tracker.open_parent(f"{screen.total} trials", screen.line)
+        tracker.rename(plan.former, screen.line)
+        self._write_record()
+        runnable: list[str] = []
+        if plan.studies is None:
+            for key in plan.missing:
+                ready_trial(trials / key, self.configs[key])
+            for key, reason in failed.items():
+                write_json(trials / key / "failure.json", {"reason": reason})
+            runnable = [key for key in plan.missing if key not in failed]
+        self.session.send()
+        tracker.log_preparation(rows)
+        screen.doing("recording in MLflow")
+        tracker.settle(list(self.configs.values()), trials, screen.line, frozenset(runnable), self.session.fetch)
+        screen.done = self._done()
+        if screen.done:
+            screen.line(f"{screen.done} of {screen.total} trials are done already")
+        if plan.studies is None:
+            screen.done = screen.total - len(runnable)
+        return runnable
+
+    def _train(
+        self, runnable: Sequence[str], share_of: Callable[[TrialConfig], Share], check: Callable[[], None]
+    ) -> None:
+        """Runs the trials that can run; `check` is called at every step."""
+        from sweeps.driver.tune import TunePlan, run_trials
+
+        assert self.address is not None
+        settings, session, home = self.settings, self.session, self.home
+        studies, pruner = self.plan.studies, settings.pruner_of(self.spec.search)
+        session.expect(runnable)
+        pruning = None
+        if pruner != "none":
+            group_of = (lambda key: self.spec.name) if studies is None else studies.group_of
+            pruning = Pruning(home.studies, home.trials, group_of, pruner, settings.asha or Asha())
+        remote = home.mirror.remote.url if home.mirror else ""
+        work = Work(
+            str(home.trials), settings.runtime, self.address, settings.run_trial, pruning is not None,
+            settings.max_failures, remote,
+        )  # fmt: skip
+        plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check)
+        self.screen.doing("training", session)
+        run_trials(session, plan, work, home.ray)
+
+    def _close(self) -> None:
+        """Writes the table and ends the runs, once; what goes wrong with MLflow is said and left for the next call."""
+        home, screen = self.home, self.screen
+        if self.address is None or home.lease.lost or not self._closed.acquire(blocking=False):
+            return
+        tracker, studies = self.tracker, self.plan.studies
+        screen.doing("writing the table and the records")
+        everything = list(self.configs.values())
+        roles = studies.roles() if studies else {}
+        rows = table_rows(everything, home.trials, roles)
+        self.counts = write_table(home.table, rows)
+        self._write_record()
+        tracker.await_store(self._patience, screen.line, lambda: self.signals.received is not None)
+        tracker.settle(everything, home.trials, screen.line, fetch=self.session.fetch)
+        tracker.tag_tuning(roles, screen.line)
+        self.charts = tracker.share_view(measured(rows), screen.line)
+        tracker.close(self.counts, [home.table, home.record], screen.line)
+        self.session.send()
+
+    def _done(self) -> int:
+        return sum(is_done(self.home.trials / key) for key in self.configs)
+
+    def _standing(self) -> str:
+        """`3 of 12 trials are done`."""
+        return f"{self._done()} of {max(self.screen.total, len(self.configs))} trials are done"
+
+    def _leave(self, error: ClusterLost) -> None:
+        """Ends the process from a thread: the main one hangs in a call to Ray."""
+        self._close()
+        self.screen.line(f"error: {error}; {self._standing()}; to go on: ", self.go_on)
+        self.screen.close()
+        os._exit(1)
+
+    def _write_record(self) -> None:
+        plan, address = self.plan, self.address or self.plan.known_address
+        tree = {
+            "id": plan.sweep_id,
+            "spec": self.spec.to_dict(),
+            "settings": self.settings.tree(),
+            "tracking": None if address is None else asdict(address),
+            "trials": list(self.configs),
+            "former_hashes": plan.former,
+        }
+        write_json(self.home.record, tree)

@@ -1,0 +1,90 @@
+"""Where a sweep lives: its folder, where that is the copy of one in a store the mirror, and the driver's lease."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from drorae.errors import UserError
+from drorae.storage.remote import Remote, absolute, locate, patiently
+from sweeps.driver.output import DRIVER_LOG
+from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.mirror import REPORT_FILES, Mirror, check_store, in_trials
+from sweeps.folder.status import DRIVER_LEASE
+
+DRIVER_FILES = ("sweep.json", "trials.csv", "studies.db", *in_trials(REPORT_FILES))
+"""What a driver needs of a sweep whose folder is in a store; weights and checkpoints stay there."""
+
+
+class Home:
+    """A sweep's folder, as its driver works in it.
+
+    Args:
+        root: folder or URL of all sweeps.
+        name: the sweep's.
+
+    Raises:
+        UserError: the folder cannot be written to, or the store is none that a sweep can be kept in.
+    """
+
+    def __init__(self, root: Path | str, name: str) -> None:
+        place = locate(root)
+        self.name = name
+        self.mirror = Mirror(place / name, "driver") if isinstance(place, Remote) else None
+        self.directory = (Path(absolute(root)) if self.mirror is None else self.mirror.local.parent) / name
+        self.place = self.directory if self.mirror is None else self.mirror.remote
+        """The folder as everybody knows it."""
+        self.trials = self.directory / "trials"
+        self.record, self.table = self.directory / "sweep.json", self.directory / "trials.csv"
+        self.studies, self.log = self.directory / "studies.db", self.directory / DRIVER_LOG
+        self.existed = self.directory.exists()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.directory, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            text = f"{self.directory}: cannot be written to ({error.strerror}); choose another folder"
+            raise UserError(text) from None
+        if self.mirror is not None:
+            check_store(self.mirror.remote)
+        self.lease = Lease(self.place / DRIVER_LEASE)
+
+    @property
+    def ray(self) -> Path:
+        """Where Ray Tune keeps its own files meanwhile. Hidden, they are not sent to a store."""
+        return self.directory / ("ray" if self.mirror is None else ".ray")
+
+    @contextlib.contextmanager
+    def leased(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Keeps other drivers off the sweep.
+
+        Raises:
+            UserError: one is at work on it.
+        """
+        if not is_live(self.lease.path) and read_lease(self.lease.path) is not None:
+            say(f"{self.name}: its last driver left no word; waiting to see whether it lives")
+        if not self.lease.acquire(wait=False):
+            raise UserError(
+                f"{self.place}: another drorae sweep is running here; wait for it, or give this one another --name"
+            )
+        if self.mirror is not None:
+            self.mirror.lease = self.lease
+        with self.lease:
+            yield
+
+    def pull(self) -> None:
+        """Brings what a driver needs here from the store, where the folder is in one."""
+        if self.mirror is not None:
+            pull = self.mirror.pull
+            patiently(lambda: pull(patterns=DRIVER_FILES))
+
+    def discard(self, new: bool) -> None:
+        """Removes what a call made that was ended before it recorded anything; `new`: sweep.json is of this call."""
+        if not self.existed:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        elif new:
+            self.record.unlink(missing_ok=True)

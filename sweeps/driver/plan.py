@@ -1,0 +1,113 @@
+"""What a sweep still has to do, from its spec and from what its folder holds already."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from drorae.config import TrialConfig, config_hash, is_moved, load_config, shared_key
+from drorae.errors import UserError
+from drorae.trial.folder import ENDED, read_outcome
+from sweeps.driver.home import Home
+from sweeps.driver.search import Studies
+from sweeps.folder.migration import migrate
+from sweeps.folder.status import read_spec
+from sweeps.spec import Search, SweepSpec, expand, varied_fields
+from sweeps.tracking.client import RunAddress
+
+
+def is_done(directory: Path) -> bool:
+    """Whether the trial of a folder has ended for good."""
+    return read_outcome(directory)["status"] in ENDED
+
+
+class SweepPlan:
+    """The trials of a sweep, and which of them are missing.
+
+    Args:
+        spec: the sweep.
+        basis: its trials by config hash; of a search, those that it starts from.
+        home: its folder, with what the store holds.
+
+    Raises:
+        UserError: the folder holds another sweep.
+    """
+
+    def __init__(self, spec: SweepSpec, basis: dict[str, TrialConfig], home: Home) -> None:
+        self.basis, self.trials = basis, home.trials
+        known = home.record.exists()
+        self.former = migrate(home.directory, home.mirror) if known else {}
+        """Today's hashes of trials that an earlier version knew by another."""
+        tree = read_spec(home.directory) if known else {}
+        if known:
+            self._check(tree, spec)
+        self.sweep_id = str(tree["id"]) if known else uuid.uuid4().hex
+        self.known_address = RunAddress(**tree["tracking"]) if tree.get("tracking") else None
+        """Where the sweep was recorded before; None where it never was."""
+        self.studies = Studies(home.studies, spec, home.trials) if spec.search else None
+        self.configs = self.studies.configs if self.studies else basis
+        """Every trial known so far, by config hash."""
+        done = {key for key in self.configs if is_done(home.trials / key)}
+        self.missing = [key for key in self.configs if key not in done]
+        if self.studies is not None:
+            self.missing = [] if self.studies.finished else list(basis)
+        paths = {key: home.trials / key / "config.json" for key in self.configs if key in done}
+        self.moved = [
+            key for key, path in paths.items() if path.is_file() and is_moved(load_config(path), self.configs[key])
+        ]
+        """Trials that are done, but with data or weights at other places, which must hold the same."""
+        varied = varied_fields(list(basis.values()))
+        varied += [item.field for item in spec.search.ranges] if spec.search else []
+        self.varied = list(dict.fromkeys(varied))
+
+    def _check(self, tree: Mapping[str, Any], spec: SweepSpec) -> None:
+        """Raises UserError where the trials of a sweep.json are not all among these."""
+        # A call that was interrupted before it began a trial binds nobody.
+        keys = {self.former.get(key, key) for key in tree["trials"]}
+        before = {key for key in keys if (self.trials / key).exists()}
+        search = None
+        if tree["spec"].get("search"):
+            earlier = SweepSpec.from_dict(tree["spec"])
+            before, search = {config_hash(config) for config in expand(earlier)}, earlier.search
+        folder, remedy = self.trials.parent, "give this one another --name, or delete the folder"
+        if lost := before - set(self.basis):
+            raise UserError(
+                f"{folder}: holds another sweep ({len(lost)} of its {len(before)} trials are not in this one); {remedy}"
+            )
+        # More trials of the same search go on with its studies.
+        if _but_trials(search) != _but_trials(spec.search):
+            raise UserError(f"{folder}: holds a sweep with another search, or with none; {remedy}")
+
+    @property
+    def total(self) -> int:
+        """Trials that will have been run, as far as is known."""
+        return len(self.configs) if self.studies is None else self.studies.total
+
+    @property
+    def unprepared(self) -> dict[str, TrialConfig]:
+        """The trials whose shared parts are to be made or compared, by config hash."""
+        return {key: self.basis[key] for key in self.missing} | {key: self.configs[key] for key in self.moved}
+
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """Fingerprints that trials were made from so far, by what they share.
+
+        The decoder's address is left out: it may be another one to a later version, whatever the weights are.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for key, config in self.configs.items():
+            known = found.setdefault(config_hash(shared_key(config)), {})
+            with contextlib.suppress(OSError, ValueError):
+                known |= json.loads((self.trials / key / "inputs.json").read_text())
+            if digest := read_outcome(self.trials / key).get("weights", {}).get("phase1_decoder"):
+                known["phase1_weights"] = digest
+            known.pop("phase1_decoder", None)
+        return found
+
+
+def _but_trials(search: Search | None) -> Search | None:
+    return None if search is None else replace(search, trials=0)

@@ -1,0 +1,102 @@
+"""What a sweep is doing, from its folder alone: what is done, running, failed, missing; its cost, the time left."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from drorae.config import TrialConfig, load_config
+from drorae.errors import UserError
+from drorae.machine.needs import trial_flops
+from drorae.storage.remote import locate
+from drorae.trial.folder import Use, files_for, read_outcome
+from sweeps.driver.eta import ended_trial, running_trial, seconds_left
+from sweeps.folder.lease import is_live
+from sweeps.folder.mirror import brought, in_trials
+from sweeps.folder.status import DRIVER_LEASE, Cost, RunningTrial, progress_cost, read_progress, read_spec
+from sweeps.spec import point_label, varied_fields
+
+STALE_SECONDS = 60.0
+"""A trial whose progress is older is not being worked on any more."""
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """A sweep at this moment."""
+
+    name: str
+    counts: dict[str, int]
+    """Trials per status: finished, unconverged, diverged, pruned, failed, running, missing."""
+    running: tuple[RunningTrial, ...]
+    failed: tuple[tuple[str, str], ...]
+    """Label and reason."""
+    damaged: tuple[tuple[str, str], ...]
+    """Label and reason of missing trials that have a result which cannot be read."""
+    driven: bool
+    """Whether a driver is at work on this machine or on a disk it shares."""
+    cost: Cost
+    seconds_left: float | None
+    """Estimated with as many at once as now (`sweeps.driver.eta`); None where nothing can be said yet."""
+
+    @property
+    def total(self) -> int:
+        """All trials known so far."""
+        return sum(self.counts.values())
+
+    def tree(self) -> dict[str, Any]:
+        """Returns plain values, ready for JSON."""
+        reasons = {"failed": self.failed, "damaged": self.damaged}
+        return asdict(self) | {
+            name: [{"trial": label, "reason": reason} for label, reason in pairs] for name, pairs in reasons.items()
+        }
+
+
+def sweep_state(place: Path | str) -> SweepState:
+    """Returns the state of the sweep in a folder, or at a URL.
+
+    Raises:
+        UserError: no sweep there.
+    """
+    directory = brought(place, ("sweep.json", *in_trials(files_for(Use.STATE))))
+    trials, keys = directory / "trials", read_spec(directory)["trials"]
+    configs: dict[str, TrialConfig] = {}
+    for key in keys:
+        # Absent before the trial is begun; a damaged one is written again with the next attempt.
+        with contextlib.suppress(UserError):
+            configs[key] = load_config(trials / key / "config.json")
+    names = varied_fields(list(configs.values()))
+    counts: Counter[str] = Counter()
+    running, here, failed, damaged, ended = [], [], [], [], []
+    waiting: list[float | None] = []
+    cost = Cost()
+    for key in keys:
+        config, outcome, progress = configs.get(key), read_outcome(trials / key), read_progress(trials / key)
+        label = (point_label(config, names) if config else "") or key
+        status, spent = outcome["status"], progress_cost(progress)
+        cost += spent
+        if status == "missing" and progress.get("running") and time.time() - progress["updated"] < STALE_SECONDS:
+            status = "running"
+            here.append(running_trial(config or TrialConfig(), progress))
+            running.append(RunningTrial.from_progress(label, progress))
+        elif status == "missing":
+            damaged += [(label, str(outcome["reason"]))] if outcome["reason"] else []
+            waiting.append(trial_flops(config) if config else None)
+        elif status == "failed":
+            failed.append((label, str(outcome["reason"])))
+        elif config:
+            ended.append(ended_trial(config, spent.seconds, outcome))
+        counts[status] += 1
+    return SweepState(
+        directory.name,
+        dict(counts),
+        tuple(running),
+        tuple(failed),
+        tuple(damaged),
+        driven=is_live(locate(place) / DRIVER_LEASE),
+        cost=cost,
+        seconds_left=seconds_left(ended, here, waiting, len(here)),
+    )

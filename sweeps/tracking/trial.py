@@ -1,0 +1,232 @@
+"""Records a trial in MLflow, as a run below its sweep's that is found again by the trial's config hash.
+
+Recording never fails a trial: what the store does not take is kept in the trial's `spool.jsonl` and sent later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+from drorae.config import TrialConfig, config_hash, flatten
+from drorae.errors import brief
+from drorae.metrics.registry import better
+from drorae.storage.files import json_rows
+from drorae.trial.folder import HISTORY, SPOOL, Use, files_for, read_outcome
+from sweeps.folder.table import COLUMNS, trial_row
+from sweeps.tracking.client import RunAddress, Store, Warn, store_errors, warn_once
+from sweeps.tracking.pictures import draw_pictures
+from sweeps.tracking.spool import Spool
+
+FLUSH_SECONDS = 5.0
+"""Metrics are sent together, at most this often."""
+BACK_OFF_SECONDS = 60.0
+"""After a store did not answer, the next attempt waits this long, doubled each time up to ten times as long."""
+PREFIX = "train/"
+"""Before the names of step metrics, so that a final metric such as l1 is never mistaken for one."""
+INSPECTION = "inspection/"
+"""Before the names of the numbers in inspection.json."""
+DIGEST = "drorae.digest"
+"""Tag of a run that has everything of its trial: the digest of the outcome that was recorded."""
+RUN_STATUS = {"pruned": "KILLED", "failed": "FAILED", "missing": "KILLED"}
+"""MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
+
+
+class TrialTracker:
+    """Records one trial: rows while it trains, everything else when it ends.
+
+    Steps are counted through phases 2 and 3 (phase 3 goes on where phase 2 ended), and a step that the store
+    has is not sent again, so that resuming and replaying add nothing twice. No method raises because the store
+    is away.
+
+    Args:
+        address: where the sweep is recorded.
+        config: the trial's config.
+        directory: the trial's folder.
+        warn: takes what the user should know, a line of each kind once.
+    """
+
+    def __init__(
+        self, address: RunAddress, config: TrialConfig, directory: Path, warn: Warn = lambda line: None
+    ) -> None:
+        self.address, self.config, self.directory, self.warn = address, config, directory, warn
+        self._store = Store(address.tracking_uri)
+        self._say = warn_once(warn)
+        self.spool = Spool(directory / SPOOL, address.tracking_uri, self._say)
+        self._run_id = ""
+        self._sent: set[int] = set()
+        self._phase, self._offset, self._last_step = "", 0, 0
+        self._next_flush = time.monotonic() + FLUSH_SECONDS
+        self._back_off = 0.0
+
+    def report(self, row: Mapping[str, float | str]) -> None:
+        """Takes a reported row. Rows without step and loss, and those of phase 1 (shared, not the trial's), pass."""
+        self._take(row, int(time.time() * 1000))
+        if time.monotonic() >= self._next_flush:
+            self.flush()
+
+    def flush(self) -> bool:
+        """Sends the rows that wait; those that the store does not take go to the spool. True when none is left."""
+        return self._deliver(lambda: None)
+
+    def start(self) -> bool:
+        """Finds or creates the run and marks it RUNNING. False when the store is away."""
+
+        def mark() -> None:
+            self._store.client.set_tag(self._run_id, "drorae.status", "running")
+            self._store.client.update_run(self._run_id, status="RUNNING")
+
+        return self._attempt(mark)
+
+    def finish(self) -> bool:
+        """Records the outcome found in the trial's folder and ends the run. True when the store has everything.
+
+        Safe to repeat: nothing is recorded twice. What differs from the outcome is recorded again.
+        """
+        outcome = read_outcome(self.directory)
+        history = self.directory / HISTORY
+        if history.is_file() and (rows := json_rows(history.read_bytes())):
+            self._phase, self._offset, self._last_step = "", 0, 0
+            # The same whoever sends them: MLflow takes a value that it has, time and all, once only.
+            ended = int(history.stat().st_mtime * 1000)
+            for row in rows:
+                self._take(row, ended)
+        self._next_flush = time.monotonic()  # a last attempt, however short ago the store was away
+        return self._deliver(lambda: self._send_outcome(outcome))
+
+    def _take(self, row: Mapping[str, float | str], now: int) -> None:
+        phase = str(row.get("phase", ""))
+        if "step" not in row or "loss" not in row or phase == "phase1":
+            return
+        if phase != self._phase:
+            self._phase, self._offset = phase, self._last_step
+        step = self._offset + int(float(row["step"]))
+        self._last_step = max(self._last_step, step)
+        if step not in self._sent and step not in self.spool.rows:
+            values = _numbers({name: value for name, value in row.items() if name not in ("step", "total_steps")})
+            self.spool.rows[step] = {"step": step, "time": now, "values": values}
+
+    def _deliver(self, then: Callable[[], object]) -> bool:
+        """Sends the rows that wait and does what comes `then`; where the store is away, the rows go to the spool."""
+
+        def deliver() -> None:
+            self._send_rows()
+            then()
+
+        if self._attempt(deliver):
+            self.spool.clear()
+            return True
+        self.spool.save()
+        return False
+
+    def _attempt(self, action: Callable[[], object]) -> bool:
+        """Runs an action on the found run; after a failure everything is looked up afresh, later."""
+        if self._back_off and time.monotonic() < self._next_flush:
+            return False
+        try:
+            if not self._run_id:
+                self._open_run()
+            action()
+        except store_errors() as error:
+            self._run_id = ""
+            self._back_off = min(max(2 * self._back_off, BACK_OFF_SECONDS), 10 * BACK_OFF_SECONDS)
+            self._next_flush = time.monotonic() + self._back_off
+            self._say("away", f"{self._store.away(error)}; kept for later")
+            return False
+        self._back_off = 0.0
+        self._next_flush = time.monotonic() + FLUSH_SECONDS
+        return True
+
+    def _open_run(self) -> None:
+        fusion = self.config.fusion
+        layers = f" n{fusion.num_layers}" if fusion.num_layers else ""
+        run = self._store.open_run(
+            self.address.experiment_id,
+            f"{fusion.variant} h{fusion.expert_hidden_dim}{layers} s{self.config.seed}",
+            {"mlflow.parentRunId": self.address.parent_run_id, "drorae.config_hash": config_hash(self.config)},
+            {"drorae.kind": "trial", "drorae.status": "running"},
+        )
+        params = {name: _param(value) for name, value in flatten(self.config).items() if name not in run.data.params}
+        self._store.send(run.info.run_id, params=params.items())
+        history = self._store.client.get_metric_history(run.info.run_id, f"{PREFIX}loss")
+        self._sent = {metric.step for metric in history}
+        self._run_id = run.info.run_id
+
+    def _send_rows(self) -> None:
+        metrics = (
+            (PREFIX + name, value, row["time"], step)
+            for step, row in sorted(self.spool.rows.items())
+            if step not in self._sent
+            # The loss tells that the store has a row: it goes last.
+            for name, value in sorted(row["values"].items(), key=lambda item: item[0] == "loss")
+        )
+        self._store.send(self._run_id, metrics)
+        self._sent.update(self.spool.rows)
+        self.spool.rows.clear()
+
+    def _send_outcome(self, outcome: Mapping[str, Any]) -> None:
+        status, digest = str(outcome["status"]), outcome_digest(outcome)
+        final = self._final_values(status)
+        run = self._store.client.get_run(self._run_id)
+        # A measure of the trial before it was made again, which the table has no more.
+        gone = [name for name in run.data.metrics if name not in final and _is_measure(name)]
+        changed = self._store.send_final(run, dict.fromkeys(gone, math.nan) | final)
+        tags = {"drorae.status": status, "drorae.reason": str(outcome.get("reason", ""))}
+        tags |= {f"drorae.{name}": str(value) for name, value in outcome.get("provenance", {}).items()}
+        if "drorae.git_commit" in tags:
+            tags["mlflow.source.git.commit"] = tags["drorae.git_commit"]
+        self._store.send(self._run_id, tags=tags.items())
+        ended, known = RUN_STATUS.get(status, "FINISHED"), run.data.tags.get(DIGEST)
+        # A run that was ended without a digest has its files as long as its numbers are the trial's.
+        if status not in RUN_STATUS and known != digest and (known or changed or run.info.status != ended):
+            for path in [self.directory / name for name in files_for(Use.ARTIFACT)] + self._pictures():
+                if path.is_file():
+                    self._store.client.log_artifact(self._run_id, str(path))
+        self._store.client.set_tag(self._run_id, DIGEST, digest)
+        self._store.client.set_terminated(self._run_id, ended)
+
+    def _final_values(self, status: str) -> dict[str, float]:
+        """Returns the values that the run is to end with; of a missing trial, those of its inspection alone."""
+        final: dict[str, float] = {}
+        if status != "missing":
+            # Config fields (with dots) are params already.
+            row = _numbers(trial_row(self.config, self.directory))
+            final = {name: value for name, value in row.items() if "." not in name}
+            if final.get("fusion_params", 0) > 0:
+                final["log10_params"] = math.log10(final["fusion_params"])
+            if "train_seconds" in final:
+                final["wall_seconds"] = final["train_seconds"] + final.get("eval_seconds", 0.0)
+        path = self.directory / "inspection.json"
+        inspection = json.loads(path.read_text()) if path.is_file() else {}
+        return final | {INSPECTION + name: value for name, value in inspection.items()}
+
+    def _pictures(self) -> list[Path]:
+        try:
+            return draw_pictures(self.directory)
+        except (OSError, ValueError, BadZipFile) as error:  # a damaged file is not worth a trial
+            self.warn(f"{self.directory.name}: pictures not drawn ({brief(error)})")
+            return []
+
+
+def _param(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    numbers = ((name, value) for name, value in row.items() if isinstance(value, int | float))
+    return {name: float(value) for name, value in numbers if not isinstance(value, bool)}
+
+
+def _is_measure(name: str) -> bool:
+    return name in COLUMNS or better(name.removeprefix("baseline_")) is not None
+
+
+def outcome_digest(outcome: Mapping[str, Any]) -> str:
+    """Returns what tells an outcome from the one that the trial had before it was made again."""
+    return hashlib.sha256(json.dumps(outcome, sort_keys=True).encode()).hexdigest()[:16]

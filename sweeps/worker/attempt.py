@@ -1,0 +1,166 @@
+"""An attempt at a trial, as each of the trial's processes makes it: trained, recorded, and its errors written down."""
+
+from __future__ import annotations
+
+import contextlib
+import pkgutil
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from drorae.config import Runtime, load_config
+from drorae.errors import DiskFull, Notice, UserError, one_line
+from drorae.storage.files import write_atomic, write_json
+from sweeps.folder.lease import Lease
+from sweeps.resources import Share
+from sweeps.tracking.client import RunAddress
+from sweeps.tracking.recorder import Recorder
+from sweeps.tracking.trial import TrialTracker
+from sweeps.worker.heartbeat import heartbeat
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to know of the sweep: paths and scalars only."""
+
+    trials: str
+    runtime: Runtime
+    """With threads 0 a process uses its CPUs."""
+    address: RunAddress
+    run_trial: str
+    """`module:function`."""
+    report_epochs: bool
+    """Tell Tune the mean loss of each epoch, for a scheduler to decide by."""
+    max_failures: int
+    """Errors after which a trial is given up."""
+    remote: str = ""
+    """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a trial."""
+
+    work: Work
+    key: str
+    """The trial's config hash."""
+    share: Share
+    lease: Lease
+    """On the trial's folder, held by the worker that the trial was given to."""
+    number: int
+    """1 for the first."""
+
+    @property
+    def directory(self) -> Path:
+        """The trial's folder."""
+        return Path(self.work.trials) / self.key
+
+
+def threads(runtime: Runtime, share: Share) -> Runtime:
+    """Returns the runtime with as many threads as a process of the trial has CPUs, where it leaves that open."""
+    return replace(runtime, threads=runtime.threads or max(1, int(share.cpus / share.processes)))
+
+
+def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], None], main: bool = True) -> bool:
+    """Does one process's part in an attempt; returns False after a UserError, which is left as failure.json.
+
+    Any other exception is raised, and stands in `error-<number>.txt`; so is that of a full disk, which the next
+    attempt waits for. A lost lease is raised, and leaves nothing.
+
+    Args:
+        attempt: the attempt.
+        runtime: this process's device and threads.
+        send: tells Tune the mean loss of an epoch.
+        main: whether this process keeps the trial's progress and records it.
+    """
+    lease, directory = attempt.lease, attempt.directory
+    config = load_config(directory / "config.json")
+
+    def warn(line: str) -> None:
+        # On a full disk, mostly one that says so: not worth the trial.
+        with contextlib.suppress(OSError), (directory / "warnings.txt").open("a") as file:
+            file.write(line + "\n")
+
+    epochs = _Epochs()
+    with contextlib.ExitStack() as stack:
+        heart = stack.enter_context(heartbeat(directory, attempt.share, lease)) if main else None
+        tracker = TrialTracker(attempt.work.address, config, directory, warn) if main else None
+        recorder = stack.enter_context(Recorder(tracker)) if tracker else None
+
+        def report(row: dict[str, float | str]) -> None:
+            lease.check()
+            for listener in (heart, recorder):
+                if listener:
+                    listener.report(row)
+            if attempt.work.report_epochs and (epoch := epochs.add(row)):
+                if recorder:
+                    recorder.flush()
+                # Every process has the same rows, and Ray Train waits for all of them.
+                send(epoch)
+
+        try:
+            with _notices(warn):
+                pkgutil.resolve_name(attempt.work.run_trial)(config, report, directory=directory, runtime=runtime)
+            fine = True
+        except Exception as error:
+            # The folder of one that was lost is another's.
+            lease.check(now=True)
+            if not _is_final(error, directory):
+                with contextlib.suppress(OSError):
+                    write_atomic(directory / f"error-{attempt.number:03d}.txt", traceback.format_exc().encode())
+                raise
+            fine = False
+        if recorder:
+            recorder.finish()
+    return fine
+
+
+@contextlib.contextmanager
+def _notices(warn: Callable[[str], None]) -> Iterator[None]:
+    """Hands on what a trial came through: the driver says it."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            warn(str(message))
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = show
+        yield
+
+
+def _is_final(error: Exception, directory: Path) -> bool:
+    """Returns whether an error is the user's to mend, and recorded so; the next attempt waits for a full disk."""
+    if not isinstance(error, UserError) or isinstance(error, DiskFull):
+        return False
+    try:
+        write_json(directory / "failure.json", {"reason": one_line(error)})
+    except OSError:
+        return False
+    return True
+
+
+class _Epochs:
+    """The mean training loss of each completed epoch of phase 2."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._losses: list[float] = []
+
+    def add(self, row: Mapping[str, float | str]) -> dict[str, Any] | None:
+        """Takes a row; returns the epoch's number and loss where the row completed one."""
+        if row.get("phase") != "phase2" or "loss" not in row or "epoch" not in row:
+            return None
+        self._losses.append(float(row["loss"]))
+        if int(float(row["epoch"])) <= self._epoch:
+            return None
+        self._epoch += 1
+        mean = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        return {"epoch": self._epoch, "loss": mean}

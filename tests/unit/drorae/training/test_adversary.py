@@ -1,0 +1,150 @@
+"""The adversary of a phase: what it learns, what it moves, and that pieces of a batch change nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_config, tiny_images
+from torch import Tensor
+
+from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
+from drorae.errors import Notice
+from drorae.losses.augment import augment
+from drorae.models.weights import read_state
+from drorae.training.adversary import Adversary, make_adversary
+from drorae.training.loop import train_phase
+from drorae.training.phases import PHASE2
+from drorae.trial.run import run_trial
+from drorae.trial.shared import open_workshop
+
+CPU = torch.device("cpu")
+TINY = DiscriminatorConfig(name="vit_tiny_patch16_224", weights="random", input_size=64, lr=2e-2, final_lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return Runtime(device="cpu", threads=1, cache_dir=str(tmp_path_factory.mktemp("cache")), log_steps=1)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+    return tiny_config(tiny_images(tmp_path_factory.mktemp("images") / "images.npz"))
+
+
+def images(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_heads_learn_to_tell_noise_from_smooth() -> None:
+    settings = PhaseConfig(epochs=1, disc_start_steps=2, gan_start_steps=4, warmup_steps=0)
+    adversary = Adversary(TINY, ObjectiveConfig(gan_weight=0.75), settings, CPU, seed=0)
+    smooth = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4), size=64, mode="bilinear")
+    torch.manual_seed(0)
+    assert adversary.learn(1, 30, [images(8)], [smooth]) == {}, "before disc_start_steps nothing is learned"
+    assert [adversary.speaks(step) for step in (3, 4)] == [False, True]
+    losses = [float(adversary.learn(step, 30, [images(8)], [smooth])["disc_loss"]) for step in range(2, 30)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    with torch.no_grad():
+        real, fake = (adversary.network.eval()(2 * pictures - 1).mean() for pictures in (smooth, images(8, seed=9)))
+    assert real > fake
+
+
+@pytest.mark.parametrize("piece", [0, 5])
+def test_a_phase_with_an_adversary_moves_the_fusion_alone(config: TrialConfig, runtime: Runtime, piece: int) -> None:
+    runtime = dataclasses.replace(runtime, micro_batch=piece)
+    objective = ObjectiveConfig(perceptual="none", gan_weight=0.75)
+    phase2 = dataclasses.replace(config.phase2, disc_start_steps=1, gan_start_steps=2)
+    config = dataclasses.replace(config, objective=objective, phase2=phase2)
+    workshop = open_workshop(config, runtime)
+    tokenizer = workshop.tokenizer()
+    adversary = make_adversary(config, phase2, CPU, 0)
+    before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
+    rows: list[dict[str, float | str]] = []
+    train_phase(
+        tokenizer, PHASE2, phase2, workshop.train, workshop.objective, adversary, seed=0, device=CPU,
+        checkpoint=Path(runtime.cache_dir) / "none.pt", runtime=runtime, report=rows.append,
+    )  # fmt: skip
+    for name, value in tokenizer.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("fusion."), name
+    assert ["disc_loss" in row for row in rows] == [False, True, True, True]
+    assert ["gan_weight" in row for row in rows] == [False, False, True, True]
+
+
+def adversarial_trial(config: TrialConfig) -> TrialConfig:
+    """Both learn in each phase, the heads from its second step on, slowly, so that rounding does not grow."""
+    phase = dataclasses.replace(
+        config.phase2, epochs=2, batch_size=8, disc_start_steps=1, gan_start_steps=2, lr=1e-5, precision="fp32"
+    )
+    return dataclasses.replace(
+        config, objective=ObjectiveConfig(perceptual="none", gan_weight=0.75),
+        discriminator=dataclasses.replace(config.discriminator, lr=1e-5, final_lr=1e-6),
+        images=dataclasses.replace(config.images, train_images=16), phase1=phase, phase2=phase, phase3=phase,
+    )  # fmt: skip
+
+
+def series(config: TrialConfig, runtime: Runtime, folder: Path) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """What a trial with a cache of its own reports of its phases, and the weights it ends with."""
+    rows: list[dict[str, float | str]] = []
+    own = dataclasses.replace(runtime, cache_dir=str(folder / "cache"))
+    run_trial(config, rows.append, directory=folder / "trial", runtime=own)
+    names = ("loss", "l1", "gan", "gan_weight", "disc_loss")
+    found = {name: [float(row[name]) for row in rows if name in row] for name in names}
+    weights = {}
+    for part in ("fusion", "decoder"):
+        weights |= read_state(folder / "trial" / f"{part}.safetensors")
+    return found, weights
+
+
+def same(one: tuple[dict[str, list[float]], dict[str, Tensor]], other: Any) -> None:
+    for name, values in one[0].items():
+        assert other[0][name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+        assert values, name
+    for name, weight in one[1].items():
+        assert float((weight - other[1][name]).norm() / weight.norm().clamp_min(1e-6)) < 1e-3, name
+
+
+def test_pieces_of_a_batch_change_nothing_where_there_is_an_adversary(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path
+) -> None:
+    """8 images at once and in pieces of 3, 3 and 2: losses, adaptive weight, discriminator and weights alike."""
+    trial = adversarial_trial(config)
+    whole = series(trial, runtime, tmp_path / "whole")
+    pieces = series(trial, dataclasses.replace(runtime, micro_batch=3), tmp_path / "pieces")
+    same(whole, pieces)
+
+
+def test_a_discriminator_s_step_is_the_same_again_after_memory_ran_out(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = adversarial_trial(config)
+    whole = series(trial, runtime, tmp_path / "whole")
+    learn = Adversary.learn
+
+    def short(self: Adversary, step: int, total: int, painted: Any, *rest: Any) -> dict[str, Tensor]:
+        found = learn(self, step, total, painted, *rest) if len(painted[0]) <= 4 else None
+        if found is None:
+            augment(painted[0])
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    monkeypatch.setattr(Adversary, "learn", short)
+    with pytest.warns(Notice, match="goes on with 4"):
+        again = series(trial, runtime, tmp_path / "short")
+    same(whole, again)
+
+
+def test_pieces_of_a_batch_add_up_to_the_batch(config: TrialConfig, runtime: Runtime, tmp_path: Path) -> None:
+    """16 images at once, in pieces of 5, and with activations computed twice: one loss curve."""
+    curves = []
+    for number, changes in enumerate(({}, {"micro_batch": 5}, {"activation_checkpointing": True})):
+        other = dataclasses.replace(runtime, cache_dir=str(tmp_path / f"cache{number}"), **changes)
+        rows: list[dict[str, float | str]] = []
+        run_trial(config, rows.append, directory=tmp_path / f"trial{number}", runtime=other)
+        curves.append([float(row["loss"]) for row in rows if "loss" in row])
+    assert len(curves[0]) == 8
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-5)

@@ -1,0 +1,124 @@
+"""A sweep's own records: its runs agree with the disk, whatever the store does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import requests
+from fake_trial import STEPS, run_trial
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from runs import nowhere, only_run, steps
+from sqlalchemy.exc import OperationalError
+
+from drorae.config import PRESETS, Runtime, config_hash
+from drorae.errors import UserError
+from sweeps.tracking import recorder, trial
+from sweeps.tracking import sweep as sweep_tracking
+from sweeps.tracking.client import Store
+from sweeps.tracking.sweep import SweepTracker
+from sweeps.tracking.trial import TrialTracker
+
+
+def test_runs_are_made_to_agree_with_the_disk(sweep: SweepTracker, tmp_path: Path) -> None:
+    done, failed, lost, pruned = (replace(PRESETS["smoke"], seed=seed) for seed in range(10, 14))
+    for config in (done, failed, lost, pruned):
+        (tmp_path / config_hash(config)).mkdir()
+        tracker = TrialTracker(sweep.address, config, tmp_path / config_hash(config))
+        tracker.start()
+        tracker.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
+        tracker.flush()
+    run_trial(done, lambda row: None, directory=tmp_path / config_hash(done), runtime=Runtime())
+    (tmp_path / config_hash(failed) / "failure.json").write_text('{"reason": "no luck"}')
+    (tmp_path / config_hash(pruned) / "pruned.json").write_text('{"reason": "too slow"}')
+    configs = [done, failed, lost, pruned]
+    sweep.settle(configs, tmp_path, print, running=frozenset([config_hash(lost)]))
+    assert only_run(sweep.client, sweep.address, lost).info.status == "RUNNING"
+    sweep.settle(configs, tmp_path, print)
+    runs = [only_run(sweep.client, sweep.address, config) for config in configs]
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "KILLED", "KILLED"]
+    assert [run.data.tags["drorae.status"] for run in runs] == ["finished", "failed", "missing", "pruned"]
+    assert runs[1].data.tags["drorae.reason"] == "no luck"
+    assert runs[0].data.metrics["psnr"] > 0 and steps(sweep.client, runs[0]) == list(range(1, STEPS + 1))
+
+
+def test_the_sweep_s_own_counts_follow(sweep: SweepTracker) -> None:
+    sweep.close({"finished": 1, "diverged": 2}, [], pytest.fail)
+    sweep.close({"finished": 3}, [], pytest.fail)
+    counts = sweep.client.get_run(sweep.parent_run_id).data.metrics
+    assert (counts["trials_finished"], counts["trials_diverged"], counts["trials_missing"]) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("bug", [TypeError, KeyError, AttributeError, ZeroDivisionError, ValueError])
+def test_a_bug_of_ours_is_no_store_that_is_away(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: type[Exception]
+) -> None:
+    config = replace(PRESETS["smoke"], seed=31)
+    directory = tmp_path / config_hash(config)
+    directory.mkdir()
+    run_trial(config, lambda row: None, directory=directory, runtime=Runtime())
+
+    def broken(*anything: object, **named: object) -> None:
+        raise bug("ours")
+
+    said: list[str] = []
+    tracker = TrialTracker(sweep.address, config, directory, said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "trial_row", broken)
+        for call in (tracker.finish, lambda: sweep.settle([config], tmp_path, said.append)):
+            with pytest.raises(bug, match="ours"):
+                call()
+        with recorder.Recorder(TrialTracker(sweep.address, config, directory, said.append)) as recording:
+            assert recording.finish(), "training goes on"
+    assert len(said) == 1 and bug.__name__ in said[0] and "does not answer" not in said[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_tracking, "shared_view", broken)
+        with pytest.raises(bug, match="ours"):
+            sweep.share_view(["psnr"], said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "send_final", broken)
+        with pytest.raises(bug, match="ours"):
+            sweep.close({}, [], said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_tracking, "_versions", broken)
+        with pytest.raises(bug, match="ours"):
+            SweepTracker("with a bug", "other", tmp_path, f"sqlite:///{tmp_path}/mlflow.db").open_parent("a test")
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        MlflowException("busy"),
+        OperationalError("select", {}, Exception("locked")),
+        requests.ConnectionError("refused"),
+        TimeoutError("late"),
+        json.JSONDecodeError("a login page", "<html>", 0),
+        ModuleNotFoundError("No module named 'psycopg2'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_store_raises_is_one_line(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: Exception
+) -> None:
+    def refuse(*anything: object, **named: object) -> None:
+        raise away
+
+    said: list[str] = []
+    for name in ("search_runs", "get_run", "get_experiment_by_name"):
+        monkeypatch.setattr(MlflowClient, name, refuse)
+    assert not TrialTracker(sweep.address, PRESETS["smoke"], tmp_path, said.append).start()
+    sweep.settle([PRESETS["smoke"]], tmp_path, said.append)
+    sweep.close({}, [], said.append)
+    assert len(said) == 3 and all("does not answer" in line and "\n" not in line for line in said)
+    with pytest.raises(UserError, match="cannot be used"):
+        SweepTracker("tracked", "id", tmp_path, sweep.uri)
+
+
+def test_an_unusable_store_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError) as raised:
+        SweepTracker("s", "id", tmp_path, nowhere())
+    assert "\n" not in str(raised.value)
