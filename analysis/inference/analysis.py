@@ -59,7 +59,7 @@ class Analysis:
     def disputed(self) -> bool:
         """Whether several laws are heard at the end of the horizon."""
         end = self.horizon.high
-        return len(self.comparison.heard(end) if end > 0 else self.comparison.plausible) > 1
+        return len(self.comparison.laws_at(end) if end > 0 else self.comparison.plausible) > 1
 
     @property
     def typical_seeds(self) -> float:

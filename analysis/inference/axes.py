@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +15,9 @@ from analysis.inference.evidence import PLAUSIBLE
 from analysis.inference.verdicts import Verdict
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import FORMS
-from analysis.laws.intervals import Sample, parameter_intervals
+from analysis.laws.intervals import Interval, Sample, parameter_intervals
 from analysis.laws.line import average
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, floats
 from analysis.table.decoders import check_decoders
 from analysis.table.design import check_axes
 from analysis.table.selection import Selection, select
@@ -68,64 +67,73 @@ class JointAnalysis:
         """How much AICc a law is behind the preferred one."""
         return fit.aicc - self.preferred.aicc
 
+    @property
+    def plane(self) -> CurveFit:
+        """The additive law of both axes, which `analyse_axes` always fits."""
+        return next(fit for fit in self.fits if fit.name == "plane")
+
+    @property
+    def plausible(self) -> list[CurveFit]:
+        """Laws of both axes less than 4 AICc behind the best of them."""
+        return [fit for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE]
+
     @cached_property
     def tests(self) -> tuple[FTest, ...]:
         """Each axis beyond the other, and their interaction, as F tests of nested least squares."""
-        plane, both = self.find("plane"), self.find("interaction")
-        found = []
-        for axis, other in ((self.second_name, self.x_name), (self.x_name, self.second_name)):
-            small = dict(self.alone)[other]
-            if plane is not None:
-                found.append(_f_test(f"{axis} beyond {other}", small, plane))
-        if plane is not None and both is not None:
-            found.append(_f_test("interaction", plane, both))
-        return tuple(found)
+        (x, of_x), (second, of_second) = self.alone
+        crossed = self.find("interaction")
+        return (
+            _f_test(f"{second} beyond {x}", of_x, self.plane),
+            _f_test(f"{x} beyond {second}", of_second, self.plane),
+            *([_f_test("interaction", self.plane, crossed)] if crossed else []),
+        )
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of each axis, of their interaction and of the form."""
-        found = []
-        plane = self.find("plane")
-        intervals = {} if plane is None else parameter_intervals(plane)
-        for test, name, per in zip(self.tests, ("c", "b"), (f"per unit of {self.second_name}",
-                                   f"per decade of {self.x_name}"), strict=False):  # fmt: skip
-            low, high = intervals[name]
-            said = f"{low:.4g} .. {high:.4g} {per}, 95%; "
-            said += f"F({test.extra}, {test.dof}) = {test.f:.3g}, p = {test.p_value:.2g}"
-            claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
-            if test.p_value < LEVEL:
-                found.append(Verdict(claim, "supported", said))
-            else:
-                decide = "more values of this axis, at several values of the other"
-                found.append(Verdict(claim, "undecided", f"no effect is resolved: {said}", decide))
+        ends = parameter_intervals(self.plane)
+        second, x, *crossed = self.tests
+        return (
+            self._axis_verdict(second, ends["c"], f"per unit of {self.second_name}"),
+            self._axis_verdict(x, ends["b"], f"per decade of {self.x_name}"),
+            self._additive_verdict(*crossed),
+            self._form_verdict(),
+        )
+
+    def _axis_verdict(self, test: FTest, ends: Interval, per: str) -> Verdict:
+        claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
+        said = f"{ends.low:.4g} .. {ends.high:.4g} {per}, 95%; "
+        said += f"F({test.extra}, {test.dof}) = {test.f:.3g}, p = {test.p_value:.2g}"
+        if test.p_value < LEVEL:
+            return Verdict(claim, "supported", said)
+        decide = "more values of this axis, at several values of the other"
+        return Verdict(claim, "undecided", f"no effect is resolved: {said}", decide)
+
+    def _additive_verdict(self, test: FTest | None = None) -> Verdict:
         claim = "additive: each axis does the same wherever the other stands"
-        crossing = next((test for test in self.tests if test.what == "interaction"), None)
-        both = self.find("interaction")
-        if crossing is None or both is None:
-            reason = dict(self.skipped).get("interaction", "the interaction was not fitted")
+        crossed = self.find("interaction")
+        if test is None or crossed is None:
             decide = f"runs that vary {self.x_name} and {self.second_name} together: the corners of a grid"
-            found.append(Verdict(claim, "undecided", reason, decide))
-        else:
-            low, high = parameter_intervals(both)["d"]
-            said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {crossing.p_value:.2g}"
-            word: Any = "not supported" if crossing.p_value < LEVEL else "undecided"
-            decide = "" if crossing.p_value < LEVEL else "runs at the corners of a grid, which weigh most for it"
-            found.append(Verdict(claim, word, said, decide))
-        near = [fit.name for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE]
+            return Verdict(claim, "undecided", dict(self.skipped)["interaction"], decide)
+        low, high = parameter_intervals(crossed)["d"]
+        said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {test.p_value:.2g}"
+        if test.p_value < LEVEL:
+            return Verdict(claim, "not supported", said)
+        return Verdict(claim, "undecided", said, "runs at the corners of a grid, which weigh most for it")
+
+    def _form_verdict(self) -> Verdict:
         claim = f"form: {self.fits[0].form.formula}"
-        if len(near) == 1 and len(self.fits) > 1:
-            found.append(
-                Verdict(claim, "supported", f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind")
-            )
-        else:
-            others = ", ".join(near[1:]) or "no other law could be fitted"
-            found.append(Verdict(claim, "undecided", f"as good: {others}", "a wider range of both axes"))
-        return tuple(found)
+        others = [fit.name for fit in self.plausible[1:]]
+        if not others and len(self.fits) > 1:
+            reason = f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind"
+            return Verdict(claim, "supported", reason)
+        reason = f"as good: {', '.join(others) or 'no other law could be fitted'}"
+        return Verdict(claim, "undecided", reason, "a wider range of both axes")
 
     @cached_property
     def cautions(self) -> tuple[Caution, ...]:
         """What is wrong with a plausible law of both axes."""
-        return tuple(item for fit in self.fits if fit.aicc - self.fits[0].aicc < PLAUSIBLE for item in fit_flags(fit))
+        return tuple(item for fit in self.plausible for item in fit_flags(fit))
 
     def text(self) -> str:
         """Plain lines for a terminal."""
@@ -144,8 +152,8 @@ class JointAnalysis:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Name, formula, parameters, R2 and AICc behind the preferred law, of every law fitted."""
         rows = []
-        named = [*((fit.name, fit) for fit in self.fits), *((f"{axis} alone", fit) for axis, fit in self.alone)]
-        for name, fit in named:
+        alone = [(f"{axis} alone", fit) for axis, fit in self.alone]
+        for name, fit in [*((fit.name, fit) for fit in self.fits), *alone]:
             values = ", ".join(
                 f"{key} {value:.4g} ({low:.4g} .. {high:.4g})" + (" at its bound" if key in fit.at_bound else "")
                 for (key, (low, high)), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
@@ -181,28 +189,25 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
             plane's parameters + 2; the same y everywhere.
     """
     column = find_column(frame, second)
-    numbers = pd.to_numeric(frame[column], errors="coerce")
-    usable = np.isfinite(numbers.to_numpy(dtype=float))
+    usable = np.isfinite(floats(frame[column]))
     if not usable.any():
         raise UserError(f"{second}: no cell of column {column} is a number; expected a second size, such as layers")
     selection = select(frame[usable], x, y, include)
     if selection.x_column == column:
         raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
     check_decoders(selection.used, y, [selection.x_column, column])
-    other = numbers[selection.used.index].to_numpy(dtype=float)
+    other = floats(selection.used[column])
     keys = pd.DataFrame({"configuration": selection.configurations, "second": other})
     groups = keys.groupby(["configuration", "second"], sort=False).ngroup().to_numpy()
-    sample = average(selection, np.column_stack([selection.x, other]), groups)
-    sample = replace(sample, x_name=f"{x} and {second}")
-    sizes, count = sample.x, sample.n
-    design = np.column_stack([np.ones(count), np.log10(sizes[:, 0]), sizes[:, 1]])
-    check_axes({f"log10({x})": design[:, 1], second: design[:, 2]})
-    needed = FORMS["plane"].least_points
-    if count < needed:
-        raise UserError(f"{y} on {x} and {second}: {count} configurations; a plane needs {needed}; run more sizes")
+    both, needed = f"{x} and {second}", FORMS["plane"].least_points
+    sample = replace(average(selection, np.column_stack([selection.x, other]), groups), x_name=both)
+    sizes = sample.x
+    check_axes({f"log10({x})": np.log10(sizes[:, 0]), second: sizes[:, 1]})
+    if sample.n < needed:
+        raise UserError(f"{y} on {both}: {sample.n} configurations; a plane needs {needed}; run more sizes")
     if np.ptp(sample.y) == 0:
-        raise UserError(f"{y} on {x} and {second}: {y} is the same in every run; check that it was measured")
-    reasons = {name: _reason_to_skip(name, sample, design, second) for name in JOINT}
+        raise UserError(f"{y} on {both}: {y} is the same in every run; check that it was measured")
+    reasons = {name: _reason_to_skip(name, sample, second) for name in JOINT}
     fits = [fit_curve(name, sizes, sample.y, sample.weights) for name, reason in reasons.items() if not reason]
     alone = (
         (x, fit_curve("log-linear", sizes[:, :1], sample.y, sample.weights)),
@@ -213,7 +218,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     return JointAnalysis(sample, selection, x, second, y, tuple(fits), alone, skipped)
 
 
-def _reason_to_skip(name: str, sample: Sample, design: np.ndarray, second: str) -> str:
+def _reason_to_skip(name: str, sample: Sample, second: str) -> str:
     """Why these runs cannot carry a law of both axes; empty where they can."""
     form = FORMS[name]
     if sample.n < form.least_points:
@@ -222,16 +227,17 @@ def _reason_to_skip(name: str, sample: Sample, design: np.ndarray, second: str) 
         return f"wants {' and '.join(map(str, form.levels))} values of the axes"
     if name == "two-powers" and sample.x[:, 1].min() <= 0:
         return f"{second} of {sample.x[:, 1].min():g} has no power"
-    if name == "interaction" and _one_at_a_time(design):
+    if name == "interaction" and _one_at_a_time(sample):
         return "the axes were varied one at a time, never together: the interaction cannot be seen"
     return ""
 
 
-def _one_at_a_time(design: np.ndarray) -> bool:
+def _one_at_a_time(sample: Sample) -> bool:
     """Whether the product of the axes is a linear function of the axes in these runs."""
-    centred = design[:, 1:] - design[:, 1:].mean(axis=0)
-    product = centred[:, 0] * centred[:, 1]
-    plane = np.column_stack([np.ones(len(product)), centred])
+    first, second = np.log10(sample.x[:, 0]), sample.x[:, 1]
+    first, second = first - first.mean(), second - second.mean()
+    product = first * second
+    plane = np.column_stack([np.ones(sample.n), first, second])
     left = product - plane @ np.linalg.lstsq(plane, product, rcond=None)[0]
     return float(left @ left) <= 1e-9 * max(float(product @ product), 1e-300)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
 from analysis.table.decoders import decoder_notes
 from analysis.table.selection import Selection
+from drorae.trial.folder import Status
 
 FEW_CONFIGURATIONS = 6
 """Below this many the interval rests on so few degrees of freedom that one run can move it."""
@@ -27,37 +29,35 @@ class Caution(NamedTuple):
 
 def cautions(line: Line) -> list[Caution]:
     """What a reader of `line` should be told, the gravest first."""
-    sample, curve, found = line.sample, line.curve, []
+    return [*_line_cautions(line), *_selection_cautions(line.selection), _bend_caution(line)]
+
+
+def _line_cautions(line: Line) -> Iterator[Caution]:
+    sample = line.sample
     low, high = line.slope_ci95
     if low <= 0 <= high:
-        found.append(
-            Caution("slope-includes-zero", f"the 95% interval of the slope, {low:.4g} .. {high:.4g}, includes zero")
-        )
-    found += _influential(line)
-    misfit = lack_of_fit(sample, curve)
+        message = f"the 95% interval of the slope, {low:.4g} .. {high:.4g}, includes zero"
+        yield Caution("slope-includes-zero", message)
+    yield from _influential(line)
+    misfit = lack_of_fit(sample, line.curve)
     if misfit is not None and misfit.p < 0.05:
         message = (
-            f"configurations scatter about the line more than their seeds explain "
-            f"(lack of fit F({misfit.dof[0]}, {misfit.dof[1]}) = {misfit.f:.3g}, p = {misfit.p:.2g}): "
+            f"configurations scatter about the line more than their seeds explain (lack of fit {misfit.text}): "
             "the law's form is in doubt"
         )
-        found.append(Caution("lack-of-fit", message))
+        yield Caution("lack-of-fit", message)
     if sample.n < FEW_CONFIGURATIONS:
         message = f"{sample.n} configurations; at least {FEW_CONFIGURATIONS} advised"
-        found.append(Caution("few-configurations", message))
+        yield Caution("few-configurations", message)
     decades = float(np.log10(sample.high / sample.low)) if line.law == "log-linear" else 1.0
     if decades < 1:
         message = f"{sample.x_name} spans {decades:.2f} decades; a slope per decade wants one or more"
-        found.append(Caution("short-span", message))
-    found += _repeated_x(sample)
+        yield Caution("short-span", message)
+    yield from _repeated_x(sample)
     least, most = int(sample.runs.min()), int(sample.runs.max())
     if least != most:
-        message = (
-            f"configurations have {least} to {most} runs each and weigh {sample.weights.min():.2g} to "
-            f"{sample.weights.max():.2g}"
-        )
-        found.append(Caution("unequal-seeds", message))
-    return [*found, *_selection_cautions(line.selection), _bend_caution(line)]
+        weights = f"{sample.weights.min():.2g} to {sample.weights.max():.2g}"
+        yield Caution("unequal-seeds", f"configurations have {least} to {most} runs each and weigh {weights}")
 
 
 def _influential(line: Line) -> list[Caution]:
@@ -93,22 +93,19 @@ def _repeated_x(sample: Sample) -> list[Caution]:
     return [Caution("repeated-x", message)]
 
 
-def _selection_cautions(selection: Selection) -> list[Caution]:
-    found: list[Caution] = []
+def _selection_cautions(selection: Selection) -> Iterator[Caution]:
     used = selection.used
     if "variant" in used.columns and used["variant"].nunique() > 1:
         names = ", ".join(sorted(map(str, used["variant"].dropna().unique())))
-        found.append(Caution("mixed-variants", f"one line through several fusion variants ({names})"))
+        yield Caution("mixed-variants", f"one line through several fusion variants ({names})")
     if "status" in used.columns:
-        others = used["status"][used["status"].astype(str).str.lower() != "finished"]
+        others = used["status"][used["status"].astype(str).str.lower() != Status.FINISHED]
         if len(others):
             names = ", ".join(sorted(set(map(str, others))))
-            message = f"{len(others)} runs were fitted that are not finished ({names})"
-            found.append(Caution("unfinished-included", message))
-    found += decoder_cautions(selection)
+            yield Caution("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
+    yield from decoder_cautions(selection)
     if selection.pruned is not None:
-        found.append(Caution("survivors", _survivors(selection, selection.pruned)))
-    return found
+        yield Caution("survivors", _survivors(selection, selection.pruned))
 
 
 def decoder_cautions(selection: Selection) -> list[Caution]:
@@ -132,8 +129,7 @@ def _bend_caution(line: Line) -> Caution:
     """What these points can say about saturation."""
     found = curvature(line.sample, line.law)
     if found is None:
-        message = "these sizes cannot show a bend: absence of saturation cannot be claimed"
-        return Caution("saturation", message)
+        return Caution("saturation", "these sizes cannot show a bend: absence of saturation cannot be claimed")
     if found.resolved:
         message = (
             f"the points bend: a quadratic term of {found.bend:.3g} (95% CI {found.low:.3g} .. {found.high:.3g}) "
@@ -147,22 +143,17 @@ def _bend_caution(line: Line) -> Caution:
     return Caution("saturation", message)
 
 
-def fit_flags(fit: CurveFit) -> list[Caution]:
+def fit_flags(fit: CurveFit) -> Iterator[Caution]:
     """What is wrong with one law's fit: a parameter at its bound, conditioning, correlation, leverage."""
-    found = []
     for name in fit.at_bound:
-        found.append(
-            Caution("at-bound", f"{fit.name}: {name} went to the end of its search; these sizes do not pin it down")
-        )
+        message = f"{fit.name}: {name} went to the end of its search; these sizes do not pin it down"
+        yield Caution("at-bound", message)
     if fit.condition > 1e3:
-        found.append(Caution("ill-conditioned", f"{fit.name}: condition number {fit.condition:.2g} of the Jacobian"))
+        yield Caution("ill-conditioned", f"{fit.name}: condition number {fit.condition:.2g} of the Jacobian")
     if fit.correlation > 0.95:
         message = f"{fit.name}: parameters correlate by {fit.correlation:.3f}; only combinations of them are known"
-        found.append(Caution("correlated-parameters", message))
-    heavy = [item for item in influence(fit) if item.leverage > 0.9]
-    for item in heavy[:1]:
-        message = (
-            f"{fit.name}: the fit goes through the point at {item.x:.4g} whatever it is (leverage {item.leverage:.2f})"
-        )
-        found.append(Caution("leverage", message))
-    return found
+        yield Caution("correlated-parameters", message)
+    heavy = next((item for item in influence(fit) if item.leverage > 0.9), None)
+    if heavy is not None:
+        through = f"the fit goes through the point at {heavy.x:.4g} whatever it is (leverage {heavy.leverage:.2f})"
+        yield Caution("leverage", f"{fit.name}: {through}")

@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from analysis.inference.cautions import Caution, decoder_cautions
 from analysis.inference.evidence import curvature
 from analysis.inference.verdicts import Verdict, Word
 from analysis.laws.intervals import Sample, points
-from analysis.laws.line import Law, configuration_means
+from analysis.laws.line import Law, configuration_means, regress
 from analysis.table.columns import find_column
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
@@ -41,6 +41,7 @@ SPREAD_RATIO = 3.0
 """Ratio of two designs' residual standard deviations from which pooling them is called into question."""
 
 Errors = Literal["pooled", "separate"]
+Quantity = Literal["slope", "level"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class DesignLine:
 class Difference:
     """One quantity of design `a` minus that of design `b`."""
 
-    what: Literal["slope", "level"]
+    what: Quantity
     a: str
     b: str
     difference: float
@@ -112,23 +113,17 @@ class DesignComparison:
         of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
         warnings (code, message), excluded (row, reason), eval_images.
         """
+        own = ("by", "law", "better", "errors", "paired", "level_at", "parallel_p", "eval_images")
         return {
             "schema": SCHEMA,
             "x": self.x_name,
             "y": self.y_name,
-            "by": self.by,
-            "law": self.law,
-            "better": self.better,
-            "errors": self.errors,
-            "paired": self.paired,
-            "level_at": self.level_at,
-            "parallel_p": self.parallel_p,
+            **{name: getattr(self, name) for name in own},
             "designs": [asdict(item) for item in self.lines],
             "differences": [asdict(item) for item in self.differences],
             "verdicts": [item._asdict() for item in self.verdicts],
             "warnings": [item._asdict() for item in self.cautions],
             "excluded": [{"row": row, "reason": reason} for row, reason in self.excluded],
-            "eval_images": self.eval_images,
         }
 
     def text(self) -> str:
@@ -198,14 +193,14 @@ def compare_designs(
     column = find_column(frame, by)
     chosen = select(frame, x, y, include, law == "log-linear", column)
     names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
-    _check_names(names, by, len(chosen.x), reference)
+    pairs = _pairs(names, by, len(chosen.x), reference)
     cells = [_cell(name, chosen.take((chosen.used[column].astype(str) == name).to_numpy()), law) for name in names]
     middle = _middle(cells, f"{y} on {x} by {by}", x)
-    lines = tuple(_lines(cells, middle, errors))
-    pairs = list(itertools.combinations(range(len(names)), 2))
-    if reference is not None:
-        pairs = [(i, names.index(reference)) for i, name in enumerate(names) if name != reference]
-    estimates = _paired(cells, middle, by, x) if paired else _unpaired(cells, middle, errors)
+    estimates = _regression(cells, middle, errors)
+    lines = tuple(_lines(cells, middle, estimates))
+    if paired:
+        _check_paired(cells, by, x)
+        estimates = _regression(cells, middle, errors, paired=True)
     differences = _differences(names, pairs, estimates)
     have = {cell.name: cell.sample.n for cell in cells}
     claims = tuple(verdict for item in differences for verdict in _verdicts(item, direction, have))
@@ -239,12 +234,10 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Estimates:
-    """Coefficients of all designs (slopes, then levels) with the covariance that differences are tested with."""
+    """Slopes and levels of all designs, each with the covariance that differences are tested with."""
 
-    slopes: np.ndarray
-    levels: np.ndarray
-    slope_covariance: np.ndarray
-    level_covariance: np.ndarray
+    slopes: tuple[np.ndarray, np.ndarray]
+    levels: tuple[np.ndarray, np.ndarray]
     dof: float
     """Infinite where `parts` has each design's own."""
     parts: tuple[int, ...]
@@ -252,14 +245,18 @@ class _Estimates:
     parallel_p: float
 
 
-def _check_names(names: Sequence[str], by: str, rows: int, reference: str | None) -> None:
+def _pairs(names: Sequence[str], by: str, rows: int, reference: str | None) -> list[tuple[int, int]]:
+    """The designs to compare, by their numbers."""
     if len(names) < 2:
         raise UserError(
             f"by {by}: {f'only {names[0]}' if names else 'no value'} in {rows} usable rows; "
             "expected at least two designs to compare"
         )
-    if reference is not None and reference not in names:
+    if reference is None:
+        return list(itertools.combinations(range(len(names)), 2))
+    if reference not in names:
         raise UserError(f"reference {reference}: no such design; {by} is one of {', '.join(names)}")
+    return [(i, names.index(reference)) for i, name in enumerate(names) if name != reference]
 
 
 def _cell(name: str, part: Selection, law: Law) -> _Cell:
@@ -282,153 +279,113 @@ def _middle(cells: Sequence[_Cell], what: str, x: str) -> float:
     return float(low + high) / 2
 
 
-class _Regression(NamedTuple):
-    """Ordinary least squares: coefficients (p,), (X'X)^-1 (p, p), residual sum of squares and degrees of freedom."""
+def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: bool = False) -> _Estimates:
+    """Fits the lines of all designs, about `middle`, in one regression.
 
-    coefficients: np.ndarray
-    inverse: np.ndarray
-    rss: float
-    dof: int
+    Paired: with an effect of every size, and then only differences from the first design are estimated.
+    """
+    number, lost = len(cells), int(paired)
+    counts = np.array([cell.sample.n for cell in cells])
+    own = np.repeat(np.eye(number), counts, axis=0)
+    u = np.concatenate([cell.u for cell in cells]) - middle
+    spread = float(np.ptp(u))
+    at = np.unique(u, return_inverse=True)[1]
+    effects = np.eye(at.max() + 1)[at] if paired else np.empty((len(u), 0))
+    lines = np.hstack([own[:, lost:], own[:, lost:] * (u / spread)[:, None]])
+    fit = regress(np.hstack([effects, lines]), np.concatenate([cell.sample.y for cell in cells]))
+    separate = errors == "separate" and not paired
+    variances = own.T @ fit.resid**2 / (counts - 2) if separate else np.full(number, fit.scale)
+
+    def block(start: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients of one kind and their covariance in units of the variance."""
+        part = slice(effects.shape[1] + start, effects.shape[1] + start + number - lost)
+        inverse = fit.normalized_cov_params[part, part] / unit**2
+        return np.pad(fit.params[part] / unit, (lost, 0)), np.pad(inverse, (lost, 0))
+
+    levels, level_inverse = block(0, 1.0)
+    slopes, slope_inverse = block(number - lost, spread)
+    # F test of one common slope.
+    contrasts = np.diff(np.eye(number), axis=0)
+    apart = contrasts @ slopes
+    with np.errstate(divide="ignore"):
+        ratio = apart @ np.linalg.solve(contrasts @ slope_inverse @ contrasts.T, apart) / (number - 1) / fit.scale
+    return _Estimates(
+        (slopes, slope_inverse * variances), (levels, level_inverse * variances), float(fit.df_resid),
+        tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)),
+    )  # fmt: skip
 
 
-def _regress(design: np.ndarray, y: np.ndarray) -> _Regression:
-    inverse = np.linalg.inv(design.T @ design)
-    coefficients = inverse @ design.T @ y
-    residual = y - design @ coefficients
-    return _Regression(coefficients, inverse, float(residual @ residual), len(y) - design.shape[1])
-
-
-def _own_lines(cells: Sequence[_Cell], middle: float) -> list[_Regression]:
-    """Level at `middle` and slope of every design alone."""
-    return [_regress(np.column_stack([np.ones_like(cell.u), cell.u - middle]), cell.sample.y) for cell in cells]
-
-
-def _lines(cells: Sequence[_Cell], middle: float, errors: Errors) -> Iterator[DesignLine]:
+def _lines(cells: Sequence[_Cell], middle: float, found: _Estimates) -> Iterator[DesignLine]:
     """Each design's line about `middle`, with intervals from the pooled or its own variance."""
-    fits = _own_lines(cells, middle)
-    all_dof = sum(fit.dof for fit in fits)
-    pooled = sum(fit.rss for fit in fits) / all_dof
-    for cell, fit in zip(cells, fits, strict=True):
-        own = fit.rss / fit.dof
-        variance, dof = (own, fit.dof) if errors == "separate" else (pooled, all_dof)
-        half = float(stats.t.ppf(0.975, dof)) * np.sqrt(variance * np.diag(fit.inverse))
-        (level, slope), (level_half, slope_half) = map(float, fit.coefficients), map(float, half)
+    for k, cell in enumerate(cells):
+        sample, quantile = cell.sample, float(stats.t.ppf(0.975, found.parts[k] if found.parts else found.dof))
+        (slope, slope_half), (level, level_half) = (
+            (float(values[k]), quantile * math.sqrt(covariance[k, k]))
+            for values, covariance in (found.slopes, found.levels)
+        )
+        left = sample.y - level - slope * (cell.u - middle)
         yield DesignLine(
-            cell.name, int(cell.sample.runs.sum()), cell.sample.n, (cell.sample.low, cell.sample.high),
+            cell.name, int(sample.runs.sum()), sample.n, (sample.low, sample.high),
             slope, (slope - slope_half, slope + slope_half), level - slope * middle,
-            level, (level - level_half, level + level_half), math.sqrt(own),
+            level, (level - level_half, level + level_half), math.sqrt(float(left @ left) / (sample.n - 2)),
         )  # fmt: skip
 
 
-def _unpaired(cells: Sequence[_Cell], middle: float, errors: Errors) -> _Estimates:
-    fits = _own_lines(cells, middle)
-    dof, rss = sum(fit.dof for fit in fits), sum(fit.rss for fit in fits)
-    own = np.array([fit.rss / fit.dof for fit in fits])
-    variances = own if errors == "separate" else np.full(len(fits), rss / dof)
-    levels, slopes = np.array([fit.coefficients for fit in fits]).T
-    # F test of one common slope: the rise of the residual sum of squares when the slopes are made equal.
-    weights = np.array([np.sum((cell.u - cell.u.mean()) ** 2) for cell in cells])
-    common = float(weights @ slopes / weights.sum())
-    ratio = float(weights @ (slopes - common) ** 2) / (len(fits) - 1) / (rss / dof) if rss > 0 else math.inf
-    level_variance, slope_variance = variances * np.array([np.diag(fit.inverse) for fit in fits]).T
-    return _Estimates(
-        slopes,
-        levels,
-        np.diag(slope_variance),
-        np.diag(level_variance),
-        float(dof),
-        tuple(fit.dof for fit in fits) if errors == "separate" else (),
-        float(stats.f.sf(ratio, len(fits) - 1, dof)),
-    )
-
-
-def _paired(cells: Sequence[_Cell], middle: float, by: str, x: str) -> _Estimates:
-    """Least squares with an effect of every size: only differences from the first design are estimated."""
-    sizes = np.unique(np.concatenate([cell.sample.x[:, 0] for cell in cells]))
-    for cell in cells:
-        if not np.array_equal(np.sort(cell.sample.x[:, 0]), sizes):
-            raise UserError(
-                f"paired by {by}: the designs were not each run once at the same {len(sizes)} values of {x}; "
-                "expected the same sizes in every design; compare them unpaired"
-            )
-    count = len(cells)
-    blocks = []
-    for k, cell in enumerate(cells):
-        own = np.zeros((len(sizes), 2, count - 1))
-        if k:
-            own[:, 0, k - 1], own[:, 1, k - 1] = 1, cell.u - middle
-        effects = np.eye(len(sizes))[np.searchsorted(sizes, cell.sample.x[:, 0])]
-        blocks.append(np.hstack([effects, own.reshape(len(sizes), -1)]))
-    fit = _regress(np.vstack(blocks), np.concatenate([cell.sample.y for cell in cells]))
-    variance = fit.rss / fit.dof
-
-    def block(start: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(start, start + count - 1)
-        return np.append(0.0, fit.coefficients[part]), np.pad(variance * fit.inverse[part, part], ((1, 0), (1, 0)))
-
-    levels, level_covariance = block(len(sizes))
-    slopes, slope_covariance = block(len(sizes) + count - 1)
-    ratio = float(slopes[1:] @ np.linalg.solve(slope_covariance[1:, 1:], slopes[1:])) / (count - 1)
-    parallel = float(stats.f.sf(ratio, count - 1, fit.dof))
-    return _Estimates(slopes, levels, slope_covariance, level_covariance, float(fit.dof), (), parallel)
+def _check_paired(cells: Sequence[_Cell], by: str, x: str) -> None:
+    sizes = np.unique(np.concatenate([cell.sample.x for cell in cells]))
+    if any(not np.array_equal(np.sort(cell.sample.x[:, 0]), sizes) for cell in cells):
+        raise UserError(
+            f"paired by {by}: the designs were not each run once at the same {len(sizes)} values of {x}; "
+            "expected the same sizes in every design; compare them unpaired"
+        )
 
 
 def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates) -> tuple[Difference, ...]:
     differences: list[Difference] = []
-    for what, values, covariance in (
-        ("slope", found.slopes, found.slope_covariance),
-        ("level", found.levels, found.level_covariance),
-    ):
+    kinds: tuple[tuple[Quantity, tuple[np.ndarray, np.ndarray]], ...] = ("slope", found.slopes), ("level", found.levels)
+    for what, (values, covariance) in kinds:
         rows = []
         for i, j in pairs:
             variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
             dof = found.dof
-            if found.parts:
+            if found.parts and variance:
                 # Satterthwaite (1946): the degrees of freedom of a sum of two variance estimates.
-                dof = variance**2 / sum(covariance[k, k] ** 2 / found.parts[k] for k in (i, j)) if variance else dof
+                dof = float(variance**2 / sum(covariance[k, k] ** 2 / found.parts[k] for k in (i, j)))
             error, delta = math.sqrt(variance), float(values[i] - values[j])
             t = delta / error if error else math.copysign(math.inf, delta)
-            rows.append((i, j, delta, error, t, float(dof), float(2 * stats.t.sf(abs(t), dof))))
-        adjusted = holm([row[-1] for row in rows])
-        for (i, j, delta, error, t, dof, p), p_holm in zip(rows, adjusted, strict=True):
-            one, all_of_them = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, len(pairs)))
-            differences.append(
-                Difference(
-                    "slope" if what == "slope" else "level", names[i], names[j], delta, (delta - one, delta + one),
-                    (delta - all_of_them, delta + all_of_them), float(t), dof, p, float(p_holm),
-                )
-            )  # fmt: skip
+            halves = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, len(pairs)))
+            intervals = [(delta - half, delta + half) for half in halves]
+            p = float(2 * stats.t.sf(abs(t), dof))
+            rows.append(Difference(what, names[i], names[j], delta, intervals[0], intervals[1], t, dof, p, p))
+        adjusted = holm([row.p_value for row in rows])
+        differences += [replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
     return tuple(differences)
 
 
 def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int]) -> list[Verdict]:
     """The claim that a is better than b and its converse: scales better, or is better at the middle size."""
-    sign = -1 if better == "lower" else 1
     low, high = item.simultaneous95
-    basis = (
+    reason = (
         f"difference of {item.what}s {item.difference:.4g}, 95% CI {item.ci95[0]:.4g} .. {item.ci95[1]:.4g}, "
         f"p = {item.p_holm:.2g} after Holm"
     )
     says = "scales better than" if item.what == "slope" else "is better in the middle of the shared sizes than"
-    claims = []
-    for one, other, gain in ((item.a, item.b, sign), (item.b, item.a, -sign)):
-        word: Word = "undecided"
-        reason, decides = basis, ""
-        if item.p_holm < 0.05:
-            word = "supported" if gain * item.difference > 0 else "not supported"
-        else:
-            reason += ", includes zero"
-            size = abs(item.difference)
-            have = configurations[item.a] + configurations[item.b]
-            factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
-            decides = (
-                f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
-                "difference really that large"
-                if factor <= 50
-                else "no affordable number of runs: the difference seen is too small"
-            )
-        claims.append(Verdict(f"{one} {says} {other}", word, reason, decides))
-    return claims
+    claims = [f"{one} {says} {other}" for one, other in ((item.a, item.b), (item.b, item.a))]
+    if item.p_holm < 0.05:
+        words: list[Word] = ["supported", "not supported"]
+        if (item.difference < 0) != (better == "lower"):
+            words.reverse()
+        return [Verdict(claim, word, reason) for claim, word in zip(claims, words, strict=True)]
+    size = abs(item.difference)
+    have = configurations[item.a] + configurations[item.b]
+    factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
+    decides = "no affordable number of runs: the difference seen is too small"
+    if factor <= 50:
+        decides = (
+            f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
+            "difference really that large"
+        )
+    return [Verdict(claim, "undecided", f"{reason}, includes zero", decides) for claim in claims]
 
 
 def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Errors, law: Law) -> Iterator[Caution]:
@@ -439,7 +396,7 @@ def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Error
             f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
             f"{least.design}; errors separate gives each its own variance",
         )
-    lows, highs = [cell.u.min() for cell in cells], [cell.u.max() for cell in cells]
+    lows, highs = zip(*((cell.u.min(), cell.u.max()) for cell in cells), strict=True)
     shared = (min(highs) - max(lows)) / (max(highs) - min(lows))
     if shared < 0.8:
         yield Caution(

@@ -14,7 +14,7 @@ from scipy import stats
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
-from analysis.laws.line import Law
+from analysis.laws.line import Law, regress
 from drorae.errors import UserError
 
 PLAUSIBLE = 4.0
@@ -72,14 +72,16 @@ class LawComparison:
 
     @cached_property
     def rival(self) -> CurveFit | None:
-        """The power law with offset, which can level off, however little AICc likes its third parameter; None where
-        these points cannot carry it."""
+        """The power law with offset, which can level off, however little AICc likes its third parameter.
+
+        None where these points cannot carry it.
+        """
         sample = self.sample
         if sample.n < 4 or len(np.unique(sample.x)) < 3 or sample.low <= 0:
             return None
         return self.get("power-offset")
 
-    def heard(self, at: float) -> tuple[CurveFit, ...]:
+    def laws_at(self, at: float) -> tuple[CurveFit, ...]:
         """The laws whose envelope is given at a size: the plausible ones; outside the sizes measured, the rival too.
 
         There it decides: with a truth that saturates (n = 8, sd .02) the envelope of the plausible laws alone covered
@@ -87,17 +89,21 @@ class LawComparison:
         replications; with the rival in results/coverage).
         """
         inside = self.sample.low * (1 - 1e-9) <= at <= self.sample.high * (1 + 1e-9)
-        if inside or self.rival is None or self.rival in self.plausible:
-            return self.plausible
-        return (*self.plausible, self.rival)
+        return self.plausible if inside else self.laws_beyond
 
-    def envelope(self, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def laws_beyond(self) -> tuple[CurveFit, ...]:
+        """The plausible laws and their rival."""
+        return tuple(dict.fromkeys((*self.plausible, self.rival or self.preferred)))
+
+    def envelope(self, at: np.ndarray, seeds: np.ndarray | float = 1) -> tuple[np.ndarray, np.ndarray]:
         """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
-        heard = [self.heard(float(x)) for x in at]
+        seeds = np.broadcast_to(seeds, len(at))
+        heard = [self.laws_at(float(x)) for x in at]
         lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
         for fit in dict.fromkeys(fit for laws in heard for fit in laws):
             asked = np.array([fit in laws for laws in heard])
-            low, high = run_interval(fit, self.sample, at[asked], seeds)
+            low, high = run_interval(fit, self.sample, at[asked], seeds[asked])
             lows[asked], highs[asked] = np.minimum(lows[asked], low), np.maximum(highs[asked], high)
         return lows, highs
 
@@ -107,60 +113,49 @@ class LawComparison:
 
     @cached_property
     def horizon(self) -> Horizon:
-        """The sizes that predictions are trusted for."""
-        return _horizon(self)
+        """The sizes that predictions are trusted for: how far beyond the data the laws may be asked.
+
+        0.3 decade; further, up to a decade or half the data's span, as long as the laws agree: the envelope of the
+        prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
+        AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
+        the best law's own. Below the smallest size always 0.3 decade.
+        """
+        sample = self.sample
+        if sample.low <= 0:
+            return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
+        span = math.log10(sample.high / sample.low)
+        near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
+        steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
+        if self.rival is None:
+            steps = steps[:1]
+        bands = [run_interval(fit, sample, sample.high * 10**steps) for fit in self.laws_beyond]
+        width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
+        agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
+        reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1
+        decades = float(steps[max(reached, 0)])
+        if reached <= 0:
+            rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
+        else:
+            rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
+        return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
 
     def find(self, name: str) -> CurveFit | None:
         """The law called `name`, if it was fitted."""
         return next((fit for fit in self.fits if fit.name == name), None)
 
 
-def _horizon(comparison: LawComparison) -> Horizon:
-    """How far beyond the data the laws may be asked.
-
-    0.3 decade; further, up to a decade or half the data's span, as long as the laws agree: the envelope of the
-    prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
-    AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
-    the best law's own. Below the smallest size always 0.3 decade.
-    """
-    sample = comparison.sample
-    if sample.low <= 0:
-        return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
-    span = math.log10(sample.high / sample.low)
-    near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
-    steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
-    fits = list(comparison.plausible)
-    rival = comparison.rival
-    if rival is None:
-        steps = steps[:1]
-    elif rival not in fits:
-        fits.append(rival)
-    at = sample.high * 10**steps
-    bands = [run_interval(fit, sample, at) for fit in fits]
-    width = np.max([high for _, high in bands], axis=0) - np.min([low for low, _ in bands], axis=0)
-    agree = width <= AGREEMENT * (bands[0][1] - bands[0][0])
-    reached = int(np.argmin(agree)) - 1 if not agree.all() else len(agree) - 1
-    decades = float(steps[max(reached, 0)])
-    if reached <= 0:
-        rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
-    else:
-        rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
-    return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
-
-
-def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES, least: int = 0) -> LawComparison:
-    """Fits each law that has enough configurations (parameters + 2, or `least`) and enough different sizes.
+def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES) -> LawComparison:
+    """Fits each law that has enough configurations (parameters + 2) and enough different sizes.
 
     Raises:
         UserError: not one of them has.
     """
     fits, skipped = [], []
     for name in dict.fromkeys(names):
-        form = find_form(name)
-        needed = least or form.least_points
-        levels = len(np.unique(sample.x[:, 0]))
-        if sample.n < needed:
-            skipped.append((name, f"{len(form.parameters)} parameters want {needed} configurations, not {sample.n}"))
+        form, levels = find_form(name), len(np.unique(sample.x[:, 0]))
+        if sample.n < form.least_points:
+            reason = f"{len(form.parameters)} parameters want {form.least_points} configurations, not {sample.n}"
+            skipped.append((name, reason))
         elif levels < form.levels[0]:
             skipped.append((name, f"wants {form.levels[0]} different sizes, not {levels}"))
         else:
@@ -222,31 +217,20 @@ def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, count: int | No
     if count < 1 or sample.n - count < 4:
         return ()
     largest_trained = sample.x[order[sample.n - count - 1], 0]
-    small, large = (
-        np.flatnonzero(mask) for mask in (sample.x[:, 0] <= largest_trained, sample.x[:, 0] > largest_trained)
-    )
-    trained = sample.take(small)
+    trained = sample.take(np.flatnonzero(sample.x[:, 0] <= largest_trained))
+    large = order[sample.x[order, 0] > largest_trained]
     if len(large) == 0 or len(np.unique(trained.x)) < 3:
         return ()
     comparison = compare_laws(trained, names)
-    large = large[np.argsort(sample.x[large, 0], kind="stable")]
-    tests, bands = [], []
-    at = sample.x[large]
-    for fit in dict.fromkeys((*comparison.fits, *((comparison.rival,) if comparison.rival else ()))):
-        # Held-out means have the weight of their own runs.
-        ends = [run_interval(fit, trained, sample.x[i : i + 1], float(sample.runs[i])) for i in large]
-        low, high = np.array(ends)[:, :, 0].T
-        if fit in comparison.fits:
-            tests.append(BackTest(fit.name, trained.n, _held_out(at, sample.y[large], fit.value(at), low, high)))
-        asked = np.array([fit in comparison.heard(float(size[0])) for size in at])
-        bands.append((np.where(asked, low, np.inf), np.where(asked, high, -np.inf)))
-    low, high = np.min([item[0] for item in bands], axis=0), np.max([item[1] for item in bands], axis=0)
-    envelope = _held_out(at, sample.y[large], comparison.preferred.value(at), low, high)
-    return (BackTest("envelope", trained.n, envelope), *tests)
-
-
-def _held_out(x: np.ndarray, *columns: np.ndarray) -> tuple[HeldOutSize, ...]:
-    return tuple(HeldOutSize(*map(float, row)) for row in zip(x[:, 0], *columns, strict=True))
+    # Held-out means have the weight of their own runs.
+    at, seeds = sample.x[large, 0], sample.runs[large]
+    bands = [("envelope", comparison.preferred, comparison.envelope(at, seeds))]
+    bands += [(fit.name, fit, run_interval(fit, trained, at, seeds)) for fit in comparison.fits]
+    tests = []
+    for law, fit, ends in bands:
+        columns = np.column_stack([at, sample.y[large], fit.value(at), *ends]).tolist()
+        tests.append(BackTest(law, trained.n, tuple(HeldOutSize(*row) for row in columns)))
+    return tuple(tests)
 
 
 class LackOfFit(NamedTuple):
@@ -255,6 +239,11 @@ class LackOfFit(NamedTuple):
     f: float
     dof: tuple[int, int]
     p: float
+
+    @property
+    def text(self) -> str:
+        """The test as it is printed."""
+        return f"F({self.dof[0]}, {self.dof[1]}) = {self.f:.3g}, p = {self.p:.2g}"
 
 
 def lack_of_fit(sample: Sample, fit: CurveFit) -> LackOfFit | None:
@@ -283,13 +272,10 @@ def influence(fit: CurveFit) -> tuple[Influence, ...]:
 
     Exact for linear laws; for curved ones those of the tangent plane.
     """
-    root = np.sqrt(fit.weights)
-    jacobian = fit.form.gradient(fit.x, fit.parameters) * root[:, None]
-    lengths = np.linalg.norm(jacobian, axis=0)
-    lengths[lengths == 0] = 1
-    q, r = np.linalg.qr(jacobian / lengths)
+    unit, lengths = fit.jacobian()
+    q, r = np.linalg.qr(unit)
     leverage = np.minimum(np.sum(q**2, axis=1), 1 - 1e-12)
-    left = (fit.y - fit.value(fit.x)) * root
+    left = (fit.y - fit.value(fit.x)) * np.sqrt(fit.weights)
     spread = max(fit.residual_sd**2, 1e-300)
     cook = left**2 * leverage / (len(fit.parameters) * spread * (1 - leverage) ** 2)
     without = fit.parameters - (np.linalg.pinv(r) @ (q.T * (left / (1 - leverage)))).T / lengths
@@ -317,6 +303,11 @@ class Curvature(NamedTuple):
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def text(self) -> str:
+        """The term as it is printed."""
+        return f"quadratic term {self.bend:.3g}, 95% interval {self.low:.3g} .. {self.high:.3g}"
+
     def slope_at(self, u: float) -> float:
         """The slope of the bent line at u."""
         return self.slope + 2 * self.bend * (u - self.centre)
@@ -327,14 +318,10 @@ def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
     x = sample.x[:, 0]
     u = np.log10(x) if law == "log-linear" else x
     centre, scale = float(u.mean()), float(np.ptp(u)) or 1.0
-    design = np.vander((u - centre) / scale, 3, increasing=True) * np.sqrt(sample.weights)[:, None]
     dof = sample.n - 3
-    if dof < 1 or np.linalg.matrix_rank(design) < 3:
+    if dof < 1 or len(np.unique(u)) < 3:
         return None
-    inverse = np.linalg.inv(design.T @ design)
-    y = sample.y * np.sqrt(sample.weights)
-    found = inverse @ design.T @ y
-    se = float(np.sqrt(np.sum((y - design @ found) ** 2) / dof * inverse[2, 2])) / scale**2
-    bend, half = float(found[2]) / scale**2, float(stats.t.ppf(0.975, dof)) * se
-    p = float(2 * stats.t.sf(abs(bend) / se, dof)) if se else float("nan")
-    return Curvature(bend, bend - half, bend + half, dof, p, float(found[1]) / scale, centre)
+    found = regress(np.vander((u - centre) / scale, 3, increasing=True), sample.y, sample.weights)
+    low, high = found.conf_int(alpha=0.05)[2] / scale**2
+    bend, slope = float(found.params[2]) / scale**2, float(found.params[1]) / scale
+    return Curvature(bend, float(low), float(high), dof, float(found.pvalues[2]), slope, centre)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, floats
 from drorae.errors import UserError
 from drorae.metrics.registry import better
+from drorae.trial.folder import Status
 
 
 def upwards(name: str) -> bool:
@@ -33,13 +34,13 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     if len(objectives) < 2:
         raise UserError("a Pareto set needs two objectives or more, such as fusion_params rfd_dinov2")
     columns = [find_column(frame, name) for name in objectives]
-    numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
-    usable = np.isfinite(numbers.to_numpy(dtype=float)).all(axis=1)
+    numbers = np.column_stack([floats(frame[name]) for name in columns])
+    usable = np.isfinite(numbers).all(axis=1)
     if "status" in frame.columns:
-        usable &= (frame["status"] == "finished").to_numpy()
+        usable &= (frame["status"] == Status.FINISHED).to_numpy()
     if not usable.any():
         raise UserError(f"{', '.join(objectives)}: no finished run has all of them")
-    costs = numbers[usable].to_numpy(dtype=float) * np.array([-1.0 if upwards(name) else 1.0 for name in objectives])
+    costs = numbers[usable] * np.array([-1.0 if upwards(name) else 1.0 for name in objectives])
     beaten = [bool(((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any()) for row in costs]
-    found = frame[usable][~np.array(beaten)]
+    found: pd.DataFrame = frame[usable][~np.array(beaten)]
     return found.sort_values(columns[0], kind="stable")

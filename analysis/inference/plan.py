@@ -7,7 +7,9 @@ far, and the analysis is repeated on old and new points together. All intervals 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,7 +45,7 @@ class Cost:
 
 
 def measured_cost(x: np.ndarray, seconds: np.ndarray) -> Cost:
-    """fixed + per_size x through measured runs, both not negative (least squares on relative errors).
+    """Fits fixed + per_size x to measured runs, both not negative (least squares on relative errors).
 
     Raises:
         UserError: no run has a duration above 0.
@@ -133,8 +135,8 @@ def propose(
         cost: of a run, in seconds.
         budget: seconds that the new runs may take, one after the other.
         at: the size of the goal prediction; unused by the others.
-        smallest, largest: bounds of the sizes that may be run; by default a fourth of the smallest measured and four
-            times the largest.
+        smallest: smallest size that may be run; by default a fourth of the smallest measured.
+        largest: largest size that may be run; by default four times the largest measured.
         seeds: numbers of seeds per size to consider.
         replications: simulations per truth and design.
         seed: of the simulations.
@@ -152,7 +154,7 @@ def propose(
         cheapest = 2 * float(cost(np.array([low]))[0])
         raise UserError(f"plan: {budget:g} s buy no two runs, which take {cheapest:.4g} s at least")
     simulation = _Simulation(comparison, goal, at, replications, seed)
-    nothing = simulation.judge(Design("nothing", (), 1), cost)
+    nothing = simulation.nothing
     appraisals = [simulation.judge(design, cost) for design in designs]
 
     def reached(item: Appraisal) -> bool:
@@ -166,8 +168,9 @@ def propose(
     appraisals.sort(key=order)
     best = appraisals[0]
     even = simulation.judge(_even(sample.low, sample.high, len(best.design.sizes), best.design.seeds), cost)
-    width_now = float("nan") if goal == "offset" else nothing.width
-    return Proposal(goal, at, width_now, nothing.settled, tuple(appraisals), even, reached(best), budget, replications)
+    return Proposal(
+        goal, at, nothing.width, nothing.settled, tuple(appraisals), even, reached(best), budget, replications
+    )
 
 
 def _bounds(
@@ -194,7 +197,8 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
 
     Args:
         sample: the configurations measured.
-        low, high: bounds of the sizes that may be run.
+        low: smallest size that may be run.
+        high: largest size that may be run.
         cost: of a run, in seconds.
         budget: in seconds.
         seeds: runs per size.
@@ -208,35 +212,30 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
     def near(x: float, count: int, side: int) -> list[float]:
         return [float(x * 10 ** (side * 0.1 * k / max(count - 1, 1))) for k in range(count)]
 
-    def shape(name: str, count: int) -> list[float]:
-        if name == "even":
-            return list(np.geomspace(sample.low, sample.high, count))
-        if name == "wide":
-            return list(np.geomspace(low, high, count))
-        if name == "below":
-            return list(np.geomspace(low, sample.low, count, endpoint=False))
-        if name == "beyond":
-            return list(np.geomspace(high, sample.high, count, endpoint=False))
-        if name == "ends":
-            return near(low, count - count // 2, 1) + near(high, count // 2, -1)
-        if name == "steep":
-            above = max(count // 3, 1)
-            return near(low, count - above, 1) + near(high, above, -1)
-        end = max(count // 4, 1)
-        middle = near(math.sqrt(low * high), count - 2 * end, 1) if count > 2 * end else []
-        return near(low, end, 1) + middle + near(high, end, -1)
+    def ends(count: int, below: int, above: int) -> list[float]:
+        middle = near(math.sqrt(low * high), max(count - below - above, 0), 1)
+        return near(low, below, 1) + middle + near(high, above, -1)
 
+    shapes: dict[str, Callable[[int], Iterable[float]]] = {
+        "even": lambda count: np.geomspace(sample.low, sample.high, count),
+        "wide": lambda count: np.geomspace(low, high, count),
+        "below": lambda count: np.geomspace(low, sample.low, count, endpoint=False),
+        "beyond": lambda count: np.geomspace(high, sample.high, count, endpoint=False),
+        "ends": lambda count: ends(count, count - count // 2, count // 2),
+        "three": lambda count: ends(count, max(count // 4, 1), max(count // 4, 1)),
+        "steep": lambda count: ends(count, count - max(count // 3, 1), max(count // 3, 1)),
+    }
     found = []
-    for name in ("even", "wide", "below", "beyond", "ends", "three", "steep"):
+    for name, shape in shapes.items():
         if (name == "below" and low >= sample.low) or (name == "beyond" and high <= sample.high):
             continue
         most = 0
         for count in range(2, MOST_RUNS // seeds + 1):
-            if seeds * float(np.sum(cost(np.array(shape(name, count))))) > budget * (1 + 1e-9):
+            if seeds * float(np.sum(cost(np.array(shape(count))))) > budget * (1 + 1e-9):
                 break
             most = count
-        for count in sorted({max(round(most * share), 2) for share in (0.25, 0.5, 0.75, 1)} if most else ()):
-            found.append(Design(name, tuple(sorted(shape(name, count))), seeds))
+        counts = {max(round(most * share), 2) for share in (0.25, 0.5, 0.75, 1)} if most else set()
+        found += [Design(name, tuple(sorted(shape(count))), seeds) for count in sorted(counts)]
     return found
 
 
@@ -249,9 +248,8 @@ class _Simulation:
         rng = np.random.default_rng(seed)
         self.line, self.offset = FORMS["log-linear"], FORMS["power-offset"]
         self.t = grid(self.offset.box(sample.x), 161)
-        self.exponents = self.offset.natural(self.t)[:, 0]
-        span = math.log10(sample.high / sample.low)
-        self.matters = 1 - 10 ** (-self.exponents * span) >= MATTERS
+        exponents = self.offset.natural(self.t)[:, 0]
+        self.matters = 1 - (sample.high / sample.low) ** -exponents >= MATTERS
         line = Profile(self.line, sample.x, np.zeros((1, 0)), sample.weights)
         curve = Profile(self.offset, sample.x, self.t, sample.weights)
         # Truths: the line's coefficients by their sampling distribution; an exponent among those that matter by its
@@ -259,8 +257,7 @@ class _Simulation:
         self.sd = np.sqrt(float(line.rss(sample.y)[0]) / rng.chisquare(line.dof, 2 * replications))
         rss = curve.rss(sample.y)
         weight = np.where(self.matters, (rss / rss.min()) ** (-sample.n / 2), 0)
-        chosen = rng.choice(len(self.t), replications, p=weight / weight.sum())
-        self.chosen = chosen
+        chosen = self.chosen = rng.choice(len(self.t), replications, p=weight / weight.sum())
         noise = rng.normal(size=(2 * replications, 2)) * self.sd[:, None]
         self.line_truth = line.coefficients(sample.y)[0] + noise[:replications] @ line.back[0].T
         spread = np.einsum("rij,rj->ri", curve.back[chosen], noise[replications:])
@@ -273,6 +270,11 @@ class _Simulation:
             residual = float(line.rss(sample.y)[0]) / line.dof
             self.seed_share = min(sample.seed_sd**2 / runs / residual, 1.0) * runs
 
+    @cached_property
+    def nothing(self) -> Appraisal:
+        """What the points so far say without any new ones."""
+        return self.judge(Design("nothing", (), 1), Cost(0))
+
     def judge(self, design: Design, cost: Cost) -> Appraisal:
         """What old and new points together would say."""
         sample, count = self.sample, self.replications
@@ -283,12 +285,9 @@ class _Simulation:
         share = self.seed_share
         variance = max(1 - share / sample.runs_at_unit_weight, 0) + share / design.seeds
         weights = np.concatenate([sample.weights, np.full(len(new), 1 / variance)])
-        values = np.concatenate(
-            [
-                self.line_truth @ self.line.basis(new, np.zeros(0))[0].T,
-                np.einsum("rk,rnk->rn", self.offset_truth, self.offset.basis(new, self.t[self.chosen])[0]),
-            ]
-        )
+        lines = self.line_truth @ self.line.basis(new, np.zeros(0))[0].T
+        curves = np.einsum("rk,rnk->rn", self.offset_truth, self.offset.basis(new, self.t[self.chosen])[0])
+        values = np.concatenate([lines, curves])
         values += rng.normal(size=values.shape) * (self.sd * math.sqrt(variance))[:, None]
         y = np.concatenate([np.tile(sample.y, (2 * count, 1)), values], axis=1)
         line = Profile(self.line, x, np.zeros((1, 0)), weights)
@@ -297,14 +296,12 @@ class _Simulation:
         limit = np.minimum(rss.min(axis=1), straight) * (1 + stats.f.ppf(0.95, 1, curve.dof) / curve.dof)
         for_offset = straight > limit
         for_line = ~for_offset & np.all((rss > limit[:, None]) | ~self.matters, axis=1)
-        seconds = design.seeds * float(np.sum(cost(np.array(design.sizes)))) if design.sizes else 0.0
-        right_line, right_offset = float(for_line[:count].mean()), float(for_offset[count:].mean())
+        seconds = design.seeds * float(np.sum(cost(new)))
+        right = float(for_line[:count].mean()), float(for_offset[count:].mean())
         wrong = float((for_offset[:count].mean() + for_line[count:].mean()) / 2)
         width = self._width(y, line, curve, for_offset)
-        ratio = width / self._today() if self.goal != "offset" else float("nan")
-        return Appraisal(
-            design, seconds, width, ratio, (right_line + right_offset) / 2, wrong, right_line, right_offset
-        )
+        ratio = width / self.nothing.width if design.sizes else 1.0
+        return Appraisal(design, seconds, width, ratio, sum(right) / 2, wrong, *right)
 
     def _width(self, y: np.ndarray, line: Profile, curve: Profile, bent: np.ndarray) -> float:
         """Mean width over the simulations of the interval in question."""
@@ -321,12 +318,3 @@ class _Simulation:
         low = np.where(bent, ends[1][0], np.minimum(ends[0][0], ends[1][0]))
         high = np.where(bent, ends[1][1], np.maximum(ends[0][1], ends[1][1]))
         return float(np.mean(high - low))
-
-    def _today(self) -> float:
-        sample = self.sample
-        line = Profile(self.line, sample.x, np.zeros((1, 0)), sample.weights)
-        curve = Profile(self.offset, sample.x, self.t, sample.weights)
-        both = np.tile(sample.y, (2 * self.replications, 1))
-        straight, rss = line.rss(both)[:, 0], curve.rss(both)
-        limit = np.minimum(rss.min(axis=1), straight) * (1 + stats.f.ppf(0.95, 1, curve.dof) / curve.dof)
-        return self._width(both, line, curve, straight > limit)

@@ -49,7 +49,7 @@ class Forecast:
 def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
     """Predicts new runs of one size: an interval per law within 4 AICc of the best, and their envelope.
 
-    Outside the sizes measured the power law with offset is asked too (`LawComparison.heard`).
+    Outside the sizes measured the power law with offset is asked too (`LawComparison.laws_at`).
 
     Args:
         comparison: the laws.
@@ -76,7 +76,7 @@ def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, se
         )
     laws = []
     here = np.array([at])
-    for fit in comparison.heard(at):
+    for fit in comparison.laws_at(at):
         mean, run = law_interval(fit, here), run_interval(fit, sample, here, seeds)
         value = float(fit.value(here)[0])
         laws.append(LawForecast(fit.name, value, *(Interval(float(a[0]), float(b[0])) for a, b in (mean, run))))
@@ -86,9 +86,8 @@ def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, se
     if sample.common_sd > 0:
         # The data's images err together, and so do the new ones: two draws of an error that more runs do not shrink.
         middle, added = laws[0].value, 1.96 * math.sqrt(2) * sample.common_sd
-        fresh = Interval(
-            middle - math.hypot(middle - of_run.low, added), middle + math.hypot(of_run.high - middle, added)
-        )
+        below, above = math.hypot(middle - of_run.low, added), math.hypot(of_run.high - middle, added)
+        fresh = Interval(middle - below, middle + above)
     return Forecast(at, beyond, trusted, tuple(laws), of_law, of_run, fresh, seeds)
 
 
@@ -132,7 +131,7 @@ def reach(comparison: LawComparison, target: float, extrapolate: bool = False) -
         raise UserError(f"target {target:g}: {sample.x_name} goes down to {sample.low:g}; expected sizes above 0")
     limits = comparison.horizon
     rows = []
-    for fit in dict.fromkeys((*comparison.plausible, *((comparison.rival,) if comparison.rival else ()))):
+    for fit in comparison.laws_beyond:
         found = inverse(fit, target)
         inside = bool(found.pieces) and all(
             item.low >= limits.low * (1 - 1e-9) and item.high <= limits.high * (1 + 1e-9) for item in found.pieces
@@ -146,9 +145,9 @@ def reach(comparison: LawComparison, target: float, extrapolate: bool = False) -
 def _withheld(found: InverseSet, limits: Horizon) -> InverseSet:
     """The part of a set that lies within the horizon; what lies beyond loses its numbers."""
     kept = tuple(
-        Interval(item.low if item.low >= limits.low else 0.0, item.high if item.high <= limits.high else np.inf)
-        for item in found.pieces
-        if item.low <= limits.high and item.high >= limits.low
+        Interval(low if low >= limits.low else 0.0, high if high <= limits.high else np.inf)
+        for low, high in found.pieces
+        if low <= limits.high and high >= limits.low
     )
     estimate = found.estimate
     if estimate is not None and not limits.low <= estimate <= limits.high:
@@ -161,9 +160,7 @@ def _withheld(found: InverseSet, limits: Horizon) -> InverseSet:
 
 def data_hash(sample: Sample) -> str:
     """SHA-256 of the configurations (sizes, mean, runs) in order of size: which data a prediction was made from."""
-    rows = sorted(
-        (*map(float, x), float(y), int(runs)) for x, y, runs in zip(sample.x, sample.y, sample.runs, strict=True)
-    )
+    rows = sorted(zip(*sample.x.T.tolist(), sample.y.tolist(), sample.runs.astype(int).tolist(), strict=True))
     return hashlib.sha256(json.dumps([sample.x_name, sample.y_name, rows]).encode()).hexdigest()
 
 
@@ -179,9 +176,7 @@ def register(comparison: LawComparison, made: Forecast) -> dict[str, Any]:
         "x": sample.x_name,
         "y": sample.y_name,
         "at": made.x,
-        "seeds": made.seeds,
-        "trusted": made.trusted,
-        "decades_beyond": made.decades_beyond,
+        **{name: getattr(made, name) for name in ("seeds", "trusted", "decades_beyond")},
         "envelope": list(made.of_run),
         "laws": [{"law": item.law, "value": item.value, "interval": list(item.of_run)} for item in made.laws],
         "n_configurations": sample.n,
@@ -197,10 +192,9 @@ def observed_value(record: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> f
     """
     near = np.abs(x / float(record["at"]) - 1) < 0.01
     if not near.any():
-        raise UserError(
-            f"no run with {record['x']} within 1% of {record['at']:.6g}; expected the run that was predicted, sizes "
-            f"here: {', '.join(f'{value:.4g}' for value in np.unique(x)[:12])}"
-        )
+        here = ", ".join(f"{value:.4g}" for value in np.unique(x)[:12])
+        what = f"no run with {record['x']} within 1% of {record['at']:.6g}"
+        raise UserError(f"{what}; expected the run that was predicted, sizes here: {here}")
     return float(np.mean(y[near]))
 
 
@@ -234,8 +228,6 @@ def score(record: Mapping[str, Any], value: float) -> Score:
         for item in record["laws"]
     )
     missed = max(low - value, value - high, 0.0)
-    text = (
-        f"{record['y']} at {record['x']} = {record['at']:.4g}: predicted {low:.4g} .. {high:.4g}, came {value:.4g}: "
-        + ("inside" if missed == 0 else f"outside by {missed:.3g}")
-    )
+    text = f"{record['y']} at {record['x']} = {record['at']:.4g}: predicted {low:.4g} .. {high:.4g}, came {value:.4g}: "
+    text += f"outside by {missed:.3g}" if missed else "inside"
     return Score(value, missed == 0, laws, high - low + 40 * missed, text)

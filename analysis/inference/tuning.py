@@ -10,9 +10,10 @@ import pandas as pd
 
 from analysis.inference.designs import DesignComparison, compare_designs
 from analysis.laws.line import Law
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, floats
 from analysis.table.decoders import DECODER, check_decoders
 from drorae.errors import UserError
+from drorae.trial.folder import Status
 
 COLUMN = "tuning"
 """What a run of a tuned sweep is: `best`, `fixed` (at the base config's own values), `best fixed`, or `tried`."""
@@ -52,13 +53,9 @@ class TuningEffect:
 
     def tree(self) -> dict[str, Any]:
         """The same as plain values: sizes, moved, fresh, values (size, best), comparison (see `DesignComparison`)."""
-        return {
-            "sizes": self.sizes,
-            "moved": self.moved,
-            "fresh": self.fresh,
-            "values": [{"size": size, "best": found} for size, found in self.values],
-            "comparison": None if self.comparison is None else self.comparison.as_json(),
-        }
+        values = [{"size": size, "best": found} for size, found in self.values]
+        comparison = None if self.comparison is None else self.comparison.as_json()
+        return {**vars(self), "values": values, "comparison": comparison}
 
 
 def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") -> TuningEffect:
@@ -88,36 +85,33 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
     """
     if COLUMN not in frame.columns:
         raise UserError(f"no column {COLUMN} in the table; expected the trials.csv of a sweep with --tune")
-    roles = frame[COLUMN].fillna("").astype(str)
+    frame = frame.assign(**{COLUMN: frame[COLUMN].fillna("").astype(str)})
     size = find_column(frame, x)
     searched = [name for name in frame.columns if "." in str(name)]
-    tried = set(frame.loc[roles == "tried", "seed"]) if "seed" in frame.columns else set()
+    tried = set(frame.loc[frame[COLUMN] == "tried", "seed"]) if "seed" in frame.columns else set()
     chosen = frame[~frame["seed"].isin(tried)] if tried else frame
-    fresh = bool(tried and roles[chosen.index].str.contains("best").any())
+    fresh = bool(tried and chosen[COLUMN].str.contains("best").any())
     if not fresh:
         chosen = frame
-    done = chosen["status"] == "finished" if "status" in chosen.columns else pd.Series(True, chosen.index)
-    chosen = chosen[done.to_numpy() & np.isfinite(pd.to_numeric(chosen[y], errors="coerce"))]
-    parts = {
-        kind: chosen[roles[chosen.index].str.contains(kind)].assign(**{DESIGN: kind}) for kind in ("best", "fixed")
-    }
-    shared = sorted(set(parts["best"][size]) & set(parts["fixed"][size]))
+    done = chosen["status"] == Status.FINISHED if "status" in chosen.columns else pd.Series(True, chosen.index)
+    chosen = chosen[done.to_numpy() & np.isfinite(floats(chosen[y]))]
+    best, fixed = (chosen[chosen[COLUMN].str.contains(kind)].assign(**{DESIGN: kind}) for kind in ("best", "fixed"))
+    shared = sorted(set(best[size]) & set(fixed[size]))
     if not shared:
         raise UserError(f"{y}: no size has both a run at its best values and one at the fixed values")
-    parts = {kind: part[part[size].isin(shared)] for kind, part in parts.items()}
-    moved = [value for value in shared if not (roles[chosen.index][chosen[size] == value] == "best fixed").any()]
-    values = []
-    for value in shared:
-        row = parts["best"][parts["best"][size] == value].iloc[0]
-        values.append((float(value), {name: row[name] for name in searched if frame[name].nunique() > 1}))
+    moved = set(shared) - set(chosen.loc[chosen[COLUMN] == "best fixed", size])
+    varied = [name for name in searched if frame[name].nunique() > 1]
+    found = best.drop_duplicates(size).set_index(size, drop=False)[varied].to_dict("index")
     comparison = None
     if moved:
         # Columns that tell a best run from a fixed one by other means would make two configurations of one.
-        both = pd.concat(list(parts.values()), ignore_index=True)
+        both = pd.concat([best, fixed], ignore_index=True)
+        both = both[both[size].isin(shared)]
         check_decoders(both, y)
         both = both.drop(columns=[COLUMN, DECODER, "config_hash", "run_id", "run_url", *searched], errors="ignore")
         comparison = compare_designs(both, x, y, DESIGN, law, paired=True)
-    return TuningEffect(len(shared), len(moved), fresh, tuple(values), comparison)
+    values = tuple((float(value), found[value]) for value in shared)
+    return TuningEffect(len(shared), len(moved), fresh, values, comparison)
 
 
 def _short(value: Any) -> str:

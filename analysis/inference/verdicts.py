@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.inference.evidence import BackTest, LawComparison, curvature, lack_of_fit
+from analysis.inference.evidence import BackTest, Curvature, LawComparison, curvature, lack_of_fit
 from analysis.inference.predict import forecast
-from analysis.laws.intervals import parameter_intervals
+from analysis.laws.intervals import Sample, parameter_intervals
 from drorae.errors import UserError
 
 Word = Literal["supported", "not supported", "undecided"]
@@ -62,41 +62,32 @@ def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
     line = comparison.get(law)
     low, high = parameter_intervals(line)["slope"]
     slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
-    if law == "log-linear" and sample.n >= 5 and len(np.unique(sample.x)) >= 4:
-        bent = curvature(sample)
-        if bent is not None and bent.resolved:
-            reason = f"the points bend: quadratic term {bent.bend:.3g}, 95% interval {bent.low:.3g} .. {bent.high:.3g}"
-            return Verdict(claim, "not supported", reason)
+    bent = _bend(sample) if law == "log-linear" else None
+    if bent is not None and bent.resolved:
+        return Verdict(claim, "not supported", f"the points bend: {bent.text}")
     if comparison.delta(line) >= 4:
         reason = f"{comparison.preferred.name} fits better by {comparison.delta(line):.1f} AICc"
         return Verdict(claim, "not supported", reason)
     if low <= 0 <= high:
         factor = ((high - low) / 2 / max(abs(float(line.parameters[1])), 1e-300)) ** 2
-        more = (
-            f"about {math.ceil(min(factor, 99) * sample.n)} configurations like these"
-            if factor < 50
-            else "far more data"
-        )
+        more = f"about {math.ceil(factor * sample.n)} configurations like these" if factor < 50 else "far more data"
         return Verdict(claim, "undecided", f"no trend is resolved: {slope}", f"{more}, or a wider range of sizes")
     misfit = lack_of_fit(sample, line)
     if misfit is not None and misfit.p < 0.05:
-        reason = (
-            f"{slope}, but configurations scatter about the line more than their seeds do "
-            f"(F({misfit.dof[0]}, {misfit.dof[1]}) = {misfit.f:.3g}, p = {misfit.p:.2g})"
-        )
-        return Verdict(
-            claim, "undecided", reason, "more sizes between those measured, which show a form or show scatter"
-        )
+        reason = f"{slope}, but configurations scatter about the line more than their seeds do ({misfit.text})"
+        more = "more sizes between those measured, which show a form or show scatter"
+        return Verdict(claim, "undecided", reason, more)
     others = [fit.name for fit in comparison.plausible if fit.name != law]
-    reason = slope
     if others:
-        reason += (
-            f"; {', '.join(others)} {'does' if len(others) == 1 else 'do'} as well, so this is a trend, not the form"
-        )
-    reason += (
-        f"; said of the sizes measured, trusted for predictions to {comparison.horizon.high:.4g}, not decided beyond"
-    )
-    return Verdict(claim, "supported", reason)
+        do = "does" if len(others) == 1 else "do"
+        slope += f"; {', '.join(others)} {do} as well, so this is a trend, not the form"
+    trusted = f"trusted for predictions to {comparison.horizon.high:.4g}, not decided beyond"
+    return Verdict(claim, "supported", f"{slope}; said of the sizes measured, {trusted}")
+
+
+def _bend(sample: Sample) -> Curvature | None:
+    """The quadratic term, where there are enough configurations and sizes to judge by it."""
+    return curvature(sample) if sample.n >= 5 and len(np.unique(sample.x)) >= 4 else None
 
 
 def no_saturation(comparison: LawComparison) -> Verdict:
@@ -110,32 +101,25 @@ def no_saturation(comparison: LawComparison) -> Verdict:
     claim = f"no saturation: {sample.y_name} goes on at the same rate as {sample.x_name} grows"
     line = comparison.get("log-linear")
     span = math.log10(sample.high / sample.low)
-    bent = curvature(sample)
-    if sample.n < 5 or len(np.unique(sample.x)) < 4 or bent is None:
+    bent = _bend(sample)
+    if bent is None:
         reason = f"{sample.n} configurations cannot show a bend"
         return Verdict(claim, "undecided", reason, "at least 5 configurations of 4 different sizes")
     slope = float(line.parameters[1])
     slope_low, slope_high = parameter_intervals(line)["slope"]
     # Saturation bends against the trend.
     if bent.resolved and np.sign(bent.bend) != np.sign(slope):
-        ends = [bent.slope_at(math.log10(size)) for size in (sample.low, sample.high)]
-        reason = (
-            f"the slope goes from {ends[0]:.3g} to {ends[1]:.3g} per decade over the data "
-            f"(quadratic term {bent.bend:.3g}, 95% interval {bent.low:.3g} .. {bent.high:.3g})"
-        )
+        ends = " to ".join(f"{bent.slope_at(math.log10(size)):.3g}" for size in (sample.low, sample.high))
+        reason = f"the slope goes from {ends} per decade over the data ({bent.text})"
         return Verdict(claim, "not supported", reason)
     intervals = parameter_intervals(comparison.rival or comparison.get("power-offset"))
     upper = intervals["b"].high
     loss = 1 - 10 ** (-upper * span) if math.isfinite(upper) else 1.0
+    offset = "a power law with offset"
     if not bent.resolved and (slope_low > 0 or slope_high < 0) and loss <= NEARLY_STRAIGHT:
-        reason = (
-            f"a power law with offset may lose at most {loss:.0%} of its slope over the data; "
-            f"said of sizes up to {comparison.horizon.high:.4g} only"
-        )
-        return Verdict(claim, "supported", reason)
-    reason = (
-        f"a power law with offset that loses up to {loss:.0%} of its slope over these {span:.2g} decades fits as well"
-    )
+        reason = f"{offset} may lose at most {loss:.0%} of its slope over the data"
+        return Verdict(claim, "supported", f"{reason}; said of sizes up to {comparison.horizon.high:.4g} only")
+    reason = f"{offset} that loses up to {loss:.0%} of its slope over these {span:.2g} decades fits as well"
     # The asymptote lies ahead of the trend: above the values where they rise, below where they fall.
     nearest, farthest = intervals["E"] if slope > 0 else reversed(intervals["E"])
     if math.isfinite(nearest):
@@ -143,12 +127,12 @@ def no_saturation(comparison: LawComparison) -> Verdict:
         reason += "" if math.isfinite(farthest) else " or nowhere"
     wanted = abs(slope) * NEARLY_STRAIGHT / (2 * span)
     factor = max((bent.high - bent.low) / 2 / wanted, 1.0)
-    return Verdict(
-        claim, "undecided", reason,
+    decide = (
         f"a quadratic term known to within {wanted:.2g}, which takes about {math.ceil(factor**2 * sample.n)} "
         f"configurations over the same range, or these {sample.n} over {span * math.sqrt(factor):.2g} decades; "
-        "see drorae plan",
-    )  # fmt: skip
+        "see drorae plan"
+    )
+    return Verdict(claim, "undecided", reason, decide)
 
 
 def predicts_its_largest(comparison: LawComparison, tests: tuple[BackTest, ...]) -> Verdict:
@@ -187,9 +171,8 @@ def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
         return Verdict(claim, "supported", reason)
     if low > value if falls else high < value:
         return Verdict(claim, "not supported", reason)
-    return Verdict(
-        claim, "undecided", reason, f"runs at or beside {sample.x_name} = {at:.4g}, up to {comparison.horizon.high:.4g}"
-    )
+    decide = f"runs at or beside {sample.x_name} = {at:.4g}, up to {comparison.horizon.high:.4g}"
+    return Verdict(claim, "undecided", reason, decide)
 
 
 def printed_line(comparison: LawComparison, slope: float, intercept: float) -> tuple[Verdict, ...]:

@@ -50,7 +50,8 @@ class Profile:
 
     def coefficients(self, y: np.ndarray) -> np.ndarray:
         """Best coefficients at every t, (..., G, k), of y (..., n)."""
-        return np.einsum("gjk,...gk->...gj", self.back, np.einsum("gnk,...n->...gk", self.q, y * self.root))
+        projected = np.einsum("gnk,...n->...gk", self.q, y * self.root)
+        return np.asarray(np.einsum("gjk,...gk->...gj", self.back, projected))
 
     def rss(self, y: np.ndarray) -> np.ndarray:
         """Least weighted sum of squares at every t, (..., G), of y (..., n); inf where t is unusable."""
@@ -72,48 +73,39 @@ class Profile:
         without = np.where(self.usable[:, None], np.sum(left**2, axis=1)[:, None] - left**2 / (1 - hat), np.inf)
         best = np.argmin(without, axis=0)
         points = np.arange(self.n)
-        return left[best, points] / (1 - hat[best, points]) / self.root
+        return np.asarray(left[best, points] / (1 - hat[best, points]) / self.root)
 
     def interval(
         self, y: np.ndarray, functional: np.ndarray, extra: np.ndarray | float = 0.0, t_value: np.ndarray | float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Ends, each (...), of the 95% interval of functional(t) . c(t), (G, k), plus noise of variance extra sigma^2.
+        """Returns the 95% interval of functional(t) . c(t) plus noise of variance extra sigma^2, its ends each (...).
+
+        Args:
+            y: data sets, shape (..., n).
+            functional: weights of the coefficients at every t, shape (G, k); of one data set many, (points, G, k).
+            extra: variance of the noise in units of sigma^2, a number or one for each functional; none by default.
+            t_value: quantile in place of t's, likewise; 0 for t's own.
 
         The union over t of m(t) +/- sqrt((h(t) + extra) (limit - RSS(t))) with limit = RSS_min (1 + q^2 / dof) and q
         the t quantile (or `t_value`), m the functional's best value at t and h its variance in units of sigma^2: the
         set of values that an F test of the extra sum of squares keeps. Without curved parameters that is
         m +/- q s sqrt(h + extra).
         """
+        rss, extra = self.rss(y), np.asarray(extra)
         quantile = np.where(np.asarray(t_value) > 0, t_value, stats.t.ppf(0.975, self.dof))
-        return self._ends(self.rss(y), self.coefficients(y), functional, np.asarray(extra), quantile)
-
-    def intervals(
-        self, y: np.ndarray, functionals: np.ndarray, extra: np.ndarray, t_values: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`interval` of one data set y (n,) for many functionals (points, G, k), extras and t values (points,)."""
-        quantile = np.where(t_values > 0, t_values, stats.t.ppf(0.975, self.dof))
-        return self._ends(self.rss(y)[None, :], self.coefficients(y)[None], functionals, extra, quantile)
-
-    def _ends(
-        self, rss: np.ndarray, coefficients: np.ndarray, functional: np.ndarray, extra: np.ndarray, quantile: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
         slack = (rss.min(axis=-1) * (1 + quantile**2 / self.dof))[..., None] - rss
         kept = slack >= 0
         reach = np.einsum("...gk,gkj->...gj", functional, self.back)
-        spread = np.sum(reach**2, axis=-1) + extra[..., None]
-        middle = np.sum(coefficients * functional, axis=-1)
-        half = np.sqrt(np.where(kept, spread * slack, 0))
+        middle = np.sum(self.coefficients(y) * functional, axis=-1)
+        half = np.sqrt(np.where(kept, (np.sum(reach**2, axis=-1) + extra[..., None]) * slack, 0))
         low = np.where(kept, middle - half, np.inf).min(axis=-1)
-        high = np.where(kept, middle + half, -np.inf).max(axis=-1)
-        return low, high
+        return low, np.where(kept, middle + half, -np.inf).max(axis=-1)
 
 
 def grid(box: list[tuple[float, float]], per_axis: int | None = None) -> np.ndarray:
     """Evenly spaced points (G, m) of a box; one empty point for no box."""
     count = per_axis or _GRID[len(box)]
-    return np.array(list(product(*(np.linspace(low, high, count) for low, high in box)))).reshape(
-        -1 if box else 1, len(box)
-    )
+    return np.array(list(product(*(np.linspace(low, high, count) for low, high in box))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +116,6 @@ class CurveFit:
     """
 
     form: Form
-    method: Method
     x: np.ndarray
     y: np.ndarray
     weights: np.ndarray
@@ -167,13 +158,13 @@ class CurveFit:
 
     @property
     def aicc(self) -> float:
-        """n ln(RSS/n) + 2k + 2k(k+1)/(n-k-1), k counting sigma (Hurvich and Tsai 1989); inf where n is too small."""
+        """AIC + 2k(k+1)/(n-k-1), k counting sigma (Hurvich and Tsai 1989); inf where n is too small."""
         k = len(self.parameters) + 1
         return self.aic + 2 * k * (k + 1) / (self.n - k - 1) if self.n - k - 1 > 0 else float("inf")
 
     @property
     def aic(self) -> float:
-        """n ln(RSS/n) + 2k, k counting sigma."""
+        """Akaike's criterion, n ln(RSS/n) + 2k, k counting sigma."""
         floor = 1e-24 * float(np.sum(self.y**2)) + 1e-300
         return self.n * float(np.log(max(self.rss, floor) / self.n)) + 2 * (len(self.parameters) + 1)
 
@@ -192,8 +183,10 @@ class CurveFit:
 
     @cached_property
     def condition(self) -> float:
-        """Condition number of the Jacobian with columns of unit length, of curved parameters after projecting out the
-        coefficients (variable projection); of the coefficients' basis where nothing is curved, centred on x's middle.
+        """Condition number of the Jacobian with columns of unit length.
+
+        Of curved parameters after projecting out the coefficients (variable projection); of the coefficients' basis
+        where nothing is curved, centred on x's middle.
         """
         phi, slopes = self.form.basis(self.x, self.t_best)
         if self.form.curved:
@@ -208,11 +201,16 @@ class CurveFit:
     @cached_property
     def covariance(self) -> np.ndarray:
         """s^2 (J'WJ)^-1 of the natural parameters: exact for linear forms, the delta method for others."""
+        unit, lengths = self.jacobian()
+        inverse = np.linalg.pinv(unit.T @ unit, rcond=1e-15, hermitian=True)
+        return np.asarray(self.residual_sd**2 * inverse / np.outer(lengths, lengths))
+
+    def jacobian(self) -> tuple[np.ndarray, np.ndarray]:
+        """The weighted gradient with columns of unit length, (n, parameters), and the lengths they had."""
         jacobian = self.form.gradient(self.x, self.parameters) * np.sqrt(self.weights)[:, None]
         lengths = np.linalg.norm(jacobian, axis=0)
         lengths[lengths == 0] = 1
-        inverse = np.linalg.pinv((jacobian / lengths).T @ (jacobian / lengths), rcond=1e-15, hermitian=True)
-        return self.residual_sd**2 * inverse / np.outer(lengths, lengths)
+        return jacobian / lengths, lengths
 
     @cached_property
     def correlation(self) -> float:
@@ -304,13 +302,10 @@ def fit_curve(
     if w.shape != y.shape or not np.all(w > 0):
         raise UserError(f"law {form.name}: expected one weight above 0 for each of {len(y)} points")
     w = w / w.mean()
-    if method == "least-squares":
-        return _least_squares(form, x, y, w)
-    if method == "log-log":
-        return _log_log(form, x, y, w)
-    if method == "huber":
-        return _huber(form, x, y, w)
-    raise UserError(f"method {method}: no such method; methods: least-squares, log-log, huber")
+    methods = {"least-squares": _least_squares, "log-log": _log_log, "huber": _huber}
+    if method not in methods:
+        raise UserError(f"method {method}: no such method; methods: {', '.join(methods)}")
+    return methods[method](form, x, y, w)
 
 
 def _solve(phi: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -353,8 +348,10 @@ def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> C
             return float(result.cost), result.x
 
         def polish(t: np.ndarray) -> np.ndarray:
-            """Gauss-Newton steps while the slope of the cost shrinks: the cost itself is flat, to rounding, within 1e-8
-            of its minimum, where a search that compares costs stops."""
+            """Takes Gauss-Newton steps while the slope of the cost shrinks.
+
+            The cost itself is flat, to rounding, within 1e-8 of its minimum, where a search that compares costs stops.
+            """
             left, jacobian = projected(t)
             for _ in range(20):
                 moved = t - np.linalg.lstsq(jacobian, left, rcond=None)[0]
@@ -370,7 +367,7 @@ def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> C
         best = polish(descend(min(found, key=lambda item: item[0])[1], 1e-15, 100)[1])
     c, left, _ = _solve(form.basis(x, best)[0] * root[:, None], target)
     parameters = np.concatenate([c, form.natural(best)]) if box else c
-    return CurveFit(form, "least-squares", x, y, w, parameters, float(left @ left))
+    return CurveFit(form, x, y, w, parameters, float(left @ left))
 
 
 def _starts(candidates: np.ndarray, rss: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[np.ndarray]:
@@ -392,7 +389,7 @@ def _log_log(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFi
         raise UserError("method log-log: expected values above 0")
     slope, intercept = np.polyfit(np.log(x[:, 0]), np.log(y), 1, w=np.sqrt(w))
     left = np.log(y) - intercept - slope * np.log(x[:, 0])
-    return CurveFit(form, "log-log", x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)))
 
 
 def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
@@ -406,11 +403,11 @@ def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
     root = np.sqrt(w)
 
     def residuals(v: np.ndarray) -> np.ndarray:
-        return root * (np.log(np.maximum(form.value(x, v * scale), 1e-12 * y.min())) - np.log(y))
+        return np.asarray(root * (np.log(np.maximum(form.value(x, v * scale), 1e-12 * y.min())) - np.log(y)))
 
     def jacobian(v: np.ndarray) -> np.ndarray:
         value = np.maximum(form.value(x, v * scale), 1e-12 * y.min())
-        return root[:, None] * form.gradient(x, v * scale) * scale / value[:, None]
+        return np.asarray(root[:, None] * form.gradient(x, v * scale) * scale / value[:, None])
 
     point = np.clip(start.parameters, lows, highs) / scale
     # From nearly squares to nearly absolute values: the last loss alone has kinks that a start far off gets caught in.
@@ -421,4 +418,4 @@ def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
         ).x  # fmt: skip
     parameters = point * scale
     left = y - form.value(x, parameters)
-    return CurveFit(form, "huber", x, y, w, parameters, float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, parameters, float(np.sum(w * left**2)))

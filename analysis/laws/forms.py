@@ -11,7 +11,7 @@ turns Chinchilla's five parameters into a search over two, and its condition num
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,8 +23,10 @@ BREAK_WIDTH = 0.3
 LEAST_EXPONENT, LARGEST_EXPONENT = 0.003, 5.0
 """Bounds of an exponent beside an offset. At the lower one a power is as good as a logarithm."""
 
-Basis = Callable[[np.ndarray, np.ndarray], tuple[list[np.ndarray], list[list[np.ndarray]]]]
-"""(x of shape (n, axes), t of shape (..., curved)) -> phi_j and d phi_j / d t_m, each of shape (..., n)."""
+Terms = tuple[Sequence[np.ndarray | float], Sequence[Sequence[np.ndarray | float]]]
+"""phi_j and d phi_j / d t_m, each of shape (..., n), or a number where it is the same everywhere."""
+Basis = Callable[[np.ndarray, np.ndarray], Terms]
+"""(x of shape (n, axes), t of shape (..., curved)) -> their terms."""
 
 Box = Callable[[np.ndarray], list[tuple[float, float]]]
 
@@ -48,8 +50,6 @@ class Form:
     terms: Basis
     box: Box
     """Bounds of the curved parameters on the scale of the search, for sizes x."""
-    bends: bool
-    """Whether the form can level off as x grows."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class Form:
         return len(self.parameters) + 2
 
     def basis(self, x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """phi of shape (..., n, k) and d phi / d t of shape (..., n, k, m) for x (n, axes) and t (..., m)."""
+        """Returns phi of shape (..., n, k) and d phi / d t of shape (..., n, k, m) for x (n, axes) and t (..., m)."""
         phi, slopes = self.terms(x, t)
         shape = (*t.shape[:-1], len(x))
         columns = np.stack([np.broadcast_to(item, shape) for item in phi], axis=-1)
@@ -82,9 +82,9 @@ class Form:
         return np.where(np.array(self.logged, dtype=bool), np.exp(np.where(self.logged, t, 0)), t)
 
     def value(self, x: np.ndarray, parameters: Sequence[float] | np.ndarray) -> np.ndarray:
-        """y of shape (n,) for x of shape (n,) or (n, axes) and natural parameters."""
+        """Returns y of shape (n,) for x of shape (n,) or (n, axes) and natural parameters."""
         x, parameters = sizes(x), np.asarray(parameters, dtype=float)
-        return self.basis(x, self.search(parameters))[0] @ parameters[: len(self.coefficients)]
+        return np.asarray(self.basis(x, self.search(parameters))[0] @ parameters[: len(self.coefficients)])
 
     def gradient(self, x: np.ndarray, parameters: Sequence[float] | np.ndarray) -> np.ndarray:
         """dy/d(natural parameters), of shape (n, parameters)."""
@@ -97,29 +97,12 @@ class Form:
 
 
 def sizes(x: np.ndarray | Sequence[float]) -> np.ndarray:
-    """x as (n, axes)."""
+    """Returns x as (n, axes)."""
     array = np.atleast_1d(np.asarray(x, dtype=float))
     return array[:, None] if array.ndim == 1 else array
 
 
-def _ones(x: np.ndarray) -> np.ndarray:
-    return np.ones(len(x))
-
-
-def _log_linear(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    return [_ones(x), np.log10(x[:, 0])], []
-
-
-def _linear(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    return [_ones(x), x[:, 0]], []
-
-
-def _log_quadratic(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    u = np.log10(x[:, 0])
-    return [_ones(x), u, u**2], []
-
-
-def _power(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def _power(x: np.ndarray, t: np.ndarray) -> Terms:
     z = np.log(x[:, 0])
     term = np.exp(-t[..., 0, None] * z)
     return [term], [[-z * term]]
@@ -132,19 +115,19 @@ def _decay(z: np.ndarray, log_exponent: np.ndarray) -> tuple[np.ndarray, np.ndar
     return term, -exponent * z * term
 
 
-def _power_offset(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def _power_offset(x: np.ndarray, t: np.ndarray) -> Terms:
     term, slope = _decay(np.log(x[:, 0]), t[..., 0])
-    return [_ones(x), term], [[0 * term], [slope]]
+    return [1.0, term], [[0.0], [slope]]
 
 
-def _shifted_power(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def _shifted_power(x: np.ndarray, t: np.ndarray) -> Terms:
     shift, exponent = np.exp(t[..., 0, None]), t[..., 1, None]
     z = np.log(x[:, 0] + shift)
     term = np.exp(-exponent * z)
     return [term], [[-exponent * shift / (x[:, 0] + shift) * term, -z * term]]
 
 
-def _broken_power(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def _broken_power(x: np.ndarray, t: np.ndarray) -> Terms:
     z = np.log(x[:, 0])
     away = (z - t[..., 2, None]) / BREAK_WIDTH
     ramp = BREAK_WIDTH * np.logaddexp(0, away)
@@ -152,28 +135,25 @@ def _broken_power(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[
     return [term], [[-z * term, -ramp * term, t[..., 1, None] / (1 + np.exp(-away)) * term]]
 
 
-def _plane(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    return [_ones(x), np.log10(x[:, 0]), x[:, 1]], []
-
-
-def _interaction(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    u = np.log10(x[:, 0])
-    return [_ones(x), u, x[:, 1], u * x[:, 1]], []
-
-
-def _two_powers(x: np.ndarray, t: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def _two_powers(x: np.ndarray, t: np.ndarray) -> Terms:
     first, first_slope = _decay(np.log(x[:, 0]), t[..., 0])
     second, second_slope = _decay(np.log(x[:, 1]), t[..., 1])
-    none = 0 * first
-    return [_ones(x), first, second], [[none, none], [first_slope, none], [none, second_slope]]
+    return [1.0, first, second], [[0.0, 0.0], [first_slope, 0.0], [0.0, second_slope]]
 
 
 _SIGNED = (-10.0, 10.0)
 _BESIDE_OFFSET = (float(np.log(LEAST_EXPONENT)), float(np.log(LARGEST_EXPONENT)))
 
 
-def _no_box(x: np.ndarray) -> list[tuple[float, float]]:
-    return []
+def _linear(
+    name: str,
+    formula: str,
+    columns: Callable[[np.ndarray], Sequence[np.ndarray | float]],
+    names: tuple[str, ...] = ("a", "b", "c"),
+    levels: tuple[int, ...] = (2,),
+) -> Form:
+    """Returns a form without curved parameters: a combination of `columns`, functions of the sizes x (n, axes)."""
+    return Form(name, formula, len(levels), names, (), (), levels, lambda x, t: (columns(x), []), lambda x: [])
 
 
 def _shift_box(x: np.ndarray) -> list[tuple[float, float]]:
@@ -186,30 +166,32 @@ def _break_box(x: np.ndarray) -> list[tuple[float, float]]:
     return [(-5.0, 5.0), (-5.0, 5.0), (float(z.min()), float(z.max()))]
 
 
-_TWO_POWERS = ("E", "A", "B"), ("alpha", "beta"), (True, True), (3, 3)
+_LINE = ("intercept", "slope")
+_TWO_POWERS = Form(
+    "two-powers", "y = E + A P^-alpha + B L^-beta", 2, ("E", "A", "B"), ("alpha", "beta"), (True, True), (3, 3),
+    _two_powers, lambda x: [_BESIDE_OFFSET, _BESIDE_OFFSET],
+)  # fmt: skip
 
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (
-        Form("log-linear", "y = intercept + slope log10(x)", 1, ("intercept", "slope"), (), (), (2,),
-             _log_linear, _no_box, False),
-        Form("linear", "y = intercept + slope x", 1, ("intercept", "slope"), (), (), (2,), _linear, _no_box, False),
-        Form("power", "y = A x^-b", 1, ("A",), ("b",), (False,), (3,), _power, lambda x: [_SIGNED], False),
+        _linear("log-linear", "y = intercept + slope log10(x)", lambda x: [1.0, np.log10(x[:, 0])], names=_LINE),
+        _linear("linear", "y = intercept + slope x", lambda x: [1.0, x[:, 0]], names=_LINE),
+        Form("power", "y = A x^-b", 1, ("A",), ("b",), (False,), (3,), _power, lambda x: [_SIGNED]),
         Form("power-offset", "y = E + A x^-b", 1, ("E", "A"), ("b",), (True,), (3,),
-             _power_offset, lambda x: [_BESIDE_OFFSET], True),
-        Form("log-quadratic", "y = a + b log10(x) + c log10(x)^2", 1, ("a", "b", "c"), (), (), (3,),
-             _log_quadratic, _no_box, True),
+             _power_offset, lambda x: [_BESIDE_OFFSET]),
+        _linear("log-quadratic", "y = a + b log10(x) + c log10(x)^2",
+                lambda x: [1.0, np.log10(x[:, 0]), np.log10(x[:, 0]) ** 2], levels=(3,)),
         Form("shifted-power", "y = A (x + s)^-b", 1, ("A",), ("s", "b"), (True, False), (4,),
-             _shifted_power, _shift_box, False),
+             _shifted_power, _shift_box),
         Form("broken-power", f"y = A x^-b (1 + (x/d)^(1/f))^(-c f), f = {BREAK_WIDTH}", 1, ("A",), ("b", "c", "d"),
-             (False, False, True), (6,), _broken_power, _break_box, True),
-        Form("plane", "y = a + b log10(P) + c L", 2, ("a", "b", "c"), (), (), (2, 2), _plane, _no_box, False),
-        Form("interaction", "y = a + b log10(P) + c L + d L log10(P)", 2, ("a", "b", "c", "d"), (), (), (2, 2),
-             _interaction, _no_box, False),
-        Form("two-powers", "y = E + A P^-alpha + B L^-beta", 2, *_TWO_POWERS,
-             _two_powers, lambda x: [_BESIDE_OFFSET, _BESIDE_OFFSET], True),
-        Form("chinchilla", "y = E + A N^-alpha + B D^-beta", 2, *_TWO_POWERS,
-             _two_powers, lambda x: [_BESIDE_OFFSET, _BESIDE_OFFSET], True),
+             (False, False, True), (6,), _broken_power, _break_box),
+        _linear("plane", "y = a + b log10(P) + c L", lambda x: [1.0, np.log10(x[:, 0]), x[:, 1]], levels=(2, 2)),
+        _linear("interaction", "y = a + b log10(P) + c L + d L log10(P)",
+                lambda x: [1.0, np.log10(x[:, 0]), x[:, 1], np.log10(x[:, 0]) * x[:, 1]],
+                names=("a", "b", "c", "d"), levels=(2, 2)),
+        _TWO_POWERS,
+        replace(_TWO_POWERS, name="chinchilla", formula="y = E + A N^-alpha + B D^-beta"),
     )
 }  # fmt: skip
 """The forms by name. Shifted and broken powers: Alabdulmohsin et al. (2022), Caballero et al. (2022); two powers with

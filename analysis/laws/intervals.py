@@ -7,7 +7,7 @@ the scatter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -56,10 +56,8 @@ class Sample:
     def take(self, chosen: np.ndarray) -> Sample:
         """The sample with some of its configurations; weights as they are, relative to each other."""
         weights = self.weights[chosen]
-        return Sample(
-            self.x[chosen], self.y[chosen], self.runs[chosen], weights / weights.mean(), self.seed_sd, self.seed_dof,
-            self.runs_at_unit_weight, self.common_sd, self.x_name, self.y_name,
-        )  # fmt: skip
+        x, y, runs = self.x[chosen], self.y[chosen], self.runs[chosen]
+        return replace(self, x=x, y=y, runs=runs, weights=weights / weights.mean())
 
 
 def points(
@@ -71,7 +69,8 @@ def points(
         x: sizes, shape (n,) or (n, axes).
         y: values, shape (n,).
         weights: relative precisions, shape (n,); equal by default.
-        x_name, y_name: for messages.
+        x_name: of the sizes, for messages.
+        y_name: of the values, likewise.
 
     >>> points(np.array([1e6, 1e7, 1e8]), np.array([0.5, 0.45, 0.41])).n
     3
@@ -122,7 +121,7 @@ def precision(
         root = 1 / np.sqrt(tau2 + known)
         q, _ = np.linalg.qr(design * root[:, None])
         left = y * root - q @ (q.T @ (y * root))
-        return float(left @ left) - dof
+        return float(left @ left - dof)
 
     # A configuration without any known error would get all the weight.
     floor = 1e-3 * float(known.max())
@@ -143,6 +142,10 @@ class Interval(NamedTuple):
     high: float
 
 
+EVERYTHING = Interval(0.0, np.inf)
+"""Every size."""
+
+
 def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Interval]:
     """95% intervals of a law's natural parameters by name.
 
@@ -156,50 +159,29 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
     names = fit.form.parameters
     if kind == "delta":
         half = quantile * np.sqrt(np.diag(fit.covariance))
-        return {
-            name: Interval(float(a - h), float(a + h)) for name, a, h in zip(names, fit.parameters, half, strict=True)
-        }
-    profile = fit.profile
-    k = len(fit.form.coefficients)
-    kept = _kept(profile, fit, quantile)
-    open_low, open_high = _open_sides(profile, fit, kept)
-    runs_off = _runs_off(fit, profile.t[kept], open_low, open_high)
-    found: dict[str, Interval] = {}
-    for j, name in enumerate(names):
-        if j < k:
-            functional = np.zeros((len(profile.t), k))
-            functional[:, j] = 1
-            ends = profile.interval(fit.y, functional)
-            # Towards the end of the search a coefficient may run off to one side: no number is its end.
-            low = -np.inf if (j, -1) in runs_off else float(ends[0])
-            high = np.inf if (j, 1) in runs_off else float(ends[1])
-            found[name] = Interval(low, high)
-            continue
-        m = j - k
+        ends = zip(map(float, fit.parameters - half), map(float, fit.parameters + half), strict=True)
+        return {name: Interval(*pair) for name, pair in zip(names, ends, strict=True)}
+    profile, found = fit.profile, {}
+    k, rss = len(fit.form.coefficients), profile.rss(fit.y)
+    kept = profile.t[rss <= rss.min() * (1 + quantile**2 / fit.dof)]
+    # Whether the compatible curved parameters reach the lower and the upper end of their box.
+    lows, highs = np.array(fit.form.box(fit.x)).reshape(-1, 2).T
+    near = 1e-6 * (highs - lows)
+    open_low, open_high = kept.min(axis=0) <= lows + near, kept.max(axis=0) >= highs - near
+    runs_off = _runs_off(fit, kept, open_low, open_high)
+    for j, name in enumerate(names[:k]):
+        low, high = map(float, profile.interval(fit.y, np.broadcast_to(np.eye(k)[j], (len(profile.t), k))))
+        # Towards the end of the search a coefficient may run off to one side: no number is its end.
+        found[name] = Interval(-np.inf if (j, -1) in runs_off else low, np.inf if (j, 1) in runs_off else high)
+    for m, name in enumerate(names[k:]):
         # One step of the grid outwards: the set's end lies between what is kept and its neighbour.
-        inside = profile.t[kept][:, m]
-        below = profile.t[profile.t[:, m] < inside.min(), m]
-        above = profile.t[profile.t[:, m] > inside.max(), m]
-        first, last = below.max() if len(below) else inside.min(), above.min() if len(above) else inside.max()
-        if fit.form.logged[m]:
-            first, last = np.exp(first), np.exp(last)
-        least = 0.0 if fit.form.logged[m] else -np.inf
-        found[name] = Interval(least if open_low[m] else float(first), np.inf if open_high[m] else float(last))
+        inside, every = kept[:, m], profile.t[:, m]
+        first = max(every[every < inside.min()], default=inside.min())
+        last = min(every[every > inside.max()], default=inside.max())
+        natural, least = (np.exp, 0.0) if fit.form.logged[m] else (float, -np.inf)
+        low, high = float(natural(first)), float(natural(last))
+        found[name] = Interval(least if open_low[m] else low, np.inf if open_high[m] else high)
     return found
-
-
-def _kept(profile: Profile, fit: CurveFit, quantile: float) -> np.ndarray:
-    rss = profile.rss(fit.y)
-    return rss <= rss.min() * (1 + quantile**2 / fit.dof)
-
-
-def _open_sides(profile: Profile, fit: CurveFit, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the compatible curved parameters reach the lower and the upper end of their box."""
-    if not fit.form.curved:
-        return np.zeros(0, bool), np.zeros(0, bool)
-    lows, highs = np.array(fit.form.box(fit.x)).T
-    inside, near = profile.t[kept], 1e-6 * (highs - lows)
-    return inside.min(axis=0) <= lows + near, inside.max(axis=0) >= highs - near
 
 
 def _runs_off(fit: CurveFit, kept: np.ndarray, low: np.ndarray, high: np.ndarray) -> set[tuple[int, int]]:
@@ -224,49 +206,55 @@ def _runs_off(fit: CurveFit, kept: np.ndarray, low: np.ndarray, high: np.ndarray
 
 def law_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends (points,) of the 95% interval of the law itself, the mean over all runs, at sizes `at`."""
-    return _intervals(fit, at, np.zeros(len(sizes(at))), np.zeros(len(sizes(at))))
+    return _intervals(fit, at, 0.0)
 
 
 def new_point_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends (points,) of the 95% interval of a new point like those fitted, of weight 1, at sizes `at`."""
-    return _intervals(fit, at, np.ones(len(sizes(at))), np.zeros(len(sizes(at))))
+    return _intervals(fit, at, 1.0)
 
 
-def run_interval(fit: CurveFit, sample: Sample, at: np.ndarray, seeds: float = 1) -> tuple[np.ndarray, np.ndarray]:
+def run_interval(
+    fit: CurveFit, sample: Sample, at: np.ndarray, seeds: np.ndarray | float = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ends (points,) of the 95% interval of the mean of new runs of a new configuration.
 
     Args:
         fit: the law.
         sample: what it was fitted to.
         at: sizes, shape (points,) or (points, axes).
-        seeds: number of new runs in the mean.
+        seeds: number of new runs in the mean, one for all sizes or of shape (points,).
 
     Where configurations have one run each that is s^2 (1 + h) and exact t. With r seeds each, means scatter by less
     than runs do: the variance is s^2 (1 + h) + seed_sd^2 (1 / seeds - 1 / r), with Satterthwaite's degrees of freedom.
     """
     at = sizes(at)
     spread = fit.residual_sd**2
-    added = sample.seed_sd**2 * (1 / seeds - 1 / sample.runs_at_unit_weight)
-    if added <= 0 or spread <= 0 or sample.seed_dof == 0:
-        # More seeds than the data have: the exact part alone, which is no narrower than it should be.
+    if spread <= 0 or sample.seed_dof == 0:
         return new_point_interval(fit, at)
+    # With more seeds than the data have: the exact part alone, which is no narrower than it should be.
+    added = np.maximum(sample.seed_sd**2 * (1 / np.asarray(seeds) - 1 / sample.runs_at_unit_weight), 0)
     profile = fit.profile
     best = int(np.argmin(profile.rss(fit.y)))
     functional = fit.form.basis(at, profile.t[best])[0]
     own = spread * (1 + np.sum((functional @ profile.back[best]) ** 2, axis=1))
     dof = (own + added) ** 2 / (own**2 / fit.dof + added**2 / sample.seed_dof)
-    return _intervals(fit, at, np.full(len(at), 1 + added / spread), stats.t.ppf(0.975, dof))
+    return _intervals(fit, at, 1 + added / spread, stats.t.ppf(0.975, dof))
 
 
-def _intervals(fit: CurveFit, at: np.ndarray, extra: np.ndarray, t_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _intervals(
+    fit: CurveFit, at: np.ndarray, extra: np.ndarray | float, t_values: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (points,) of the intervals at sizes `at`, a part of the sizes at a time to keep the arrays small."""
     profile, at = fit.profile, sizes(at)
-    lows, highs = np.empty(len(at)), np.empty(len(at))
+    extras, quantiles = np.broadcast_to(extra, len(at)), np.broadcast_to(t_values, len(at))
+    ends = np.empty((2, len(at)))
     step = max(1, 4_000_000 // (len(profile.t) * profile.n))
     for first in range(0, len(at), step):
         part = slice(first, first + step)
         functionals = np.swapaxes(fit.form.basis(at[part], profile.t)[0], 0, 1)
-        lows[part], highs[part] = profile.intervals(fit.y, functionals, extra[part], t_values[part])
-    return lows, highs
+        ends[:, part] = profile.interval(fit.y, functionals, extras[part], quantiles[part])
+    return ends[0], ends[1]
 
 
 class InverseSet(NamedTuple):
@@ -286,18 +274,12 @@ class InverseSet(NamedTuple):
             return self.note
         if not self.pieces:
             return "no size reaches it"
-        if not self.bounded:
-            if len(self.pieces) == 1 and (self.pieces[0].low > 0 or np.isfinite(self.pieces[0].high)):
-                low, high = self.pieces[0]
-                return f"unbounded: from {low:.4g} on" if low > 0 else f"unbounded: up to {high:.4g}"
-            return "unbounded: these data leave every size possible" if len(self.pieces) == 1 else (
-                "unbounded: " + " or ".join(_piece(item) for item in self.pieces)
-            )  # fmt: skip
-        return " or ".join(f"{item.low:.4g} .. {item.high:.4g}" for item in self.pieces)
-
-
-def _piece(item: Interval) -> str:
-    return f"up to {item.high:.4g}" if item.low <= 0 else f"from {item.low:.4g} on"
+        if self.bounded:
+            return " or ".join(f"{item.low:.4g} .. {item.high:.4g}" for item in self.pieces)
+        if self.pieces == (EVERYTHING,):
+            return "unbounded: these data leave every size possible"
+        sides = (f"from {low:.4g} on" if low > 0 else f"up to {high:.4g}" for low, high in self.pieces)
+        return f"unbounded: {' or '.join(sides)}"
 
 
 def fieller(fit: CurveFit, target: float) -> InverseSet:
@@ -318,30 +300,28 @@ def fieller(fit: CurveFit, target: float) -> InverseSet:
     a, b, c = slope**2 - scale / sxx, slope * away, away**2 - scale / total
     estimate = _power_of_ten(centre + away / slope) if slope else None
     root2 = b**2 - a * c
+    if a == 0 or (a < 0 and root2 <= 0):
+        return InverseSet(estimate, (EVERYTHING,), False)
+    low, high = (_power_of_ten(centre + d) for d in sorted((b + sign * np.sqrt(max(root2, 0))) / a for sign in (-1, 1)))
     if a > 0:
-        ends = sorted((b + sign * np.sqrt(max(root2, 0))) / a for sign in (-1, 1))
-        return InverseSet(estimate, (Interval(*(_power_of_ten(centre + d) for d in ends)),), True)
-    if root2 <= 0 or a == 0:
-        return InverseSet(estimate, (Interval(0.0, np.inf),), False)
-    ends = sorted((b + sign * np.sqrt(root2)) / a for sign in (-1, 1))
-    first, second = (_power_of_ten(centre + d) for d in ends)
-    return InverseSet(estimate, (Interval(0.0, first), Interval(second, np.inf)), False)
+        return InverseSet(estimate, (Interval(low, high),), True)
+    return InverseSet(estimate, (Interval(0.0, low), Interval(high, np.inf)), False)
 
 
 def _power_of_ten(u: float) -> float:
     return float(10**u) if abs(u) < 300 else (np.inf if u > 0 else 0.0)
 
 
-def inverse(fit: CurveFit, target: float, decades: float = 6.0) -> InverseSet:
+def inverse(fit: CurveFit, target: float) -> InverseSet:
     """Sizes whose 95% interval of the law holds `target`, which is Fieller's set where the law is log-linear.
 
-    For other laws found on a grid from `decades` below the data to `decades` above; a piece that reaches an end is
+    For other laws found on a grid from six decades below the data to six above; a piece that reaches an end is
     called unbounded on that side.
     """
     if fit.name == "log-linear":
         return fieller(fit, target)
     low, high = np.log10(fit.x[:, 0].min()), np.log10(fit.x[:, 0].max())
-    u = np.linspace(low - decades, high + decades, 301)
+    u = np.linspace(low - 6, high + 6, 301)
     at = 10**u
     floor, ceiling = law_interval(fit, at)
     holds = (floor <= target) & (target <= ceiling)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.intervals import Interval, Sample, precision
+from analysis.table.columns import floats
+from analysis.table.design import LEAST_CONFIGURATIONS
 from analysis.table.selection import Selection
 from drorae.errors import UserError
 
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 
 Law = Literal["log-linear", "linear"]
 Unit = Literal["configuration", "row"]
-
-LEAST_CONFIGURATIONS = 4
-"""Parameters of a line + 2: below it the residual says next to nothing."""
 
 
 class LinePrediction(NamedTuple):
@@ -64,10 +63,8 @@ class Line:
 
     @cached_property
     def regression(self) -> RegressionResultsWrapper:
-        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions (statsmodels)."""
-        from statsmodels.regression.linear_model import WLS
-
-        return WLS(self.sample.y, self._design(self.sample.x[:, 0]), weights=self.sample.weights).fit()
+        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions."""
+        return regress(self._design(self.sample.x[:, 0]), self.sample.y, self.sample.weights)
 
     def _design(self, x: np.ndarray) -> np.ndarray:
         u = np.log10(x) if self.law == "log-linear" else x
@@ -86,11 +83,8 @@ class Line:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95% intervals of intercept and slope by name."""
-        ends = self.regression.conf_int(alpha=0.05)
-        return {
-            name: Interval(float(low), float(high))
-            for name, (low, high) in zip(("intercept", "slope"), ends, strict=True)
-        }
+        intercept, slope = self.regression.conf_int(alpha=0.05).tolist()
+        return {"intercept": Interval(*intercept), "slope": Interval(*slope)}
 
     @property
     def slope_ci95(self) -> Interval:
@@ -139,6 +133,13 @@ class Line:
         return LinePrediction(*(float(item[0]) if at.ndim == 0 else item.reshape(at.shape) for item in columns))
 
 
+def regress(design: np.ndarray, y: np.ndarray, weights: np.ndarray | float = 1.0) -> RegressionResultsWrapper:
+    """Returns the least-squares fit by statsmodels of y (n,) on the columns of `design` (n, p), weighted (n,)."""
+    from statsmodels.regression.linear_model import WLS
+
+    return WLS(y, design, weights=weights).fit()
+
+
 def fit_line(
     selection: Selection, law: Law = "log-linear", unit: Unit = "configuration", image_correlation: float = 1.0
 ) -> Line:
@@ -157,10 +158,9 @@ def fit_line(
     Raises:
         UserError: fewer than 4 configurations, one x only, y the same everywhere, or hidden replicates.
     """
-    if law not in ("log-linear", "linear"):
-        raise UserError(f"law {law}: no such law; laws: log-linear, linear")
-    if unit not in ("configuration", "row"):
-        raise UserError(f"unit {unit}: no such unit; units: configuration, row")
+    for what, asked, known in (("law", law, get_args(Law)), ("unit", unit, get_args(Unit))):
+        if asked not in known:
+            raise UserError(f"{what} {asked}: no such {what}; {what}s: {', '.join(known)}")
     groups = _configurations(selection, unit)
     sample = average(selection, selection.x[:, None], groups, law == "log-linear", image_correlation)
     x, y = sample.x[:, 0], sample.y
@@ -214,7 +214,7 @@ def _sampling_errors(selection: Selection, groups: np.ndarray) -> np.ndarray | N
     column = f"{selection.y_name}_se"
     if column not in selection.used.columns:
         return None
-    errors = pd.to_numeric(selection.used[column], errors="coerce").to_numpy(dtype=float)
+    errors = floats(selection.used[column])
     if not (np.all(np.isfinite(errors)) and np.all(errors >= 0)):
         raise UserError(f"{column}: a standard error is missing or negative; expected one for every used row")
     return np.sqrt(np.bincount(groups, weights=errors**2) / np.bincount(groups))

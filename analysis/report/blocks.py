@@ -24,6 +24,11 @@ class Link:
     text: str
     url: str
 
+    @property
+    def leads(self) -> bool:
+        """Whether the address becomes a link."""
+        return self.url.startswith(("http://", "https://"))
+
 
 Cell = str | Link
 
@@ -101,21 +106,20 @@ ul.notes li { margin: .3rem 0; } code { font: .86em ui-monospace, SFMono-Regular
 @media print { body { max-width: none; padding: 0; } .many { max-height: none; border: 0; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } }
 """
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head><body>
+<h1>{title}</h1>
+{body}
+</body></html>
+"""
 
 
 def html_page(title: str, blocks: Sequence[Block]) -> str:
     """One HTML page that loads nothing: style and pictures are in it."""
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
-        *(_html(block) for block in blocks),
-        "</body></html>",
-        "",
-    ]
-    return "\n".join(parts)
+    body = "\n".join(_html(block) for block in blocks)
+    return _PAGE.format(title=escape(title), style=_STYLE, body=body)
 
 
 def _html(block: Block) -> str:
@@ -155,7 +159,7 @@ def _html_table(table: Table) -> str:
 
 
 def _html_cell(value: Cell) -> str:
-    if isinstance(value, Link) and value.url.startswith(("http://", "https://")):
+    if isinstance(value, Link) and value.leads:
         return f'<a href="{escape(value.url)}">{escape(value.text)}</a>'
     return escape(value.text if isinstance(value, Link) else value)
 
@@ -186,12 +190,10 @@ def _markdown(block: Block, directory: Path) -> str:
 
 
 def _markdown_cell(value: Cell) -> str:
-    if isinstance(value, Link):
-        text = _plain(value.text).replace("|", "\\|")
-        if not value.url.startswith(("http://", "https://")):
-            return text
+    text = _plain(value.text if isinstance(value, Link) else value).replace("|", "\\|")
+    if isinstance(value, Link) and value.leads:
         return f"[{text}](<{value.url.replace('>', '%3E').replace('|', '%7C')}>)"
-    return _plain(value).replace("|", "\\|")
+    return text
 
 
 def _plain(text: str) -> str:

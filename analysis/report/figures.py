@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,14 @@ from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
 from analysis.laws.line import Line
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, floats
 from drorae.metrics.registry import title
 from drorae.storage.files import write_atomic
+from drorae.trial.folder import Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import Formatter
 
 INK, LINE = "#222222", "#0072B2"
 _LAW_STYLES: list[Any] = ["-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
@@ -40,13 +40,10 @@ _SETTINGS = threading.Lock()
 """Held while matplotlib's settings, which all threads share, are a figure's."""
 
 _NAMES = {
-    "params": "Fusion parameters",
-    "fusion_params": "Fusion parameters",
+    **dict.fromkeys(("params", "fusion_params"), "Fusion parameters"),
     "fusion_params_paper": "Fusion parameters (paper's formula)",
-    "capacity": "Expert hidden dim",
-    "expert_hidden_dim": "Expert hidden dim",
-    "layers": "Fused layers",
-    "num_layers": "Fused layers",
+    **dict.fromkeys(("capacity", "expert_hidden_dim"), "Expert hidden dim"),
+    **dict.fromkeys(("layers", "num_layers"), "Fused layers"),
 }
 
 
@@ -64,7 +61,7 @@ def number(value: float) -> str:
 
 
 def equation(line: Line) -> str:
-    """The fitted line, e.g. 'rFID = 0.9194 − 0.0564 log₁₀(x)'."""
+    """Returns the fitted line as text, such as 'rFID = 0.9194 + 0.0564 log₁₀(x)', with true minus signs."""
     sign = "+" if line.slope >= 0 else "\N{MINUS SIGN}"
     term = "log₁₀(x)" if line.law == "log-linear" else "x"
     name = display_name(line.sample.y_name).split(" (")[0]
@@ -102,26 +99,22 @@ def joint_figure(found: JointAnalysis) -> Figure:
     x, second, y = found.sample.x[:, 0], found.sample.x[:, 1], found.sample.y
     figure, (left, right) = panels(2)
     levels = np.unique(second)
-    plane = found.find("plane")
     for i, level in enumerate(levels):
         shade = str(0.05 + 0.75 * (1 - i / max(1, len(levels) - 1)))
         chosen = second == level
         left.scatter(x[chosen], y[chosen], color=shade, edgecolors=INK, s=36, linewidths=0.6, zorder=3,
                      label=f"{found.second_name} {level:g}")  # fmt: skip
-        if plane is not None:
-            span = np.geomspace(x.min(), x.max(), 50)
-            left.plot(span, plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
+        span = np.geomspace(x.min(), x.max(), 50)
+        left.plot(span, found.plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
     log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
-    left.set_xlabel(display_name(found.x_name))
-    left.set_ylabel(display_name(found.y_name))
+    left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
     left.legend(fontsize=7, frameon=False, ncols=2)
     best = found.fits[0]
     fitted = best.value(found.sample.x)
     right.scatter(fitted, y, color=LINE, edgecolors=INK, s=36, linewidths=0.6)
     ends = [min(fitted.min(), y.min()), max(fitted.max(), y.max())]
     right.plot(ends, ends, color=INK, lw=0.8)
-    right.set_xlabel(f"by {best.form.formula}")
-    right.set_ylabel(f"{display_name(found.y_name)}, measured")
+    right.set(xlabel=f"by {best.form.formula}", ylabel=f"{display_name(found.y_name)}, measured")
     return figure
 
 
@@ -130,16 +123,15 @@ def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Pat
     x, y = (find_column(frame, name) for name in objectives[:2])
     best = pareto_set(frame, objectives)
     figure, (axes,) = panels(1)
-    every = frame[frame["status"] == "finished"] if "status" in frame.columns else frame
+    every = frame[frame["status"] == Status.FINISHED] if "status" in frame.columns else frame
     axes.scatter(every[x], every[y], s=24, facecolor="white", edgecolor=INK, label="finished runs", zorder=2)
     steps = best.sort_values(x)
     axes.plot(steps[x], steps[y], drawstyle="steps-post", color=LINE, lw=1.2, zorder=1)
     axes.scatter(steps[x], steps[y], s=36, color=LINE, label="not beaten in all objectives", zorder=3)
-    values = pd.to_numeric(every[x], errors="coerce")
-    if values.min() > 0 and values.max() / values.min() > 10:
+    low, high = np.nanmin(floats(every[x])), np.nanmax(floats(every[x]))
+    if low > 0 and high / low > 10:
         axes.set_xscale("log")
-    axes.set_xlabel(display_name(x))
-    axes.set_ylabel(display_name(y))
+    axes.set(xlabel=display_name(x), ylabel=display_name(y))
     axes.legend(frameon=False)
     return save(figure, directory, "pareto")["png"]
 
@@ -155,10 +147,10 @@ def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
         layout.execute(figure)
     figure.set_layout_engine("none")
     with _SETTINGS, matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
-        for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+        for kind in ("png", "svg"):
             buffer = io.BytesIO()
-            arguments: dict[str, Any] = dict(options)
-            figure.savefig(buffer, format=kind, facecolor="white", **arguments)
+            metadata: Any = {"Date": None} if kind == "svg" else None
+            figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
             paths[kind] = write_atomic(directory / f"{name}.{kind}", buffer.getvalue())
     return paths
 
@@ -191,7 +183,8 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     others = _draw_rivals(axes, analysis)
     axes.axvline(sample.high, color="#888888", lw=0.8, ls=":")
     axes.axvline(end, color="#888888", lw=0.8)
-    free = (0.98, "top") if line.slope > 0 else (0.02, "bottom")
+    rising = line.slope > 0
+    free = (0.98, "top") if rising else (0.02, "bottom")
     axes.annotate(
         "trusted horizon", (end, free[0]), xycoords=("data", "axes fraction"), xytext=(3, 0), ha="left", va=free[1],
         textcoords="offset points", rotation=90, fontsize=7, color="#555555",
@@ -203,11 +196,9 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     # Room for the legend on the side the line leaves free.
     bottom, top = axes.get_ylim()
     room = (0.34 + 0.05 * others) * (top - bottom)
-    axes.set_ylim(bottom - (room if line.slope > 0 else 0), top + (room if line.slope <= 0 else 0))
-    axes.legend(
-        facecolor="white", edgecolor="white", framealpha=1, fontsize=8,
-        loc="lower right" if line.slope > 0 else "upper right",
-    )  # fmt: skip
+    axes.set_ylim(bottom - room * rising, top + room * (not rising))
+    loc: Literal["lower right", "upper right"] = "lower right" if rising else "upper right"
+    axes.legend(facecolor="white", edgecolor="white", framealpha=1, fontsize=8, loc=loc)
 
 
 def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -> None:
@@ -217,10 +208,8 @@ def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -
     for edge in (at.prediction_low, at.prediction_high):
         axes.plot(inside, edge, color=LINE, lw=0.7, ls=(0, (6, 3)))
     axes.fill_between(inside, at.mean_ci_low, at.mean_ci_high, color=LINE, alpha=0.3, lw=0, label="95% CI of the line")
-    axes.fill_between(
-        beyond, after.prediction_low, after.prediction_high, facecolor="none", edgecolor=LINE, alpha=0.35, lw=0,
-        hatch="////", label="beyond the data",
-    )  # fmt: skip
+    hatched: Any = {"facecolor": "none", "edgecolor": LINE, "alpha": 0.35, "lw": 0, "hatch": "////"}
+    axes.fill_between(beyond, after.prediction_low, after.prediction_high, label="beyond the data", **hatched)
     low, high = line.slope_ci95
     label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {line.curve.r2:.3f}"
     axes.plot(inside, at.mean, color=LINE, lw=2, label=label)
@@ -246,14 +235,14 @@ def _scatter(axes: Axes, line: Line, y: np.ndarray) -> None:
     x, of = line.selection.x, line.selection.seeds
     seeds = sorted(set(of), key=lambda seed: (len(seed), seed))
     many = len(x) > RASTER_POINTS
-    marks: list[tuple[np.ndarray, str, str, str]] = []
+    styles: Sequence[tuple[str, str]] = _SEED_STYLES if len(seeds) > 1 else (("o", INK),)
+    marks = [
+        (np.array([item == seed for item in of]), style, f"seed {seed}" if seed else "runs")
+        for seed, style in zip(seeds, styles, strict=False)
+    ]
     if len(seeds) > len(_SEED_STYLES):
-        marks.append((np.full(len(x), True), "o", "#999999", f"runs of {len(seeds)} seeds"))
-    else:
-        for i, seed in enumerate(seeds):
-            marker, colour = _SEED_STYLES[i] if len(seeds) > 1 else ("o", INK)
-            marks.append((np.array([item == seed for item in of]), marker, colour, f"seed {seed}" if seed else "runs"))
-    for chosen, marker, colour, label in marks:
+        marks = [(np.full(len(x), True), ("o", "#999999"), f"runs of {len(seeds)} seeds")]
+    for chosen, (marker, colour), label in marks:
         axes.scatter(
             x[chosen], y[chosen], marker=marker, s=12 if many else 42, color=colour, edgecolors=INK,
             linewidths=0.3 if many else 0.7, zorder=3, label=label, rasterized=many,
@@ -268,24 +257,18 @@ def _x_axis(axes: Axes, line: Line, end: float) -> None:
         margin = 10 ** (0.035 * decades)
         axes.set_xlim(line.sample.low / margin, end * margin)
     else:
-        axes.xaxis.set_major_formatter(_short_labels())
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.set_xlabel(display_name(line.sample.x_name))
 
 
 def log_axis(axes: Axes, subs: Sequence[float]) -> None:
     """Makes the x axis one of log10 of a size, with labels at these multiples of the powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(_short_labels())
-
-
-def _short_labels() -> Formatter:
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: short(value))
+    axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
 
 
 def short(value: float) -> str:

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.inference.analysis import Analysis
 from analysis.inference.cautions import cautions
 from analysis.laws.line import Line
-from analysis.table.mlflow import check_store
-from drorae.errors import UserError
+from analysis.table.mlflow import find_experiment, open_store
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-
-@contextlib.contextmanager
-def _experiment(tracking_uri: str, experiment: str, what: str, otherwise: str) -> Iterator[tuple[MlflowClient, str]]:
-    """A client and the id of an experiment that is there; what MLflow refuses within becomes a UserError."""
-    check_store(tracking_uri)
-    try:
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-    except ImportError:
-        raise UserError(f"writing to MLflow needs mlflow; pip install mlflow, or {otherwise}") from None
-    try:
-        client = MlflowClient(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            raise UserError(
-                f"{experiment}: no such experiment in {tracking_uri}; expected the one that holds the trials"
-            )
-        yield client, found.experiment_id
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{tracking_uri}: MLflow did not take the {what} ({reason})") from None
+_NEEDS = "writing to MLflow needs mlflow; pip install mlflow, or "
 
 
 def write_fits(
@@ -63,24 +42,18 @@ def write_fits(
         UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
     """
     ids = []
-    with _experiment(tracking_uri, experiment, "fit", "leave the fit as files") as (client, experiment_id):
+    with open_store(tracking_uri, f"{_NEEDS}leave the fit as files", "take the fit") as client:
+        experiment_id = find_experiment(client, experiment, tracking_uri)
         from mlflow.entities import Metric, RunTag
-        from mlflow.utils.time import get_current_time_millis
 
         for analysis in analyses:
             line = analysis.line
             run_id = _run_of(client, experiment_id, line, parent_run)
-            values = {
-                "slope": line.slope,
-                "intercept": line.intercept,
-                "r2": line.curve.r2,
-                "slope_ci_low": line.slope_ci95.low,
-                "slope_ci_high": line.slope_ci95.high,
-                "residual_sd": line.curve.residual_sd,
-                "n": float(line.n),
-                "n_configurations": float(line.sample.n),
-            }
-            now = get_current_time_millis()
+            low, high = line.slope_ci95
+            values = {name: float(getattr(line, name)) for name in ("slope", "intercept", "n")}
+            values |= {"r2": line.curve.r2, "residual_sd": line.curve.residual_sd}
+            values |= {"slope_ci_low": low, "slope_ci_high": high, "n_configurations": float(line.sample.n)}
+            now = int(1000 * time.time())
             metrics = [Metric(key, value, now, 0) for key, value in values.items()]
             codes = ", ".join(item.code for item in cautions(line))
             client.log_batch(run_id, metrics=metrics, tags=[RunTag("drorae.warnings", codes)])
@@ -96,20 +69,15 @@ def _run_of(client: MlflowClient, experiment_id: str, line: Line, parent_run: st
     from mlflow.entities import ViewType
 
     x, y = line.sample.x_name, line.sample.y_name
-    identity = {
-        "drorae.kind": "analysis",
-        "drorae.x": x,
-        "drorae.y": y,
-        "drorae.law": line.law,
-        "drorae.unit": line.unit,
-    }
+    tags = {"kind": "analysis", "x": x, "y": y, "law": line.law, "unit": line.unit}
+    identity = {f"drorae.{name}": value for name, value in tags.items()}
     if parent_run is not None:
         identity["mlflow.parentRunId"] = parent_run
     conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
     for run in client.search_runs([experiment_id], conditions, ViewType.ACTIVE_ONLY):
         if parent_run is not None or "mlflow.parentRunId" not in run.data.tags:
-            return run.info.run_id
-    return client.create_run(experiment_id, tags=identity, run_name=f"fit {y} on {x}").info.run_id
+            return str(run.info.run_id)
+    return str(client.create_run(experiment_id, tags=identity, run_name=f"fit {y} on {x}").info.run_id)
 
 
 def write_predictions(records: Sequence[Mapping[str, Any]], tracking_uri: str, experiment: str) -> list[str]:
@@ -122,7 +90,8 @@ def write_predictions(records: Sequence[Mapping[str, Any]], tracking_uri: str, e
         UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
     """
     ids = []
-    with _experiment(tracking_uri, experiment, "prediction", "register to a file") as (client, experiment_id):
+    with open_store(tracking_uri, f"{_NEEDS}register to a file", "take the prediction") as client:
+        experiment_id = find_experiment(client, experiment, tracking_uri)
         for record in records:
             tags = {f"drorae.{name}": str(record[name]) for name in ("x", "y", "at", "data_sha256")}
             name = f"prediction {record['y']} at {record['x']} = {record['at']:g}"

@@ -48,7 +48,9 @@ def fit_table(
         frame: one row per run.
         x: column of the size, or params, capacity, layers (`X_ALIASES`).
         y: columns of the metrics.
-        law, include, unit: see `analyse`.
+        law: the line, log-linear in log10(x) or linear in x.
+        include: statuses of runs to fit beside finished.
+        unit: configuration, seeds are averaged first; row, every row is a point.
         out: folder that the report is written to; none by default.
         title: of the report; by default what is fitted to what.
         images: caption to PNG file, embedded in the report.
@@ -77,7 +79,9 @@ def report_analyses(
     Args:
         analyses: one per metric, all against the same size.
         out: folder that the report is written to; None writes nothing.
-        title, images, command: see `write_report`.
+        title: of the page.
+        images: caption to PNG file, embedded in the page; none by default.
+        command: printed as the way to make the report again; left out by default.
 
     Raises:
         UserError: what `write_report` refuses.
@@ -91,14 +95,14 @@ def _summary(analysis: Analysis) -> str:
     line, selection = analysis.line, analysis.selection
     sample, curve = line.sample, line.curve
     term, per = (f"log10({sample.x_name})", "per decade") if line.law == "log-linear" else (sample.x_name, "per unit")
-    sign = "+" if line.slope >= 0 else "-"
+    sign, (low, high) = "+" if line.slope >= 0 else "-", line.slope_ci95
     counted = f"{line.n} runs" if line.unit == "row" else f"{sample.n} configurations, {line.n} runs"
     spread = f"residual sd {curve.residual_sd:.4g}"
     if line.replicated:
         spread += f" of configuration means, seed sd {line.seed_sd:.4g}"
     lines = [
         f"{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
-        f"  slope {line.slope:.4f} {per}, 95% CI {line.slope_ci95[0]:.4f} .. {line.slope_ci95[1]:.4f} "
+        f"  slope {line.slope:.4f} {per}, 95% CI {low:.4f} .. {high:.4f} "
         f"(t, {curve.dof} degrees of freedom); R2 {curve.r2:.4f}",
         f"  {counted}; {sample.x_name} {sample.low:.6g} .. {sample.high:.6g}; {spread}",
     ]

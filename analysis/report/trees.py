@@ -63,24 +63,15 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
 
 
 def _line_tree(line: Line) -> dict[str, Any]:
-    sample, curve = line.sample, line.curve
+    sample = line.sample
+    own = ("law", "unit", "n", "slope", "intercept", "slope_ci95", "slope_se", "p_value", "seed_sd")
     return {
-        "law": line.law,
         "x": sample.x_name,
         "y": sample.y_name,
-        "unit": line.unit,
-        "n": line.n,
+        **{name: getattr(line, name) for name in own},
+        **{name: getattr(line.curve, name) for name in ("r2", "residual_sd", "dof")},
         "n_configurations": sample.n,
-        "slope": line.slope,
-        "intercept": line.intercept,
-        "r2": curve.r2,
-        "slope_ci95": list(line.slope_ci95),
-        "intercept_ci95": list(line.intervals["intercept"]),
-        "slope_se": line.slope_se,
-        "p_value": line.p_value,
-        "residual_sd": curve.residual_sd,
-        "seed_sd": line.seed_sd,
-        "dof": curve.dof,
+        "intercept_ci95": line.intervals["intercept"],
         "x_range": [sample.low, sample.high],
         "eval_images": line.selection.eval_images,
     }
@@ -107,64 +98,47 @@ def law_tree(fit: CurveFit, delta: float) -> dict[str, Any]:
 
     Keys: name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound, condition, residual_sd.
     """
+    parameters = [
+        {"name": name, "value": float(value), "ci95": list(ci95)}
+        for (name, ci95), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
+    ]
     return {
-        "name": fit.name,
-        "formula": fit.form.formula,
-        "parameters": [
-            {"name": name, "value": float(value), "ci95": list(ci95)}
-            for (name, ci95), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
-        ],
-        "r2": fit.r2,
-        "aicc": fit.aicc,
-        "delta_aicc": delta,
-        "at_bound": list(fit.at_bound),
-        "condition": fit.condition,
-        "residual_sd": fit.residual_sd,
+        **{"name": fit.name, "formula": fit.form.formula, "parameters": parameters, "delta_aicc": delta},
+        **{name: getattr(fit, name) for name in ("r2", "aicc", "at_bound", "condition", "residual_sd")},
     }
 
 
 def forecast_tree(made: Forecast) -> dict[str, Any]:
-    """A prediction as plain values: x, seeds, trusted, decades_beyond, laws (law, mean, ci95, prediction95), the
-    envelopes ci95 and prediction95, and prediction95_new_images (None where the metric's own error is not known)."""
-    fresh = made.on_new_images
-    return finite(
-        {
-            "x": made.x,
-            "seeds": made.seeds,
-            "trusted": made.trusted,
-            "extrapolated": not made.trusted,
-            "decades_beyond": made.decades_beyond,
-            "laws": [
-                {"law": item.law, "mean": item.value, "ci95": list(item.of_law), "prediction95": list(item.of_run)}
-                for item in made.laws
-            ],
-            "ci95": list(made.of_law),
-            "prediction95": list(made.of_run),
-            "prediction95_new_images": None if fresh is None else list(fresh),
-        }
-    )
+    """Returns a prediction as plain values.
+
+    Keys: x, seeds, trusted, extrapolated, decades_beyond, laws (law, mean, ci95, prediction95), the envelopes ci95 and
+    prediction95, and prediction95_new_images (None where the metric's own error is not known).
+    """
+    laws = [
+        {"law": item.law, "mean": item.value, "ci95": item.of_law, "prediction95": item.of_run} for item in made.laws
+    ]
+    tree = {
+        **{name: getattr(made, name) for name in ("x", "seeds", "trusted", "decades_beyond")},
+        "extrapolated": not made.trusted,
+        "laws": laws,
+        "ci95": made.of_law,
+        "prediction95": made.of_run,
+        "prediction95_new_images": made.on_new_images,
+    }
+    return finite(tree)
 
 
 def reach_tree(found: Reach) -> dict[str, Any]:
-    """A target as plain values: target, bounded, trusted, laws (law, estimate, pieces, bounded, trusted, text)."""
-    return finite(
-        {
-            "target": found.target,
-            "bounded": found.bounded,
-            "trusted": found.trusted,
-            "laws": [
-                {
-                    "law": law,
-                    "estimate": item.estimate,
-                    "pieces": [list(piece) for piece in item.pieces],
-                    "bounded": item.bounded,
-                    "trusted": trusted,
-                    "text": item.text,
-                }
-                for law, item, trusted in found.laws
-            ],
-        }
-    )
+    """Returns a target as plain values.
+
+    Keys: target, bounded, trusted, laws (law, estimate, pieces, bounded, trusted, text).
+    """
+    laws = [
+        {"law": law, "trusted": trusted}
+        | {name: getattr(item, name) for name in ("estimate", "pieces", "bounded", "text")}
+        for law, item, trusted in found.laws
+    ]
+    return finite({name: getattr(found, name) for name in ("target", "bounded", "trusted")} | {"laws": laws})
 
 
 def joint_tree(found: JointAnalysis) -> dict[str, Any]:
@@ -191,12 +165,16 @@ def joint_tree(found: JointAnalysis) -> dict[str, Any]:
     return finite(tree)
 
 
-def finite(value: Any) -> Any:
-    """`value` with None for every NaN and infinity in it, which JSON does not have."""
+def finite(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns the tree with None for every NaN and infinity in it, which JSON does not have."""
+    return {key: _finite(value) for key, value in tree.items()}
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return finite(value)
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [_finite(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value

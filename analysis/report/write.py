@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import math
 from collections import Counter
@@ -30,6 +28,8 @@ from analysis.table.selection import Selection
 from drorae.errors import UserError
 from drorae.storage.files import write_atomic
 
+_NONE = "\N{EN DASH}"
+"""A cell without a value."""
 _LISTED = 12
 """Values of a hyper-parameter or sizes that the checklist names one by one."""
 
@@ -63,17 +63,13 @@ def write_report(
     first, *others = trees or [fit_tree(item) for item in analyses]
     tree = dict(first) | ({"also": others} if others else {})
     with _folder(directory) as folder:
-        law = figures.save(figures.law_figure(analyses), folder, "law")
+        paths = figures.save(figures.law_figure(analyses), folder, "law")
         residuals = figures.save(figures.residual_figure(analyses), folder, "residuals")
-        blocks = _blocks(analyses, law, residuals, images or {}, command)
+        paths |= {f"residuals_{kind}": path for kind, path in residuals.items()}
         text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        return {
-            "json": _write(folder / "law.json", text),
-            "csv": _write(folder / "law.csv", _table_csv(analyses)),
-            **law,
-            **{f"residuals_{kind}": path for kind, path in residuals.items()},
-            **_pages(folder, title, blocks),
-        }
+        paths["json"] = _write(folder / "law.json", text)
+        paths["csv"] = _write(folder / "law.csv", _table_csv(analyses))
+        return paths | _pages(folder, title, _blocks(analyses, paths, images or {}, command))
 
 
 def write_joint_report(found: JointAnalysis, directory: str | Path, command: str | None = None) -> dict[str, Path]:
@@ -119,15 +115,12 @@ def headline(line: Line) -> str:
     name = display_name(line.sample.y_name)
     low, high = line.slope_ci95
     basis = f"R² = {line.curve.r2:.2f}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
-    if line.n != line.sample.n:
-        basis += f", {line.n} runs"
-    if low <= 0 <= high:
-        return (
-            f"{name}: no trend is resolved; slope {number(line.slope)} {per}, 95% CI {_interval(low, high)} ({basis})."
-        )
-    verb = "rises" if line.slope > 0 else "falls"
-    ends = sorted((abs(low), abs(high)))
-    return f"{name} {verb} by {number(abs(line.slope))} {per}, 95% CI {_interval(*ends)} ({basis})."
+    basis += f", {line.n} runs" if line.n != line.sample.n else ""
+    said, slope, ends = f"{name}: no trend is resolved; slope", line.slope, [low, high]
+    if not low <= 0 <= high:
+        said = f"{name} {'rises' if slope > 0 else 'falls'} by"
+        slope, ends = abs(slope), sorted((abs(low), abs(high)))
+    return f"{said} {number(slope)} {per}, 95% CI {_interval(*ends)} ({basis})."
 
 
 def _interval(low: float, high: float) -> str:
@@ -135,30 +128,24 @@ def _interval(low: float, high: float) -> str:
 
 
 def _table_csv(analyses: Sequence[Analysis]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    bands = ("fitted", "residual", "ci95_low", "ci95_high", "prediction95_low", "prediction95_high")
-    writer.writerow(("y", "row", "configuration", "seed", "x", "value", *bands, "used", "reason"))
+    """Every run of every fit with fitted value, residual and bands, or why it was left out."""
+    bands = ("ci95_low", "ci95_high", "prediction95_low", "prediction95_high")
+    parts = []
     for analysis in analyses:
         line, selection = analysis.line, analysis.selection
-        numbers = np.column_stack(
-            [selection.x, selection.y, line.fitted, selection.y - line.fitted, *line.predict(selection.x)[1:]]
+        used = pd.DataFrame(
+            {"row": selection.labels, "configuration": line.configurations.astype(str), "seed": selection.seeds}
         )
-        rows = zip(selection.labels, line.configurations, selection.seeds, numbers, strict=True)
-        for label, configuration, seed, values in rows:
-            cells = [f"{value:.10g}" for value in values]
-            writer.writerow([selection.y_name, label, configuration, seed, *cells, "yes", ""])
-        for label, reason in selection.excluded:
-            writer.writerow([selection.y_name, label, *[""] * 10, "no", reason])
-    return stream.getvalue()
+        used = used.assign(x=selection.x, value=selection.y, fitted=line.fitted, residual=selection.y - line.fitted)
+        used = used.assign(**dict(zip(bands, line.predict(selection.x)[1:], strict=True)), used="yes")
+        unused = pd.DataFrame(selection.excluded, columns=["row", "reason"]).assign(used="no")
+        parts.append(pd.concat([used, unused]).assign(y=selection.y_name))
+    columns = ["y", "row", "configuration", "seed", "x", "value", "fitted", "residual", *bands, "used", "reason"]
+    return str(pd.concat(parts)[columns].to_csv(index=False, float_format="%.10g", lineterminator="\n"))
 
 
 def _blocks(
-    analyses: Sequence[Analysis],
-    law: Mapping[str, Path],
-    residuals: Mapping[str, Path],
-    images: Mapping[str, Path],
-    command: str | None,
+    analyses: Sequence[Analysis], paths: Mapping[str, Path], images: Mapping[str, Path], command: str | None
 ) -> list[Block]:
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
@@ -166,7 +153,7 @@ def _blocks(
     below = "Run minus line; shaded: ± 1 residual sd."
     return [
         *(Text(headline(item.line), "lead") for item in analyses),
-        Picture(law["svg"], law["png"], drawn, _caption(analyses), several),
+        Picture(paths["svg"], paths["png"], drawn, _caption(analyses), several),
         *_verdict_table(analyses),
         Heading("Fits"),
         *_fit_table(analyses),
@@ -175,7 +162,7 @@ def _blocks(
         *_back_tests(analyses),
         *_notes(analyses),
         Heading("Residuals"),
-        Picture(residuals["svg"], residuals["png"], f"Residuals of {names}", below, several),
+        Picture(paths["residuals_svg"], paths["residuals_png"], f"Residuals of {names}", below, several),
         *_checklists(analyses),
         Heading("Runs"),
         _run_table([item.selection for item in analyses]),
@@ -195,10 +182,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
         band += " of a new configuration's mean over as many seeds (a single run scatters more)"
     caption = band + "; darker band: 95% interval of the line. Hatched: beyond the data, up to the trusted horizon"
     if any(item.disputed for item in analyses):
-        caption += (
-            "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, of a power law "
-            "with offset"
-        )
+        caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, "
+        caption += "of a power law with offset"
     return caption + "."
 
 
@@ -206,45 +191,42 @@ _MARKS = {"supported": "✓ supported", "not supported": "✗ not supported", "u
 
 
 def _metric_table(
-    analyses: Sequence[Analysis],
-    head: tuple[str, ...],
-    rows: Sequence[tuple[Analysis, tuple[str, ...]]],
-    text: tuple[int, ...] = (),
-) -> Table:
-    """A table of rows, each of one metric, which its first cell names where there are several."""
-    if len(analyses) == 1:
-        return Table(head, [cells for _, cells in rows], text)
-    named = [(item.selection.y_name, *cells) for item, cells in rows]
-    return Table(("Metric", *head), named, tuple(i + 1 for i in text))
+    several: bool, title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], text: tuple[int, ...]
+) -> list[Block]:
+    """A table whose rows begin with their metric, which is shown where there are several; nothing of no rows."""
+    table = Table(("Metric", *head), rows, tuple(i + 1 for i in text))
+    if not several:
+        table = Table(head, [row[1:] for row in rows], text)
+    return [Heading(title), table] if rows else []
 
 
 def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
     def why(verdict: Verdict) -> str:
         return verdict.reason + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
-    rows = [(item, (said.claim, _MARKS[said.verdict], why(said))) for item in analyses for said in item.verdicts]
-    if not rows:
-        return []
-    return [Heading("Verdicts"), _metric_table(analyses, ("Claim", "Verdict", "Why"), rows, (0, 1, 2))]
+    said = [(item.selection.y_name, verdict) for item in analyses for verdict in item.verdicts]
+    rows = [(name, verdict.claim, _MARKS[verdict.verdict], why(verdict)) for name, verdict in said]
+    return _metric_table(len(analyses) > 1, "Verdicts", ("Claim", "Verdict", "Why"), rows, (0, 1, 2))
 
 
 def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
-    head = (
-        "Metric", "Slope", "95% CI", "Intercept", "R²", "Residual sd", "Seed sd", "Points", "Runs",
-        "Eval images",
-    )  # fmt: skip
     rows = []
-    for item in analyses:
-        line, images = item.line, item.selection.eval_images
-        rows.append(
-            (
-                item.selection.y_name, number(line.slope), _interval(*line.slope_ci95), number(line.intercept),
-                f"{line.curve.r2:.4f}", number(line.curve.residual_sd),
-                "–" if line.seed_sd is None else number(line.seed_sd), str(line.sample.n), str(line.n),
-                f"{images:,}" if images else "–",
-            )
-        )  # fmt: skip
-    line = analyses[0].line
+    for line in (item.line for item in analyses):
+        images = line.selection.eval_images
+        cells = {
+            "Metric": line.sample.y_name,
+            "Slope": number(line.slope),
+            "95% CI": _interval(*line.slope_ci95),
+            "Intercept": number(line.intercept),
+            "R²": f"{line.curve.r2:.4f}",
+            "Residual sd": number(line.curve.residual_sd),
+            "Seed sd": _NONE if line.seed_sd is None else number(line.seed_sd),
+            "Points": str(line.sample.n),
+            "Runs": str(line.n),
+            "Eval images": f"{images:,}" if images else _NONE,
+        }
+        rows.append(tuple(cells.values()))
+    head, line = tuple(cells), analyses[0].line
     sizes = f"x: {display_name(line.sample.x_name)}, {short(line.sample.low)} to {short(line.sample.high)}. "
     return [Table(head, rows), Text(f"{sizes}{_method(line)}.", "soft")]
 
@@ -264,32 +246,27 @@ def _parameters(fit: CurveFit) -> str:
 
 def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
-    for item in analyses:
-        for law in item.comparison.fits:
-            delta, aicc = item.comparison.delta(law), f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}")
-            cells = (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}")
-            rows.append((item, cells))
-    table = _metric_table(analyses, ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc"), rows, (1, 2))
+    for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
+        delta, aicc = item.comparison.delta(law), f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}")
+        cells = (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}")
+        rows.append((item.selection.y_name, *cells))
+    head = ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc")
     note = "Laws within 4 AICc of the best cannot be told apart by these runs; R² is no evidence for a form."
-    return [Heading("Laws"), table, Text(note, "soft")]
+    return [*_metric_table(len(analyses) > 1, "Laws", head, rows, (1, 2)), Text(note, "soft")]
 
 
 def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
     """What the laws say of the end of the horizon."""
     rows = []
-    for item in analyses:
-        end = item.horizon.high
-        if end <= 0:
-            continue
-        made = item.predict(end)
+    for item in (item for item in analyses if item.horizon.high > 0):
+        made = item.predict(item.horizon.high)
         said = [(law.law, law.value, law.of_run) for law in made.laws]
         if len(said) > 1:
             said.append(("envelope", made.laws[0].value, made.of_run))
-        rows += [(item, (law, short(end), number(value), _interval(*run), "")) for law, value, run in said]
-    if not rows:
-        return []
+        name = item.selection.y_name
+        rows += [(name, law, short(made.x), number(value), _interval(*run), "") for law, value, run in said]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
-    return [Heading("Predictions"), _metric_table(analyses, head, rows, (4,))]
+    return _metric_table(len(analyses) > 1, "Predictions", head, rows, (4,))
 
 
 def _shown_tests(analysis: Analysis) -> list[tuple[str, BackTest]]:
@@ -305,23 +282,20 @@ def _back_tests(analyses: Sequence[Analysis]) -> list[Block]:
     blocks: list[Block] = []
     for item in analyses:
         prefix = f"{item.selection.y_name}: " if len(analyses) > 1 else ""
-        x = display_name(item.selection.x_name)
+        head = ("Law", display_name(item.selection.x_name), "Predicted", "95% prediction interval", "Came in", "Inside")
         for what, test in _shown_tests(item):
             said = f"{prefix}{what}: {test.hits} of {len(test.held_out)} inside their 95% interval."
-            rows = [
-                (test.law, short(row.x), number(row.predicted), _interval(row.low, row.high), number(row.y),
-                 "✓ yes" if row.inside else "✗ no")
-                for row in test.held_out
-            ]  # fmt: skip
-            head = ("Law", x, "Predicted", "95% prediction interval", "Came in", "Inside")
+            rows = []
+            for row in test.held_out:
+                cells = (test.law, short(row.x), number(row.predicted), _interval(row.low, row.high), number(row.y))
+                rows.append((*cells, "✓ yes" if row.inside else "✗ no"))
             blocks += [Text(said), Table(head, rows)]
     return [Heading("Back-test"), *blocks] if blocks else []
 
 
 def _notes(analyses: Sequence[Analysis]) -> list[Block]:
-    several = len(analyses) > 1
     items = [
-        (f"{item.selection.y_name}: {note.message}" if several else note.message, note.code)
+        ((f"{item.selection.y_name}: " if len(analyses) > 1 else "") + note.message, note.code)
         for item in analyses
         for note in item.cautions
     ]
@@ -343,18 +317,19 @@ def _checklists(analyses: Sequence[Analysis]) -> list[Block]:
 
 
 def checklist(analysis: Analysis) -> list[tuple[str, str]]:
-    """Returns (question, answer) pairs: form and why, points and exclusions, method, sizes, seeds, metric and number
-    of images, hyper-parameters, what was held out."""
+    """Returns what a reviewer asks for as (question, answer) pairs.
+
+    Form and why, points and exclusions, method, sizes, seeds, metric and number of images, hyper-parameters, what was
+    held out.
+    """
     line, selection = analysis.line, analysis.selection
     form = "y = a + b log10(x), a line per decade" if line.law == "log-linear" else "y = a + b x"
     close = [law.name for law in analysis.comparison.plausible if law.name != line.law]
-    why = "no other law tried comes within 4 AICc"
-    if close:
-        why = f"asked for, not selected; within 4 AICc stand also {', '.join(close)}"
+    rivals = f"asked for, not selected; within 4 AICc stand also {', '.join(close)}"
+    why = rivals if close else "no other law tried comes within 4 AICc"
     conditions = "".join(f"; {condition}" for condition in selection.used.attrs.get("where", ()))
-    images = "number of images unknown"
-    if selection.eval_images:
-        images = f"{selection.eval_images:,} evaluation images for every value"
+    count = selection.eval_images
+    images = f"{count:,} evaluation images for every value" if count else "number of images unknown"
     tests = [what for what, _ in _shown_tests(analysis)]
     return [
         ("Which form, and why", f"{form}; {why}"),
@@ -379,10 +354,10 @@ def _reasons(selection: Selection) -> str:
 
 def _sizes(line: Line) -> str:
     sizes = np.unique(line.sample.x)
-    listed = ", ".join(short(size) for size in sizes[:_LISTED]) + (" …" if len(sizes) > _LISTED else "")
+    span = f"{short(sizes[0])} to {short(sizes[-1])}"
     if sizes[0] > 0:
-        return f"{len(sizes)} over {math.log10(sizes[-1] / sizes[0]):.2f} decades: {listed}"
-    return f"{len(sizes)} over {short(sizes[0])} to {short(sizes[-1])}: {listed}"
+        span = f"{math.log10(sizes[-1] / sizes[0]):.2f} decades"
+    return f"{len(sizes)} over {span}: {_listed([short(size) for size in sizes])}"
 
 
 def _seeds(line: Line) -> str:
@@ -400,17 +375,16 @@ def _hyper_parameters(selection: Selection) -> str:
     names = [name for name in map(str, selection.used.columns) if "." in name and "/" not in name and name not in skip]
     if not names:
         return "not in the table"
-    varied = []
-    for name in names:
-        values = [str(value) for value in selection.used[name].unique()]
-        if len(values) > 1:
-            shown = ", ".join(values[:_LISTED]) + (" …" if len(values) > _LISTED else "")
-            varied.append(f"{name} varies ({shown})")
-    same = len(names) - len(varied)
-    learning = [f"{name} = {selection.used[name].iloc[0]}" for name in names if name.endswith((".lr", ".epochs"))]
-    constant = [text for text in learning if not any(item.startswith(text.split(" = ")[0]) for item in varied)]
-    text = "; ".join(varied) or "none varies"
-    return f"{text}; {same} the same in all runs" + (f", among them {', '.join(constant)}" if constant else "")
+    values = {name: list(map(str, selection.used[name].unique())) for name in names}
+    varied = [f"{name} varies ({_listed(found)})" for name, found in values.items() if len(found) > 1]
+    learning = [name for name in names if name.endswith((".lr", ".epochs")) and len(values[name]) == 1]
+    constant = ", ".join(f"{name} = {selection.used[name].iloc[0]}" for name in learning)
+    text = f"{'; '.join(varied) or 'none varies'}; {len(names) - len(varied)} the same in all runs"
+    return text + (f", among them {constant}" if constant else "")
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values[:_LISTED]) + (" …" if len(values) > _LISTED else "")
 
 
 def _run_table(selections: Sequence[Selection]) -> Table:
@@ -419,20 +393,18 @@ def _run_table(selections: Sequence[Selection]) -> Table:
     frame = frame[~frame.index.duplicated()].sort_index()
     columns = ["config_hash", "variant", "expert_hidden_dim", "num_layers", "seed"]
     columns += [item.x_column for item in selections] + [item.y_name for item in selections] + ["status"]
-    columns = [name for name in dict.fromkeys(columns) if name in frame.columns]
-    cells: list[list[Cell]] = [
-        [_cell(value) for value in row] for row in frame[columns].itertuples(index=False, name=None)
-    ]
+    shown = frame[[name for name in dict.fromkeys(columns) if name in frame.columns]].astype(object)
     if "run_url" in frame.columns:
-        columns.append("MLflow")
-        for row, url in zip(cells, frame["run_url"], strict=True):
-            row.append("–" if pd.isna(url) else Link("run", str(url)))
-    return Table(tuple(columns), cells)
+        shown["MLflow"] = frame["run_url"].map(lambda url: Link("run", str(url)), na_action="ignore")
+    rows = [[_cell(value) for value in row] for row in shown.itertuples(index=False, name=None)]
+    return Table(tuple(shown.columns), rows)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Cell:
+    if isinstance(value, Link):
+        return value
     if pd.isna(value):
-        return "–"
+        return _NONE
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.5g}"
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
@@ -445,10 +417,8 @@ def _excluded(selections: Sequence[Selection]) -> list[Block]:
             reasons.setdefault(item, []).append(selection.y_name)
     if not reasons:
         return [Text("No run was left out.", "soft")]
-    rows = [
-        (label, reason, "all" if len(names) == len(selections) else ", ".join(names))
-        for (label, reason), names in reasons.items()
-    ]
+    everywhere = len(selections)
+    rows = [(*item, "all" if len(names) == everywhere else ", ".join(names)) for item, names in reasons.items()]
     return [Heading("Left out"), Table(("Run", "Why", "Fits"), rows, (1, 2))]
 
 

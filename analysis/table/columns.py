@@ -88,7 +88,7 @@ def _matches(frame: pd.DataFrame, condition: str) -> list[bool]:
     wanted = [item.strip() for item in text.split(",")]
     matches = [any(_same(value, item) for item in wanted) for value in frame[found]]
     if not any(matches):
-        values = list(dict.fromkeys(_text(value) for value in frame[found]))
+        values = list(dict.fromkeys(texts(frame, found)))
         listed = ", ".join(values[:8]) + (" ..." if len(values) > 8 else "")
         raise UserError(f"where {condition}: no row of {len(frame)} matches; {found} is {listed}")
     return matches
@@ -118,9 +118,9 @@ def find_column(frame: pd.DataFrame, name: str) -> str:
             return candidate
     columns = [str(item) for item in frame.columns]
     near = difflib.get_close_matches(name, columns, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    listed = [item for item in columns if "." not in item]
-    raise UserError(f"{name}: no such column{hint}{'' if near else ';'} columns: {', '.join(listed)}")
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    listed = ", ".join(item for item in columns if "." not in item)
+    raise UserError(f"{name}: no such column{hint} columns: {listed}")
 
 
 def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -129,7 +129,7 @@ def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     Raises:
         UserError: no cell is a number.
     """
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
+    values = floats(frame[column])
     texts = [value for value in frame[column] if isinstance(value, str)]
     if len(texts) == len(frame) and not np.isfinite(values).any():
         comma = all("," in text and text.replace(",", "", 1).strip(" +-").isdigit() for text in texts)
@@ -138,17 +138,19 @@ def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     return values
 
 
+def floats(cells: pd.Series) -> np.ndarray:
+    """Returns cells as floats of shape (rows,), NaN for those that are no numbers."""
+    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
+
+
 def bad_cell(value: object) -> str:
     """Says what is wrong with a cell that should hold a finite number."""
     text = _text(value)
     if not text or text.lower() == "nan":
-        return "missing"
-    return f"{text}, not finite" if text.lower().strip("+-") in ("inf", "infinity") else f"{text!r}, not a number"
+        return "is missing"
+    return f"is {text}, not finite" if text.lower().strip("+-") in ("inf", "infinity") else f"is {text!r}, not a number"
 
 
 def texts(frame: pd.DataFrame, column: str) -> list[str]:
     """Returns a column as stripped text, one per row; empty for missing cells and for a column that is not there."""
-    if column not in frame.columns:
-        return [""] * len(frame)
-    cells = frame[column]
-    return [str(value).strip() for value in cells.astype(object).where(cells.notna(), "")]
+    return [_text(value) for value in frame[column]] if column in frame.columns else [""] * len(frame)

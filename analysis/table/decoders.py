@@ -20,7 +20,13 @@ def check_decoders(used: pd.DataFrame, y: str, sizes: Sequence[str] = (), by: st
 
     Without `sizes`: rows that ask for one decoder, as far as the table's config columns show, and got another. A
     column `by` that tells designs apart accounts for different decoders, too, unless it is one of the fusion's.
-    With `sizes`, the columns of x: rows of one size, whatever they ask for. Rows that do not say are let through.
+    With `sizes`: rows of one size, whatever they ask for. Rows that do not say are let through.
+
+    Args:
+        used: the rows, one per run.
+        y: the metric, for the message.
+        sizes: columns of x; none by default.
+        by: column that tells designs apart; none by default.
 
     Raises:
         UserError: there are such rows; says how many have each decoder.
@@ -54,8 +60,7 @@ def _stated_decoders(used: pd.DataFrame) -> pd.DataFrame:
 
 def decoder_notes(used: pd.DataFrame) -> list[tuple[str, str]]:
     """What a reader should know of the rows' phase-1 decoders, as (code, message)."""
-    known = _stated_decoders(used)
-    notes = []
+    known, notes = _stated_decoders(used), []
     number = known[DECODER].nunique() if len(known) else 0
     if number > 1:
         notes.append(("mixed-decoders", f"the runs started from {number} phase-1 decoders of different weights"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.table.columns import floats
 from analysis.table.decoders import check_decoders
 from analysis.table.selection import Selection
 from drorae.errors import UserError
@@ -18,52 +19,51 @@ COLLINEAR_VIF = 1e3
 """Variance inflation factor from which two axes count as one: the standard error of either coefficient is then
 more than 30 times what it would be on its own (condition numbers above 1e3 are flagged for the same reason)."""
 
+LEAST_CONFIGURATIONS = 4
+"""Parameters of a line + 2: below it the residual says next to nothing."""
+
 SEED_NAMES = ("seed", "seeds", "random_seed", "rep", "replicate", "repeat")
 """Columns that number repeats."""
 
 
-def check_design(selection: Selection, unit: str = "configuration", parameters: int = 2) -> None:
-    """Refuses runs that cannot carry a law with so many `parameters`.
+def check_design(selection: Selection, unit: str = "configuration") -> None:
+    """Refuses runs that cannot carry a line.
 
     Raises:
-        UserError: a size that is a seed, seeds counted as configurations, one or two sizes, fewer configurations
-            than parameters + 2, the same y everywhere, or different phase-1 decoders at one size.
+        UserError: a size that is a seed, seeds counted as configurations, one or two sizes, fewer than
+            four configurations, the same y everywhere, or different phase-1 decoders at one size.
     """
     check_decoders(selection.used, selection.y_name, [selection.x_column])
-    what = f"{selection.y_name} on {selection.x_name}"
-    seeds = selection.seeds
-    numbers = pd.to_numeric(pd.Series(seeds), errors="coerce").to_numpy(dtype=float)
-    if selection.x_column.lower() in SEED_NAMES or (len(set(seeds)) > 1 and np.array_equal(numbers, selection.x)):
-        raise UserError(
-            f"{what}: {selection.x_column} numbers repeats (seeds), it is no size; expected a size such as params"
-        )
-    groups = selection.configurations
-    configurations, runs = int(groups.max()) + 1, len(groups)
+    if reason := _fault(selection, unit):
+        raise UserError(f"{selection.y_name} on {selection.x_name}: {reason}")
+
+
+def _fault(selection: Selection, unit: str) -> str:
+    """What is wrong with the runs' sizes and values, with its remedy; empty where nothing is."""
+    seeds, x, levels = selection.seeds, selection.x_column, np.unique(selection.x)
+    configurations, runs = int(selection.configurations.max()) + 1, len(selection.x)
+    same = len(set(seeds)) > 1 and np.array_equal(floats(pd.Series(seeds)), selection.x)
+    if same or x.lower() in SEED_NAMES:
+        return f"{x} numbers repeats (seeds), it is no size; expected a size such as params"
     if unit == "row" and configurations < runs:
-        raise UserError(
-            f"{what}: {runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not "
-            "sizes, and would make the interval too narrow; use unit configuration, which averages them"
+        return (
+            f"{runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not sizes, "
+            "and would make the interval too narrow; use unit configuration, which averages them"
         )
-    levels = np.unique(selection.x)
     if len(levels) == 1:
-        raise UserError(
-            f"{what}: all runs have {selection.x_column} = {levels[0]:g}; expected different sizes; run more of them"
-        )
+        return f"all runs have {x} = {levels[0]:g}; expected different sizes; run more of them"
     if len(levels) < LEAST_LEVELS:
-        raise UserError(
-            f"{what}: {selection.x_column} takes two values only ({levels[0]:g}, {levels[1]:g}), which fit any law; "
+        return (
+            f"{x} takes two values only ({levels[0]:g}, {levels[1]:g}), which fit any law; "
             f"expected at least {LEAST_LEVELS} sizes; run one between them and one beyond"
         )
-    if configurations < parameters + 2:
-        raise UserError(
-            f"{what}: {configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out); a law of "
-            f"{parameters} parameters needs at least {parameters + 2}; run more sizes, not more seeds"
-        )
+    if configurations < LEAST_CONFIGURATIONS:
+        counted = f"{configurations} configurations ({runs} runs, {len(selection.excluded)} rows left out)"
+        return f"{counted}; a law of 2 parameters needs at least {LEAST_CONFIGURATIONS}; run more sizes, not more seeds"
     if np.ptp(selection.y) == 0:
-        raise UserError(
-            f"{what}: {selection.y_name} is {selection.y[0]:g} in every run; expected values that differ; "
-            "check that the metric was measured"
-        )
+        name, value = selection.y_name, selection.y[0]
+        return f"{name} is {value:g} in every run; expected values that differ; check that the metric was measured"
+    return ""
 
 
 def check_axes(axes: Mapping[str, np.ndarray]) -> None:
@@ -81,15 +81,14 @@ def check_axes(axes: Mapping[str, np.ndarray]) -> None:
             only = "one value" if levels == 1 else "two values"
             raise UserError(f"{name}: the axis takes {only} only; expected at least {LEAST_LEVELS}; leave it out")
     for name, values in axes.items():
-        others = [other for key, other in axes.items() if key != name]
+        others = {key: other - other.mean() for key, other in axes.items() if key != name}
         if not others:
             continue
-        centred = values - values.mean()
-        design = np.column_stack([other - other.mean() for other in others])
-        coefficients, *_ = np.linalg.lstsq(design, centred, rcond=None)
-        left = float(np.sum((centred - design @ coefficients) ** 2) / np.sum(centred**2))
+        centred, design = values - values.mean(), np.column_stack([*others.values()])
+        residual = centred - design @ np.linalg.lstsq(design, centred, rcond=None)[0]
+        left = float(np.sum(residual**2) / np.sum(centred**2))
         if left < 1 / COLLINEAR_VIF:
-            rest = " and ".join(key for key in axes if key != name)
+            rest = " and ".join(others)
             raise UserError(
                 f"{name}: collinear with {rest} in these runs (R2 {1 - left:.6f}); their effects cannot be told apart; "
                 "leave one out, or vary them independently"

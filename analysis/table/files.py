@@ -31,16 +31,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
         else:
             _check_csv(path)
             # A hash such as 12345678e901 is a number to pandas unless told otherwise.
-            frame = pd.read_csv(path, dtype={name: str for name in _TEXT_COLUMNS}, encoding="utf-8-sig")
-    except ImportError:
-        raise UserError(
-            f"{path}: reading parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
-        ) from None
+            frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), encoding="utf-8-sig")
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: not readable as a table ({reason}); expected one header line, one row per run"
-        ) from None
+        what = f"{path}: not readable as a table ({str(error).splitlines()[0]})"
+        raise UserError(f"{what}; expected one header line, one row per run") from None
     frame.columns = [str(name).strip() for name in frame.columns]
     if frame.empty:
         raise UserError(f"{path}: the table has no rows; expected one row per run")
@@ -62,10 +56,9 @@ def _check_csv(path: Path) -> None:
         except csv.Error as error:
             raise ValueError(str(error)) from None
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise UserError(
-            f"{path}: columns separated by {'semicolons' if ';' in header[0] else 'tabs'}; "
-            "expected commas, and points in decimal numbers; save the table as comma-separated"
-        )
+        separated = f"{path}: columns separated by {'semicolons' if ';' in header[0] else 'tabs'}"
+        remedy = "expected commas, and points in decimal numbers; save the table as comma-separated"
+        raise UserError(f"{separated}; {remedy}")
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise UserError(f"{path}: two columns are called {twice[0]}; expected each name once; rename one of them")

@@ -6,13 +6,18 @@ import contextlib
 import math
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
+from drorae.trial.folder import Status
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 _MLFLOW_COLUMNS = {
     "fusion.variant": "variant",
@@ -20,6 +25,10 @@ _MLFLOW_COLUMNS = {
     "fusion.num_layers": "num_layers",
 }
 
+_UNFINISHED = {
+    "RUNNING": Status.RUNNING, "SCHEDULED": Status.RUNNING, "FAILED": Status.FAILED, "KILLED": Status.FAILED,
+}  # fmt: skip
+"""What a trial is that MLflow does not call finished."""
 _SQLITE = "sqlite:///"
 
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -56,10 +65,8 @@ def read_mlflow(
     kinds = [run.tags.get("drorae.kind") for run in runs]
     trials = [run for run, kind in zip(runs, kinds, strict=True) if kind == ("trial" if "trial" in kinds else None)]
     if not trials:
-        narrowed = f" that match {filter_string!r}" if filter_string else ""
-        raise UserError(
-            f"{experiment or parent_run}: no trials{narrowed} in {tracking_uri}; expected runs of a drorae sweep"
-        )
+        where = (f" that match {filter_string!r}" if filter_string else "") + f" in {tracking_uri}"
+        raise UserError(f"{experiment or parent_run}: no trials{where}; expected runs of a drorae sweep")
     remote = tracking_uri.startswith(("http:", "https:"))
     address = f"{tracking_uri.rstrip('/') if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
     return _tidy([_trial_row(run) | {"run_url": address + run.run_id} for run in trials])
@@ -79,38 +86,44 @@ def _ask_mlflow(
     tracking_uri: str, experiment: str | None, parent_run: str | None, filter_string: str
 ) -> tuple[str, list[_Run]]:
     """The experiment's id and its runs in order of start, through MLflow's client."""
-    try:
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-    except ImportError:
-        raise UserError("reading from MLflow needs mlflow; pip install mlflow, or fit the sweep's trials.csv") from None
     conditions = [filter_string] if filter_string.strip() else []
-    try:
-        client = MlflowClient(tracking_uri)
+    needs = "reading from MLflow needs mlflow; pip install mlflow, or fit the sweep's trials.csv"
+    with open_store(tracking_uri, needs, "answer as expected", filter_string) as client:
         if parent_run is not None:
             experiment_id = client.get_run(parent_run).info.experiment_id
             conditions.append(f"tags.`mlflow.parentRunId` = '{parent_run}'")
         if experiment is not None:
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                known = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
-                raise UserError(f"{experiment}: no such experiment in {tracking_uri}; experiments there: {known}")
-            experiment_id = found.experiment_id
+            experiment_id = find_experiment(client, experiment, tracking_uri)
         runs: list[_Run] = []
-        token = None
+        token, order = None, ["attributes.start_time ASC"]
         while True:
-            page = client.search_runs(
-                [experiment_id],
-                filter_string=" and ".join(conditions),
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            runs += [
-                _Run(run.info.run_id, run.info.status, run.data.params, run.data.metrics, run.data.tags) for run in page
-            ]
+            page = client.search_runs([experiment_id], " and ".join(conditions), order_by=order, page_token=token)
+            for run in page:
+                data = run.data
+                runs.append(_Run(run.info.run_id, run.info.status, data.params, data.metrics, data.tags))
             token = page.token
             if not token:
                 return experiment_id, runs
+
+
+@contextlib.contextmanager
+def open_store(tracking_uri: str, needs: str, expected: str, filter_string: str = "") -> Iterator[MlflowClient]:
+    """A client of an MLflow store that is there; what MLflow refuses within becomes a UserError.
+
+    Args:
+        tracking_uri: of the store.
+        needs: said where mlflow is not installed.
+        expected: what MLflow did not do where it refuses.
+        filter_string: the filter that MLflow is given within; none by default.
+    """
+    check_store(tracking_uri)
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError:
+        raise UserError(needs) from None
+    try:
+        yield MlflowClient(tracking_uri)
     except MlflowException as error:
         reason = " ".join(str(error).split())
         if filter_string and getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
@@ -118,7 +131,20 @@ def _ask_mlflow(
                 f"filter {filter_string!r}: MLflow does not understand it ({reason}); "
                 "expected such as \"params.`phase2.lr` = '0.001' and metrics.psnr > 20\""
             ) from None
-        raise UserError(f"{tracking_uri}: MLflow did not answer as expected ({reason})") from None
+        raise UserError(f"{tracking_uri}: MLflow did not {expected} ({reason})") from None
+
+
+def find_experiment(client: MlflowClient, experiment: str, tracking_uri: str) -> str:
+    """Returns the id of an experiment.
+
+    Raises:
+        UserError: there is none of that name; lists those there are.
+    """
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
+        raise UserError(f"{experiment}: no such experiment in {tracking_uri}; experiments there: {names}")
+    return str(found.experiment_id)
 
 
 def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> tuple[str, list[_Run]] | None:
@@ -134,42 +160,19 @@ def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> 
                 of_runs += " and run_uuid in (select run_uuid from tags where key = 'mlflow.parentRunId' and value = ?)"
                 arguments = [parent_run]
             if experiment is not None:
-                found = store.execute(
-                    "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'", (experiment,)
-                ).fetchone()
+                where = "name = ? and lifecycle_stage = 'active'"
+                found = store.execute(f"select experiment_id from experiments where {where}", (experiment,)).fetchone()
             if found is None:
                 return None
             arguments = [found[0], *arguments]
-            runs = {
-                key: _Run(key, status, {}, {}, {})
-                for key, status in store.execute(
-                    f"select run_uuid, status from runs where {of_runs} order by start_time, run_uuid", arguments
-                )
-            }
+            of_all = f"select run_uuid, status from runs where {of_runs} order by start_time, run_uuid"
+            runs = {key: _Run(key, status, {}, {}, {}) for key, status in store.execute(of_all, arguments)}
             chosen = f"where run_uuid in (select run_uuid from runs where {of_runs})"
-            # Most of a config is the same in every run, and then said once.
-            same: dict[str, str] = {}
-            different: list[str] = []
-            for name, low, high, count in store.execute(
-                f"select key, min(value), max(value), count(*) from params {chosen} group by key", arguments
-            ):
-                if low == high and count == len(runs):
-                    same[name] = low
-                else:
-                    different.append(name)
-            for run in runs.values():
-                run.params.update(same)
-            marks = ",".join("?" * len(different))
-            for key, name, value in store.execute(
-                f"select run_uuid, key, value from params {chosen} and key in ({marks})", [*arguments, *different]
-            ):
-                runs[key].params[name] = value
-            for key, name, value in store.execute(f"select run_uuid, key, value from tags {chosen}", arguments):
-                runs[key].tags[name] = value
-            for key, name, value, nan in store.execute(
-                f"select run_uuid, key, value, is_nan from latest_metrics {chosen}", arguments
-            ):
-                runs[key].metrics[name] = math.nan if nan else value
+            for table, field in (("params", "params"), ("tags", "tags"), ("latest_metrics", "metrics")):
+                value = "case when is_nan then 'nan' else value end" if field == "metrics" else "value"
+                rows = store.execute(f"select run_uuid, key, {value} from {table} {chosen}", arguments)
+                for key, name, stored in rows:
+                    getattr(runs[key], field)[name] = float(stored) if field == "metrics" else stored
     except (sqlite3.Error, KeyError):
         return None
     return str(found[0]), list(runs.values())
@@ -186,42 +189,28 @@ def check_store(tracking_uri: str) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     if tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).is_file():
-        raise UserError(
-            f"{tracking_uri}: no such MLflow store; expected the mlflow.db of a sweep, or a server's address"
-        )
+        remedy = "expected the mlflow.db of a sweep, or a server's address"
+        raise UserError(f"{tracking_uri}: no such MLflow store; {remedy}")
 
 
 def _trial_row(run: _Run) -> dict[str, object]:
-    row: dict[str, object] = {}
-    for name, value in run.params.items():
-        row[_MLFLOW_COLUMNS.get(name, name)] = value
+    row: dict[str, object] = {_MLFLOW_COLUMNS.get(name, name): value for name, value in run.params.items()}
     # In a config 0 stands for all layers; only the trial knows how many those were, and says so as a metric.
     if str(row.get("num_layers")) == "0":
         row["num_layers"] = None
     # MLflow stores infinity as the largest float.
     row |= {name: math.inf if abs(value) > 1e308 else value for name, value in run.metrics.items()}
-    tag = str(run.tags.get("drorae.status", "finished")).lower()
-    fallback = {"RUNNING": "running", "SCHEDULED": "running", "FAILED": "failed", "KILLED": "failed"}
-    ended = fallback.get(run.status)
-    row["status"] = ended if ended and tag == "finished" else tag
-    row["config_hash"] = run.tags.get("drorae.config_hash")
-    row["reason"] = run.tags.get("drorae.reason")
-    row["run_id"] = run.run_id
+    status = str(run.tags.get("drorae.status", Status.FINISHED)).lower()
+    row["status"] = _UNFINISHED.get(run.status, status) if status == Status.FINISHED else status
+    row |= {name: run.tags.get(f"drorae.{name}") for name in ("config_hash", "reason")} | {"run_id": run.run_id}
     row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
-    if "drorae.tuning" in run.tags:
-        row["tuning"] = run.tags["drorae.tuning"]
-    return row
+    return row | ({"tuning": run.tags["drorae.tuning"]} if "drorae.tuning" in run.tags else {})
 
 
 def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
-    first = [
-        name
-        for name in ("config_hash", "variant", "expert_hidden_dim", "num_layers", "seed", "status")
-        if name in frame.columns
-    ]
-    frame = frame[first + sorted(name for name in frame.columns if name not in first)]
-    for name in ("expert_hidden_dim", "num_layers", "seed"):
-        if name in frame.columns:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    return frame
+    first = ("config_hash", "variant", "expert_hidden_dim", "num_layers", "seed", "status")
+    leading = [name for name in first if name in frame.columns]
+    frame = frame[leading + sorted(set(frame.columns) - {*leading})]
+    counts = frame.columns.intersection(["expert_hidden_dim", "num_layers", "seed"])
+    return frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in counts})

@@ -10,12 +10,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.table.columns import bad_cell, find_column, numbers, texts
+from analysis.table.columns import bad_cell, find_column, floats, numbers, texts
 from analysis.table.decoders import check_decoders
 from drorae.errors import UserError
-
-STATUSES = ("finished", "unconverged", "diverged", "pruned", "failed", "running", "missing")
-"""What a trial can be. Only finished ones are fitted unless another is asked for by name."""
+from drorae.trial.folder import Status
 
 CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
 """Columns that, beside x and every dotted config column, tell one configuration from another."""
@@ -48,20 +46,14 @@ class Selection:
     labels: tuple[str, ...]
     eval_images: int | None
     """Number of images every used value was measured on; None where the table does not say."""
-    included: tuple[str, ...] = ()
-    """Statuses other than finished that were asked for."""
     pruned: pd.DataFrame | None = None
     """Rows of runs that a scheduler stopped early, if any were left out; of a tuned sweep none, as its best decide."""
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seed of every used row as text; empty where the table has none."""
-        if "seed" not in self.used.columns:
-            return ("",) * len(self.used)
-        column = self.used["seed"]
-        return tuple(
-            "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column
-        )
+        column = self.used["seed"] if "seed" in self.used.columns else [None] * len(self.used)
+        return tuple("" if pd.isna(item) else f"{item:g}" if isinstance(item, float) else str(item) for item in column)
 
     @cached_property
     def configurations(self) -> np.ndarray:
@@ -72,11 +64,9 @@ class Selection:
         """
         if not any(self.seeds):
             return np.arange(len(self.x))
-        columns = [name for name in CONFIGURATION_COLUMNS if name in self.used.columns]
-        columns += [name for name in self.used.columns if "." in str(name) and name not in columns]
+        columns = [name for name in self.used.columns if name in CONFIGURATION_COLUMNS or "." in str(name)]
         columns = [name for name in columns if self.used[name].nunique(dropna=False) > 1]
-        keys = pd.DataFrame({name: self.used[name].astype(str).to_numpy() for name in columns})
-        keys["x"] = self.x
+        keys = self.used[columns].astype(str).reset_index(drop=True).assign(x=self.x)
         return keys.groupby(list(keys.columns), sort=False, dropna=False).ngroup().to_numpy()
 
     def take(self, chosen: np.ndarray) -> Selection:
@@ -111,41 +101,37 @@ def select(
             (`check_decoders`).
     """
     include = tuple(include)
-    for name in include:
-        if name not in STATUSES:
-            raise UserError(f"include {name}: no such status; statuses: {', '.join(STATUSES)}")
+    if unknown := [name for name in include if name not in [*Status]]:
+        raise UserError(f"include {unknown[0]}: no such status; statuses: {', '.join(Status)}")
     x_column, y_column = find_column(frame, x), find_column(frame, y)
     if x_column == y_column:
         raise UserError(f"{y} on {x}: both are the column {y}; expected a size for x and a metric for y")
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
-    reasons = _reasons(frame, {"finished", *include}, {x_column: x_values, y_column: y_values})
+    reasons = _reasons(frame, {Status.FINISHED, *include}, {x_column: x_values, y_column: y_values})
     size = sample_column(frame, y)
-    counted = pd.Series(np.nan, frame.index) if size is None else pd.to_numeric(frame[size], errors="coerce")
-    counts = counted.to_numpy(dtype=float)
+    counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
     for i in range(len(frame)):
         if not reasons[i] and log and x_values[i] <= 0:
             reasons[i] = f"{x_column} is {x_values[i]:g}, which has no logarithm"
         elif not reasons[i] and np.isfinite(counts).any() and not np.isfinite(counts[i]):
-            reasons[i] = f"{size} is {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
+            reasons[i] = f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
     labels = _labels(frame)
     _mark_copies(frame, labels, reasons)
     excluded = tuple((label, reason) for label, reason in zip(labels, reasons, strict=True) if reason)
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if not kept:
         reason, count = Counter(reason for _, reason in excluded).most_common(1)[0]
-        raise UserError(
-            f"{y} on {x}: none of {len(frame)} rows can be used ({count} x {reason}); "
-            "expected finished runs with both numbers"
-        )
+        what = f"{y} on {x}: none of {len(frame)} rows can be used ({count} x {reason})"
+        raise UserError(f"{what}; expected finished runs with both numbers")
     used = frame.iloc[kept]
     check_measurements(used, y)
     check_decoders(used, y, by=by)
     images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
-    stopped = [status.lower() == "pruned" for status in texts(frame, "status")]
-    shown = any(stopped) and "pruned" not in include and not any("best" in role for role in texts(frame, "tuning"))
+    stopped = [status.lower() == Status.PRUNED for status in texts(frame, "status")]
+    shown = any(stopped) and Status.PRUNED not in include and not any("best" in role for role in texts(frame, "tuning"))
     return Selection(
         used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
-        include, frame[stopped] if shown else None,
+        frame[stopped] if shown else None,
     )  # fmt: skip
 
 
@@ -163,14 +149,14 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
     tuned = any("best" in role for role in roles)
     reasons = []
     for i in range(len(frame)):
-        status = statuses[i].lower() if "status" in frame.columns else "finished"
+        status = statuses[i].lower() if "status" in frame.columns else Status.FINISHED
         bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
         if status not in allowed:
             reasons.append(f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
         elif tuned and "best" not in roles[i]:
             reasons.append("tried while tuning; another run of this size was better")
         else:
-            reasons.append("" if bad is None else f"{bad} is {bad_cell(frame[bad].iloc[i])}")
+            reasons.append("" if bad is None else f"{bad} {bad_cell(frame[bad].iloc[i])}")
     return reasons
 
 
@@ -214,10 +200,9 @@ def check_measurements(used: pd.DataFrame, y: str) -> None:
         counts = pd.to_numeric(used[sample], errors="coerce").dropna().astype(int).value_counts().sort_index()
         if len(counts) > 1:
             listed = ", ".join(f"{number} ({rows} rows)" for number, rows in counts.items())
-            raise UserError(
-                f"{y}: rows measured on different {sample}, {listed}; expected one number: the Frechet distance "
-                f"depends on it; keep the rows of one with where {sample}={counts.index[-1]}"
-            )
+            what = f"{y}: rows measured on different {sample}, {listed}; expected one number"
+            remedy = f"keep the rows of one with where {sample}={counts.index[-1]}"
+            raise UserError(f"{what}: the Frechet distance depends on it; {remedy}")
     fields = [name for name in used.columns if str(name).startswith("evaluation.") and name not in _NO_MATTER]
     fields += [f"images.{name}" for name in _IMAGE_FIELDS]
     for name in (*_METRIC_COLUMNS, *fields):
@@ -226,7 +211,5 @@ def check_measurements(used: pd.DataFrame, y: str) -> None:
         values = used[name].dropna().astype(str).value_counts()
         if len(values) > 1:
             listed = ", ".join(f"{value} ({rows} rows)" for value, rows in values.head(4).items())
-            raise UserError(
-                f"{y}: rows of different {name}, {listed}; expected one: their values measure different things; "
-                f"keep the rows of one with where {name}={values.index[0]}"
-            )
+            what = f"{y}: rows of different {name}, {listed}; expected one: their values measure different things"
+            raise UserError(f"{what}; keep the rows of one with where {name}={values.index[0]}")

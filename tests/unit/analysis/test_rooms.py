@@ -20,6 +20,8 @@ from analysis.inference.evidence import curvature, influence
 from analysis.laws.line import fit_line
 from analysis.report.trees import fit_tree, joint_tree
 from analysis.table.selection import select
+from drorae.metrics.registry import METRICS
+from drorae.trial.folder import Status
 
 ROOT = Path(analysis.__file__).parent
 ROOMS = ("table", "laws", "inference", "report")
@@ -54,6 +56,13 @@ def test_needs_neither_torch_nor_mlflow() -> None:
     code = "".join(f"import {name}\n" for name in MODULES) + f"import sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr[-2000:]
+
+
+def test_statuses_and_metrics_are_named_by_their_owners() -> None:
+    owned = {*map(str, Status), *(metric.name for metric in METRICS)}
+    for name, path in MODULES.items():
+        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not owned & strings, name
 
 
 def uneven() -> pd.DataFrame:

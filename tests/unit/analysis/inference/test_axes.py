@@ -61,7 +61,7 @@ def test_the_papers_axes_were_varied_one_at_a_time(tmp_path: Path, capsys: pytes
     arguments = ["fit", source, "--x", "capacity", "--and", "layers", "--y", "rfid"]
     assert main([*arguments, "--json", "--out", str(tmp_path / "out")]) == 0
     tree = json.loads(capsys.readouterr().out)
-    assert tree["n"] == 19 and dict((item["name"], item["reason"]) for item in tree["laws_skipped"])["interaction"]
+    assert tree["n"] == 19 and {item["name"]: item["reason"] for item in tree["laws_skipped"]}["interaction"]
     assert [item["verdict"] for item in tree["verdicts"][:3]] == ["supported", "supported", "undecided"]
     # Hand count: statsmodels on the nineteen rows.
     table = read_table(PAPER / "pooled_once.csv")
