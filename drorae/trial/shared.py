@@ -16,9 +16,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
-from drorae.data.crops import evaluation_crop
+from drorae.data.crops import Images, evaluation_crop
 from drorae.data.features import Features, Note, open_features
-from drorae.data.images import Images, load_images
+from drorae.data.images import load_images
 from drorae.data.pixels import to_uint8
 from drorae.diagnostics.latents import latent_batches
 from drorae.errors import UserError

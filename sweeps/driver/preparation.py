@@ -148,7 +148,8 @@ class Preparation:
             self._fetch(group)
             self.check()
         try:
-            return ray.get(job)
+            lacking: dict[str, Any] | None = ray.get(job)
+            return lacking
         except Exception as error:
             return {"reason": _reason(error), "user": False}
 

@@ -162,7 +162,7 @@ class _Pruner(FIFOScheduler):
     """Ends hopeless trials."""
 
     def __init__(self, pruning: Pruning) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
         self._pruning = Here(pruning)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:

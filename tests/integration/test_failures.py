@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -519,7 +519,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
-def filled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def filled(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Fills the disk for the file of a name; `filled("")` frees it."""
     from drorae.storage import files
 
@@ -536,7 +536,7 @@ def filled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         name = wanted
 
     monkeypatch.setattr(files.os, "replace", replace)
-    yield fill
+    return fill
 
 
 @pytest.mark.parametrize(

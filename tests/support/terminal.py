@@ -305,4 +305,4 @@ def check(done: Done, mode: str) -> None:
     if mode != "pipes":
         for line in re.split(r"[\n\r]", CONTROL.sub("", done.terminal)):
             # Paths, and commands with paths, are the terminal's to break: what is copied stays whole.
-            assert len(line) <= done.columns or "/" in line and not set(line) & set("│┃"), line
+            assert len(line) <= done.columns or ("/" in line and not set(line) & set("│┃")), line

@@ -533,7 +533,7 @@ def test_empty_and_missing_folders_say_what_was_looked_for(tmp_path: Path) -> No
     write_pictures(tmp_path / "both" / "train", 30)
     (tmp_path / "both" / "val").mkdir()
     (tmp_path / "both" / "val" / "x.png").touch()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="zero-byte"):
         assert "no usable image" in user_error(folder_config(tmp_path / "both"))
 
 

@@ -164,14 +164,16 @@ def test_one_inside_another_tells_it(signum: signal.Signals) -> None:
 
 
 def test_only_the_outermost_lets_a_plain_interrupt_out() -> None:
+    inner: list[type[BaseException]] = []
     with pytest.raises(KeyboardInterrupt) as caught, Signals():
         try:
             with Signals():
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(10)
         except KeyboardInterrupt as error:
-            assert type(error) is Interrupted
+            inner.append(type(error))
             raise
+    assert inner == [Interrupted]
     assert type(caught.value) is KeyboardInterrupt
     # The traceback still leads to the line that was interrupted.
     assert caught.traceback[-1].name == "_handle"

@@ -194,7 +194,7 @@ def test_what_is_not_known_takes_no_room(tmp_path: Path) -> None:
     made = make(tmp_path, io.StringIO())
     made._running = [RunningTrial.from_progress("seed=0", {}), RunningTrial.from_progress("seed=1", {})]
     made._phase = "training"
-    head, header, *rows, _ = draw(made, 80, 24)
+    _head, header, *rows, _ = draw(made, 80, 24)
     assert header.split() == ["running", "phase"]
     assert [row.split() for row in rows] == [["seed=0", "starting"], ["seed=1", "starting"]]
     # A loss of one trial, the steps of another, a note of the third.
@@ -210,7 +210,7 @@ def test_what_is_not_known_takes_no_room(tmp_path: Path) -> None:
 def test_no_total_is_shown_before_it_is_known(tmp_path: Path) -> None:
     made = make(tmp_path, io.StringIO())
     made.total = 0
-    (head, footer) = draw(made, 80, 24)
+    (head, _footer) = draw(made, 80, 24)
     assert head.split() == ["my-sweep", "starting,", "0", "s"]
     assert "[" not in made._status()
 
