@@ -42,7 +42,7 @@ class Inspect(TrialOptions):
             quantise = workshop.config.evaluation.quantise
             found = inspect(tokenizer, workshop.tokenizer(), workshop.val, self.images, quantise)
             out = self.out or directory / "inspection"
-            found.save(out)
+            found.save(out / SAMPLES, out / INSPECTION_ARRAYS, out / INSPECTION)
             drawn = draw_pictures(out)
         self.answer(found.numbers, lambda: _print(directory, found.numbers))
         names = [INSPECTION, INSPECTION_ARRAYS, SAMPLES, *(path.name for path in drawn)]

@@ -282,13 +282,9 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
 
 
 def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:
-    return {
+    fields = {name: str(value) if isinstance(value, Path) else value for name, value in vars(outcome).items()}
+    return {name: value for name, value in fields.items() if name != "mirror"} | {
         "directory": outcome.place,
-        "trials_csv": str(outcome.trials_csv),
-        "tracking_uri": outcome.tracking_uri,
-        "parent_run_id": outcome.parent_run_id,
-        "charts": outcome.charts,
-        "counts": outcome.counts,
         "fits": list(law.trees) if law else [],
         "paths": {name: str(path) for name, path in law.paths.items()} if law else {},
     }

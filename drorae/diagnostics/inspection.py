@@ -58,13 +58,13 @@ class Inspection:
     arrays: dict[str, np.ndarray]
     """See `inspect`."""
 
-    def save(self, directory: Path) -> None:
-        """Writes samples.npz, inspection.npz and inspection.json."""
-        with replacing(directory / "samples.npz") as path:
+    def save(self, samples: Path, arrays: Path, numbers: Path) -> None:
+        """Writes samples and arrays as npz, numbers as JSON."""
+        with replacing(samples) as path:
             np.savez(path, **dict[str, Any](self.samples))
-        with replacing(directory / "inspection.npz") as path:
+        with replacing(arrays) as path:
             np.savez_compressed(path, **dict[str, Any](self.arrays))
-        write_json(directory / "inspection.json", self.numbers)
+        write_json(numbers, self.numbers)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub.constants import CONFIG_NAME
 from torch import Tensor
 
 from drorae.config import DECODERS
@@ -135,7 +136,7 @@ def read_released(path: str | Path) -> ReleasedDecoder:
                 f"decoder.weights: {path} holds no {DIFFUSERS_WEIGHTS}; expected a folder of diffusers' AutoencoderRAE "
                 "or one weights file of RAE"
             )
-        settings = _read_settings(path / "config.json")
+        settings = _read_settings(path / CONFIG_NAME)
     elif not path.is_file():
         raise UserError(f"decoder.weights: {path}: no such file or folder; expected one of RAE's released decoders")
     tensors = read_state(weights, inside=("ema", "model", "state_dict", "module"))

@@ -31,8 +31,11 @@ from drorae.trial.folder import (
     DECODER,
     HISTORY,
     INPUTS,
+    INSPECTION,
+    INSPECTION_ARRAYS,
     PER_IMAGE,
     RESULT,
+    SAMPLES,
     Status,
     set_damaged_aside,
     write_tree,
@@ -213,7 +216,8 @@ def _measure(
     report({"phase": "evaluation", "note": "inspecting the fusion"})
     quantise = config.evaluation.quantise
     look = partial(inspect, tokenizer, workshop.tokenizer(), workshop.val, quantise=quantise)
-    out_of_memory.retry_smaller(IMAGES, look, "inspection", "looks at so many")[0].save(directory)
+    inspection = out_of_memory.retry_smaller(IMAGES, look, "inspection", "looks at so many")[0]
+    inspection.save(directory / SAMPLES, directory / INSPECTION_ARRAYS, directory / INSPECTION)
     seconds = sum(phase.seconds for phase in trained)
     cpu = sum(phase.cpu_seconds for phase in trained)
     drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from drorae.errors import shorten
 from drorae.runtime.signals import Signals
-from drorae.runtime.text import wrapped
 from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
-from sweeps.driver.output import OURS, Tail, aside, in_notebook
+from sweeps.driver.output import OURS, Tail, aside
+from sweeps.driver.painter import Painter, choose_painter
 from sweeps.folder.progress import RunningTrial
 
 REFRESH_SECONDS = 0.5
@@ -30,9 +27,6 @@ SILENCE_SECONDS = 25.0
 """A log gets a line at least this often."""
 NAMED_IN_LOG = 4
 """Running trials that such a line describes."""
-SIZE = (80, 24)
-"""Columns and lines of a terminal that does not know its own."""
-NOTEBOOK_SIZE = (100, 40)
 LEAST = 8
 """Columns that a name, a label, a note or the bar has at least; with fewer, it says nothing."""
 GAP = 2
@@ -83,7 +77,7 @@ class Screen:
         self._left: float | None = None
         self._began = time.monotonic()
         self._spoke = time.monotonic()
-        self._painter = _Painter() if quiet else _painter(stream)
+        self._painter = Painter() if quiet else choose_painter(stream)
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True)
@@ -246,133 +240,3 @@ def _table(running: Sequence[RunningTrial], columns: int) -> Table:
 
 def _width(widths: Mapping[int, int]) -> int:
     return sum(widths.values()) + GAP * (len(widths) - 1)
-
-
-Picture = Callable[[int, int], Group]
-"""Draws the table for so many columns and lines."""
-
-
-class _Painter:
-    """How a kind of screen is written to; this one shows nothing."""
-
-    def start(self, picture: Picture, footer: str) -> None:
-        """Begins to show the picture."""
-
-    def line(self, text: str, remedy: str) -> None:
-        """Shows an event, which stays."""
-
-    def status(self, text: str) -> None:
-        """Says where things stand, on a screen that shows no picture."""
-
-    def refresh(self) -> None:
-        """Draws the picture again."""
-
-    def stop(self, last: str) -> None:
-        """Takes the picture away; `last` stands for it where a gap would remain."""
-
-
-class _Log(_Painter):
-    """A pipe, a file or a terminal that cannot move its cursor: plain lines."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def start(self, picture: Picture, footer: str) -> None:
-        self.line(footer)
-
-    def line(self, text: str, remedy: str = "") -> None:
-        self._stream.write(f"{text}{remedy}\n")
-        self._stream.flush()
-
-    def status(self, text: str) -> None:
-        self.line(text)
-
-
-class _Terminal(_Painter):
-    """The picture below the events, drawn over itself."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._console = Console(file=stream, force_terminal=True, highlight=False, emoji=False, markup=False)
-        self._live: Live | None = None
-
-    def start(self, picture: Picture, footer: str) -> None:
-        def draw() -> Group:
-            columns, lines = self._measure()
-            return picture(columns, lines)
-
-        self._measure()
-        self._live = Live(
-            get_renderable=draw, console=self._console, auto_refresh=False, transient=True,
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-        self._live.start(refresh=True)
-
-    def line(self, text: str, remedy: str) -> None:
-        text = wrapped(text + remedy, self._measure()[0], filter(None, [remedy]), hang=0)
-        self._console.print(text, soft_wrap=True)
-
-    def refresh(self) -> None:
-        if self._live is not None:
-            self._live.refresh()
-
-    def stop(self, last: str) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def _measure(self) -> tuple[int, int]:
-        # rich asks stdin, stdout and stderr, which lead elsewhere meanwhile.
-        try:
-            columns, lines = os.get_terminal_size(self._stream.fileno())
-        except OSError:
-            columns, lines = SIZE
-        columns, lines = columns or SIZE[0], lines or SIZE[1]
-        self._console.width, self._console.height = columns, lines
-        return columns, lines
-
-
-class _Notebook(_Painter):
-    """The output of a cell: events as lines, and the picture in an output that is replaced."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._handle: Any = None
-        self._picture: Picture | None = None
-        self._shown = ""
-
-    def start(self, picture: Picture, footer: str) -> None:
-        self._picture = picture
-        self.refresh()
-
-    def line(self, text: str, remedy: str) -> None:
-        self._stream.write(f"{text}{remedy}\n")
-
-    def refresh(self) -> None:
-        if self._picture is not None:
-            columns, lines = NOTEBOOK_SIZE
-            text = io.StringIO()
-            console = Console(file=text, width=columns, force_jupyter=False, force_terminal=False, no_color=True)
-            console.print(self._picture(columns, lines))
-            self._show(text.getvalue())
-
-    def stop(self, last: str) -> None:
-        if self._picture is not None:
-            self._picture = None
-            self._show(last)
-
-    def _show(self, text: str) -> None:
-        from IPython.display import display
-
-        if self._handle is None:
-            self._handle = display({"text/plain": text}, raw=True, display_id=True)
-        elif text != self._shown:
-            self._handle.update({"text/plain": text}, raw=True)
-        self._shown = text
-
-
-def _painter(stream: TextIO) -> _Painter:
-    if in_notebook():
-        return _Notebook(stream)
-    dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown", "")
-    return _Terminal(stream) if stream.isatty() and not dumb else _Log(stream)

@@ -13,9 +13,19 @@ from drorae.config import TrialConfig
 from drorae.errors import last_line
 from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
-from drorae.storage.files import full_disk, has_room, write_json
+from drorae.storage.files import full_disk, has_room
 from drorae.storage.remote import RemoteError, patiently
-from drorae.trial.folder import MEASURED, PROGRESS, WARNINGS, Status, Use, error_files, files_for, read_outcome
+from drorae.trial.folder import (
+    MEASURED,
+    PROGRESS,
+    WARNINGS,
+    Status,
+    Use,
+    error_files,
+    files_for,
+    read_outcome,
+    write_ending,
+)
 from sweeps.driver.console import duration
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.preparation import DIED
@@ -174,11 +184,9 @@ class Session:
             self.fetch(key, REPORT_FILES)
         if read_outcome(directory)["status"] != Status.MISSING:
             return
-        name, reason = "pruned.json", STOPPED_EARLY
-        if died:
-            name, reason = "failure.json", self.reason(key)
+        status, reason = (Status.FAILED, self.reason(key)) if died else (Status.PRUNED, STOPPED_EARLY)
         try:
-            write_json(directory / name, {"reason": reason})
+            write_ending(directory, status, reason)
             self.send(trial_place(key))
         except OSError as error:
             # It stays missing, and the next call tries it again.

@@ -161,7 +161,7 @@ def test_every_variant_can_be_inspected_and_drawn(
     assert found.numbers["images"] == 5 and all(map(math.isfinite, found.numbers.values()))
     shares = [value for name, value in found.numbers.items() if name.startswith("energy_share_")]
     assert sum(shares) == pytest.approx(1, abs=1e-6)
-    found.save(tmp_path)
+    found.save(tmp_path / "samples.npz", tmp_path / "inspection.npz", tmp_path / "inspection.json")
     names = {path.name for path in draw_pictures(tmp_path)}
     assert {"grid.png", "routing.png", "spectrum.png", "latents.png", "energy.png"} <= names
     assert ("logits.png" in names) == (tokenizer.fusion.router is not None)
