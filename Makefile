@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: help setup quickstart smoke test lint docs ui benchmark gpu-check stack-check drill coverage clean
+.PHONY: help setup quickstart smoke test test-fast lint docs ui benchmark gpu-check stack-check drill coverage clean
 
 help:
 	@echo "make quickstart  photographs to a fitted scaling law (about ten minutes on 2 cores)"
 	@echo "make smoke       the same at toy size, about a minute on 2 cores"
-	@echo "make test        the tests"
+	@echo "make test        the tests (about 20 minutes on 2 cores)"
+	@echo "make test-fast   the unit tests that take no time (under two minutes)"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation, into site/"
 	@echo "make ui          the MLflow UI on runs/"
@@ -52,6 +53,9 @@ smoke: setup
 
 test: $(VENV)/.tools
 	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.tools
+	$(BIN)/python -m pytest tests/unit -m "not slow"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

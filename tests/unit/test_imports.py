@@ -172,6 +172,7 @@ def run_with(names: tuple[str, ...], code: str, *arguments: str, folder: Path) -
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_trial_runs_with_the_core_alone(cache_dir: Path, tmp_path: Path) -> None:
     import numpy as np
 
@@ -198,6 +199,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_laws_are_fitted_with_the_base_dependencies_alone(tmp_path: Path) -> None:
     from packaging.requirements import Requirement
 

@@ -102,6 +102,7 @@ def test_holm_is_statsmodels_holm() -> None:
     np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
 
 
+@pytest.mark.slow
 def test_family_of_claims_errs_one_time_in_twenty() -> None:
     """Four equal designs, six pairs: any slope claimed to differ is an error."""
     rng = np.random.default_rng(3)

@@ -31,6 +31,7 @@ def test_cost_is_measured() -> None:
         measured_cost(x, np.full(9, np.nan))
 
 
+@pytest.mark.slow
 def test_the_papers_next_runs_settle_what_evenly_spaced_ones_do_not() -> None:
     comparison = analyse(read_table(PAPER), "params", "rfid").comparison
     made = propose(comparison, "offset", Cost(1.0), 8, replications=200)
@@ -40,6 +41,7 @@ def test_the_papers_next_runs_settle_what_evenly_spaced_ones_do_not() -> None:
     assert made.settled_now == 0
 
 
+@pytest.mark.slow
 def test_expected_width_of_the_slope_is_what_comes() -> None:
     # Independent of the simulation: t s / sqrt(Sxx), with the scatter and the sizes of old and new runs.
     rng = np.random.default_rng(0)

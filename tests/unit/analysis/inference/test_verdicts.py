@@ -214,6 +214,7 @@ def test_predict_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out)["inside"] is True
 
 
+@pytest.mark.slow
 def test_predictions_go_to_mlflow(tmp_path: Path, paper: Analysis) -> None:
     from analysis.report.mlflow import write_predictions
 

@@ -171,6 +171,7 @@ def test_bad_files(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_mlflow_round_trip(tmp_path: Path) -> None:
     """Trials in, fit written back, and once more without a second analysis run."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"

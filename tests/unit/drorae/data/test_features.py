@@ -68,6 +68,7 @@ def _open(folder: Path) -> None:
     open_features(Squares(folder / "log"), load_encoder(CONFIG, "unused"), CONFIG, 1, None, runtime, CPU)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_encode_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     both = [context.Process(target=_open, args=(tmp_path,)) for _ in range(2)]

@@ -168,6 +168,7 @@ def test_every_variant_can_be_inspected_and_drawn(
     assert all((tmp_path / name).stat().st_size > 0 for name in names)
 
 
+@pytest.mark.slow
 def test_a_trial_keeps_its_inspection_and_probe(
     config: TrialConfig, runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_training_starts_from_the_linear_denoiser() -> None:
         assert measured == pytest.approx(linear_loss(space, space.coordinates(latents), t), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_with_training_and_is_reproducible() -> None:
     train, held_out = drawn("alike", 256, 0), drawn("alike", 128, 1)
     short = train_probe(train, held_out, replace(SMALL, steps=20), CPU)

@@ -124,6 +124,7 @@ def pixels(workshop: Workshop) -> torch.Tensor:
     return workshop.val.batch(np.arange(len(workshop.val)), 0, 1).pixels
 
 
+@pytest.mark.slow
 def test_a_released_decoder_takes_the_place_of_phase_1(
     config: TrialConfig, runtime: Runtime, trial: Path, phases: set[str], workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_released_decoder_takes_the_place_of_phase_1(
     assert other.baseline != workshop.baseline == copied.baseline
 
 
+@pytest.mark.slow
 def test_a_loaded_tokenizer_reproduces_its_metrics(
     trial: Path, workshop: Workshop, loaded: PretrainedTokenizer, pixels: torch.Tensor
 ) -> None:
@@ -174,6 +176,7 @@ def test_encode_and_decode_are_what_a_diffusion_trainer_needs(
     assert not any(parameter.requires_grad for parameter in loaded.parameters()) and not loaded.training
 
 
+@pytest.mark.slow
 def test_latents_are_those_of_the_training_images(
     trial: Path, runtime: Runtime, workshop: Workshop, loaded: PretrainedTokenizer
 ) -> None:
@@ -190,6 +193,7 @@ def test_latents_are_those_of_the_training_images(
     assert latent_statistics(tokenizer, workshop.train, images=5).images == 5
 
 
+@pytest.mark.slow
 def test_a_folder_with_its_encoder_needs_nothing_else(
     trial: Path, runtime: Runtime, folder: Path, loaded: PretrainedTokenizer, pixels: torch.Tensor,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -129,6 +129,7 @@ def test_arithmetic_is_what_torch_counts(variant: str, width: int) -> None:
     assert phases["phase2"]["decoder"] == pytest.approx(counted(lambda: decoder(latent).sum().backward()), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_discriminator_s_arithmetic_is_what_torch_counts() -> None:
     config = override(PRESETS["paper"], "phase3.gan_start_steps", 0)
     critic = config.discriminator
@@ -163,6 +164,7 @@ def test_the_perceptual_network_s_arithmetic_and_parameters_are_torch_s() -> Non
     assert sum(weights.numel() for weights in stem.parameters()) == PERCEPTUAL_PARAMS["effnet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_size_by_name_alone_is_that_of_the_networks(preset: str) -> None:
     for variant, width in (("energy", 8), ("energy", 512), ("cross_attention", 128)):

@@ -137,6 +137,7 @@ def test_dinov2_features_are_the_mean_patch_token(cache_dir: Path) -> None:
     torch.testing.assert_close(extractor(images), encoder(images.float() / 255).base.mean(1))
 
 
+@pytest.mark.slow
 def test_inception_from_a_local_file(tmp_path: Path) -> None:
     """The real architecture with untrained weights, through the loader a user's file goes through."""
     fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")

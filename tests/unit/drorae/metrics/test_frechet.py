@@ -131,6 +131,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         one.update(torch.full((2, 4), float("nan")))
 
 
+@pytest.mark.slow
 def test_covariances_with_many_equal_eigenvalues() -> None:
     """A few images in many features, most of them dead: what pooled ReLU6 features of tiny crops look like."""
     generator = torch.Generator().manual_seed(0)

@@ -49,6 +49,7 @@ def photo_224() -> torch.Tensor:
     return torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)[None].float() / 255
 
 
+@pytest.mark.slow
 def test_offline_weights_agree_with_their_onnx_graph(
     photo_224: torch.Tensor, onnx_outputs: dict[str, torch.Tensor], cache_dir: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_register_and_class_tokens_are_dropped(photo_224: torch.Tensor) -> None:
     assert encoder(photo_224).layers.shape == (1, 12, 4, 384)
 
 
+@pytest.mark.slow
 def test_official_layout_loads_from_a_file(tmp_path: Path, cache_dir: Path, photo_224: torch.Tensor) -> None:
     """The official DINOv2 .pth layout: 37 x 37 positions, a mask token, float32 tensors by name."""
     state = read_state(dinov2_offline_path(cache_dir))

@@ -81,6 +81,7 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return max(float(difference.norm() / theirs.norm()), float(difference.abs().max() / theirs.abs().max()))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["L", "XL"])
 def test_large_decoders_equal_diffusers(name: str) -> None:
@@ -120,6 +121,7 @@ def painted(base: Any, latent: torch.Tensor) -> torch.Tensor:
         return base.decode(latent).sample
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_diffusers_folder_equals_diffusers(
     base: Any, latent: torch.Tensor, painted: torch.Tensor, tmp_path: Path
@@ -133,6 +135,7 @@ def test_a_diffusers_folder_equals_diffusers(
     assert relative_error(ours, painted) < 1e-5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_original_file_equals_diffusers(
     base: Any, latent: torch.Tensor, painted: torch.Tensor, tmp_path: Path

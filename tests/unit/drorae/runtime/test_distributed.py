@@ -55,6 +55,7 @@ def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     config = tiny_config(tiny_images(tmp_path / "images.npz"))
     context = multiprocessing.get_context("spawn")

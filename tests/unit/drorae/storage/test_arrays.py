@@ -99,6 +99,7 @@ def test_damage_is_noticed_set_aside_and_mended(tmp_path: Path, damage: str) -> 
     assert list(tmp_path.glob("*.corrupt"))
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_chunk_is_noticed(tmp_path: Path) -> None:
     store = ArrayStore(tmp_path, 1e9)
     chunks = 20

@@ -39,6 +39,7 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 def test_the_heads_learn_to_tell_noise_from_smooth() -> None:
     settings = PhaseConfig(epochs=1, disc_start_steps=2, gan_start_steps=4, warmup_steps=0)
     adversary = Adversary(TINY, ObjectiveConfig(gan_weight=0.75), settings, CPU, seed=0)
@@ -53,6 +54,7 @@ def test_the_heads_learn_to_tell_noise_from_smooth() -> None:
     assert real > fake
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [0, 5])
 def test_a_phase_with_an_adversary_moves_the_fusion_alone(config: TrialConfig, runtime: Runtime, piece: int) -> None:
     runtime = dataclasses.replace(runtime, micro_batch=piece)
@@ -107,6 +109,7 @@ def same(one: tuple[dict[str, list[float]], dict[str, Tensor]], other: Any) -> N
         assert float((weight - other[1][name]).norm() / weight.norm().clamp_min(1e-6)) < 1e-3, name
 
 
+@pytest.mark.slow
 def test_pieces_of_a_batch_change_nothing_where_there_is_an_adversary(
     config: TrialConfig, runtime: Runtime, tmp_path: Path
 ) -> None:
@@ -117,6 +120,7 @@ def test_pieces_of_a_batch_change_nothing_where_there_is_an_adversary(
     same(whole, pieces)
 
 
+@pytest.mark.slow
 def test_a_discriminator_s_step_is_the_same_again_after_memory_ran_out(
     config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_discriminator_s_step_is_the_same_again_after_memory_ran_out(
     same(whole, again)
 
 
+@pytest.mark.slow
 def test_pieces_of_a_batch_add_up_to_the_batch(config: TrialConfig, runtime: Runtime, tmp_path: Path) -> None:
     """16 images at once, in pieces of 5, and with activations computed twice: one loss curve."""
     curves = []

@@ -130,6 +130,7 @@ print("after, out")
     assert (tmp_path / "driver.log.left").read_text() == "set()"
 
 
+@pytest.mark.slow
 def test_the_command_with_streams_closed(tmp_path: Path) -> None:
     code = (
         "import sys; from drorae.commands.main import main; sys.exit(main(['status', 'none', '--root', sys.argv[1]]))"

@@ -40,6 +40,7 @@ def contend(path: Path, log: Path) -> None:
     held.release()
 
 
+@pytest.mark.slow
 def test_a_living_holder_keeps_it_and_a_killed_one_leaves_it_at_once(tmp_path: Path) -> None:
     path = tmp_path / "lease"
     context = multiprocessing.get_context("spawn")

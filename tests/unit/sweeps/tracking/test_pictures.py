@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 
 from sweeps.tracking.pictures import draw_pictures
 
@@ -30,6 +31,7 @@ def trial_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_trials_are_drawn_at_once_and_a_caller_s_plots_stay_as_they_are(tmp_path: Path) -> None:
     before = matplotlib.get_backend()
     try:

@@ -16,6 +16,7 @@ from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import TrialTracker
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_long_absence_cost_no_trial(
     sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_sweep_s_own_counts_follow(sweep: SweepTracker) -> None:
     assert (counts["trials_finished"], counts["trials_diverged"], counts["trials_missing"]) == (3, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", [TypeError, KeyError, AttributeError, ZeroDivisionError, ValueError])
 def test_a_bug_of_ours_is_no_store_that_is_away(
     sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: type[Exception]

@@ -19,6 +19,7 @@ from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import DIGEST, TrialTracker
 
 
+@pytest.mark.slow
 def test_a_resumed_trial_is_one_run_with_each_step_once(sweep: SweepTracker, tmp_path: Path) -> None:
     config = replace(PRESETS["smoke"], seed=1)
     first = TrialTracker(sweep.address, config, tmp_path)
