@@ -53,7 +53,7 @@ def _convert(annotation: Any, value: Any, name: str) -> Any:
         # X | None
         return None if value is None else _convert(arguments[0], value, name)
     if annotation is Any:
-        return value
+        return tuple(value) if isinstance(value, list) else value
     if kind is Literal:
         if value not in arguments:
             raise UserError(f"{name}: {value!r} is not known; choose one of {', '.join(map(str, arguments))}")

@@ -7,11 +7,13 @@ import math
 
 import pytest
 
-from drorae.config import PRESETS, config_hash
+from drorae.config import PRESETS, Runtime, config_hash, from_dict, to_dict
 from drorae.errors import UserError
 from drorae.models.fusion.size import paper_params
-from sweeps.parsing import parse_axis
+from sweeps.parsing import parse_axis, parse_rule
 from sweeps.presets import SWEEPS
+from sweeps.resources import Resources
+from sweeps.settings import Asha, Settings
 from sweeps.spec import Axis, SweepSpec, expand, varied_fields
 
 BASE = PRESETS["smoke"]
@@ -98,3 +100,13 @@ def test_presets_expand() -> None:
     }
     sizes = [paper_params(12, 384, config.fusion.expert_hidden_dim) for config in expand(SWEEPS["quickstart"])]
     assert math.log10(max(sizes) / min(sizes)) > 1.5
+
+
+def test_settings_are_read_as_they_were_written() -> None:
+    rules = tuple(
+        map(parse_rule, ("capacity=2048,4096:gpus=4,cpus=16", "evaluation.extractors=dinov2;effnet,dinov2:cpus=2"))
+    )
+    for resources in (Resources(rules=rules, gpus=0.5, reuse_workers=True), Resources()):
+        for asha in (Asha(grace_epochs=2), None):
+            settings = Settings(Runtime(), resources, 3, asha, 1.5, "module:run", "module:prepare", "median")
+            assert from_dict(Settings, to_dict(settings)) == settings
