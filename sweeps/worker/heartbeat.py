@@ -44,10 +44,10 @@ class Heartbeat:
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row, which the next beat passes on."""
-        self._row = _chosen(row, STEP_FIELDS if "step" in row else NOTE_FIELDS)
+        self._row = _take(row, STEP_FIELDS if "step" in row else NOTE_FIELDS)
         if "total_steps" in row:
             seconds = self._before.seconds + time.monotonic() - self._started
-            self._steps.setdefault("first_step", _chosen(row, STEP_FIELDS[:3]) | {"seconds": seconds})
+            self._steps.setdefault("first_step", _take(row, STEP_FIELDS[:3]) | {"seconds": seconds})
             self._steps["trained_seconds"] = seconds
 
     def write(self, running: bool) -> None:
@@ -79,7 +79,7 @@ def heartbeat(directory: Path, share: Share, lease: Lease) -> Iterator[Heartbeat
         heart.write(running=False)
 
 
-def _chosen(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _take(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: row[name] for name in names if name in row}
 
 
