@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.runtime.repeat import every
-from drorae.storage.files import write_json
-from drorae.trial.folder import PROGRESS
+from drorae.trial.folder import PROGRESS, write_tree
 from sweeps.folder.lease import Lease
 from sweeps.folder.progress import Cost, read_cost, read_progress
 from sweeps.resources import Share
@@ -64,7 +63,7 @@ class Heartbeat:
         tree = {"running": running, "updated": time.time(), **cost.__dict__, **self._row}
         # A full disk is the trial's to complain of.
         with contextlib.suppress(OSError):
-            write_json(self.directory / PROGRESS, tree | {"memory_bytes": _memory_bytes(), **self._steps})
+            write_tree(self.directory, PROGRESS, tree | {"memory_bytes": _memory_bytes(), **self._steps})
 
 
 @contextlib.contextmanager
