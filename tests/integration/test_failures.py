@@ -132,15 +132,15 @@ def test_out_of_memory_midway_takes_the_same_step_again(
     config: TrialConfig, runtime: Runtime, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the backward pass of the fifth step's second piece, with gradients of the first already added."""
-    backward, calls = Tensor.backward, []
+    backward, calls = torch.autograd.backward, []
 
-    def guarded(self: Tensor, *more: Any) -> None:
+    def guarded(*given: Any) -> None:
         calls.append(0)
-        backward(self, *more)
+        backward(*given)
         if len(calls) == 2 * 4 + 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: ...")
 
-    monkeypatch.setattr(Tensor, "backward", guarded)
+    monkeypatch.setattr(torch.autograd, "backward", guarded)
     with pytest.warns(Notice, match="phase2, step 5: out of memory with 8 images at once, goes on with 4"):
         run_trial(config, directory=tmp_path, runtime=dataclasses.replace(runtime, micro_batch=8))
     assert losses(tmp_path) == pytest.approx(losses(finished), rel=1e-6)
@@ -225,10 +225,10 @@ def test_the_discriminator_goes_on_with_fewer_at_once(
     )
     learn = Adversary.learn
 
-    def guarded(self: Adversary, step: int, total: int, painted: list[Tensor], wanted: list[Tensor]) -> Any:
+    def guarded(self: Adversary, step: int, total: int, painted: list[Tensor], *more: Any) -> Any:
         if any(len(part) > 8 for part in painted):
             raise torch.OutOfMemoryError(CUDA)
-        return learn(self, step, total, painted, wanted)
+        return learn(self, step, total, painted, *more)
 
     monkeypatch.setattr(Adversary, "learn", guarded)
     said = "step 1, the discriminator: out of memory with 16 .* goes on with 8"
@@ -280,10 +280,10 @@ def together(rank: int, folder: Path, config: TrialConfig, said: Any) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     gradients = step_module.Stepper._gradients
 
-    def guarded(self: Any, step: int, piece: int) -> Any:
+    def guarded(self: Any, step: int, *more: Any) -> Any:
         if rank == 1 and step == 2 and self.phase.name == "phase2":
             raise torch.OutOfMemoryError(CUDA)
-        return gradients(self, step, piece)
+        return gradients(self, step, *more)
 
     step_module.Stepper._gradients = guarded  # type: ignore[method-assign]
     try:
