@@ -18,7 +18,6 @@ from drorae.commands.main import COMMANDS, main
 from drorae.config import PRESETS, Runtime, config_hash, override, to_dict
 from drorae.errors import UserError
 from drorae.machine.capacity import check_machine
-from drorae.machine.needs import KNOWN_SHAPES, encoder_shape, rough_needs
 from drorae.machine.telemetry import TELEMETRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,24 +235,6 @@ def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
         check_machine(PRESETS[preset], Runtime(device="cpu"))
     with pytest.raises(UserError, match="CUDA"):
         check_machine(PRESETS["smoke"], Runtime(device="cuda"))
-
-
-@pytest.mark.parametrize("name", list(KNOWN_SHAPES))
-def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drorae.machine.needs.KNOWN_SHAPES", {})
-    assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
-
-
-def test_the_estimate_grows_with_what_it_is_about() -> None:
-    shape = encoder_shape("vit_base_patch14_reg4_dinov2")
-    assert shape == (12, 768, 14)
-    paper = rough_needs(PRESETS["paper"], Runtime(), shape)
-    # 675 M weights in 28 blocks, 256 tokens, batches of 256: 2 x 3 floating-point operations each, and the rest.
-    weights = 28 * (4 * 1152**2 + 2 * 1152 * 4096)
-    assert 6 * weights * 256 * 256 < paper.step_flops < 12 * weights * 256 * 256
-    assert paper.memory_bytes > 20 * weights
-    half = rough_needs(override(PRESETS["paper"], "phase1.batch_size", 128), Runtime(), shape)
-    assert half.memory_bytes == paper.memory_bytes, "phase 3 still takes as much"
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
 import pytest
 from disk_failures import FAILURES
 
-from drorae.errors import UserError
+from drorae.errors import Notice, UserError
 from drorae.storage import sealed
 from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 
@@ -66,3 +67,25 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_older_one_trusted(
     assert read_sealed(path, Path.read_text) == "3" and len(seal_path(path).read_text().splitlines()) == 1
     path.write_text("1")
     assert not is_sound(path)
+
+
+def test_a_seal_is_what_sha256sum_reads_and_its_absence_an_older_version(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.json"
+    write_sealed(path, lambda temporary: temporary.write_text("[1]"))
+    digest, name = seal_path(path).read_text().split()
+    assert len(digest) == 64 and name == "numbers.json"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["numbers.json", "numbers.json.sha256"]
+
+    def numbers(file: Path) -> list[int]:
+        return json.loads(file.read_text())
+
+    assert read_sealed(path, numbers) == [1] and is_sound(path)
+    path.write_text("[2]")
+    with pytest.warns(Notice, match="numbers.json.damaged"):
+        assert read_sealed(path, numbers) is None
+    assert read_sealed(path, numbers) is None and not seal_path(path).exists()
+    path.write_text("[3]")
+    assert read_sealed(path, numbers) == [3]
+    path.write_text("[3")
+    with pytest.warns(Notice, match="unreadable"):
+        assert read_sealed(path, numbers) is None
