@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from drorae.data.pixels import to_uint8
+from drorae.data.pixels import as_images, to_uint8
 
 
 def test_to_uint8_clamps_and_rounds_half_to_even() -> None:
@@ -13,3 +13,10 @@ def test_to_uint8_clamps_and_rounds_half_to_even() -> None:
     assert to_uint8(values, "truncate").tolist() == [0, 0, 0, 1, 2, 255, 255, 254]
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(every.float() / 255), every)
+
+
+def test_pixels_are_numbers_between_0_and_1_and_come_back() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    images = as_images(every)
+    assert images.dtype == torch.float32 and float(images.min()) == 0 and float(images.max()) == 1
+    assert torch.equal(to_uint8(images), every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from photographs import photo
 
@@ -24,3 +25,18 @@ def test_targets_computed_online_are_rounded_like_cached_ones() -> None:
     assert {name: float(value) for name, value in online.items()} == {
         name: float(value) for name, value in cached.items()
     }
+
+
+def test_without_a_perceptual_network_the_loss_is_l1() -> None:
+    painted = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
+    pixels = torch.tensor([255, 0, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    found = load_objective(ObjectiveConfig(perceptual="none"))(painted, pixels, None)
+    assert set(found) == {"loss", "l1"} and float(found["loss"]) == float(found["l1"]) == pytest.approx(1.5 / 3)
+
+
+def test_terms_add_up_with_the_weight_that_a_config_gives() -> None:
+    painted, wanted = photo("astronaut", 32), (photo("coffee", 32) * 255).round().to(torch.uint8)
+    for weight in (0.0, 0.1, 2.0):
+        found = load_objective(ObjectiveConfig(perceptual="effnet", perceptual_weight=weight))(painted, wanted, None)
+        assert found["perceptual"] > 0
+        torch.testing.assert_close(found["loss"], found["l1"] + weight * found["perceptual"])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from small_fusion import TOKENS, fusion
 from torch import nn
+
+from drorae.models.fusion import routing
 
 
 def test_energy_routing_ignores_a_positive_rescaling(norm: nn.LayerNorm, layers: torch.Tensor) -> None:
@@ -23,3 +28,12 @@ def test_softmax_weights_are_positive_and_sum_to_one(norm: nn.LayerNorm, layers:
     weights = fusion(norm, variant="softmax")(layers).weights
     assert (weights > 0).all()
     assert torch.allclose(weights.sum(-1), torch.ones(3, TOKENS))
+
+
+def test_weights_by_hand() -> None:
+    logits = torch.tensor([[3.0, -4.0]])
+    assert routing.energy(logits, 0.0).tolist() == [pytest.approx([0.6, -0.8])]
+    assert routing.energy(logits, 75.0).tolist() == [pytest.approx([0.3, -0.4])]
+    assert routing.unit(logits, 1e-6).tolist() == [pytest.approx([0.6, -0.8])]
+    assert routing.unit(logits, 100.0).tolist() == [pytest.approx([0.3, -0.4])]
+    assert routing.softmax(torch.tensor([[0.0, math.log(3)]]), 0.0).tolist() == [pytest.approx([0.25, 0.75])]
