@@ -12,7 +12,7 @@ from drorae.config import PRESETS, load_config
 from drorae.errors import Notice, UserError
 from drorae.trial import folder
 from drorae.trial.folder import (
-    Status,
+    TrialStatus,
     Use,
     error_file,
     error_files,
@@ -55,14 +55,14 @@ def test_files_that_this_version_cannot_read_are_told_apart(tmp_path: Path) -> N
 
 
 def test_the_outcome_is_the_result_or_else_how_the_trial_ended(tmp_path: Path) -> None:
-    assert read_outcome(tmp_path) == {"status": Status.MISSING, "reason": ""}
-    write_ending(tmp_path, Status.FAILED, "no room")
-    assert read_outcome(tmp_path) == {"status": Status.FAILED, "reason": "no room"}
-    write_ending(tmp_path, Status.PRUNED, "worse than others")
-    assert read_outcome(tmp_path) == {"status": Status.PRUNED, "reason": "worse than others"}
+    assert read_outcome(tmp_path) == {"status": TrialStatus.MISSING, "reason": ""}
+    write_ending(tmp_path, TrialStatus.FAILED, "no room")
+    assert read_outcome(tmp_path) == {"status": TrialStatus.FAILED, "reason": "no room"}
+    write_ending(tmp_path, TrialStatus.PRUNED, "worse than others")
+    assert read_outcome(tmp_path) == {"status": TrialStatus.PRUNED, "reason": "worse than others"}
     write_tree(tmp_path, folder.RESULT, RESULT_TREE)
     found = read_outcome(tmp_path)
-    assert found == RESULT_TREE and found["status"] is Status.UNCONVERGED
+    assert found == RESULT_TREE and found["status"] is TrialStatus.UNCONVERGED
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_outcome_is_the_result_or_else_how_the_trial_ended(tmp_path: Path) -
     [
         ({"metrics": [1]}, "not a trial's result"),
         ({"metrics": {"psnr": "high"}}, "could not convert"),
-        ({"status": "fine"}, "'fine' is not a valid Status"),
+        ({"status": "fine"}, "'fine' is not a valid TrialStatus"),
         ({"seed": None}, "no seed"),
     ],
 )
@@ -78,7 +78,9 @@ def test_a_damaged_result_counts_as_none_and_makes_room(tmp_path: Path, change: 
     tree = {name: value for name, value in (RESULT_TREE | change).items() if value is not None}
     write_tree(tmp_path, folder.RESULT, tree)
     found = read_outcome(tmp_path)
-    assert found["status"] == Status.MISSING and said in found["reason"] and "run the sweep again" in found["reason"]
+    assert (
+        found["status"] == TrialStatus.MISSING and said in found["reason"] and "run the sweep again" in found["reason"]
+    )
     with pytest.warns(Notice, match="result.json"):
         set_damaged_aside(tmp_path)
     assert read_outcome(tmp_path)["reason"] == "" and len(list(tmp_path.iterdir())) == 1
@@ -86,7 +88,7 @@ def test_a_damaged_result_counts_as_none_and_makes_room(tmp_path: Path, change: 
 
 
 def test_another_attempt_begins_without_what_the_last_one_failed_of(tmp_path: Path) -> None:
-    write_ending(tmp_path, Status.FAILED, "no room")
+    write_ending(tmp_path, TrialStatus.FAILED, "no room")
     for attempt in (10, 2):
         error_file(tmp_path, attempt).write_text("Traceback")
     assert [path.name for path in error_files(tmp_path)] == ["error-002.txt", "error-010.txt"]

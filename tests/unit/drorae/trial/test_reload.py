@@ -16,7 +16,7 @@ from drorae.models.encoder import load_encoder
 from drorae.models.tokenizer import build_tokenizer
 from drorae.models.weights import save_sealed, state_sha256
 from drorae.storage.files import write_json
-from drorae.trial.folder import Status, write_tree
+from drorae.trial.folder import TrialStatus, write_tree
 from drorae.trial.reload import load_trained, own_digests
 from drorae.trial.result import TrialResult
 
@@ -24,7 +24,7 @@ CONFIG = PRESETS["smoke"]
 
 
 def write_result(folder: Path, **fields: Any) -> None:
-    known = {"config_hash": "abc", "status": Status.FINISHED, "variant": "energy", "expert_hidden_dim": 32}
+    known = {"config_hash": "abc", "status": TrialStatus.FINISHED, "variant": "energy", "expert_hidden_dim": 32}
     known |= {"num_layers": 12, "seed": 0, "fusion_params": 1, "fusion_params_paper": 1}
     write_tree(folder, "result.json", asdict(TrialResult(**known | fields)))
     write_json(folder / "config.json", to_dict(CONFIG))
@@ -39,7 +39,7 @@ def refusal(folder: Path) -> str:
 
 def test_without_a_finished_trial_there_is_no_tokenizer(tmp_path: Path) -> None:
     assert "no finished trial here; expected a folder with result.json" in refusal(tmp_path)
-    write_result(tmp_path, status=Status.DIVERGED, reason="loss nan at step 3")
+    write_result(tmp_path, status=TrialStatus.DIVERGED, reason="loss nan at step 3")
     assert "diverged and left no weights (loss nan at step 3)" in refusal(tmp_path)
 
 

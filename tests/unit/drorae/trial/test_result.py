@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drorae.errors import UserError
-from drorae.trial.folder import Status, write_tree
+from drorae.trial.folder import TrialStatus, write_tree
 from drorae.trial.result import TrialResult, read_result
 
 
@@ -20,10 +20,12 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
 
 def test_a_result_that_was_written_comes_back(tmp_path: Path) -> None:
     assert read_result(tmp_path) is None
-    result = TrialResult("abc", Status.DIVERGED, "energy", 8, 12, 0, 1, 2, {"psnr": 20.0}, reason="loss nan at step 3")
+    result = TrialResult(
+        "abc", TrialStatus.DIVERGED, "energy", 8, 12, 0, 1, 2, {"psnr": 20.0}, reason="loss nan at step 3"
+    )
     write_tree(tmp_path, "result.json", asdict(result))
     found = read_result(str(tmp_path))
-    assert found == result and found is not None and found.status is Status.DIVERGED
+    assert found == result and found is not None and found.status is TrialStatus.DIVERGED
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"status": "fine"}', '{"status": "finished", "colour": 1}'])
