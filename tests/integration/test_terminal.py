@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, Done, check, impati
 from tiny import tiny_config, tiny_images
 
 from drorae.commands.main import COMMANDS
-from drorae.commands.terminal import working, wrapped
 from drorae.config import PRESETS, Runtime
 from drorae.trial.run import run_trial
 from sweeps.spec import Axis, SweepSpec
@@ -207,125 +205,3 @@ def test_the_harness_has_a_time_limit() -> None:
         run(words, seconds=0.5)
     with pytest.raises(TimeoutError, match="over before 'never' appeared"):
         run(["--help"], then=[("never", CTRL_C)])
-
-
-def shown_table(columns: int, on: str, header: Sequence[str], rows: Sequence[Sequence[str]], **options: Any) -> Done:
-    return run(["doctor"], columns=columns, on=on, patch=Table(header, rows, options))  # type: ignore[arg-type]
-
-
-class Table:
-    """In the child: the doctor prints a table."""
-
-    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]], options: dict[str, Any]) -> None:
-        self.given = (header, rows, options)
-
-    def __call__(self) -> None:
-        from drorae.commands.doctor import Doctor
-        from drorae.commands.terminal import print_table
-
-        header, rows, options = self.given
-
-        def show(self: Doctor) -> int:
-            print_table(header, rows, **options)
-            return 0
-
-        Doctor.run = show  # type: ignore[method-assign]
-
-
-HEADER = ("trial", "size", "loss", "where")
-ROWS = [("one [bold]", "8", "0.25", "a/place/of/some/length"), ("two", "16", "0.125", "another/place")]
-
-
-def test_a_table_that_fits_is_whole() -> None:
-    for done in (shown_table(80, "all", HEADER, ROWS), shown_table(20, "none", HEADER, ROWS, drop=["where"])):
-        text = CONTROL.sub("", done.terminal or done.stdout)
-        assert [line.split()[1::2] for line in text.split("\n")[1:2]] == [list(HEADER)]
-        assert "one [bold]" in text and "a/place/of/some/length" in text
-        assert not done.stderr and "left out" not in text
-
-
-def test_a_table_that_does_not_fit_loses_its_least_columns_and_says_which() -> None:
-    done = shown_table(
-        40, "all", HEADER, ROWS, drop=["where", "loss"], title="a title of more than forty characters, whole"
-    )
-    text = CONTROL.sub("", done.terminal)
-    assert "0.125" in text and "place" not in text
-    assert "left out, for want of room: where" in text and "--json prints all" in " ".join(text.split())
-    assert text.startswith("a title of more than forty characters, whole\n")
-    assert all(len(line) <= 40 for line in text.split("\n")[1:])
-
-
-def test_a_table_that_still_does_not_fit_becomes_blocks_of_lines() -> None:
-    done = shown_table(20, "all", HEADER, ROWS, drop=["loss"])
-    assert done.screen() == [
-        "trial: one [bold]",
-        "  size: 8",
-        "  loss: 0.25",
-        "  where:",
-        "      a/place/of/som",
-        "e/length",
-        "trial: two",
-        "  size: 16",
-        "  loss: 0.125",
-        "  where:",
-        "      another/place",
-    ]
-
-
-def test_prose_is_broken_between_words_and_nothing_else() -> None:
-    text = "  note: the quick brown fox jumps over the lazy dog, see run -x 'a b' or /a/very/long/path/indeed"
-    lines = wrapped(text, 20, keep=["run -x 'a b'"]).split("\n")
-    assert lines[0] == "  note: the quick" and all(line.startswith("      ") for line in lines[1:])
-    assert " ".join(line.strip() for line in lines) == text.strip()
-    assert any("run -x 'a b'" in line for line in lines) and "      /a/very/long/path/indeed" in lines
-    assert [len(line) <= 20 for line in lines].count(False) == 1
-    assert wrapped(text, None) == text and wrapped(text, 200) == text
-
-
-def test_work_that_takes_long_is_told_in_a_log(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with working("quick work"):
-        pass
-    assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr("drorae.commands.terminal.PATIENCE", 0.0)
-    monkeypatch.setattr("drorae.commands.terminal.SILENCE_SECONDS", 0.4)
-    with working("measuring") as note:
-        time.sleep(0.6)
-        note({"phase": "prepare", "note": "encoding", "done": 1.0, "total": 2.0})
-        note({"phase": "phase1", "step": 3.0, "total_steps": 9.0, "loss": 0.5})
-        time.sleep(0.4)
-    out, err = capsys.readouterr()
-    assert (out, err.splitlines()[:2]) == ("", ["measuring ...", "measuring: for 0 s"])
-    assert set(err.splitlines()[2:]) == {"measuring: phase1 step 3 of 9, loss 0.5"}
-
-
-class Working:
-    """In the child: the doctor works a while, and tells a note."""
-
-    def __call__(self) -> None:
-        from drorae.commands.doctor import Doctor
-        from drorae.commands.terminal import say, show, working
-
-        def work(self: Doctor) -> int:
-            with working("measuring " + "/a/long/path" * 8) as note:
-                time.sleep(0.2)
-                note({"phase": "phase1", "step": 3.0, "total_steps": 9.0, "loss": 0.5})
-                time.sleep(0.3)
-                say("a note of /some/path/that/is/wider/than/the/terminal")
-            show("the result")
-            return 0
-
-        Doctor.run = work  # type: ignore[method-assign]
-        impatient()
-
-
-@pytest.mark.parametrize("on", ["all", "stderr"])
-def test_work_that_takes_long_moves_on_one_line_of_a_terminal_and_goes(on: Any) -> None:
-    done = run(["doctor"], columns=40, on=on, patch=Working())
-    pieces = re.split(r"[\n\r]", CONTROL.sub("", done.terminal))
-    assert sum("measuring" in piece for piece in pieces) > 2
-    assert all(len(piece) <= 40 for piece in pieces if "measuring" in piece)
-    note = ["a note of", "    /some/path/that/is/wider/than/the/te", "rminal"]
-    assert done.screen() == [*note, *(["the result"] if on == "all" else [])]
-    assert done.stdout == ("" if on == "all" else "the result\n")

@@ -29,7 +29,7 @@ from drorae.errors import UserError
 from drorae.models.weights import read_state, save_state
 from drorae.trial.reload import load_trained, reevaluate
 from drorae.trial.result import read_result
-from drorae.trial.run import loss_tail_drop, run_trial
+from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
 
 
@@ -259,15 +259,3 @@ def test_unconverged_trials_are_named(config: TrialConfig, runtime: Runtime, tmp
     )
     assert result.loss_tail_drop > 0
     assert result.status == ("unconverged" if result.loss_tail_drop > 0.05 else "finished")
-
-
-def test_loss_tail_drop() -> None:
-    assert loss_tail_drop([1.0] * 50) == 0
-    assert loss_tail_drop([1.0] * 40 + [0.9] * 10) == pytest.approx(0.1)
-    assert loss_tail_drop([3.0, 2.0, 1.0]) == 0
-
-
-def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_text("{")
-    with pytest.raises(UserError, match="delete it"):
-        read_result(tmp_path)

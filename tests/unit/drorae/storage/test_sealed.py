@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from disk_failures import FAILURES
 
 from drorae.errors import Notice, UserError
-from drorae.models.weights import fit_state, read_state, save_sealed
 from drorae.storage import sealed
 from drorae.storage.sealed import is_sound, read_sealed, seal_path, write_sealed
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """No notice of damage is given where none is expected."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Notice)
-        yield
-
-
-FAILURES = [OSError(number, os.strerror(number)) for number in (errno.EMFILE, errno.ESTALE, errno.EIO, errno.EACCES)]
-FAILURES += [MemoryError("no room"), torch.OutOfMemoryError("CUDA out of memory")]  # type: ignore[list-item]
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=str)
@@ -81,34 +69,23 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_older_one_trusted(
     assert not is_sound(path)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("error", [*FAILURES[1:3], *FAILURES[4:]], ids=str)
-def test_weights_that_fit_no_memory_are_no_bad_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, error: Exception
-) -> None:
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save({"weight": torch.zeros(3)}, path)
-    else:
-        save_sealed(path, {"weight": torch.zeros(3)})
+def test_a_seal_is_what_sha256sum_reads_and_its_absence_an_older_version(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.json"
+    write_sealed(path, lambda temporary: temporary.write_text("[1]"))
+    digest, name = seal_path(path).read_text().split()
+    assert len(digest) == 64 and name == "numbers.json"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["numbers.json", "numbers.json.sha256"]
 
-    def refuse(*arguments: object, **more: object) -> None:
-        raise error
+    def numbers(file: Path) -> list[int]:
+        return json.loads(file.read_text())
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "load", refuse)
-        patch.setattr("drorae.models.weights.load_file", refuse)
-        with pytest.raises(type(error)):
-            read_sealed(path, read_state)
-    assert torch.equal(read_state(path)["weight"], torch.zeros(3))
-
-
-def test_a_module_that_fits_no_memory_is_not_told_to_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = torch.nn.Linear(2, 2)
-
-    def refuse(state: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(module, "load_state_dict", refuse)
-    with pytest.raises(torch.OutOfMemoryError):
-        fit_state(module, {}, "fusion.safetensors", "delete it")
+    assert read_sealed(path, numbers) == [1] and is_sound(path)
+    path.write_text("[2]")
+    with pytest.warns(Notice, match="numbers.json.damaged"):
+        assert read_sealed(path, numbers) is None
+    assert read_sealed(path, numbers) is None and not seal_path(path).exists()
+    path.write_text("[3]")
+    assert read_sealed(path, numbers) == [3]
+    path.write_text("[3")
+    with pytest.warns(Notice, match="unreadable"):
+        assert read_sealed(path, numbers) is None

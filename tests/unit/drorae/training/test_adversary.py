@@ -1,5 +1,3 @@
-"""The adversary of a phase: what it learns, what it moves, and that pieces of a batch change nothing."""
-
 from __future__ import annotations
 
 import dataclasses
@@ -8,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_config, tiny_images
+from small_discriminator import CPU, TINY, images
 from torch import Tensor
 
-from drorae.config import DiscriminatorConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
+from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
 from drorae.errors import Notice
 from drorae.losses.augment import augment
 from drorae.models.weights import read_state
@@ -20,23 +18,6 @@ from drorae.training.loop import train_phase
 from drorae.training.phases import PHASE2
 from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
-
-CPU = torch.device("cpu")
-TINY = DiscriminatorConfig(name="vit_tiny_patch16_224", weights="random", input_size=64, lr=2e-2, final_lr=1e-2)
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    return Runtime(device="cpu", threads=1, cache_dir=str(tmp_path_factory.mktemp("cache")), log_steps=1)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
-    return tiny_config(tiny_images(tmp_path_factory.mktemp("images") / "images.npz"))
-
-
-def images(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.slow
@@ -139,17 +120,3 @@ def test_a_discriminator_s_step_is_the_same_again_after_memory_ran_out(
     with pytest.warns(Notice, match="goes on with 4"):
         again = series(trial, runtime, tmp_path / "short")
     same(whole, again)
-
-
-@pytest.mark.slow
-def test_pieces_of_a_batch_add_up_to_the_batch(config: TrialConfig, runtime: Runtime, tmp_path: Path) -> None:
-    """16 images at once, in pieces of 5, and with activations computed twice: one loss curve."""
-    curves = []
-    for number, changes in enumerate(({}, {"micro_batch": 5}, {"activation_checkpointing": True})):
-        other = dataclasses.replace(runtime, cache_dir=str(tmp_path / f"cache{number}"), **changes)
-        rows: list[dict[str, float | str]] = []
-        run_trial(config, rows.append, directory=tmp_path / f"trial{number}", runtime=other)
-        curves.append([float(row["loss"]) for row in rows if "loss" in row])
-    assert len(curves[0]) == 8
-    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
-    assert curves[2] == pytest.approx(curves[0], rel=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from drorae.errors import Notice, UserError
-from drorae.training.checkpoint import load_checkpoint, save_checkpoint
+from drorae.training.checkpoint import WeightAverage, load_checkpoint, save_checkpoint
 
 
 def state(step: int) -> dict[str, object]:
@@ -85,3 +85,15 @@ def test_what_keeps_a_sound_one_from_being_read_is_raised_and_costs_nothing(
         with pytest.raises((type(error), UserError), match=getattr(error, "strerror", None) or str(error)):
             load_checkpoint(path)
     assert (load_checkpoint(path) or {})["step"] == 7
+
+
+def test_weight_average_is_the_recursion() -> None:
+    module = torch.nn.Linear(2, 1)
+    average = WeightAverage(module, 0.9)
+    expected = module.weight.detach().clone()
+    for value in (1.0, -2.0, 3.0):
+        torch.nn.init.constant_(module.weight, value)
+        average.update(module)
+        expected = 0.9 * expected + 0.1 * value
+    average.copy_to(module)
+    assert torch.allclose(module.weight, expected)

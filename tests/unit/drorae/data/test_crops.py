@@ -1,0 +1,97 @@
+"""The two crops against the published procedure and windows of a resize; which settings a crop depends on."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_files import everything, folder_config, picture, write_pictures
+from PIL import Image
+
+from drorae.config import ImagesConfig
+from drorae.data.crops import centre_crop, train_crop
+from drorae.data.images import load_images
+
+
+@pytest.mark.parametrize("shape", [(288, 401), (500, 375), (64, 64), (17, 90), (63, 127)])
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_centre_crop_is_the_adm_procedure(shape: tuple[int, int], size: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    # Halving is written here as a mean of two columns, then of two rows, where the sides are even.
+    expected = pixels
+    while min(expected.shape[:2]) >= 2 * size:
+        height, width = expected.shape[:2]
+        if height % 2 or width % 2:
+            halved = Image.fromarray(expected).resize((width // 2, height // 2), Image.Resampling.BOX)
+            expected = np.asarray(halved)
+        else:
+            columns = (expected[:, 0::2].astype(int) + expected[:, 1::2] + 1) // 2
+            expected = ((columns[0::2] + columns[1::2] + 1) // 2).astype(np.uint8)
+    height, width = expected.shape[:2]
+    scale = size / min(height, width)
+    resized = Image.fromarray(expected).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    top, left = (resized.height - size) // 2, (resized.width - size) // 2
+    expected = np.asarray(resized)[top : top + size, left : left + size]
+
+    crop = centre_crop(pixels, size)
+    assert crop.shape == (size, size, 3) and crop.dtype == np.uint8
+    assert np.array_equal(crop, expected)
+    assert np.array_equal(crop, centre_crop(Image.fromarray(pixels), size))
+
+
+def test_both_crops_leave_an_image_of_the_right_size_alone() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert np.array_equal(centre_crop(pixels, 32), pixels)
+    assert np.array_equal(train_crop(pixels, 32, 0, np.random.default_rng(0)), pixels)
+
+
+def test_train_crop_cuts_a_square_out_of_the_bicubic_resize() -> None:
+    image = picture(2, 90, 60)
+    resized = np.asarray(image.resize((60, 40), Image.Resampling.BICUBIC))
+    corners = set()
+    for seed in range(300):
+        crop = train_crop(image, 32, 40, np.random.default_rng(seed))
+        windows = np.lib.stride_tricks.sliding_window_view(resized, (32, 32, 3))[..., 0, :, :, :]
+        hits = np.argwhere((windows == crop).all((2, 3, 4)))
+        assert len(hits) == 1
+        corners.add(tuple(hits[0]))
+    tops, lefts = ({corner[axis] for corner in corners} for axis in (0, 1))
+    assert tops == set(range(9)) and lefts == set(range(29))
+
+
+@pytest.mark.parametrize("shape", [(2, 50), (5, 5), (33, 31)])
+def test_small_images_are_enlarged(shape: tuple[int, int]) -> None:
+    pixels = np.full((*shape, 3), 77, np.uint8)
+    for crop in (centre_crop(pixels, 32), train_crop(pixels, 32, 48, np.random.default_rng(0))):
+        assert crop.shape == (32, 32, 3) and (crop == 77).all()
+
+
+def test_views_change_training_crops_only() -> None:
+    images = load_images(ImagesConfig(train_images=8, val_images=8))
+    first, second = everything(images.train), everything(images.train, view=1)
+    assert all(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert np.array_equal(everything(images.val), everything(images.val, view=1))
+
+
+def test_fingerprints_follow_the_crop_settings(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 8)
+    plain = load_images(folder_config(tmp_path))
+    for change in ({"resize": 24}, {"seed": 1}, {"views": 2}):
+        changed = load_images(folder_config(tmp_path, **change))
+        assert changed.train.fingerprint != plain.train.fingerprint
+        assert changed.val.fingerprint == plain.val.fingerprint
+    assert load_images(folder_config(tmp_path, resize=16)).train.fingerprint == plain.train.fingerprint
+    assert load_images(folder_config(tmp_path, size=8)).val.fingerprint != plain.val.fingerprint
+
+
+def test_image_sets_travel_to_other_processes_and_know_their_bounds(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 8)
+    for images in (load_images(folder_config(tmp_path)), load_images(ImagesConfig(train_images=4))):
+        copy = pickle.loads(pickle.dumps(images.train))
+        assert np.array_equal(everything(copy), everything(images.train))
+        assert images.train.crops([]).shape == (0, *images.train.crops([0]).shape[1:])
+        for index in (-1, len(images.train)):
+            with pytest.raises(IndexError):
+                images.train.crops([index])

@@ -1,0 +1,353 @@
+"""Folders of images: every usable file is read, every other one named, and the split stays where it is."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_files import everything, folder_config, jpeg, picture, user_error, write_pictures
+from PIL import Image, ImageFile, ImageOps
+
+import drorae.data.folder
+from drorae.config import ImagesConfig
+from drorae.data.crops import centre_crop
+from drorae.data.images import load_images
+from drorae.errors import UserError
+
+
+def test_folder_of_class_folders_is_read_whatever_the_names(tmp_path: Path) -> None:
+    names = ["a/one.JPG", "a/b/two.jpeg", "c d/drei ü é 猫.PNG", "four.webp", "a/b/c/five.WebP", "six.jpg"]
+    for index, name in enumerate(names):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}[name.rsplit(".")[-1].lower()]
+        picture(index).save(path, kind)
+    (tmp_path / ".hidden.jpg").write_bytes(b"not an image")
+    (tmp_path / "a" / "._one.jpg").write_bytes(b"not an image")
+    (tmp_path / ".cache").mkdir()
+    picture(0).save(tmp_path / ".cache" / "x.png")
+    (tmp_path / "labels.txt").write_text("a\n")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = load_images(folder_config(tmp_path))
+    assert len(images.train) + len(images.val) == len(names)
+    assert images.skipped == ()
+    assert everything(images.train).shape == (len(images.train), 16, 16, 3)
+
+
+def as_seen(folder: Path, image: Image.Image, name: str, **options: Any) -> np.ndarray:
+    """The evaluation crop of `image` after it went through a folder."""
+    (folder / "train").mkdir(parents=True)
+    (folder / "val").mkdir()
+    picture(0).save(folder / "train" / "x.png")
+    image.save(folder / "val" / name, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_images(folder_config(folder)).val.crops([0])[0]
+
+
+def test_odd_but_usable_modes_become_rgb(tmp_path: Path) -> None:
+    colour = picture(3, 16, 16)
+    grey = colour.convert("L")
+    assert np.array_equal(as_seen(tmp_path / "grey", grey, "a.png"), np.asarray(grey.convert("RGB")))
+    bits = colour.convert("1")
+    assert np.array_equal(as_seen(tmp_path / "bits", bits, "a.png"), np.asarray(bits.convert("RGB")))
+    palette = colour.quantize(64)
+    assert np.array_equal(as_seen(tmp_path / "palette", palette, "a.png"), np.asarray(palette.convert("RGB")))
+    assert np.array_equal(as_seen(tmp_path / "rgb", colour, "wrong-name.jpg", format="PNG"), np.asarray(colour))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_transparency_is_laid_on_white(tmp_path: Path, name: str) -> None:
+    colour = np.asarray(picture(4, 16, 16))
+    alpha = np.zeros((16, 16), np.uint8)
+    alpha[:8] = 255
+    seen = as_seen(tmp_path, Image.fromarray(np.dstack([colour, alpha])), name, lossless=True)
+    assert np.array_equal(seen[:8], colour[:8]) and (seen[8:] == 255).all()
+
+
+def test_transparent_palette_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(0, (0, 0, 16, 8))
+    seen = as_seen(tmp_path, image, "a.png", transparency=0)
+    assert (seen[:8] == 255).all() and (seen[8:] == [200, 100, 50]).all()
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    upright = picture(5, 16, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn clockwise by 90 degrees to view
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    seen = as_seen(tmp_path, stored, "a.jpg", quality=100, subsampling=0, exif=exif)
+    assert np.abs(seen.astype(int) - np.asarray(upright)).mean() < 2
+
+
+def test_phone_jpegs_with_a_second_picture_are_no_animation(tmp_path: Path) -> None:
+    image = picture(6, 16, 16)
+    second = [picture(7, 16, 16)]
+    seen = as_seen(tmp_path, image, "a.jpg", format="MPO", save_all=True, append_images=second, quality=100)
+    assert np.abs(seen.astype(int) - np.asarray(image)).mean() < 10
+    assert np.abs(seen.astype(int) - np.asarray(second[0])).mean() > 30
+
+
+def write_bad_files(folder: Path) -> dict[str, str]:
+    """One file of every unusable kind; file name -> reason."""
+    frames = [picture(seed) for seed in (10, 11, 12)]
+    whole = jpeg(picture(13, 200, 150))
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "PNG")
+    (folder / "truncated.png").write_bytes(stream.getvalue()[:9000])
+    (folder / "zero.jpg").touch()
+    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "header.jpg").write_bytes(whole[:30])
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    picture(14).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30) * 70).save(folder / "grey16.png")
+    (folder / "colour16.png").write_bytes(png_16bit_colour())
+    frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "gif.png", "GIF", save_all=True, append_images=frames[1:])
+    picture(15, 1, 40).save(folder / "narrow.png")
+    picture(16, 40, 1).save(folder / "flat.jpg")
+    return {
+        "truncated.jpg": "truncated",
+        "truncated.png": "truncated",
+        "zero.jpg": "zero-byte",
+        "text.jpg": "unreadable",
+        "header.jpg": "unreadable",
+        "gone.jpg": "unreadable",
+        "cmyk.jpg": "CMYK",
+        "grey16.png": "16-bit",
+        "colour16.png": "16-bit",
+        "animated.webp": "animated",
+        "animated.png": "animated",
+        "gif.png": "animated",
+        "narrow.png": "one pixel wide",
+        "flat.jpg": "one pixel wide",
+    }
+
+
+def png_16bit_colour() -> bytes:
+    """A 16-bit RGB PNG, which PIL reads but does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(48)) * 8)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_bad_files_are_named_counted_and_skipped_with_one_warning(tmp_path: Path) -> None:
+    reasons = write_bad_files(tmp_path)
+    write_pictures(tmp_path / "good", 290)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images = load_images(folder_config(tmp_path))
+    assert len(caught) == 1 and caught[0].filename == __file__
+    message = str(caught[0].message)
+    assert "skipped 14 of 304" in message and "\n" not in message
+    for count in ("3 unreadable", "2 truncated", "1 zero-byte", "1 CMYK", "2 16-bit", "3 animated", "2 one pixel wide"):
+        assert count in message
+    assert dict(entry.rsplit(": ", 1) for entry in images.skipped) == {
+        str(tmp_path / name): reason for name, reason in reasons.items()
+    }
+    assert len(images.train) + len(images.val) == 290
+    everything(images.train)
+    everything(images.val)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_a_file_that_cannot_be_opened_just_now_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_pictures(tmp_path, 40)
+
+    def refuse(path: str, mode: str) -> Any:
+        if Path(path).stem.endswith("7"):
+            raise OSError(number, os.strerror(number), str(path))
+        return open(path, mode)
+
+    monkeypatch.setattr(drorae.data.folder, "open", refuse, raising=False)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        load_images(folder_config(tmp_path))
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError("out of memory error when reading image file")])
+@pytest.mark.parametrize("where", [(Image, "open"), (ImageFile.ImageFile, "load"), (ImageOps, "exif_transpose")])
+def test_an_image_that_memory_does_not_hold_just_now_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: tuple[Any, str]
+) -> None:
+    write_pictures(tmp_path, 40)
+    whole = load_images(folder_config(tmp_path)).train
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*where, refuse)
+    with pytest.raises(type(error), match="memory"):
+        load_images(folder_config(tmp_path))
+    with pytest.raises(type(error), match="memory"):
+        whole.crops([0])
+
+
+def test_more_than_five_per_cent_bad_is_an_error(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 19)
+    (tmp_path / "bad.jpg").touch()
+    with pytest.warns(UserWarning, match="skipped 1 of 20"):
+        load_images(folder_config(tmp_path))
+    (tmp_path / "evil\n.png").write_text("no picture")
+    message = user_error(folder_config(tmp_path))
+    assert "2 of 21" in message and "1 zero-byte" in message and "1 unreadable" in message
+    assert "bad.jpg (zero-byte)" in message and "evil\\n.png" in message
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_file_cut_short_never_passes(tmp_path: Path, kept: float, kind: str, progressive: bool) -> None:
+    stream = io.BytesIO()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
+    noise.save(stream, kind, progressive=progressive)
+    write_pictures(tmp_path, 20)
+    (tmp_path / "cut.png").write_bytes(stream.getvalue()[: int(kept * len(stream.getvalue()))])
+    with pytest.warns(UserWarning, match="skipped 1 of 21 image files .1 (truncated|unreadable).*cut.png"):
+        load_images(folder_config(tmp_path))
+
+
+def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drorae.data.folder, "FULL_CHECK_FILES", 10)
+    write_pictures(tmp_path / "train", 39)
+    write_pictures(tmp_path / "val", 2)
+    (tmp_path / "train" / "zero.png").touch()
+    whole = jpeg(picture(13, 200, 150))
+    (tmp_path / "train" / "zz.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="1 zero-byte"):
+        images = load_images(folder_config(tmp_path))
+    assert len(images.train) == 40
+    images.train.crops(range(39))
+    with pytest.raises(UserError, match=r"zz\.jpg: cannot be decoded any more .*remove the file") as caught:
+        images.train.crops([39])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_a_copy_of_a_folder_is_the_same_images_and_a_changed_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(drorae.data.folder, "FULL_CHECK_FILES", limit)
+    monkeypatch.setattr(drorae.data.folder, "SAMPLE_FILES", 2, raising=False)
+    monkeypatch.setattr(drorae.data.folder, "HEAD_BYTES", 128, raising=False)
+    write_pictures(tmp_path / "train", 5)
+    write_pictures(tmp_path / "val", 2)
+
+    def fingerprint(changed: Callable[[Path], object] = lambda train: None) -> str:
+        """Of the training images of a copy, changed and with other times."""
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        for index, path in enumerate(sorted((tmp_path / "train").iterdir())):
+            (copy / "train").mkdir(parents=True, exist_ok=True)
+            target = copy / "train" / path.name
+            shutil.copyfile(path, target)
+            os.utime(target, (index, index))
+        shutil.copytree(tmp_path / "val", copy / "val")
+        changed(copy / "train")
+        return load_images(folder_config(copy)).train.fingerprint
+
+    def flip(path: Path, at: int) -> None:
+        content = bytearray(path.read_bytes())
+        content[at] ^= 1
+        path.write_bytes(content)
+
+    whole = load_images(folder_config(tmp_path)).train.fingerprint
+    assert fingerprint() == whole
+    assert fingerprint(lambda train: (train / "000.png").rename(train / "0.png")) != whole
+    assert fingerprint(lambda train: (train / "003.png").write_bytes((train / "003.png").read_bytes() + b"x")) != whole
+    # The text of a PNG's end is read by no decoder.
+    assert sum(fingerprint(lambda train, i=i: flip(train / f"{i:03}.png", -1)) != whole for i in range(5)) == (
+        2 if limit == 0 else 5
+    )
+    assert fingerprint(lambda train: (train / "000.png").write_bytes((train / "001.png").read_bytes())) != whole
+
+
+def test_of_a_long_file_in_the_sample_both_ends_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drorae.data.folder, "SAMPLE_BYTES", 8)
+    monkeypatch.setattr(drorae.data.folder, "HEAD_BYTES", 2)
+    for content, sampled, part in (
+        (b"0123456789ab", True, b"012389ab"), (b"01234567", True, b"01234567"), (b"012", True, b"012"),
+        (b"0123456789ab", False, b"01"),
+    ):  # fmt: skip
+        assert drorae.data.folder._part(io.BytesIO(content), len(content), sampled) == part
+
+
+def test_train_and_val_folders_are_the_split(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train" / "cats", 3)
+    write_pictures(tmp_path / "val", 2)
+    images = load_images(folder_config(tmp_path))
+    assert (len(images.train), len(images.val)) == (3, 2)
+    apart = load_images(folder_config(tmp_path / "train", val_path=str(tmp_path / "val")))
+    assert apart.train.fingerprint == images.train.fingerprint and apart.val.fingerprint == images.val.fingerprint
+    assert "leave val_path empty" in user_error(folder_config(tmp_path, val_path=str(tmp_path / "val")))
+    assert "share images" in user_error(folder_config(tmp_path / "train", val_path=str(tmp_path / "train" / "cats")))
+
+
+def test_split_by_names_is_disjoint_complete_and_does_not_move(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "here", 40)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    here, there = (load_images(folder_config(tmp_path / name)) for name in ("here", "there"))
+    assert (len(here.train), len(here.val)) == (30, 10)
+    assert (here.train.fingerprint, here.val.fingerprint) == (there.train.fingerprint, there.val.fingerprint)
+    assert np.array_equal(everything(here.train), everything(there.train))
+    seeded = load_images(folder_config(tmp_path / "here", seed=5))
+    assert np.array_equal(everything(seeded.val), everything(here.val))
+    whole = {centre_crop(picture(index), 16).tobytes() for index in range(40)}
+    val = {crop.tobytes() for crop in everything(here.val)}
+    assert len(val) == 10 and val < whole
+    train = load_images(folder_config(tmp_path / "here", resize=0)).train
+    picture(99).save(tmp_path / "here" / "000.png")
+    changed = load_images(folder_config(tmp_path / "here"))
+    assert (changed.train.fingerprint, changed.val.fingerprint) != (train.fingerprint, here.val.fingerprint)
+
+
+def test_subsets_are_seeded_nested_and_keep_their_crops(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 30)
+    full, eight, four, other = (
+        load_images(folder_config(tmp_path, train_images=limit, seed=seed))
+        for limit, seed in ((0, 0), (8, 0), (4, 0), (8, 1))
+    )
+    crops = [{crop.tobytes() for crop in everything(images.train)} for images in (full, eight, four, other)]
+    assert crops[2] < crops[1] < crops[0] and len(crops[1]) == 8
+    assert eight.train.fingerprint != other.train.fingerprint
+    assert eight.val.fingerprint == full.val.fingerprint
+    assert len(load_images(folder_config(tmp_path, train_images=1000)).train) == len(full.train)
+
+
+def test_empty_and_missing_folders_say_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    message = user_error(folder_config(tmp_path))
+    assert str(tmp_path) in message and ".jpg, .jpeg, .png, .webp" in message
+    assert "does not exist" in user_error(folder_config(tmp_path / "none"))
+    assert "is a file" in user_error(folder_config(tmp_path / "notes.txt"))
+    assert "images.path" in user_error(ImagesConfig(source="folder"))
+    write_pictures(tmp_path / "one", 1)
+    assert "1 usable image" in user_error(folder_config(tmp_path / "one"))
+    assert "images.val_path" in user_error(folder_config(tmp_path / "one", val_path=str(tmp_path / "none")))
+    write_pictures(tmp_path / "both" / "train", 30)
+    (tmp_path / "both" / "val").mkdir()
+    (tmp_path / "both" / "val" / "x.png").touch()
+    with pytest.warns(UserWarning, match="zero-byte"):
+        assert "no usable image" in user_error(folder_config(tmp_path / "both"))

@@ -1,0 +1,75 @@
+"""The discriminator: its heads, their norms, and the transformer that they read."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from small_discriminator import CPU, TINY, images
+
+from drorae.errors import UserError
+from drorae.losses.discriminator import load_discriminator
+
+
+def test_the_discriminator_has_five_heads_and_its_transformer_is_not_its_own() -> None:
+    network = load_discriminator(TINY, CPU, seed=0)
+    assert network.eval()(2 * images(2) - 1).shape == (2, 5 * 16)
+    assert network.depths == [11, 2, 5, 8, 11], "the last block and RAE's key depths of a 12-block ViT"
+    width = 192
+    # Weight, bias and affine norm of two convolutions of width 1 and 9, and the last to one channel.
+    head = (width * width + 3 * width) + (9 * width * width + 3 * width) + (width + 1)
+    assert sum(p.numel() for p in network.parameters()) == 5 * head
+    assert all(name.startswith("heads.") for name in network.state_dict())
+    again = load_discriminator(TINY, CPU, seed=0)
+    assert torch.equal(network(images(1)), again.eval()(images(1)))
+
+
+def test_spectral_norms_bound_every_convolution() -> None:
+    network = load_discriminator(TINY, CPU, seed=0).train()
+    for _ in range(30):
+        network(images(1))
+    for module in network.eval().modules():
+        if isinstance(module, torch.nn.Conv1d):
+            assert float(torch.linalg.matrix_norm(module.weight.detach().flatten(1), ord=2)) == pytest.approx(
+                1, abs=0.05
+            )
+
+
+def test_missing_weights_name_the_remedy(tmp_path: Path) -> None:
+    missing = dataclasses.replace(TINY, weights="file", path=str(tmp_path / "none.pth"))
+    with pytest.raises(UserError, match="none.pth"):
+        load_discriminator(missing, CPU, seed=0)
+    with pytest.raises(UserError, match="discriminator"):
+        load_discriminator(dataclasses.replace(TINY, name="no_such_vit"), CPU, seed=0)
+
+
+def test_weights_from_a_file_are_those_of_the_file(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(1)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    path = tmp_path / "dino.pth"
+    torch.save(vit.state_dict(), path)
+    network = load_discriminator(dataclasses.replace(TINY, weights="file", path=str(path)), CPU, seed=0)
+    assert torch.equal(network.vit.blocks[3].mlp.fc1.weight, vit.blocks[3].mlp.fc1.weight)
+
+
+def test_the_transformer_before_is_let_go_before_the_next_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weakref.ref(load_discriminator(TINY, CPU, seed=0).vit)
+    assert load_discriminator(TINY, CPU, seed=1).vit is before(), "one for all phases and trials"
+    create, alive = timm.create_model, []
+
+    def create_model(*arguments: Any, **options: Any) -> Any:
+        gc.collect()
+        alive.append(before() is not None)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    load_discriminator(dataclasses.replace(TINY, input_size=32), CPU, seed=0)
+    assert alive == [False]
