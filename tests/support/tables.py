@@ -1,4 +1,4 @@
-"""Tables of runs that several tests fit."""
+"""Tables of runs, and parameters and sizes of every law, that several tests fit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from analysis.table.selection import select
 
 
 def trials(**columns: object) -> pd.DataFrame:
+    """A sweep of six sizes; `columns` replace its own."""
     frame = pd.DataFrame(
         {
             "config_hash": [f"hash{i}" for i in range(6)],
@@ -28,12 +29,14 @@ def trials(**columns: object) -> pd.DataFrame:
 
 
 def replicated(rng: np.random.Generator, seeds: int = 3) -> pd.DataFrame:
+    """Five sizes with several seeds each."""
     sizes = [8, 32, 128, 512, 2048]
     rows = [(h, s, h * 1e4, 20 + np.log10(h) + rng.normal(0, 0.2)) for h in sizes for s in range(seeds)]
     return pd.DataFrame(rows, columns=["expert_hidden_dim", "seed", "params", "psnr"])
 
 
 def saturating(n: int, sd: float, seed: int) -> LawComparison:
+    """Laws fitted to points of one that levels off."""
     x = np.geomspace(0.1, 10, n)
     y = 0.3 + 0.2 * x**-0.3 + np.random.default_rng(seed).normal(0, sd, n)
     return compare_laws(points(x, y))
@@ -67,6 +70,7 @@ TRUTHS = {
 
 
 def sizes(name: str) -> np.ndarray:
+    """Sizes at which a law of `TRUTHS` shows all its parameters, shape (n,) or (n, axes)."""
     if name == "chinchilla":
         return np.array([(n, d) for n in np.geomspace(5e7, 1e10, 5) for d in np.geomspace(1e9, 5e11, 5)])
     if FORMS[name].axes == 2:
@@ -75,6 +79,7 @@ def sizes(name: str) -> np.ndarray:
 
 
 def sweep() -> pd.DataFrame:
+    """Five sizes of two seeds, one run of which diverged; its texts are hostile to a page."""
     rng = np.random.default_rng(0)
     rows = [
         {
