@@ -14,7 +14,7 @@ from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
 from analysis.table.decoders import decoder_notes
 from analysis.table.selection import Selection
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 FEW_CONFIGURATIONS = 6
 """Below this many the interval rests on so few degrees of freedom that one run can move it."""
@@ -99,7 +99,7 @@ def _selection_cautions(selection: Selection) -> Iterator[Caution]:
         names = ", ".join(sorted(map(str, used["variant"].dropna().unique())))
         yield Caution("mixed-variants", f"one line through several fusion variants ({names})")
     if "status" in used.columns:
-        others = used["status"][used["status"].astype(str).str.lower() != Status.FINISHED]
+        others = used["status"][used["status"].astype(str).str.lower() != TrialStatus.FINISHED]
         if len(others):
             names = ", ".join(sorted(set(map(str, others))))
             yield Caution("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")

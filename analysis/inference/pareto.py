@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.table.columns import find_column, floats
 from drorae.errors import UserError
 from drorae.metrics.registry import better
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 
 def upwards(name: str) -> bool:
@@ -37,7 +37,7 @@ def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     numbers = np.column_stack([floats(frame[name]) for name in columns])
     usable = np.isfinite(numbers).all(axis=1)
     if "status" in frame.columns:
-        usable &= (frame["status"] == Status.FINISHED).to_numpy()
+        usable &= (frame["status"] == TrialStatus.FINISHED).to_numpy()
     if not usable.any():
         raise UserError(f"{', '.join(objectives)}: no finished run has all of them")
     costs = numbers[usable] * np.array([-1.0 if upwards(name) else 1.0 for name in objectives])

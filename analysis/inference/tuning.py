@@ -13,7 +13,7 @@ from analysis.laws.line import Law
 from analysis.table.columns import find_column, floats
 from analysis.table.decoders import DECODER, check_decoders
 from drorae.errors import UserError
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 COLUMN = "tuning"
 """What a run of a tuned sweep is: `best`, `fixed` (at the base config's own values), `best fixed`, or `tried`."""
@@ -93,7 +93,7 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
     fresh = bool(tried and chosen[COLUMN].str.contains("best").any())
     if not fresh:
         chosen = frame
-    done = chosen["status"] == Status.FINISHED if "status" in chosen.columns else pd.Series(True, chosen.index)
+    done = chosen["status"] == TrialStatus.FINISHED if "status" in chosen.columns else pd.Series(True, chosen.index)
     chosen = chosen[done.to_numpy() & np.isfinite(floats(chosen[y]))]
     best, fixed = (chosen[chosen[COLUMN].str.contains(kind)].assign(**{DESIGN: kind}) for kind in ("best", "fixed"))
     shared = sorted(set(best[size]) & set(fixed[size]))

@@ -19,7 +19,7 @@ from analysis.laws.line import Line
 from analysis.table.columns import find_column, floats
 from drorae.metrics.registry import title
 from drorae.storage.files import write_atomic
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +123,7 @@ def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Pat
     x, y = (find_column(frame, name) for name in objectives[:2])
     best = pareto_set(frame, objectives)
     figure, (axes,) = panels(1)
-    every = frame[frame["status"] == Status.FINISHED] if "status" in frame.columns else frame
+    every = frame[frame["status"] == TrialStatus.FINISHED] if "status" in frame.columns else frame
     axes.scatter(every[x], every[y], s=24, facecolor="white", edgecolor=INK, label="finished runs", zorder=2)
     steps = best.sort_values(x)
     axes.plot(steps[x], steps[y], drawstyle="steps-post", color=LINE, lw=1.2, zorder=1)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -26,8 +26,11 @@ _MLFLOW_COLUMNS = {
 }
 
 _UNFINISHED = {
-    "RUNNING": Status.RUNNING, "SCHEDULED": Status.RUNNING, "FAILED": Status.FAILED, "KILLED": Status.FAILED,
-}  # fmt: skip
+    "RUNNING": TrialStatus.RUNNING,
+    "SCHEDULED": TrialStatus.RUNNING,
+    "FAILED": TrialStatus.FAILED,
+    "KILLED": TrialStatus.FAILED,
+}
 """What a trial is that MLflow does not call finished."""
 _SQLITE = "sqlite:///"
 
@@ -200,8 +203,8 @@ def _trial_row(run: _Run) -> dict[str, object]:
         row["num_layers"] = None
     # MLflow stores infinity as the largest float.
     row |= {name: math.inf if abs(value) > 1e308 else value for name, value in run.metrics.items()}
-    status = str(run.tags.get("drorae.status", Status.FINISHED)).lower()
-    row["status"] = _UNFINISHED.get(run.status, status) if status == Status.FINISHED else status
+    status = str(run.tags.get("drorae.status", TrialStatus.FINISHED)).lower()
+    row["status"] = _UNFINISHED.get(run.status, status) if status == TrialStatus.FINISHED else status
     row |= {name: run.tags.get(f"drorae.{name}") for name in ("config_hash", "reason")} | {"run_id": run.run_id}
     row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
     return row | ({"tuning": run.tags["drorae.tuning"]} if "drorae.tuning" in run.tags else {})

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.table.columns import bad_cell, find_column, floats, numbers, texts
 from analysis.table.decoders import check_decoders
 from drorae.errors import UserError
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
 """Columns that, beside x and every dotted config column, tell one configuration from another."""
@@ -101,13 +101,13 @@ def select(
             (`check_decoders`).
     """
     include = tuple(include)
-    if unknown := [name for name in include if name not in [*Status]]:
-        raise UserError(f"include {unknown[0]}: no such status; statuses: {', '.join(Status)}")
+    if unknown := [name for name in include if name not in [*TrialStatus]]:
+        raise UserError(f"include {unknown[0]}: no such status; statuses: {', '.join(TrialStatus)}")
     x_column, y_column = find_column(frame, x), find_column(frame, y)
     if x_column == y_column:
         raise UserError(f"{y} on {x}: both are the column {y}; expected a size for x and a metric for y")
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
-    reasons = _reasons(frame, {Status.FINISHED, *include}, {x_column: x_values, y_column: y_values})
+    reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
     size = sample_column(frame, y)
     counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
     for i in range(len(frame)):
@@ -127,8 +127,12 @@ def select(
     check_measurements(used, y)
     check_decoders(used, y, by=by)
     images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
-    stopped = [status.lower() == Status.PRUNED for status in texts(frame, "status")]
-    shown = any(stopped) and Status.PRUNED not in include and not any("best" in role for role in texts(frame, "tuning"))
+    stopped = [status.lower() == TrialStatus.PRUNED for status in texts(frame, "status")]
+    shown = (
+        any(stopped)
+        and TrialStatus.PRUNED not in include
+        and not any("best" in role for role in texts(frame, "tuning"))
+    )
     return Selection(
         used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
         frame[stopped] if shown else None,
@@ -149,7 +153,7 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
     tuned = any("best" in role for role in roles)
     reasons = []
     for i in range(len(frame)):
-        status = statuses[i].lower() if "status" in frame.columns else Status.FINISHED
+        status = statuses[i].lower() if "status" in frame.columns else TrialStatus.FINISHED
         bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
         if status not in allowed:
             reasons.append(f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))

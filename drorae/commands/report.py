@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from analysis.laws.line import Law
     from analysis.report.outcome import FitOutcome
 
-FITTED = tuple(metric.name for metric in METRICS if metric.fitted)
+FITTED_METRICS = tuple(metric.name for metric in METRICS if metric.fitted)
 SIZES = ("num_layers", "fusion.num_layers", "expert_hidden_dim", "params", "fusion_params")
 """Columns that show what a sweep varies."""
 
@@ -62,8 +62,8 @@ def fit_trials(
         raise UserError("no law: neither capacity nor the number of layers varies; add --axis capacity=8,32,128,512")
     x, law = axis
     usable = []
-    reason = f"no metric in the table; expected one of {', '.join(FITTED)}"
-    for name in FITTED:
+    reason = f"no metric in the table; expected one of {', '.join(FITTED_METRICS)}"
+    for name in FITTED_METRICS:
         if name in frame.columns and frame[name].notna().any():
             try:
                 usable.append(analyse(frame, x, name, law))

@@ -9,7 +9,7 @@ from drorae.commands.options import JsonOption, SweepOptions
 from drorae.commands.terminal import print_table, show
 from drorae.runtime.shell import command
 from drorae.storage.remote import locate
-from drorae.trial.folder import Status as TrialStatus
+from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
     from sweeps.driver.status import SweepState

@@ -31,7 +31,7 @@ from drorae.errors import UserError
 from drorae.metrics.registry import METRICS, objective
 from drorae.runtime.shell import command, portable_command
 from drorae.storage.remote import locate, patiently
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
     from analysis.report.outcome import FitOutcome
@@ -220,7 +220,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
         print_json(_tree(outcome, law))
     else:
         _print_outcome(outcome, law, root)
-    return 1 if outcome.counts.get(Status.FAILED) or outcome.counts.get(Status.MISSING) else 0
+    return 1 if outcome.counts.get(TrialStatus.FAILED) or outcome.counts.get(TrialStatus.MISSING) else 0
 
 
 def import_analysis() -> None:
@@ -295,7 +295,7 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
         rows = list(csv.DictReader(file))
     _print_trials(outcome, rows)
     for row in rows:
-        if row["status"] not in (Status.FINISHED, Status.MISSING):
+        if row["status"] not in (TrialStatus.FINISHED, TrialStatus.MISSING):
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
     if law is not None:
         show(law.text + "\n")

@@ -136,7 +136,7 @@ class Stepper:
         torch.manual_seed(step_seed(self.seed, self.phase.number, step))
         # Drawn here, because an attempt that memory does not hold is made again.
         draws = self._draws() if self.adversary is not None and self.adversary.speaks(step) else None
-        losses, images = self._fitting(where, lambda piece: self._gradients(step, piece, draws))
+        losses, images = self._retry_smaller(where, lambda piece: self._gradients(step, piece, draws))
         # A failure from here on leaves moved weights, and fewer images at once would be no help.
         with out_of_memory.as_user_error(f"{where}, the optimiser"):
             if self.settings.clip_norm:
@@ -146,10 +146,12 @@ class Stepper:
                 self.average.update(self.module)
         if self.adversary is not None:
             both = self._draws(), self._draws()
-            losses |= self._fitting(f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece))
+            losses |= self._retry_smaller(
+                f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece)
+            )
         return losses
 
-    def _fitting(self, what: str, work: Callable[[int], T]) -> T:
+    def _retry_smaller(self, what: str, work: Callable[[int], T]) -> T:
         """work(micro_batch), with a smaller one where memory runs out."""
         if distributed.world_size() > 1:
             # The others already wait for this process's gradients and cannot be called back. It fails, and whoever

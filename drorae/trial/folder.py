@@ -38,7 +38,7 @@ ERRORS = "error-*.txt"
 CHECKPOINTS = "*.pt"
 
 
-class Status(StrEnum):
+class TrialStatus(StrEnum):
     """What a trial can be."""
 
     FINISHED = auto()
@@ -54,9 +54,9 @@ class Status(StrEnum):
     """None of the others: not begun, interrupted, or its result is damaged."""
 
 
-ENDED = (Status.FINISHED, Status.UNCONVERGED, Status.DIVERGED, Status.PRUNED)
+ENDED = (TrialStatus.FINISHED, TrialStatus.UNCONVERGED, TrialStatus.DIVERGED, TrialStatus.PRUNED)
 """What a rerun leaves alone."""
-MEASURED = (Status.FINISHED, Status.UNCONVERGED)
+MEASURED = (TrialStatus.FINISHED, TrialStatus.UNCONVERGED)
 """With metrics."""
 
 
@@ -160,7 +160,7 @@ def set_damaged_aside(directory: Path) -> None:
 
 def _outcome(directory: Path) -> tuple[dict[str, Any], Path | None]:
     """What `read_outcome` returns, and the damaged file."""
-    for name, status in ((RESULT, None), (PRUNED, Status.PRUNED), (FAILURE, Status.FAILED)):
+    for name, status in ((RESULT, None), (PRUNED, TrialStatus.PRUNED), (FAILURE, TrialStatus.FAILED)):
         try:
             tree = read_tree(directory, name)
             return (_checked(tree) if status is None else {"status": status, "reason": str(tree["reason"])}), None
@@ -169,8 +169,8 @@ def _outcome(directory: Path) -> tuple[dict[str, Any], Path | None]:
         except (ValueError, KeyError, TypeError) as error:
             remedy = "the trial counts as not finished; run the sweep again, which mends it alone"
             reason = f"{name} is damaged ({one_line(error)}); {remedy}"
-            return {"status": Status.MISSING, "reason": reason}, directory / name
-    return {"status": Status.MISSING, "reason": ""}, None
+            return {"status": TrialStatus.MISSING, "reason": reason}, directory / name
+    return {"status": TrialStatus.MISSING, "reason": ""}, None
 
 
 def _checked(result: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"no {lacking[0]}")
     for value in (value for name in _NUMBERS for value in result.get(name, {}).values()):
         float(value)
-    return result | {"status": Status(result["status"])}
+    return result | {"status": TrialStatus(result["status"])}
 
 
 def ready_trial(directory: Path, config: TrialConfig) -> None:
@@ -195,9 +195,9 @@ def ready_trial(directory: Path, config: TrialConfig) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_ending(directory: Path, status: Status, reason: str) -> None:
+def write_ending(directory: Path, status: TrialStatus, reason: str) -> None:
     """Records that a trial without a result failed or was pruned."""
-    write_tree(directory, {Status.FAILED: FAILURE, Status.PRUNED: PRUNED}[status], {"reason": reason})
+    write_tree(directory, {TrialStatus.FAILED: FAILURE, TrialStatus.PRUNED: PRUNED}[status], {"reason": reason})
 
 
 def error_files(directory: Path) -> list[Path]:

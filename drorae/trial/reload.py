@@ -15,7 +15,7 @@ from drorae.models.weights import fit_state, read_state, state_sha256
 from drorae.storage.sealed import is_sound
 from drorae.training.loop import Row
 from drorae.training.phases import PHASE2, PHASE3
-from drorae.trial.folder import CONFIG, RESULT, Status
+from drorae.trial.folder import CONFIG, RESULT, TrialStatus
 from drorae.trial.result import TrialResult, read_result
 from drorae.trial.shared import DECODER_REMEDY, Workshop, decoder_place, open_workshop
 
@@ -44,7 +44,7 @@ def load_trained(
     result = read_result(directory)
     if result is None:
         raise UserError(f"{directory}: no finished trial here; expected a folder with {RESULT}")
-    if result.status == Status.DIVERGED:
+    if result.status == TrialStatus.DIVERGED:
         raise UserError(f"{directory}: the trial diverged and left no weights ({result.reason})")
     config = config or load_config(directory / CONFIG)
     files = _weight_files(directory, config, result)

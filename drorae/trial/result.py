@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drorae.errors import UserError
-from drorae.trial.folder import RESULT, Status, read_tree
+from drorae.trial.folder import RESULT, TrialStatus, read_tree
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class TrialResult:
     """What a trial measured; `result.json` in its directory."""
 
     config_hash: str
-    status: Status
+    status: TrialStatus
     """Finished, unconverged (`loss_tail_drop`) or diverged."""
     variant: str
     expert_hidden_dim: int
@@ -51,7 +51,7 @@ def read_result(directory: str | Path) -> TrialResult | None:
     path = Path(directory) / RESULT
     try:
         tree = read_tree(path.parent, RESULT)
-        return TrialResult(**tree | {"status": Status(tree["status"])})
+        return TrialResult(**tree | {"status": TrialStatus(tree["status"])})
     except FileNotFoundError:
         return None
     except (KeyError, ValueError, TypeError) as error:

@@ -36,7 +36,7 @@ from drorae.trial.folder import (
     PER_IMAGE,
     RESULT,
     SAMPLES,
-    Status,
+    TrialStatus,
     set_damaged_aside,
     write_tree,
 )
@@ -172,7 +172,7 @@ def _record(
     depth, width = tokenizer.fusion.num_layers, workshop.encoder.width
     result = TrialResult(
         config_hash=config_hash(config),
-        status=Status.DIVERGED,
+        status=TrialStatus.DIVERGED,
         variant=config.fusion.variant,
         expert_hidden_dim=config.fusion.expert_hidden_dim,
         num_layers=depth,
@@ -188,7 +188,7 @@ def _record(
         result = _measure(workshop, tokenizer, trained, result, directory, report)
     write_atomic(directory / HISTORY, "".join(json.dumps(row) + "\n" for row in rows).encode())
     write_tree(directory, RESULT, asdict(result))
-    if result.status != Status.DIVERGED:
+    if result.status != TrialStatus.DIVERGED:
         for phase in (PHASE2, PHASE3):
             (directory / f"{phase.name}.pt").unlink(missing_ok=True)
 
@@ -227,7 +227,7 @@ def _measure(
     }
     return replace(
         result,
-        status=Status.UNCONVERGED if unconverged else Status.FINISHED,
+        status=TrialStatus.UNCONVERGED if unconverged else TrialStatus.FINISHED,
         reason=f"training loss still fell by {drop:.1%} over the last fifth" if unconverged else "",
         metrics=metrics,
         eval_images=int(metrics["eval_images"]),

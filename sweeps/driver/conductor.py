@@ -14,7 +14,7 @@ from drorae.errors import ClusterLostError, UserError
 from drorae.machine.capacity import check_share
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import write_json
-from drorae.trial.folder import CONFIG, GRID, Status, ready_trial, write_ending
+from drorae.trial.folder import CONFIG, GRID, TrialStatus, ready_trial, write_ending
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.home import Home
 from sweeps.driver.plan import SweepPlan, is_done
@@ -26,7 +26,7 @@ from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, SweepRecord
-from sweeps.folder.table import measured, table_rows, write_table
+from sweeps.folder.table import charted_metrics, table_rows, write_table
 from sweeps.resources import Share, check_shares, most_memory
 from sweeps.settings import RUN_TRIAL, Asha, Settings
 from sweeps.spec import SweepSpec
@@ -241,7 +241,7 @@ class Conductor:
             for key in plan.missing:
                 ready_trial(trials / key, self.configs[key])
             for key, reason in failed.items():
-                write_ending(trials / key, Status.FAILED, reason)
+                write_ending(trials / key, TrialStatus.FAILED, reason)
             runnable = [key for key in plan.missing if key not in failed]
         self.session.send()
         tracker.log_preparation(rows)
@@ -292,7 +292,7 @@ class Conductor:
         tracker.await_store(self._patience, screen.line, lambda: self.signals.received is not None)
         tracker.settle(everything, home.trials, screen.line, fetch=self.session.fetch)
         tracker.tag_tuning(roles, screen.line)
-        self.charts = tracker.share_view(measured(rows), screen.line)
+        self.charts = tracker.share_view(charted_metrics(rows), screen.line)
         tracker.close(self.counts, [home.table, home.record], screen.line)
         self.session.send()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drorae.trial.folder import MEASURED, Status, read_outcome
+from drorae.trial.folder import MEASURED, TrialStatus, read_outcome
 from sweeps.settings import Asha
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Pruning:
             losses = trial.study.trials[trial.number].intermediate_values
             trial.study.tell(trial, losses[max(losses)])
         else:
-            trial.study.tell(trial, state=TrialState.PRUNED if status == Status.PRUNED else TrialState.FAIL)
+            trial.study.tell(trial, state=TrialState.PRUNED if status == TrialStatus.PRUNED else TrialState.FAIL)
 
     def _trial(self, key: str) -> optuna.Trial | None:
         """Returns Optuna's trial for one of ours, that of an earlier driver where it had begun it."""

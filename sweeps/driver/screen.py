@@ -33,7 +33,7 @@ GAP = 2
 """Columns between two of the table's."""
 
 
-class Work(Protocol):
+class Activity(Protocol):
     """What the screen looks at while trials run; asked from a thread of the screen's own."""
 
     def running(self) -> Sequence[RunningTrial]:
@@ -72,7 +72,7 @@ class Screen:
         self.total, self.done = 0, 0
         self._log, self._tail = log, tail
         self._phase = "starting"
-        self._work: Work | None = None
+        self._work: Activity | None = None
         self._running: Sequence[RunningTrial] = ()
         self._left: float | None = None
         self._began = time.monotonic()
@@ -108,7 +108,7 @@ class Screen:
             self._spoke = time.monotonic()
             self._painter.line(text, remedy)
 
-    def doing(self, phase: str, work: Work | None = None) -> None:
+    def doing(self, phase: str, work: Activity | None = None) -> None:
         """Says what goes on now and, with `work`, who is at it."""
         with self._whole(), self._lock:
             self._phase, self._work, self._running, self._left = phase, work, (), None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, one_line
 from drorae.metrics.registry import better
-from drorae.trial.folder import MEASURED, Status, read_outcome, ready_trial
+from drorae.trial.folder import MEASURED, TrialStatus, read_outcome, ready_trial
 from sweeps.driver.pruning import quiet_optuna
 from sweeps.spec import Range, SweepSpec, expand, point_label, read_field, varied_fields
 
@@ -143,7 +143,7 @@ class Studies:
             return {}
         found: dict[str, str] = {}
         for group in self._groups:
-            best, fixed = self._chosen(group)
+            best, fixed = self._best_and_fixed(group)
             for key in [*group.trials, *group.repeated]:
                 roles = [role for role, trials in (("best", best), ("fixed", fixed)) if key in trials]
                 found[key] = " ".join(roles) or "tried"
@@ -196,7 +196,7 @@ class Studies:
         return key
 
     def _has_ended(self, key: str) -> bool:
-        return read_outcome(self.trials / key)["status"] not in (Status.MISSING, Status.FAILED)
+        return read_outcome(self.trials / key)["status"] not in (TrialStatus.MISSING, TrialStatus.FAILED)
 
     def _over(self, group: _Group) -> bool:
         return group.exhausted or len(group.trials) >= self.search.trials
@@ -253,7 +253,7 @@ class Studies:
 
         outcome = read_outcome(self.trials / key)
         status = outcome["status"]
-        if status in (Status.DIVERGED, Status.PRUNED):
+        if status in (TrialStatus.DIVERGED, TrialStatus.PRUNED):
             return TrialState.PRUNED if not self.multi else TrialState.FAIL, None
         if status not in MEASURED:
             return TrialState.FAIL, None
@@ -271,7 +271,7 @@ class Studies:
         sign = -1 if direction(self.search.objectives[0]) == "maximize" else 1
         outcomes = {key: read_outcome(self.trials / key) for key in group.trials}
         ranked = [
-            (outcome["status"] != Status.FINISHED, sign * self._value(outcome, self.search.objectives[0]), key)
+            (outcome["status"] != TrialStatus.FINISHED, sign * self._value(outcome, self.search.objectives[0]), key)
             for key, outcome in outcomes.items()
             if outcome["status"] in MEASURED
         ]
@@ -288,7 +288,7 @@ class Studies:
             config = override(config, item.field, read_field(other, item.field))
         return config
 
-    def _chosen(self, group: _Group) -> tuple[dict[str, TrialConfig], dict[str, TrialConfig]]:
+    def _best_and_fixed(self, group: _Group) -> tuple[dict[str, TrialConfig], dict[str, TrialConfig]]:
         """The trials at the study's best values and at the base config's own, with every seed."""
         best = self._best(group)
         return {} if best is None else self._seeded(group, best), self._seeded(group, group.configs[0])
@@ -300,7 +300,7 @@ class Studies:
         for group in self._groups:
             if not self._over(group) or group.running or group.again or group.repeats or group.repeated:
                 continue
-            best, fixed = self._chosen(group)
+            best, fixed = self._best_and_fixed(group)
             chosen = best | fixed if config_hash(group.configs[0]) in group.trials else best
             for key, config in chosen.items():
                 if key in group.trials:

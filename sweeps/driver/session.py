@@ -19,7 +19,7 @@ from drorae.trial.folder import (
     MEASURED,
     PROGRESS,
     WARNINGS,
-    Status,
+    TrialStatus,
     Use,
     error_files,
     files_for,
@@ -36,11 +36,15 @@ from sweeps.folder.sweep import trial_place
 from sweeps.spec import point_label
 from sweeps.worker import entry as workers
 
-RECORDED = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
+RECORDED_FILES = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
-AWAY = "drorae.storage.remote.RemoteError: ", "drorae.errors.UserError: ", "sweeps.folder.lease.LeaseLostError: "
+STORE_ERRORS = (
+    "drorae.storage.remote.RemoteError: ",
+    "drorae.errors.UserError: ",
+    "sweeps.folder.lease.LeaseLostError: ",
+)
 """How the line of a traceback begins that says why a worker could not begin or end."""
-ANNOUNCED = tuple(metric.name for metric in METRICS if metric.announced)
+ANNOUNCED_METRICS = tuple(metric.name for metric in METRICS if metric.announced)
 STOPPED_EARLY = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""
@@ -84,12 +88,12 @@ class Session:
         self.conclude(key, died)
         directory = self.trials / key
         outcome = read_outcome(directory)
-        if outcome["status"] in (Status.FAILED, Status.PRUNED, Status.DIVERGED):
+        if outcome["status"] in (TrialStatus.FAILED, TrialStatus.PRUNED, TrialStatus.DIVERGED):
             said = f"{outcome['status']}: {outcome.get('reason', '')}"
         else:
-            shown = {name: outcome.get("metrics", {}).get(name) for name in ANNOUNCED}
+            shown = {name: outcome.get("metrics", {}).get(name) for name in ANNOUNCED_METRICS}
             said = " ".join(f"{name}={value:.4g}" for name, value in shown.items() if value is not None)
-            if outcome["status"] != Status.FINISHED:
+            if outcome["status"] != TrialStatus.FINISHED:
                 said += f" {outcome['status']}"
             self.ended.append(ended_trial(self.configs[key], read_cost(directory).seconds, outcome))
         seconds = duration(time.monotonic() - self.started.pop(key, time.monotonic()))
@@ -132,7 +136,7 @@ class Session:
         unknown = self.screen.total - self.screen.done - len(running) - len(known)
         return seconds_left(self.ended, running, [*known, *[None] * max(unknown, 0)], max(self.at_once, len(running)))
 
-    def fetch(self, key: str, names: Sequence[str] = RECORDED) -> None:
+    def fetch(self, key: str, names: Sequence[str] = RECORDED_FILES) -> None:
         """Brings files of a trial here, where the sweep's folder is in a store."""
         if self.mirror is not None:
             pull = self.mirror.pull
@@ -170,7 +174,7 @@ class Session:
         # A worker that a store keeps from the trial's folder cannot leave a word there.
         told = getattr(self.tune_trials.get(key), "error_file", None)
         lines = Path(told).read_text().splitlines() if told and Path(told).is_file() else []
-        away = next((line.partition(": ")[2] for line in reversed(lines) if line.startswith(AWAY)), "")
+        away = next((line.partition(": ")[2] for line in reversed(lines) if line.startswith(STORE_ERRORS)), "")
         if away:
             return away
         # An attempt that left no word of what it raised had no time to, or no room.
@@ -180,11 +184,11 @@ class Session:
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
         directory = self.trials / key
-        if read_outcome(directory)["status"] == Status.MISSING:
+        if read_outcome(directory)["status"] == TrialStatus.MISSING:
             self.fetch(key, REPORT_FILES)
-        if read_outcome(directory)["status"] != Status.MISSING:
+        if read_outcome(directory)["status"] != TrialStatus.MISSING:
             return
-        status, reason = (Status.FAILED, self.reason(key)) if died else (Status.PRUNED, STOPPED_EARLY)
+        status, reason = (TrialStatus.FAILED, self.reason(key)) if died else (TrialStatus.PRUNED, STOPPED_EARLY)
         try:
             write_ending(directory, status, reason)
             self.send(trial_place(key))

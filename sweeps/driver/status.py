@@ -13,7 +13,7 @@ from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
 from drorae.storage.remote import locate
-from drorae.trial.folder import CONFIG, Status, Use, files_for, read_outcome
+from drorae.trial.folder import CONFIG, TrialStatus, Use, files_for, read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
 from sweeps.folder.lease import is_live
 from sweeps.folder.mirror import local_copy
@@ -50,7 +50,7 @@ class SweepState:
 
     def tree(self) -> dict[str, Any]:
         """Returns plain values, ready for JSON."""
-        reasons = {Status.FAILED.value: self.failed, "damaged": self.damaged}
+        reasons = {TrialStatus.FAILED.value: self.failed, "damaged": self.damaged}
         return asdict(self) | {
             name: [{"trial": label, "reason": reason} for label, reason in pairs] for name, pairs in reasons.items()
         }
@@ -79,14 +79,18 @@ def sweep_state(place: Path | str) -> SweepState:
         label = (point_label(config, names) if config else "") or key
         status, spent = outcome["status"], progress_cost(progress)
         cost += spent
-        if status == Status.MISSING and progress.get("running") and time.time() - progress["updated"] < STALE_SECONDS:
-            status = Status.RUNNING
+        if (
+            status == TrialStatus.MISSING
+            and progress.get("running")
+            and time.time() - progress["updated"] < STALE_SECONDS
+        ):
+            status = TrialStatus.RUNNING
             here.append(running_trial(config or TrialConfig(), progress))
             running.append(RunningTrial.from_progress(label, progress))
-        elif status == Status.MISSING:
+        elif status == TrialStatus.MISSING:
             damaged += [(label, str(outcome["reason"]))] if outcome["reason"] else []
             waiting.append(trial_flops(config) if config else None)
-        elif status == Status.FAILED:
+        elif status == TrialStatus.FAILED:
             failed.append((label, str(outcome["reason"])))
         elif config:
             ended.append(ended_trial(config, spent.seconds, outcome))

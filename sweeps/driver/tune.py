@@ -121,7 +121,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
         tune_config=tune.TuneConfig(
             scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(plan.pruning),
             reuse_actors=reuse,
-            max_concurrent_trials=resources.max_concurrent or (_fitting(shares) if together else None),
+            max_concurrent_trials=resources.max_concurrent or (_count_fitting(shares) if together else None),
             trial_name_creator=_key,
             trial_dirname_creator=_key,
             # Trials are asked for one by one: the driver's memory does not grow with a list of them.
@@ -150,7 +150,7 @@ def _key(trial: Any) -> str:
     return str(trial.config["trial"]["config_hash"])
 
 
-def _fitting(shares: Sequence[Share]) -> int:
+def _count_fitting(shares: Sequence[Share]) -> int:
     """How many trials the cluster has room for if all are of the smallest kind.
 
     Tune cannot count trials whose processes Ray Train asks for: it would start them all, to wait in processes.

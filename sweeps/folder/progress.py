@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drorae.trial.folder import PROGRESS
+from drorae.errors import UserError
+from drorae.trial.folder import PROGRESS, read_tree
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,9 @@ class Cost:
 def read_progress(directory: Path) -> dict[str, Any]:
     """Returns what a trial's worker last said; an empty dictionary where none has."""
     try:
-        tree = json.loads((directory / PROGRESS).read_text())
-    except (OSError, ValueError):
+        return read_tree(directory, PROGRESS)
+    except (OSError, ValueError, UserError):
         return {}
-    return tree if isinstance(tree, dict) else {}
 
 
 def read_cost(directory: Path) -> Cost:

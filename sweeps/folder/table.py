@@ -77,7 +77,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]
     return dict(Counter(str(row["status"]) for row in rows))
 
 
-def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def charted_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The metrics worth a chart that rows have values of, in the registry's order."""
     charted = (metric.name for metric in METRICS if metric.charted)
     return [name for name in charted if any(row.get(name) not in (None, "") for row in rows)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError, brief
-from drorae.trial.folder import SPOOL, Status, read_outcome
+from drorae.trial.folder import SPOOL, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.client import Store, Warn, resolve_uri, store_errors
@@ -183,7 +183,7 @@ class SweepTracker:
                 key = config_hash(config)
                 runs = children.pop(key, [])
                 outcome = read_outcome(trials / key)
-                if key in running or (outcome["status"] == Status.MISSING and not runs):
+                if key in running or (outcome["status"] == TrialStatus.MISSING and not runs):
                     continue
                 if not _is_settled(runs, outcome) or (trials / key / SPOOL).is_file():
                     fetch(key)
@@ -256,12 +256,16 @@ class SweepTracker:
 
         The run is FINISHED when every trial ended well, FAILED when one failed, KILLED when the sweep was interrupted.
         """
-        status = "KILLED" if counts.get(Status.MISSING) else "FAILED" if counts.get(Status.FAILED) else "FINISHED"
+        status = (
+            "KILLED" if counts.get(TrialStatus.MISSING) else "FAILED" if counts.get(TrialStatus.FAILED) else "FINISHED"
+        )
         with self._forgiving(warn, "; the sweep's own run is ended next time"):
             run = self.client.get_run(self.parent_run_id)
             # Of an earlier call, too, so that none is left of those that came to another end.
             names = {name for name in run.data.metrics if name.startswith("trials_")}
-            names |= {f"trials_{name}" for name in (Status.FINISHED, Status.FAILED, Status.MISSING, *counts)}
+            names |= {
+                f"trials_{name}" for name in (TrialStatus.FINISHED, TrialStatus.FAILED, TrialStatus.MISSING, *counts)
+            }
             self._store.send_final(run, {name: float(counts.get(name.removeprefix("trials_"), 0)) for name in names})
             for path in files:
                 self.client.log_artifact(self.parent_run_id, str(path))

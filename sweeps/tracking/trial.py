@@ -19,7 +19,7 @@ from drorae.errors import brief
 from drorae.metrics.registry import better
 from drorae.storage.files import json_rows
 from drorae.trial import folder
-from drorae.trial.folder import HISTORY, SPOOL, Status, Use, files_for, read_outcome
+from drorae.trial.folder import HISTORY, SPOOL, TrialStatus, Use, files_for, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.folder.table import COLUMNS, trial_row
 from sweeps.tracking.client import Store, Warn, store_errors, warn_once
@@ -36,7 +36,7 @@ INSPECTION = "inspection/"
 """Before the names of the numbers in inspection.json."""
 DIGEST = "drorae.digest"
 """Tag of a run that has everything of its trial: the digest of the outcome that was recorded."""
-RUN_STATUS: dict[str, str] = {Status.PRUNED: "KILLED", Status.FAILED: "FAILED", Status.MISSING: "KILLED"}
+RUN_STATUS: dict[str, str] = {TrialStatus.PRUNED: "KILLED", TrialStatus.FAILED: "FAILED", TrialStatus.MISSING: "KILLED"}
 """MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
 
 
@@ -81,7 +81,7 @@ class TrialTracker:
         """Finds or creates the run and marks it RUNNING. False when the store is away."""
 
         def mark() -> None:
-            self._store.client.set_tag(self._run_id, "drorae.status", Status.RUNNING)
+            self._store.client.set_tag(self._run_id, "drorae.status", TrialStatus.RUNNING)
             self._store.client.update_run(self._run_id, status="RUNNING")
 
         return self._attempt(mark)
@@ -152,7 +152,7 @@ class TrialTracker:
             self.address.experiment_id,
             f"{fusion.variant} h{fusion.expert_hidden_dim}{layers} s{self.config.seed}",
             {"mlflow.parentRunId": self.address.parent_run_id, "drorae.config_hash": config_hash(self.config)},
-            {"drorae.kind": "trial", "drorae.status": Status.RUNNING},
+            {"drorae.kind": "trial", "drorae.status": TrialStatus.RUNNING},
         )
         params = {name: _param(value) for name, value in flatten(self.config).items() if name not in run.data.params}
         self._store.send(run.info.run_id, params=params.items())
@@ -196,7 +196,7 @@ class TrialTracker:
     def _final_values(self, status: str) -> dict[str, float]:
         """Returns the values that the run is to end with; of a missing trial, those of its inspection alone."""
         final: dict[str, float] = {}
-        if status != Status.MISSING:
+        if status != TrialStatus.MISSING:
             # Config fields (with dots) are params already.
             row = _numbers(trial_row(self.config, self.directory))
             final = {name: value for name, value in row.items() if "." not in name}

@@ -14,7 +14,7 @@ from typing import Any
 from drorae.config import Runtime, load_config
 from drorae.errors import DiskFullError, Notice, UserError, one_line
 from drorae.storage.files import write_atomic
-from drorae.trial.folder import CONFIG, WARNINGS, Status, error_file, write_ending
+from drorae.trial.folder import CONFIG, WARNINGS, TrialStatus, error_file, write_ending
 from sweeps.folder.lease import Lease
 from sweeps.folder.sweep import RunAddress
 from sweeps.resources import Share
@@ -141,7 +141,7 @@ def _is_final(error: Exception, directory: Path) -> bool:
     if not isinstance(error, UserError) or isinstance(error, DiskFullError):
         return False
     try:
-        write_ending(directory, Status.FAILED, one_line(error))
+        write_ending(directory, TrialStatus.FAILED, one_line(error))
     except OSError:
         return False
     return True

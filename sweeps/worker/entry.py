@@ -17,7 +17,7 @@ from drorae.errors import DiskFullError, UserError, last_line, one_line
 from drorae.runtime.repeat import every
 from drorae.storage.files import full_disk, has_room
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
-from drorae.trial.folder import LEASE, Status, error_files, set_damaged_aside, write_ending
+from drorae.trial.folder import LEASE, TrialStatus, error_files, set_damaged_aside, write_ending
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.sweep import trial_place
@@ -114,7 +114,7 @@ def run_one(work: Work, key: str, share: Share) -> None:
                 raised = error_files(directory)[attempt.number - 1 :]
                 if not raised or attempt.number <= work.max_failures:
                     raise
-                write_ending(directory, Status.FAILED, last_line(raised[0].read_text()))
+                write_ending(directory, TrialStatus.FAILED, last_line(raised[0].read_text()))
 
 
 def _train(attempt: Attempt) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.runtime.repeat import every
-from drorae.storage.files import write_json
-from drorae.trial.folder import PROGRESS
+from drorae.trial.folder import PROGRESS, write_tree
 from sweeps.folder.lease import Lease
 from sweeps.folder.progress import Cost, read_cost, read_progress
 from sweeps.resources import Share
@@ -44,10 +43,10 @@ class Heartbeat:
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row, which the next beat passes on."""
-        self._row = _chosen(row, STEP_FIELDS if "step" in row else NOTE_FIELDS)
+        self._row = _take(row, STEP_FIELDS if "step" in row else NOTE_FIELDS)
         if "total_steps" in row:
             seconds = self._before.seconds + time.monotonic() - self._started
-            self._steps.setdefault("first_step", _chosen(row, STEP_FIELDS[:3]) | {"seconds": seconds})
+            self._steps.setdefault("first_step", _take(row, STEP_FIELDS[:3]) | {"seconds": seconds})
             self._steps["trained_seconds"] = seconds
 
     def write(self, running: bool) -> None:
@@ -64,7 +63,7 @@ class Heartbeat:
         tree = {"running": running, "updated": time.time(), **cost.__dict__, **self._row}
         # A full disk is the trial's to complain of.
         with contextlib.suppress(OSError):
-            write_json(self.directory / PROGRESS, tree | {"memory_bytes": _memory_bytes(), **self._steps})
+            write_tree(self.directory, PROGRESS, tree | {"memory_bytes": _memory_bytes(), **self._steps})
 
 
 @contextlib.contextmanager
@@ -79,7 +78,7 @@ def heartbeat(directory: Path, share: Share, lease: Lease) -> Iterator[Heartbeat
         heart.write(running=False)
 
 
-def _chosen(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _take(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: row[name] for name in names if name in row}
 
 

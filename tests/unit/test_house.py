@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drorae.metrics.registry import METRICS
-from drorae.trial.folder import FILES, Status
+from drorae.trial.folder import FILES, TrialStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [path for package in ("drorae", "sweeps", "analysis") for path in sorted((ROOT / package).rglob("*.py"))]
@@ -51,7 +51,7 @@ def test_statuses_have_one_owner() -> None:
         "missing": {"drorae/machine/doctor.py", "drorae/commands/doctor.py"},
         "running": {"sweeps/driver/console.py", "sweeps/driver/status.py", "sweeps/worker/heartbeat.py"},
     }
-    for name, paths in owners({str(status) for status in Status}).items():
+    for name, paths in owners({str(status) for status in TrialStatus}).items():
         assert paths <= others.get(name, set()), name
 
 

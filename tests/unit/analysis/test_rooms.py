@@ -10,7 +10,7 @@ from pathlib import Path
 
 import analysis
 from drorae.metrics.registry import METRICS
-from drorae.trial.folder import Status
+from drorae.trial.folder import TrialStatus
 
 ROOT = Path(analysis.__file__).parent
 ROOMS = ("table", "laws", "inference", "report")
@@ -48,7 +48,7 @@ def test_needs_neither_torch_nor_mlflow() -> None:
 
 
 def test_statuses_and_metrics_are_named_by_their_owners() -> None:
-    owned = {*map(str, Status), *(metric.name for metric in METRICS)}
+    owned = {*map(str, TrialStatus), *(metric.name for metric in METRICS)}
     for name, path in MODULES.items():
         strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
         assert not owned & strings, name

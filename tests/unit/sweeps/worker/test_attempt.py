@@ -30,7 +30,7 @@ def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch
     def full(*arguments: Any) -> None:
         raise FULL
 
-    monkeypatch.setattr(attempt, "write_json", full)
+    monkeypatch.setattr(attempt, "write_ending", full)
     first = attempt.Attempt(work, key, Share(), Lease(tmp_path / "worker.lease"), 1)
     with pytest.raises(UserError, match="a width"):
         attempt.train(first, Runtime(), lambda row: None, main=False)
