@@ -11,7 +11,7 @@ from done_trials import begin, finish, spec_of
 from drorae.config import config_hash, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
-from drorae.trial.folder import Status, write_ending
+from drorae.trial.folder import TrialStatus, write_ending
 from sweeps.driver.home import Home
 from sweeps.driver.plan import SweepPlan, is_done
 from sweeps.folder.sweep import SweepRecord
@@ -33,8 +33,8 @@ def test_what_has_ended_for_good_is_not_missing(tmp_path: Path) -> None:
     done, failed, pruned, new = expand(spec)
     trials = tmp_path / "mine" / "trials"
     finish(trials, done)
-    write_ending(begin(trials, failed), Status.FAILED, "no luck")
-    write_ending(begin(trials, pruned), Status.PRUNED, "too slow")
+    write_ending(begin(trials, failed), TrialStatus.FAILED, "no luck")
+    write_ending(begin(trials, pruned), TrialStatus.PRUNED, "too slow")
     plan = plan_of(spec, tmp_path)
     assert plan.missing == [config_hash(failed), config_hash(new)]
     assert plan.total == 4 and plan.varied == ["fusion.expert_hidden_dim"] and plan.moved == []

@@ -13,7 +13,7 @@ from done_trials import begin, finish, spec_of
 from drorae.config import config_hash
 from drorae.errors import UserError
 from drorae.storage.files import write_json
-from drorae.trial.folder import Status, write_ending
+from drorae.trial.folder import TrialStatus, write_ending
 from sweeps.driver.status import STALE_SECONDS, sweep_state
 from sweeps.folder.lease import Lease
 from sweeps.folder.sweep import SweepRecord
@@ -26,7 +26,7 @@ def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> No
     SweepRecord("id", spec, tuple(map(config_hash, configs))).write(tmp_path)
     done, failed, here, stale, damaged, _new = configs
     finish(trials, done, seconds=60.0)
-    write_ending(begin(trials, failed), Status.FAILED, "no luck")
+    write_ending(begin(trials, failed), TrialStatus.FAILED, "no luck")
     now = {"running": True, "updated": time.time(), "phase": "phase2", "step": 5, "total_steps": 10, "cpu_hours": 1.0}
     write_json(begin(trials, here) / "progress.json", now)
     write_json(begin(trials, stale) / "progress.json", now | {"updated": time.time() - 2 * STALE_SECONDS})

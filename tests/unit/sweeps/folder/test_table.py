@@ -11,15 +11,15 @@ import pytest
 from done_trials import BASE, begin, finish, spec_of
 
 from drorae.config import config_hash, override
-from drorae.trial.folder import Status, write_ending
-from sweeps.folder.table import COLUMNS, measured, table_rows, trial_row, write_table
+from drorae.trial.folder import TrialStatus, write_ending
+from sweeps.folder.table import COLUMNS, charted_metrics, table_rows, trial_row, write_table
 from sweeps.spec import expand
 
 
 def test_every_trial_has_a_row_in_order(tmp_path: Path) -> None:
     configs = expand(spec_of("mine", (4, 8, 16)))
     finish(tmp_path, configs[0])
-    write_ending(begin(tmp_path, configs[1]), Status.FAILED, "no luck, twice")
+    write_ending(begin(tmp_path, configs[1]), TrialStatus.FAILED, "no luck, twice")
     rows = table_rows(configs, tmp_path)
     assert write_table(tmp_path / "trials.csv", rows) == {"finished": 1, "failed": 1, "missing": 1}
     table = pd.read_csv(tmp_path / "trials.csv", keep_default_na=False, dtype=str)
@@ -68,4 +68,4 @@ def test_trials_of_a_search_say_what_they_are_to_the_law(tmp_path: Path) -> None
     ],
 )
 def test_charts_are_of_metrics_that_trials_have(rows: list[dict[str, object]], expected: list[str]) -> None:
-    assert measured(rows) == expected
+    assert charted_metrics(rows) == expected
