@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, in which the test runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder of a sweep that drorae 0.1.0 began, in the working directory that it was begun in."""
+    from begun import BEGUN
+    from tiny import tiny_images
+
+    monkeypatch.chdir(tmp_path)
+    tiny_images(tmp_path / "images.npz")
+    return Path(shutil.copytree(BEGUN, tmp_path / "runs" / "begun"))

@@ -9,11 +9,6 @@ import pytest
 import ray
 
 from drorae.commands.main import main
-from drorae.config import PRESETS, Runtime
-from drorae.errors import UserError
-from drorae.machine.capacity import check_share
-from sweeps.driver.cluster import cluster_address
-from sweeps.resources import Share, most_memory
 
 
 @pytest.fixture
@@ -43,23 +38,3 @@ def test_a_submitted_sweep_is_checked_on_the_cluster(
     assert main(["sweep", "--preset", "capacity", "--set", "images.path=/nowhere", *root, *cache]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(said) == 1 and lacking in said[0] and "this machine" not in said[0]
-
-
-def test_the_nodes_that_trials_run_on_are_the_ones_that_count() -> None:
-    head = {"CPU": 0.0, "memory": 500e9}
-    small, large = {"CPU": 8.0, "memory": 6e9, "object_store_memory": 2e9}, {"CPU": 8.0, "GPU": 4.0, "memory": 64e9}
-    assert most_memory([head, small], Share(4.0)) == 8e9
-    assert most_memory([head, small, large], Share(4.0)) == 64e9
-    paper, smoke = PRESETS["paper"], PRESETS["smoke"]
-    check_share(smoke, Runtime(), 0.0, 1, 8e9)
-    check_share(paper, Runtime(), 1.0, 1, 8e9)
-    with pytest.raises(UserError, match=r"this cluster .* a CUDA GPU .* GB of GPU memory"):
-        check_share(paper, Runtime(), 0.0, 1, 8e9)
-
-
-def test_a_cluster_is_given_or_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert cluster_address("") == "10.0.0.1:6379"
-    assert cluster_address("auto") == "auto" and cluster_address("local") == ""
-    monkeypatch.delenv("RAY_ADDRESS")
-    assert cluster_address("") == ""

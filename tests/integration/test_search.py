@@ -13,7 +13,6 @@ from mlflow.tracking import MlflowClient
 
 from drorae.config import PRESETS, override
 from drorae.errors import UserError
-from sweeps.driver.search import Studies
 from sweeps.parsing import parse_range
 from sweeps.spec import Axis, Range, Search, SweepSpec
 
@@ -72,32 +71,3 @@ def test_several_objectives_a_pruner_and_a_failing_value(tmp_path: Path) -> None
     pruned = Search((Range("lr", 1e-3, 1e-1, log=True),), ("psnr",), trials=3, pruner="median")
     outcome = sweep(SweepSpec("pruned", BASE, search=pruned), tmp_path)
     assert sum(outcome.counts.values()) == 3
-
-
-def test_studies_survive_their_driver(tmp_path: Path) -> None:
-    studies = Studies(tmp_path / "studies.db", TUNED, tmp_path / "trials")
-    asked = {studies.ask() for _ in range(4)}
-    assert len(asked) == 4 and None not in asked
-    later = Studies(tmp_path / "studies.db", TUNED, tmp_path / "trials")
-    assert {later.ask() for _ in range(4)} == asked, "what the first driver had asked for comes first"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("lr", Range("lr", 5e-5, 5e-3, log=True)),
-        ("lr=1e-4..1e-2", Range("lr", 1e-4, 1e-2, log=True)),
-        ("fusion.beta=0.1..0.5", Range("fusion.beta", 0.1, 0.5)),
-        ("variant=energy,softmax", Range("variant", values=("energy", "softmax"))),
-    ],
-)
-def test_ranges(text: str, expected: Range) -> None:
-    assert parse_range(text, BASE) == expected
-    spec = SweepSpec("x", BASE, search=Search((expected,)))
-    assert SweepSpec.from_dict(spec.to_dict()) == spec
-
-
-@pytest.mark.parametrize("text", ["nothing", "lr=2..1", "lr=a..b", "variant", "fusion.incremental=0..1"])
-def test_a_range_that_is_none(text: str) -> None:
-    with pytest.raises(UserError):
-        parse_range(text, BASE)

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import io
 import json
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -18,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ import pytest
 from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, ROOT, Done, check, impatient, run
 from tiny import tiny_config, tiny_images
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash
+from drorae.config import canonical_json, config_hash
 from drorae.runtime.signals import Signals, Stopped
 
 TRIALS = 4
@@ -381,115 +378,3 @@ def test_a_reader_that_goes_away() -> None:
         child.stdout = None
         _, said = child.communicate(timeout=SECONDS)
     assert (child.returncode, said) == (141, b"")
-
-
-@pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """What a driver knows, with its screen on a terminal and at work."""
-    from sweeps.driver.output import Tail
-    from sweeps.driver.screen import Screen
-    from sweeps.driver.session import Session
-
-    monkeypatch.setenv("TERM", "xterm-256color")
-    ours, theirs = os.openpty()
-    configs = {config_hash(config): config for config in [TrialConfig()]}
-    with open(theirs, "w") as people, (tmp_path / "driver.log").open("w") as log:
-        with Screen("smoke", people, log, Tail(tmp_path / "driver.log"), FOOTER) as screen:
-            yield Session(configs, tmp_path, [], screen, None)
-        os.close(ours)
-
-
-def reached(things: Any) -> list[str]:
-    """What a pickle of `things` comes upon that belongs to the driver alone, whether or not it then fails at it."""
-    import cloudpickle
-
-    from sweeps.driver.screen import Screen
-    from sweeps.driver.session import Session
-    from sweeps.tracking.recorder import Recorder
-
-    lock_types = (type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.Event)
-    found = []
-
-    class Seeing(cloudpickle.Pickler):  # type: ignore[misc]
-        def persistent_id(self, thing: Any) -> None:
-            kind = type(thing)
-            ours = isinstance(thing, (Screen, Session, Recorder, io.IOBase, threading.Condition, *lock_types))
-            if ours or kind.__module__.split(".")[0] == "rich":
-                found.append(f"{kind.__module__}.{kind.__qualname__}")
-
-    with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
-        Seeing(io.BytesIO()).dump(things)
-    return found
-
-
-@pytest.mark.parametrize("pruner", ["none", "asha", "median"])
-def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_path: Path) -> None:
-    import cloudpickle
-
-    from sweeps.driver.pruning import Pruning
-    from sweeps.driver.queue import Listed
-    from sweeps.driver.search import Studies
-    from sweeps.driver.tune import TunePlan, make_tuner
-    from sweeps.folder.sweep import RunAddress
-    from sweeps.parsing import parse_range
-    from sweeps.resources import Resources, Share
-    from sweeps.settings import Asha, Settings
-    from sweeps.spec import Axis, Search, SweepSpec
-    from sweeps.worker.attempt import Work
-
-    asker: Any = Listed(list(session.configs))
-    if pruner == "median":
-        search = Search((parse_range("lr", TrialConfig()),), ("psnr",), 2, "tpe", "median")
-        spec = SweepSpec("smoke", TrialConfig(), (Axis("capacity", (4, 8)),), (), search)
-        asker = Studies(tmp_path / "studies.db", spec, tmp_path)
-    lock = threading.Lock()
-    pruning = None
-    if pruner != "none":
-        pruning = Pruning(tmp_path / "studies.db", tmp_path, lambda key: "smoke", pruner, Asha())
-    settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
-    plan = TunePlan(asker, lambda config: Share(1.0), settings, pruning, lambda: lock.release())
-    work = Work(str(tmp_path), Runtime(), RunAddress("uri", "1", "2"), "fake_trial:run_trial", True, 3)
-    tuner = make_tuner(session, plan, work, tmp_path / "ray")
-    inside = vars(tuner._local_tuner)
-    given = {name: inside[f"_{name}"] for name in ("tune_config", "run_config", "trainable")}
-    assert given["tune_config"].search_alg and given["tune_config"].scheduler and given["run_config"].callbacks
-    assert reached(given) == []
-    assert cloudpickle.loads(cloudpickle.dumps(given))
-    assert {"sweeps.driver.session.Session", "sweeps.driver.screen.Screen"} <= set(reached(session)), (
-        "the check sees nothing"
-    )
-    assert reached(plan.check) and reached(session.screen._painter), "the check sees nothing"
-
-
-def test_a_preparation_is_given_nothing_of_the_drivers(
-    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import cloudpickle
-    import ray
-
-    from sweeps.driver import preparation
-    from sweeps.driver.home import Home
-    from sweeps.resources import Share
-
-    sent: list[Any] = []
-
-    class Remote:
-        def __init__(self, function: Any) -> None:
-            sent.append(function)
-
-        def options(self, **given: Any) -> Remote:
-            sent.append(given)
-            return self
-
-        def remote(self, *given: Any) -> None:
-            sent.append(given)
-
-    monkeypatch.setattr(ray, "remote", Remote)
-    monkeypatch.setattr(preparation, "alive_nodes", list)
-    share = functools.partial(lambda config: Share(1.0))
-    preparation.Preparation(
-        session.configs, session.screen, Runtime(), share, "fake_trial:prepare", Home(tmp_path, "smoke"),
-        session.screen.close, {},
-    ).start()  # fmt: skip
-    assert len(sent) == 3 and reached(sent) == []
-    assert cloudpickle.loads(cloudpickle.dumps(sent))

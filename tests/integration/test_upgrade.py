@@ -6,35 +6,17 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_images
+from begun import BEGUN, read_tree
 
 from drorae.config import Runtime, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.losses.discriminator import discriminator_fingerprint
-from drorae.trial.folder import read_outcome
 from sweeps.driver.run import SweepOutcome, resume_sweep, run_sweep
-from sweeps.folder.migration import migrate
 from sweeps.resources import Resources
-from sweeps.spec import Axis, SweepSpec, expand
-
-BEGUN = Path(__file__).parent.parent / "data" / "sweep-0f36692"
-"""Trials of four widths on images.npz (`tiny_images`), of which two are done; without weights and pictures."""
-
-
-@pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the sweep's folder, in the working directory that it was begun in."""
-    monkeypatch.chdir(tmp_path)
-    tiny_images(tmp_path / "images.npz")
-    return Path(shutil.copytree(BEGUN, tmp_path / "runs" / "begun"))
-
-
-def read_tree(folder: Path) -> Any:
-    return json.loads((folder / "sweep.json").read_text())
+from sweeps.spec import SweepSpec, expand
 
 
 def results(folder: Path) -> dict[int, dict[str, float]]:
@@ -76,34 +58,6 @@ def test_the_sweep_is_finished_and_what_was_done_is_left_alone(begun: Path) -> N
     with pytest.raises(UserError, match=r"images_train \(other.npz\) was .* put it back, or choose another") as raised:
         go_on(other)
     assert "\n" not in str(raised.value) and results(begun) == after
-
-
-def test_a_kill_between_two_renamings_costs_nothing(begun: Path) -> None:
-    spec = SweepSpec.from_dict(read_tree(begun)["spec"])
-    first, second = sorted(path.name for path in begun.glob("trials/*"))[:2]
-    hashes = {old: config_hash(load_config(begun / "trials" / old / "config.json")) for old in (first, second)}
-    (begun / "trials" / first).rename(begun / "trials" / hashes[first])
-    tree = read_tree(begun) | {"former_hashes": hashes}
-    (begun / "sweep.json").write_text(json.dumps(tree))
-    today = migrate(begun, None)
-    assert today.items() >= hashes.items() and migrate(begun, None) == today
-    assert {path.name for path in begun.glob("trials/*")} == {config_hash(config) for config in expand(spec)}
-
-
-def test_a_sweep_over_places_is_known_again(begun: Path) -> None:
-    """Two sets of images are two trials, whether or not an earlier version named them by their places."""
-    tree = read_tree(begun)
-    base = SweepSpec.from_dict(tree["spec"]).base
-    spec = SweepSpec("begun", base, (Axis("images.path", ("images.npz", "more.npz")),))
-    configs = expand(spec)
-    assert len(configs) == 2 and [config.label for config in configs] == [
-        "images.path=images.npz",
-        "images.path=more.npz",
-    ]
-    old = "2f942799a997"
-    (begun / "sweep.json").write_text(json.dumps(tree | {"spec": spec.to_dict(), "trials": [old]}))
-    assert migrate(begun, None) == {old: config_hash(configs[0])}
-    assert read_outcome(begun / "trials" / config_hash(configs[0]))["status"] == "finished"
 
 
 def test_a_field_of_a_newer_version_is_named(begun: Path) -> None:

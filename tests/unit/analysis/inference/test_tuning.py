@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis.inference.analysis import analyse
-from analysis.inference.pareto import pareto_set
 from analysis.inference.tuning import compare_tuned
-from analysis.report.figures import pareto_figure
 from drorae.errors import UserError
 
 
@@ -71,17 +67,3 @@ def test_one_seed_is_said_to_flatter_and_nothing_moved_is_no_comparison() -> Non
     assert found.moved == 0 and found.comparison is None
     with pytest.raises(UserError, match="tuning"):
         compare_tuned(still.drop(columns="tuning"), "params", "rfid")
-
-
-def test_a_pareto_set(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    table = pd.DataFrame({"fusion_params": 10 ** rng.uniform(5, 8, 200), "psnr": rng.normal(20, 1, 200)})
-    table["status"] = np.where(np.arange(200) % 10, "finished", "failed")
-    found = pareto_set(table, ["fusion_params", "psnr"])
-    finished = table[table["status"] == "finished"]
-    for label, row in finished.iterrows():
-        better = (finished["fusion_params"] <= row["fusion_params"]) & (finished["psnr"] >= row["psnr"])
-        assert (better.sum() == 1) == (label in found.index), "only it itself is as good in both"
-    assert pareto_figure(table, ["fusion_params", "psnr"], tmp_path).stat().st_size > 10_000
-    with pytest.raises(UserError, match="two objectives"):
-        pareto_set(table, ["psnr"])

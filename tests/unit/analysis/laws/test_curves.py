@@ -1,53 +1,20 @@
-"""Functional forms: gradients against finite differences, recovery of known parameters, certified values."""
+"""Laws as curves: recovery of known parameters, certified values, intervals and refusals."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy import stats
+from tables import TRUTHS, sizes
 
 from analysis.laws.curves import Profile, fit_curve
 from analysis.laws.forms import FORMS
 from drorae.errors import UserError
 
-TRUTHS = {
-    "log-linear": [0.9, -0.05],
-    "linear": [0.5, -0.006],
-    "power": [3.0, 0.12],
-    "power-offset": [0.3, 20.0, 0.4],
-    "log-quadratic": [3.0, -0.5, 0.02],
-    "shifted-power": [40.0, 2e6, 0.3],
-    "broken-power": [30.0, 0.3, -0.2, 5e6],
-    "plane": [1.0, -0.05, -0.01],
-    "interaction": [1.0, -0.05, -0.01, 0.003],
-    "two-powers": [0.3, 20.0, 0.5, 0.4, 0.8],
-    # Hoffmann et al. (2022), equation 10.
-    "chinchilla": [1.69, 406.4, 410.7, 0.34, 0.28],
-}
-
 # NIST StRD, data set DanWood: (y, x).
 DANWOOD = np.array(
     [(2.138, 1.309), (3.421, 1.471), (3.597, 1.490), (4.340, 1.565), (4.882, 1.611), (5.660, 1.680)]
 )  # fmt: skip
-
-
-def sizes(name: str) -> np.ndarray:
-    if name == "chinchilla":
-        return np.array([(n, d) for n in np.geomspace(5e7, 1e10, 5) for d in np.geomspace(1e9, 5e11, 5)])
-    if FORMS[name].axes == 2:
-        return np.array([(p, layers) for p in np.geomspace(1e5, 1e8, 5) for layers in (1, 3, 6, 9, 12)])
-    return np.arange(1.0, 13.0) if name == "linear" else np.geomspace(1e5, 1e8, 12)
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_gradient_is_that_of_finite_differences(name: str) -> None:
-    form, x, truth = FORMS[name], sizes(name), np.array(TRUTHS[name])
-    steps = np.diag(1e-6 * np.abs(truth))
-    numeric = [(form.value(x, truth + h) - form.value(x, truth - h)) / (2 * h.sum()) for h in steps]
-    exact = form.gradient(x, truth)
-    np.testing.assert_allclose(
-        exact / np.abs(exact).max(axis=0), np.array(numeric).T / np.abs(exact).max(axis=0), atol=1e-7
-    )
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 from calibration.coverage import LINE, SATURATING, replicated, single_runs, wrong_form
 from scipy import stats
 
 from analysis.laws.curves import fit_curve
-from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, precision, run_interval
+from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, points, precision, run_interval
 from analysis.laws.line import fit_line
 from analysis.table.selection import select
 from drorae.errors import UserError
@@ -145,3 +146,13 @@ def test_delta_and_profile_agree_where_a_law_is_nearly_linear() -> None:
         assert delta[name] == pytest.approx(profile[name], rel=2e-3)
     t = stats.t.ppf(0.975, 38)
     assert delta["b"].high - delta["b"].low == pytest.approx(2 * t * np.sqrt(fit.covariance[1, 1]))
+
+
+def test_intervals_of_weighted_means_follow_their_seeds() -> None:
+    x = np.geomspace(1, 1e3, 6)
+    sample = points(x, 1 - 0.1 * np.log10(x) + 0.01 * (-1) ** np.arange(6), np.array([4, 4, 4, 1, 1, 1]))
+    fit = fit_curve("log-linear", sample.x, sample.y, sample.weights)
+    reference = sm.WLS(sample.y, sm.add_constant(np.log10(x)), weights=sample.weights).fit()
+    frame = reference.get_prediction([[1, 3.2]], weights=1).summary_frame(alpha=0.05)
+    low, high = run_interval(fit, sample, np.array([10**3.2]))
+    assert (low[0], high[0]) == (pytest.approx(frame["obs_ci_lower"][0]), pytest.approx(frame["obs_ci_upper"][0]))

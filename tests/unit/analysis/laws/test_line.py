@@ -9,11 +9,9 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy import stats
+from tables import codes, fit, replicated
 
-from analysis.inference.cautions import cautions
-from analysis.laws.line import Line, fit_line
 from analysis.table.files import read_table
-from analysis.table.selection import select
 from drorae.errors import UserError
 
 PAPER = Path(__file__).resolve().parents[4] / "results" / "paper"
@@ -23,16 +21,6 @@ NORRIS = """0.1 0.2 338.8 337.4 118.1 118.2 888.0 884.6 9.2 10.1 228.1 226.5 668
 778.9 777.0 559.2 558.2 0.3 0.4 0.1 0.6 778.1 775.5 668.8 666.9 339.3 338.0 448.9 447.5 10.8 11.6 557.7 556.0
 228.3 228.1 998.0 995.8 888.8 887.6 119.6 120.2 0.3 0.3 0.6 0.3 557.6 556.8 339.3 339.1 888.0 887.2 998.5 999.0
 778.9 779.0 10.2 11.1 117.6 118.3 228.9 229.2 668.4 669.1 449.2 448.9 0.2 0.5"""
-
-
-def fit(
-    frame: pd.DataFrame, x: str = "params", y: str = "rfid", law: str = "log-linear", unit: str = "configuration"
-) -> Line:
-    return fit_line(select(frame, x, y, log=law == "log-linear"), law, unit)  # type: ignore[arg-type]
-
-
-def codes(result: Line) -> list[str]:
-    return [item.code for item in cautions(result)]
 
 
 @pytest.mark.parametrize(
@@ -90,12 +78,6 @@ def test_agrees_with_scipy_and_statsmodels(law: str) -> None:
     assert one.prediction_high == pytest.approx(wanted[4][0], rel=1e-6)
 
 
-def replicated(rng: np.random.Generator, seeds: int = 3) -> pd.DataFrame:
-    sizes = [8, 32, 128, 512, 2048]
-    rows = [(h, s, h * 1e4, 20 + np.log10(h) + rng.normal(0, 0.2)) for h in sizes for s in range(seeds)]
-    return pd.DataFrame(rows, columns=["expert_hidden_dim", "seed", "params", "psnr"])
-
-
 def test_seeds_are_repeats_not_sizes() -> None:
     frame = replicated(np.random.default_rng(1)).sample(frac=1, random_state=np.random.RandomState(3))
     result = fit(frame, y="psnr")
@@ -147,20 +129,6 @@ def test_many_seeds_of_three_sizes_are_three_configurations() -> None:
 def test_predict_refuses_sizes_without_a_logarithm() -> None:
     with pytest.raises(UserError, match="positive"):
         fit(read_table(PAPER / "capacity.csv")).predict(0.0)
-
-
-def test_warnings_name_what_is_wrong() -> None:
-    x = np.geomspace(1e5, 1e8, 8)
-    flat = pd.DataFrame({"params": x, "rfid": [1.0, -1, 1, -1, -1, 1, -1, 1]})
-    assert {"slope-includes-zero", "sign-change"} <= set(codes(fit(flat)))
-    bent = pd.DataFrame({"params": x, "rfid": 1 / np.log10(x) ** 3})
-    assert "curvature" in codes(fit(bent))
-    short = pd.DataFrame({"params": [1e6, 2e6, 3e6, 4e6], "rfid": [4, 3.1, 2.2, 1.0]})
-    assert {"short-span", "few-configurations"} <= set(codes(fit(short)))
-    seeds = replicated(np.random.default_rng(5), seeds=4)
-    assert "lack-of-fit" not in codes(fit(seeds, y="psnr"))
-    seeds["psnr"] += np.where(seeds["expert_hidden_dim"] == 128, 2.0, 0.0)
-    assert "lack-of-fit" in codes(fit(seeds, y="psnr"))
 
 
 def test_points_on_a_line_have_no_error() -> None:

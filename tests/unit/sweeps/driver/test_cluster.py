@@ -11,7 +11,7 @@ import pytest
 
 from drorae.errors import ClusterLostError, UserError
 from sweeps.driver import cluster
-from sweeps.driver.cluster import HeadWatch
+from sweeps.driver.cluster import HeadWatch, cluster_address
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -152,3 +152,11 @@ def test_it_asks_the_head_nodes_port_and_its_own_node(monkeypatch: pytest.Monkey
         alive.clear()
         assert watch._trouble() is None
     assert watch._trouble() == f"the Ray head node at {watch._address} does not answer (Connection refused)"
+
+
+def test_a_cluster_is_given_or_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster_address("") == "10.0.0.1:6379"
+    assert cluster_address("auto") == "auto" and cluster_address("local") == ""
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert cluster_address("") == ""

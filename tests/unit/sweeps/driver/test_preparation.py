@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pickles import reached
 
 from drorae.config import Runtime, TrialConfig, canonical_json
 from drorae.errors import UserError
@@ -65,3 +68,37 @@ def test_a_log_that_became_shorter_is_read_from_its_start(tmp_path: Path) -> Non
     assert len(tail.read()) == 1
     log.write_text('{"phase": "phase1", "step": 2, "loss": 1}\n{"phase": "phase1", "st')
     assert [row["step"] for row in tail.read()] == [1, 2]
+
+
+def test_a_preparation_is_given_nothing_of_the_drivers(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cloudpickle
+    import ray
+
+    from sweeps.driver import preparation
+    from sweeps.driver.home import Home
+    from sweeps.resources import Share
+
+    sent: list[Any] = []
+
+    class Remote:
+        def __init__(self, function: Any) -> None:
+            sent.append(function)
+
+        def options(self, **given: Any) -> Remote:
+            sent.append(given)
+            return self
+
+        def remote(self, *given: Any) -> None:
+            sent.append(given)
+
+    monkeypatch.setattr(ray, "remote", Remote)
+    monkeypatch.setattr(preparation, "alive_nodes", list)
+    share = functools.partial(lambda config: Share(1.0))
+    preparation.Preparation(
+        session.configs, session.screen, Runtime(), share, "fake_trial:prepare", Home(tmp_path, "smoke"),
+        session.screen.close, {},
+    ).start()  # fmt: skip
+    assert len(sent) == 3 and reached(sent) == []
+    assert cloudpickle.loads(cloudpickle.dumps(sent))

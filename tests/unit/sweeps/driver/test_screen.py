@@ -424,9 +424,3 @@ def test_files_that_vanish_while_they_are_read_do_no_harm(tmp_path: Path, quick:
         until(lambda: work.count >= 4)
         until(lambda: "training: seed=0" in people.getvalue())
         assert made._thread.is_alive()
-
-
-def test_duration() -> None:
-    shown = {0: "0 s", 0.4: "0 s", 59.6: "60 s", 119.4: "119 s", 119.5: "2 min", 3599: "60 min", 7169: "119 min"}
-    shown |= {7170: "2.0 h", 11520: "3.2 h", 360000: "100.0 h"}
-    assert {seconds: duration(seconds) for seconds in shown} == shown

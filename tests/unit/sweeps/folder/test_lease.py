@@ -19,12 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from drorae.storage.remote import Remote
 from sweeps.folder import lease
 from sweeps.folder.lease import Lease, LeaseLostError, is_live, read_lease
 
 
-def hold(path: Path, ready: Event) -> None:
-    Lease(path).acquire()
+def hold(place: Path | Remote, ready: Event) -> None:
+    Lease(place).acquire()
     ready.set()
     time.sleep(60)
 
@@ -229,3 +230,29 @@ def test_a_lease_that_is_not_filled_yet_is_held(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.5)
     with Lease(path) as heir:
         assert heir.acquire(wait=False)
+
+
+@pytest.mark.slow
+def test_a_lease_in_a_store_is_kept_by_the_living_and_left_by_the_dead(
+    store: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = store / "lease" / "driver.lease"
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=hold, args=(at, ready))
+    holder.start()
+    assert ready.wait(60) and is_live(at)
+    assert not Lease(at).acquire(wait=False)
+    os.kill(int(holder.pid or 0), signal.SIGKILL)
+    holder.join()
+    assert not is_live(at)
+    mine = Lease(at)
+    assert mine.acquire(wait=False) and (read_lease(at) or {})["owner"] == mine.owner
+    # Another machine's, which sends no beat any more.
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.5)
+    mine.release()
+    at.write(b'{"owner": "gone", "host": "elsewhere", "pid": 1, "beat": 7}')
+    heir = Lease(at)
+    assert heir.acquire(wait=False)
+    heir.release()
+    assert at.parent.files() == {} and read_lease(at) is None

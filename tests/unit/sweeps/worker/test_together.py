@@ -13,15 +13,15 @@ import pytest
 from tiny import tiny_config, tiny_images
 
 from drorae.config import PRESETS, Runtime, config_hash
-from drorae.errors import UserError
 from drorae.trial.run import run_trial
 from sweeps.driver.run import SweepOutcome, run_sweep
 from sweeps.folder.lease import read_lease
 from sweeps.folder.progress import read_progress
-from sweeps.parsing import parse_rule
-from sweeps.resources import Resources, Rule, Share, check_shares
+from sweeps.resources import Resources, Rule
 from sweeps.settings import Asha
 from sweeps.spec import Axis, SweepSpec, expand
+
+pytestmark = pytest.mark.slow
 
 
 def losses(trial: Path) -> list[float]:
@@ -95,50 +95,3 @@ def test_all_processes_of_a_trial_that_was_taken_over_stop_and_another_worker_go
         driver.join(120)
     assert done[0].counts == {"finished": 1} and not list(trial.glob("error-*"))
     assert not (trial / "ray").exists() and not (trial / "worker.lease").exists()
-
-
-@pytest.mark.parametrize(
-    ("resources", "width", "expected"),
-    [
-        (Resources(), 8, Share(1, 1, 1)),
-        (Resources(gpus=0.25), 8, Share(1, 0.25, 1)),
-        (Resources(cpus=8, gpus=4), 8, Share(8, 4, 4)),
-        (Resources(rules=(parse_rule("capacity=64,128:gpus=2,cpus=4"),)), 128, Share(4, 2, 2)),
-        (Resources(rules=(parse_rule("capacity=64,128:gpus=2,cpus=4"),)), 8, Share(1, 1, 1)),
-        (Resources(gpus=0, processes=3), 8, Share(1, 0, 3)),
-        (Resources(rules=(parse_rule("capacity=8:gpus=2"), parse_rule("seed=0:gpus=0"))), 8, Share(1, 0, 1)),
-    ],
-)
-def test_each_trial_gets_its_share(resources: Resources, width: int, expected: Share) -> None:
-    from drorae.config import FusionConfig, TrialConfig
-
-    assert resources.share(TrialConfig(fusion=FusionConfig(expert_hidden_dim=width)), gpus_seen=True) == expected
-
-
-@pytest.mark.parametrize(
-    ("share", "message"),
-    [
-        (Share(5), "5 CPUs and 0 GPUs, Ray sees 6 and 2, on 2 nodes"),
-        (Share(1, 2, 1), "1 CPUs and 2 GPUs"),
-        (Share(8, 0, 8), "in 8 processes"),
-        (Share(2, 4, 4), "4 GPUs in 4 processes"),
-    ],
-)
-def test_what_no_node_can_hold_is_said_before_anything_waits(share: Share, message: str) -> None:
-    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
-    with pytest.raises(UserError, match=message):
-        check_shares([Share(1), share], nodes, "auto")
-    check_shares([Share(4), Share(6, 0, 6), Share(2, 2, 2), Share(0.1, 0.1)], nodes, "auto")
-
-
-@pytest.mark.parametrize("text", ["capacity=8", "capacity=8:gpu=1", "capacity=8:gpus=x", "nonsense=8:gpus=1"])
-def test_a_rule_that_cannot_be_read(text: str) -> None:
-    with pytest.raises(UserError):
-        parse_rule(text)
-
-
-def test_numbers_that_make_no_sense() -> None:
-    config = tiny_config(Path("nowhere"))
-    for resources in (Resources(cpus=0), Resources(gpus=1.5), Resources(processes=0), Resources(gpus=4, processes=2)):
-        with pytest.raises(UserError, match="resources"):
-            resources.share(config, False)

@@ -1,0 +1,87 @@
+"""Evidence for and against a law, against statsmodels and the textbook."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from tables import saturating, uneven
+
+from analysis.inference.analysis import Analysis, analyse
+from analysis.inference.evidence import back_test, compare_laws, curvature, influence, lack_of_fit
+from analysis.inference.verdicts import no_saturation, trend
+from analysis.laws.intervals import points
+from analysis.report.trees import fit_tree
+
+
+def test_back_test_is_a_fit_to_the_small_asked_for_the_large(paper: Analysis) -> None:
+    x, y = paper.line.sample.x[:, 0], paper.line.sample.y
+    design = sm.add_constant(np.log10(x))
+    frame = sm.OLS(y[:5], design[:5]).fit().get_prediction(design[5:]).summary_frame(alpha=0.05)
+    test = next(item for item in paper.back_tests if item.law == "log-linear")
+    got = [(item.predicted, item.low, item.high) for item in test.held_out]
+    np.testing.assert_allclose(got, frame[["mean", "obs_ci_lower", "obs_ci_upper"]], rtol=1e-6)
+
+
+def test_influence_is_that_of_statsmodels(paper: Analysis) -> None:
+    line = paper.comparison.find("log-linear")
+    assert line is not None
+    reference = sm.OLS(line.y, sm.add_constant(np.log10(line.x[:, 0]))).fit().get_influence()
+    rows = influence(line)
+    np.testing.assert_allclose([row.leverage for row in rows], reference.hat_matrix_diag, rtol=1e-8)
+    np.testing.assert_allclose([row.cook for row in rows], reference.cooks_distance[0], rtol=1e-8)
+    np.testing.assert_allclose([row.left_out for row in rows], reference.resid_press, rtol=1e-8)
+
+
+def test_lack_of_fit_is_the_textbook_f() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(10.0**k, k, seed, k**1.5 + rng.normal(0, 0.2)) for k in range(6) for seed in range(4)]
+    frame = pd.DataFrame(rows, columns=["params", "expert_hidden_dim", "seed", "psnr"])
+    found = analyse(frame, "params", "psnr")
+    line = found.comparison.find("log-linear")
+    assert line is not None
+    u = np.log10(frame["params"])
+    full = sm.OLS(frame["psnr"], pd.get_dummies(u).astype(float)).fit()
+    f, p, _ = full.compare_f_test(sm.OLS(frame["psnr"], sm.add_constant(u)).fit())
+    got = lack_of_fit(found.line.sample, line)
+    assert got is not None and (got.f, got.p) == (pytest.approx(f, rel=1e-6), pytest.approx(p, rel=1e-4))
+    assert found.verdicts[0].verdict == "not supported"
+
+
+def test_aicc_finds_an_offset_where_the_data_show_it() -> None:
+    found = saturating(30, 0.005, 1)
+    assert found.preferred.name == "power-offset"
+    assert found.delta(found.fits[-1]) >= 4
+    assert trend(found).verdict == "not supported"
+    assert no_saturation(found).verdict == "not supported"
+
+
+def test_horizon_is_never_far(paper: Analysis) -> None:
+    limits = paper.comparison.horizon
+    span = np.log10(113439756 / 2480652)
+    assert 0.3 - 1e-9 <= limits.decades <= min(1.0, span / 2)
+    short = compare_laws(points(np.array([1.0, 1.2, 1.4, 1.6]), np.array([4, 3.1, 2.2, 1.0])))
+    assert short.horizon.decades == pytest.approx(np.log10(1.6) / 2)
+
+
+def test_sizes_stay_together_in_a_back_test() -> None:
+    x = np.repeat([1.0, 10, 100, 1000, 1e4], 2)
+    tests = back_test(points(x, 1 - 0.1 * np.log10(x) + 0.01 * (-1) ** np.arange(10)), count=3)
+    held = [item.x for item in tests[0].held_out]
+    assert held == [1e4, 1e4] and tests[0].trained == 8
+
+
+def test_a_bend_and_a_leave_one_out_slope_are_those_of_the_weighted_laws() -> None:
+    found = analyse(uneven(), "params", "rfid")
+    sample = found.line.sample
+    quadratic = next(law for law in fit_tree(found)["laws"] if law["name"] == "log-quadratic")
+    bend = curvature(sample)
+    assert np.ptp(sample.weights) > 0.5 and bend is not None
+    assert [bend.low, bend.high] == pytest.approx(quadratic["parameters"][2]["ci95"], rel=1e-6)
+    said = next(item.message for item in found.cautions if item.code in ("curvature", "saturation"))
+    assert f"{bend.low:.3g}" in said and f"{bend.high:.3g}" in said
+    rest = [i for i in range(8) if i != 7]
+    u = np.log10(sample.x[:, 0])
+    slopes = np.polyfit(u[rest], sample.y[rest], 1, w=np.sqrt(sample.weights[rest]))
+    assert influence(found.line.curve)[7].without[1] == pytest.approx(slopes[0], rel=1e-6)

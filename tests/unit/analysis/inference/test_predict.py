@@ -1,0 +1,83 @@
+"""Predictions: how far out they are given, what they register, and how they are scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.inference.analysis import Analysis, analyse
+from analysis.inference.predict import forecast, observed_value, reach, register, score
+from analysis.table.files import read_table
+from drorae.commands.main import main
+from drorae.errors import UserError
+
+PAPER = Path(__file__).resolve().parents[4] / "results" / "paper" / "capacity.csv"
+
+
+def test_envelope_holds_every_plausible_law_and_the_rival(paper: Analysis) -> None:
+    made = forecast(paper.comparison, 2e8)
+    assert [item.law for item in made.laws] == ["log-linear", "power", "power-offset"]
+    assert made.of_run.low == min(item.of_run.low for item in made.laws)
+    assert made.trusted and made.decades_beyond == pytest.approx(np.log10(2e8 / 113439756))
+    assert [item.law for item in forecast(paper.comparison, 1e7).laws] == ["log-linear", "power"]
+    far = forecast(paper.comparison, 1e10, extrapolate=True)
+    assert not far.trusted and far.of_run.high - far.of_run.low > made.of_run.high - made.of_run.low
+
+
+def test_targets_beyond_the_horizon_keep_their_numbers(paper: Analysis) -> None:
+    found = reach(paper.comparison, 0.30)
+    assert not found.trusted and not found.bounded
+    assert all(item.pieces == () and "not trusted" in item.text for _, item, _ in found.laws)
+    assert any("unbounded" in item.text for _, item, _ in found.laws)
+    shown = reach(paper.comparison, 0.30, extrapolate=True)
+    assert all(item.pieces for _, item, _ in shown.laws)
+    assert reach(paper.comparison, 0.50).laws[0][1].estimate == pytest.approx(
+        10 ** ((0.9194450856 - 0.5) / 0.0563694942)
+    )
+
+
+def test_new_images_move_all_values_together() -> None:
+    x = np.geomspace(1e5, 1e8, 8)
+    frame = pd.DataFrame({"params": x, "rfid": 1 - 0.05 * np.log10(x) + 0.001 * (-1) ** np.arange(8), "rfid_se": 0.02})
+    made = analyse(frame, "params", "rfid").predict(1.5e8)
+    assert made.on_new_images is not None
+    assert made.on_new_images.high - made.on_new_images.low > 2 * 1.96 * np.sqrt(2) * 0.02
+    assert made.of_run.high - made.of_run.low < 0.02
+
+
+def test_registered_predictions_are_scored(paper: Analysis) -> None:
+    record = json.loads(json.dumps(register(paper.comparison, forecast(paper.comparison, 2e8))))
+    hit, miss = score(record, 0.45), score(record, 0.60)
+    assert hit.inside and hit.interval_score == pytest.approx(record["envelope"][1] - record["envelope"][0])
+    assert not miss.inside and not any(inside for _, _, inside in miss.laws)
+    assert observed_value(record, np.array([2e8, 2.001e8, 1e8]), np.array([0.4, 0.5, 9.0])) == pytest.approx(0.45)
+    with pytest.raises(UserError, match="within 1%"):
+        observed_value(record, np.array([1e8]), np.array([0.4]))
+    frame = read_table(PAPER)
+    frame.loc[0, "rfid"] += 1e-6
+    other = analyse(frame, "params", "rfid")
+    assert register(other.comparison, other.predict(2e8))["data_sha256"] != record["data_sha256"]
+    with pytest.raises(UserError, match="not a registered prediction"):
+        score({"kind": "else"}, 0.4)
+
+
+def test_predict_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(PAPER), "--y", "rfid", "--at", "2e8", "--target", "0.4", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["predictions"][0]["trusted"] and not tree["targets"][0]["trusted"]
+    assert {"laws", "prediction95", "decades_beyond"} <= set(tree["predictions"][0])
+    assert main(["predict", str(PAPER), "--y", "rfid", "--at", "1e10"]) == 2
+    assert "--extrapolate" in capsys.readouterr().err
+    assert main(["predict", str(PAPER), "--y", "rfid", "--at", "1e10", "--extrapolate"]) == 0
+    assert "EXTRAPOLATED" in capsys.readouterr().out
+    assert main(["predict", str(PAPER), "--y", "rfid", "--at", "2e8", "--register", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    (written,) = tmp_path.glob("prediction-*.json")
+    later = pd.concat([read_table(PAPER), pd.DataFrame([{"params": 2e8, "rfid": 0.44}])])
+    later.to_csv(tmp_path / "later.csv", index=False)
+    assert main(["predict", str(tmp_path / "later.csv"), "--score", str(written), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["inside"] is True

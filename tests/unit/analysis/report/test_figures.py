@@ -1,0 +1,67 @@
+"""Figures of a law: read in grey, and labelled in words."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.collections import PathCollection
+from tables import fit, sweep
+
+from analysis.inference.analysis import analyse
+from analysis.report.figures import display_name, equation, law_figure, number, panels, save, short
+
+
+def test_figures_read_in_grey() -> None:
+    """Seeds differ by marker, lines by style, and the bands by their grey as well as by their hue."""
+    frame = pd.concat([sweep().assign(seed=k) for k in range(4)], ignore_index=True).drop(columns="config_hash")
+    axes = law_figure([analyse(frame, "params", "psnr")]).axes[0]
+    points = [item for item in axes.collections if isinstance(item, PathCollection)]
+    assert len({item.get_paths()[0].vertices.tobytes() for item in points}) == len(points) == 4
+    lines = [line for line in axes.get_lines() if line.get_label() and not str(line.get_label()).startswith("_")]
+    assert len({str(line.get_linestyle()) + str(line._unscaled_dash_pattern) for line in lines}) == len(lines) == 3
+    wide, narrow = axes.collections[:2]
+    white = np.ones(3)
+    greys = []
+    for band in (wide, narrow):
+        red, green, blue, alpha = band.get_facecolor()[0]
+        white = alpha * np.array([red, green, blue]) + (1 - alpha) * white
+        greys.append(white @ [0.2126, 0.7152, 0.0722])
+    assert 1 - greys[0] > 0.05 and greys[0] - greys[1] > 0.1
+
+
+def test_labels_are_short_and_names_are_words() -> None:
+    shown = {128: "128", 9999: "9999", 19000: "19 K", 113439756: "113.4 M", 2.5e9: "2.5 G", 0.5: "0.5"}
+    assert {value: short(value) for value in shown} == shown
+    assert [number(value) for value in (-0.05637, 3.14159, 1e-5, math.inf, -math.inf)] == [
+        "−0.0564", "3.142", "1e−05", "∞", "−∞",
+    ]  # fmt: skip
+    assert display_name("params") == "Fusion parameters" and display_name("my_score") == "my_score"
+
+
+def test_the_equation_is_that_of_the_line() -> None:
+    x = [1e5, 1e6, 1e7, 1e8]
+    falling = pd.DataFrame({"params": x, "rfid": [0.8, 0.75, 0.7, 0.65]})
+    assert equation(fit(falling)) == "rFID = 1.05 − 0.0500 log₁₀(x)"
+    rising = pd.DataFrame({"layers": [1, 2, 3, 4], "psnr": [21.0, 23.0, 25.0, 27.0]})
+    assert equation(fit(rising, "layers", "psnr", "linear")) == "PSNR = 19 + 2 x"
+
+
+def test_a_saved_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        figure, (axes,) = panels(1)
+        axes.plot([1, 2, 3])
+        (tmp_path / name).mkdir()
+        files.append(save(figure, tmp_path / name, "law"))
+    for kind in ("png", "svg"):
+        assert files[0][kind].name == f"law.{kind}"
+        assert files[0][kind].read_bytes() == files[1][kind].read_bytes()
+
+
+def test_panels_stand_two_in_a_row() -> None:
+    for count, rows in ((1, 1), (2, 1), (3, 2)):
+        figure, axes = panels(count, 4.0)
+        assert len(axes) == len(figure.axes) == count and figure.get_size_inches()[1] == 4.0 * rows

@@ -1,0 +1,92 @@
+"""The conductor of a call: what it says as it ends before its time, and where it says its results are."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from done_trials import finish, spec_of
+
+from drorae.config import Runtime, config_hash
+from drorae.errors import ClusterLostError, UserError
+from drorae.runtime.signals import Interrupted, Signals
+from drorae.storage.remote import Remote
+from sweeps.driver.conductor import Conductor, SweepOutcome
+from sweeps.driver.home import Home
+from sweeps.driver.output import Tail
+from sweeps.driver.screen import Screen
+from sweeps.folder.lease import LeaseLostError
+from sweeps.folder.mirror import Mirror
+from sweeps.folder.sweep import RunAddress, read_record
+from sweeps.resources import Resources
+from sweeps.settings import Settings
+from sweeps.spec import expand
+
+GO_ON = "drorae resume mine"
+
+
+def conductor(root: Path, people: io.StringIO | None = None) -> Conductor:
+    spec, home = spec_of("mine"), Home(root, "mine")
+    screen = Screen("mine", people or io.StringIO(), io.StringIO(), Tail(home.log), "", False)
+    settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
+    basis = {config_hash(config): config for config in expand(spec)}
+    return Conductor(spec, basis, settings, home, screen, Signals(), GO_ON)
+
+
+def test_a_mistake_in_the_first_call_leaves_no_folder(tmp_path: Path) -> None:
+    driver = conductor(tmp_path)
+    with pytest.raises(UserError, match="a mistake"), driver.last_words():
+        driver._open()
+        assert read_record(tmp_path / "mine").trials == tuple(driver.basis)
+        raise UserError("a mistake")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_folder_that_is_another_drivers_or_recorded_is_left_alone(tmp_path: Path) -> None:
+    driver = conductor(tmp_path)
+    with pytest.raises(LeaseLostError), driver.last_words():
+        driver._open()
+        raise LeaseLostError("taken over")
+    driver.address = RunAddress("uri", "1", "2")
+    with pytest.raises(UserError), driver.last_words():
+        raise UserError("a mistake")
+    assert (tmp_path / "mine" / "sweep.json").exists()
+
+
+def test_what_ends_a_call_is_said_with_the_way_to_go_on(tmp_path: Path) -> None:
+    people = io.StringIO()
+    driver = conductor(tmp_path, people)
+    driver._open()
+    finish(driver.home.trials, next(iter(driver.basis.values())))
+    with pytest.raises(ClusterLostError) as lost, driver.last_words():
+        raise ClusterLostError("the head node does not answer")
+    assert str(lost.value) == f"the head node does not answer; 1 of 2 trials are done; to go on: {GO_ON}"
+    with pytest.raises(Interrupted) as raised, driver.last_words():
+        raise Interrupted
+    assert people.getvalue().endswith(f"interrupted: 1 of 2 trials are done; to go on: {GO_ON}\n")
+    assert raised.value.said, "it is not said twice"
+
+
+def test_opening_says_how_many_trials_there_are_and_where(tmp_path: Path) -> None:
+    people = io.StringIO()
+    driver = conductor(tmp_path, people)
+    driver._open()
+    assert people.getvalue().splitlines()[0] == f"mine: 2 trials, results in {tmp_path / 'mine'}"
+    assert driver.plan.missing == list(driver.configs) and driver.session.configs == driver.configs
+
+
+def test_nothing_is_written_at_the_end_of_a_call_that_recorded_nothing(tmp_path: Path) -> None:
+    driver = conductor(tmp_path)
+    driver._open()
+    driver._close()
+    assert not driver.home.table.exists() and driver.counts == {}
+
+
+def test_results_are_where_everybody_knows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path))
+    here = SweepOutcome(tmp_path, tmp_path / "trials.csv", {}, "", "")
+    assert here.place == str(tmp_path)
+    here.fetch_picture("trials/a")
+    mirror = Mirror(Remote("s3://bucket/runs/mine"), "driver")
+    assert SweepOutcome(mirror.local, tmp_path / "trials.csv", {}, "", "", "", mirror).place == "s3://bucket/runs/mine"

@@ -1,0 +1,63 @@
+"""Sweeps from Python: what is refused before anything runs."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from done_trials import finish, spec_of
+
+from drorae.config import TrialConfig
+from drorae.errors import DiskFullError, UserError
+from sweeps.driver.run import resume_sweep, run_sweep
+from sweeps.folder.sweep import read_record
+from sweeps.spec import Axis, SweepSpec, expand
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_driver_on_a_full_disk_names_the_sweeps_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, content: bytes) -> int:
+        self.touch()
+        raise FULL
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    spec = SweepSpec("mine", TrialConfig(), (Axis("capacity", (8,)),))
+    with pytest.raises(DiskFullError, match=f"^{tmp_path}/mine: the disk is full"):
+        run_sweep(spec, root=tmp_path, quiet=True)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_where_no_sweep_is_nothing_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep here"):
+        resume_sweep(tmp_path / "mine", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_failures": -1}, "max_failures"),
+        ({"budget_hours": -1.0}, "budget_hours"),
+        ({"pruner": "hope"}, "none, median, hyperband, asha"),
+    ],
+)
+def test_settings_are_checked_before_a_folder_is_made(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_sweep(spec_of("mine"), root=tmp_path / "runs", quiet=True, **settings)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_done_needs_no_cluster(tmp_path: Path) -> None:
+    spec = spec_of("mine")
+    for config in expand(spec):
+        finish(tmp_path / "mine" / "trials", config)
+    outcome = run_sweep(spec, root=tmp_path, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", quiet=True)
+    assert outcome.counts == {"finished": 2} and outcome.place == str(tmp_path / "mine")
+    assert outcome.trials_csv.read_text().count("finished") == 2
+    record = read_record(tmp_path / "mine")
+    assert record.spec == spec and record.tracking and record.tracking.parent_run_id == outcome.parent_run_id
+    again = resume_sweep(tmp_path / "mine", tracking_uri=outcome.tracking_uri, quiet=True)
+    assert again == outcome

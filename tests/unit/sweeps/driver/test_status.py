@@ -1,0 +1,57 @@
+"""The state of a sweep from its folder alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from begun import BEGUN
+from done_trials import begin, finish, spec_of
+
+from drorae.config import config_hash
+from drorae.errors import UserError
+from drorae.storage.files import write_json
+from drorae.trial.folder import TrialStatus, write_ending
+from sweeps.driver.status import STALE_SECONDS, sweep_state
+from sweeps.folder.lease import Lease
+from sweeps.folder.sweep import SweepRecord
+from sweeps.spec import expand
+
+
+def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> None:
+    spec = spec_of("mine", (4, 8, 16, 32, 64, 128))
+    configs, trials = expand(spec), tmp_path / "trials"
+    SweepRecord("id", spec, tuple(map(config_hash, configs))).write(tmp_path)
+    done, failed, here, stale, damaged, _new = configs
+    finish(trials, done, seconds=60.0)
+    write_ending(begin(trials, failed), TrialStatus.FAILED, "no luck")
+    now = {"running": True, "updated": time.time(), "phase": "phase2", "step": 5, "total_steps": 10, "cpu_hours": 1.0}
+    write_json(begin(trials, here) / "progress.json", now)
+    write_json(begin(trials, stale) / "progress.json", now | {"updated": time.time() - 2 * STALE_SECONDS})
+    (begin(trials, damaged) / "result.json").write_text("{")
+    state = sweep_state(tmp_path)
+    assert state.counts == {"finished": 1, "failed": 1, "running": 1, "missing": 3} and state.total == 6
+    assert [(item.label, item.step) for item in state.running] == [("capacity=16", 5)]
+    assert state.failed == (("capacity=8", "no luck"),)
+    assert [label for label, _ in state.damaged] == ["capacity=64"] and "damaged" in state.damaged[0][1]
+    assert state.cost.cpu_hours == pytest.approx(2 + 60 / 3600) and not state.driven
+    assert state.seconds_left and state.seconds_left > 0
+    tree = json.loads(json.dumps(state.tree()))
+    assert tree["failed"] == [{"trial": "capacity=8", "reason": "no luck"}] and tree["counts"] == state.counts
+    with Lease(tmp_path / "driver.lease") as lease:
+        lease.acquire()
+        assert sweep_state(tmp_path).driven
+
+
+def test_a_sweep_of_an_earlier_version_is_read() -> None:
+    state = sweep_state(BEGUN)
+    assert state.counts == {"finished": 2, "missing": 2} and state.running == () and state.cost.seconds > 0
+
+
+def test_where_no_sweep_is_its_neighbours_are_named(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    SweepRecord("id", spec_of("theirs"), ()).write(tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"mine: no sweep here; .*sweeps in .*: theirs"):
+        sweep_state(tmp_path / "mine")
