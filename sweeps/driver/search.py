@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
-from drorae.errors import UserError, one_line
+from drorae.errors import UserError, brief, one_line
 from drorae.metrics.registry import better
 from drorae.trial.folder import MEASURED, TrialStatus, read_outcome, ready_trial
 from sweeps.driver.pruning import quiet_optuna
@@ -152,19 +152,25 @@ class Studies:
     def _open(self, path: Path, names: Sequence[str], configs: list[TrialConfig]) -> _Group:
         """Opens or creates the study of these configs; `names`: its name, and the one of earlier versions."""
         import optuna
+        from sqlalchemy.exc import DatabaseError
 
         quiet_optuna()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             storage = f"sqlite:///{path}"
+            directions = [direction(objective) for objective in self.search.objectives]
             known = optuna.get_all_study_names(storage) if path.exists() else []
             study = optuna.create_study(
                 storage=storage,
                 study_name=next((name for name in names if name in known), names[0]),
-                directions=[direction(objective) for objective in self.search.objectives],
+                directions=directions,
                 sampler=self._sampler(0),
                 load_if_exists=True,
             )
+            if [item.name.lower() for item in study.directions] != directions:
+                raise ValueError("one for other objectives")
+        except DatabaseError as error:
+            raise UserError(f"{path}: not readable ({brief(error)}); delete it, and the search begins anew") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: holds another search ({one_line(error)}); give this one another --name") from None
         group = _Group(configs, study)

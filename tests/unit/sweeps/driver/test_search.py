@@ -96,3 +96,15 @@ def test_a_sweep_without_a_search_has_no_studies(tmp_path: Path) -> None:
 
 def test_which_way_an_objective_goes() -> None:
     assert [direction(name) for name in ("psnr", "rfd_dinov2", "fusion_params")] == ["maximize", "minimize", "minimize"]
+
+
+def test_studies_of_another_search_or_damaged_ones_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "studies.db"
+    Studies(path, TUNED, tmp_path / "trials")
+    for objectives in (("rfd_dinov2",), ("psnr", "ssim")):
+        other = replace(TUNED, search=replace(TUNED.search, objectives=objectives))
+        with pytest.raises(UserError, match="holds another search .*--name"):
+            Studies(path, other, tmp_path / "trials")
+    path.write_bytes(b"no database " * 100)
+    with pytest.raises(UserError, match="not readable .*delete it"):
+        Studies(path, TUNED, tmp_path / "trials")
