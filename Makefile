@@ -52,10 +52,10 @@ smoke: setup
 	$(BIN)/drorae sweep --preset smoke
 
 test: $(VENV)/.tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.tools
-	$(BIN)/python -m pytest tests/unit -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit -m "not slow"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -33,21 +33,21 @@ def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
     """One process of `world` on both trials."""
     import torch.distributed as dist
 
-    from drorae.losses import adversarial
+    from drorae.training import adversary
     from drorae.trial.run import run_trial
 
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     runtime = Runtime(device="cpu", threads=1, cache_dir=str(folder / "cache"), log_steps=1)
-    learn = adversarial.Adversary.learn
+    learn = adversary.Adversary.learn
     kept = {}
 
-    def watched(self: adversarial.Adversary, *arguments: Any) -> dict[str, torch.Tensor]:
+    def watched(self: adversary.Adversary, *arguments: Any) -> dict[str, torch.Tensor]:
         kept["heads"] = self.network.state_dict()
         return learn(self, *arguments)
 
-    adversarial.Adversary.learn = watched  # type: ignore[method-assign]
+    adversary.Adversary.learn = watched  # type: ignore[method-assign]
     for name, trial in trials(config).items():
         run_trial(trial, directory=folder / name, runtime=runtime)
     torch.save(kept["heads"], folder / f"heads{rank}.pt")
