@@ -34,7 +34,7 @@ __all__ = [
 
 _MODULES = {
     "SWEEPS": "sweeps.presets",
-    "Asha": "sweeps.driver.pruning",
+    "Asha": "sweeps.settings",
     "Resources": "sweeps.resources",
     "SweepOutcome": "sweeps.driver.run",
     "resume_sweep": "sweeps.driver.run",

@@ -41,8 +41,8 @@ from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.training.phases import PHASE1
+from drorae.trial.folder import DECODER
 
-DECODER = "decoder.safetensors"
 DECODER_REMEDY = "put that one back, or delete what is there and make it with the threads and the device of then"
 """What to do about a phase-1 decoder of other weights."""
 
