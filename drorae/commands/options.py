@@ -163,6 +163,8 @@ class RuntimeOptions:
     """Images sent through the networks at once, larger batches in pieces (gradient accumulation); 0: all."""
     activation_checkpointing: bool = False
     """Compute the decoder's activations twice instead of keeping them."""
+    fast_kernels: bool = False
+    """On a GPU, a fifth faster, but two runs of one seed differ."""
     checkpoint_seconds: Annotated[float, option("SECONDS")] = 30.0
     """A killed trial loses at most so much of its work."""
 

@@ -261,6 +261,9 @@ class Runtime:
     activation_checkpointing: bool = False
     """Compute the decoder's activations again in the backward pass instead of keeping them: about a third more time
     for a fraction of the memory."""
+    fast_kernels: bool = False
+    """On CUDA, let torch take kernels that add in another order every time: about a fifth faster, and two runs of one
+    seed differ."""
     checkpoint_seconds: float = 30.0
     """A checkpoint is written when so many seconds have passed since the last."""
     log_steps: int = 10

@@ -15,6 +15,20 @@ STAGES = (0, 1, 2, 4)
 a third of the network, sees 2 x 2 positions of a 64 px crop and is left out."""
 
 
+def resize(images: Tensor, size: int) -> Tensor:
+    """Bilinear resizing with antialiasing of images [B, C, H, W] to [B, C, size, size], in float32 or more.
+
+    As two matrix products: the gradient of torch's own kernel adds in another order every time on CUDA.
+    """
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    units = (torch.eye(side, dtype=images.dtype, device=images.device) for side in images.shape[-2:])
+    rows, columns = (
+        F.interpolate(unit[None, None], size=(size, len(unit)), mode="bilinear", antialias=True)[0, 0] for unit in units
+    )
+    with torch.autocast(images.device.type, enabled=False):
+        return rows @ images @ columns.mT
+
+
 class PerceptualNetwork(nn.Module):
     """LPIPS's distance (arXiv 1801.03924, Eq. 1) with unit channel weights, on EfficientNet-Lite0's features."""
 
@@ -32,7 +46,7 @@ class PerceptualNetwork(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W], nominally in [0, 1] -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
         if images.shape[-2:] != (self.size, self.size):
-            images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
+            images = resize(images, self.size)
         x = self.stem(((images - MEAN) / STD).contiguous(memory_format=torch.channels_last))
         found = []
         for index, block in enumerate(self.blocks):

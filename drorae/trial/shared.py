@@ -35,6 +35,7 @@ from drorae.models.rae_decoder import read_released
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
+from drorae.runtime.determinism import set_deterministic
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
 from drorae.storage.sealed import read_sealed, write_sealed
@@ -191,12 +192,17 @@ def open_workshop(
 
 
 def choose_device(runtime: Runtime) -> torch.device:
-    """Returns the device a runtime names, and sets torch's threads as it says."""
+    """Returns the device a runtime names, and sets torch's threads as it says.
+
+    On CUDA, says whether the process takes deterministic kernels.
+    """
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    if runtime.device != "auto":
-        return torch.device(runtime.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if runtime.device == "auto" else runtime.device)
+    if device.type == "cuda":
+        set_deterministic(not runtime.fast_kernels)
+    return device
 
 
 def decoder_place(config: TrialConfig, runtime: Runtime, fingerprints: Mapping[str, str]) -> str:

@@ -1,4 +1,5 @@
-"""`make gpu-check`: every module on a CUDA device against its float64 result on the CPU, and the speed of a step.
+"""`make gpu-check`: every module on a CUDA device against its float64 result on the CPU, whether its gradients are the
+same bits every time, and the speed of a step.
 
 Without CUDA it says so and claims nothing. `--device cpu --small` runs the check itself on a machine without one.
 """
@@ -23,6 +24,7 @@ from drorae.losses.perceptual import PerceptualNetwork
 from drorae.metrics import image
 from drorae.models.decoder import Decoder
 from drorae.models.fusion.registry import VARIANTS, LayerFusion
+from drorae.runtime.determinism import set_deterministic
 
 RELATIVE = 1e-4
 """Largest relative error of float32 with TF32 off that passes."""
@@ -50,13 +52,32 @@ def compare(module: nn.Module, inputs: list[Tensor], device: torch.device, call:
     return [relative(fast, true), relative(fast_gradient, true_gradient)]
 
 
+def repeats(module: nn.Module, inputs: list[Tensor], device: torch.device, call: Callable[..., Tensor]) -> bool:
+    """Whether a module's gradients are the same bits three times over, in float32 and under bf16 autocast."""
+    module = module.to(device, torch.float32)
+    given = [tensor.to(device, torch.float32).detach().requires_grad_() for tensor in inputs]
+    weights = [*given, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
+    for low in (False, True):
+        found = []
+        for _ in range(3):
+            torch.manual_seed(0)
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
+                loss = call(module, *given).float().square().mean()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            found.append(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]))
+        if not all(torch.equal(found[0], other) for other in found[1:]):
+            return False
+    return True
+
+
 def modules(small: bool) -> dict[str, tuple[nn.Module, list[Tensor], Callable[..., Tensor]]]:
     """Name -> module, inputs and how it is called."""
     torch.manual_seed(0)
     width, depth, tokens = (64, 4, 16) if small else (768, 12, 256)
     norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
     layers = torch.randn(2, depth, tokens, width)
-    picture = torch.rand(2, 3, 64, 64)
+    # Of another size than the networks' own, as it is in a trial.
+    picture = torch.rand(2, 3, 48, 48)
     found: dict[str, tuple[nn.Module, list[Tensor], Callable[..., Tensor]]] = {}
     for name, variant in VARIANTS.items():
         if variant.routing is None and not variant.attends:
@@ -68,7 +89,7 @@ def modules(small: bool) -> dict[str, tuple[nn.Module, list[Tensor], Callable[..
     grid = 4 if small else 16
     found["decoder"] = (Decoder(decoder, width, grid, grid * 16), [torch.randn(2, tokens, width)], lambda m, x: m(x))
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64).eval().requires_grad_(False)
-    found["encoder (ViT)"] = (vit, [picture], lambda m, x: m.forward_features(x))
+    found["encoder (ViT)"] = (vit, [torch.rand(2, 3, 64, 64)], lambda m, x: m.forward_features(x))
     network = PerceptualNetwork(timm.create_model("tf_efficientnet_lite0"), 64)
     found["perceptual (EfficientNet)"] = (
         network,
@@ -83,18 +104,20 @@ def modules(small: bool) -> dict[str, tuple[nn.Module, list[Tensor], Callable[..
 
 def check(device: torch.device, small: bool, console: Console) -> bool:
     """Prints the table of errors; True where all are small."""
-    table = Table("module", "output", "gradients", title=f"float32 on {device} against float64 on the CPU")
+    table = Table("module", "output", "gradients", "repeats", title=f"float32 on {device} against float64 on the CPU")
     fine = True
     for name, (module, inputs, call) in modules(small).items():
         errors = compare(module, inputs, device, call)
         fine &= max(errors) < RELATIVE
-        table.add_row(name, *(f"{error:.1e}" for error in errors))
+        same = repeats(module, inputs, device, call)
+        fine &= same
+        table.add_row(name, *(f"{error:.1e}" for error in errors), "yes" if same else "NO")
     first, second = (torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8) for _ in range(2))
     for name in ("psnr", "ssim", "l1"):
         measure = getattr(image, name)
         error = relative(measure(first.to(device), second.to(device)), measure(first, second))
         fine &= error < RELATIVE
-        table.add_row(name, f"{error:.1e}", "-")
+        table.add_row(name, f"{error:.1e}", "-", "-")
     console.print(table)
     return fine
 
@@ -149,19 +172,24 @@ def speed(device: torch.device, small: bool, console: Console) -> None:
         timed("backward of all", lambda: (loss + 0.75 * weight * gan).backward() or loss)
         timed("optimiser", lambda: optimiser.step() or loss)
 
-    for _ in range(3):
+    for _ in range(2):
         step()
-    seconds.clear()
     rounds = 2 if small else 10
-    started = time.perf_counter()
-    for _ in range(rounds):
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for deterministic in (False, True) * 3:
+        set_deterministic(deterministic)
         step()
-    taken = time.perf_counter() - started
+        seconds.clear()
+        started = time.perf_counter()
+        for _ in range(rounds):
+            step()
+        taken = time.perf_counter() - started
+        rates[deterministic].append(rounds * batch / taken)
     table = Table("part", "share", title=f"a phase-2 step: {name}, decoder {decoder_size}, batch {batch}, bf16")
     for part, spent in seconds.items():
         table.add_row(part, f"{spent / taken:.0%}")
     console.print(table)
-    console.print(f"{rounds * batch / taken:.1f} images/s")
+    console.print(f"{max(rates[True]):.1f} images/s; {max(rates[False]):.1f} with --fast-kernels")
     if device.type == "cuda":
         console.print(f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
 
@@ -178,6 +206,7 @@ def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     device = torch.device(arguments.device)
+    set_deterministic()
     fine = check(device, arguments.small, console)
     speed(device, arguments.small, console)
     return 0 if fine else 1

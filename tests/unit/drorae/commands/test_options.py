@@ -64,6 +64,7 @@ def test_every_runtime_option_reaches_the_runtime(tmp_path: Path) -> None:
         cache_limit_gb=2.5,
         micro_batch=4,
         activation_checkpointing=True,
+        fast_kernels=True,
         checkpoint_seconds=7.0,
     )
     runtime = options.runtime()

@@ -9,7 +9,7 @@ from photographs import photo
 from torch import Tensor
 
 from drorae.config import ObjectiveConfig
-from drorae.losses.perceptual import PerceptualNetwork, load_perceptual
+from drorae.losses.perceptual import PerceptualNetwork, load_perceptual, resize
 from drorae.models import effnet as efficientnet
 
 
@@ -26,6 +26,19 @@ def network() -> PerceptualNetwork:
     found = load_perceptual(ObjectiveConfig(perceptual_size=64))
     assert found is not None
     return found
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 64), (50, 37, 24), (64, 64, 64)])
+def test_resizing_by_products_is_torch_s_own(height: int, width: int, size: int) -> None:
+    images = torch.rand(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    expected = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = resize(images, size)
+    torch.testing.assert_close(found, expected)
+    weights = torch.rand_like(expected)
+    gradients = [torch.autograd.grad((value * weights).sum(), images)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    assert resize(images.bfloat16(), size).dtype == torch.float32
 
 
 def test_distance_is_lpips_with_unit_weights(network: PerceptualNetwork) -> None:
