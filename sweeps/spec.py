@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from drorae.config import LOCATIONS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
 from drorae.errors import UserError
+from drorae.machine.needs import check_encoder
 from drorae.metrics.registry import METRICS
 
 ALIASES: Mapping[str, str] = types.MappingProxyType(
@@ -191,6 +192,8 @@ def expand(spec: SweepSpec) -> list[TrialConfig]:
             for name, value in [*zip((axis.name for axis in spec.axes), values, strict=True), *point.items()]:
                 config = set_field(config, name, value)
             config = labelled(config, spec)
+            config.check()
+            check_encoder(config)
             trials.setdefault(config_hash(config), config)
     return list(trials.values())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from tyro.conf import Positional, UseAppendAction, arg
 
 from drorae.commands.terminal import print_json, print_table, show
-from drorae.config import PRESETS, Runtime, TrialConfig, default_cache_dir, load_config, override
+from drorae.config import PRESETS, FieldError, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, absolute, locate
 from drorae.trial.folder import RESULT
@@ -174,14 +173,11 @@ class RuntimeOptions:
         Raises:
             UserError: a value that makes no sense.
         """
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"--device {self.device}: not a device; expected auto, cpu, cuda or cuda:N")
-        require(self.threads >= 0, f"--threads {self.threads}", "0 (choose for me) or more")
-        require(self.micro_batch >= 0, f"--micro-batch {self.micro_batch}", "0 (whole batches) or more")
-        require(self.checkpoint_seconds >= 0, f"--checkpoint-seconds {self.checkpoint_seconds}", "0 or more")
-        require(self.cache_limit_gb > 0, f"--cache-limit-gb {self.cache_limit_gb}", "a number above 0")
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(RuntimeOptions)}
-        return Runtime(**given | {"cache_dir": absolute(self.cache_dir or default_cache_dir())})
+        try:
+            return Runtime(**given | {"cache_dir": absolute(self.cache_dir or default_cache_dir())})
+        except FieldError as error:
+            raise UserError(f"--{error.field.replace('_', '-')}: {error.reason}") from None
 
 
 @dataclass(kw_only=True)

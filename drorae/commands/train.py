@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from drorae.commands.options import ConfigOptions, JsonOption, Number, RuntimeOptions, option, require
 from drorae.commands.terminal import ending, print_table, say, show, working
-from drorae.config import Runtime, TrialConfig, config_hash, former_hash
+from drorae.config import Runtime, TrialConfig, config_hash, former_hash, override
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, locate
 from drorae.trial.folder import TrialStatus
@@ -41,10 +41,13 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
     def run(self) -> int:
         """Runs the trial; 0, or 1 where it failed or diverged."""
         from drorae.machine.capacity import check_machine
+        from drorae.machine.needs import check_encoder
 
         config = self.trial_config()
         if self.seed is not None:
-            config = replace(config, seed=self.seed)
+            config = override(config, "seed", self.seed)
+        config.check()
+        check_encoder(config)
         runtime = self.runtime()
         if self.dry_run:
             require(self.gpu_tflops > 0, f"--gpu-tflops {self.gpu_tflops}", "a number above 0")

@@ -1,5 +1,6 @@
 """What a trial is: its frozen dataclasses, their JSON and hash, and the presets."""
 
+from drorae.config.checked import FieldError as FieldError
 from drorae.config.convert import canonical_json as canonical_json
 from drorae.config.convert import flatten as flatten
 from drorae.config.convert import from_dict as from_dict
@@ -16,6 +17,7 @@ from drorae.config.identity import relocated as relocated
 from drorae.config.identity import shared_key as shared_key
 from drorae.config.presets import DECODERS as DECODERS
 from drorae.config.presets import PRESETS as PRESETS
+from drorae.config.schema import BOUNDED as BOUNDED
 from drorae.config.schema import DecoderConfig as DecoderConfig
 from drorae.config.schema import DiscriminatorConfig as DiscriminatorConfig
 from drorae.config.schema import EncoderConfig as EncoderConfig
@@ -28,4 +30,6 @@ from drorae.config.schema import ProbeConfig as ProbeConfig
 from drorae.config.schema import Runtime as Runtime
 from drorae.config.schema import TrialConfig as TrialConfig
 from drorae.config.schema import Variant as Variant
+from drorae.config.schema import check_grid as check_grid
+from drorae.config.schema import check_patches as check_patches
 from drorae.config.schema import default_cache_dir as default_cache_dir

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from drorae.config.checked import FieldError
 from drorae.config.schema import TrialConfig
 from drorae.errors import UserError
 
@@ -86,6 +88,15 @@ def _convert_scalar(annotation: Any, value: Any, name: str) -> Any:
     return converted
 
 
+@contextlib.contextmanager
+def _under(prefix: str) -> Iterator[None]:
+    """Puts the dotted name of a group before what its fields refuse."""
+    try:
+        yield
+    except FieldError as error:
+        raise FieldError(prefix + error.field, error.reason) from None
+
+
 def from_dict(kind: type[Config], tree: Mapping[str, Any], prefix: str = "") -> Config:
     """Returns the config of this kind that `to_dict` made `tree` of; fields left out keep their defaults.
 
@@ -96,7 +107,9 @@ def from_dict(kind: type[Config], tree: Mapping[str, Any], prefix: str = "") -> 
     if unknown := sorted(tree.keys() - hints.keys()):
         remedy = "correct it, or, in a file made by a newer drorae, update this one"
         raise UserError(f"{prefix}{unknown[0]}: no such field; known here: {', '.join(sorted(hints))}; {remedy}")
-    return kind(**{key: _convert(hints[key], value, prefix + key) for key, value in tree.items()})
+    values = {key: _convert(hints[key], value, prefix + key) for key, value in tree.items()}
+    with _under(prefix):
+        return kind(**values)
 
 
 def override(config: Config, name: str, value: Any, prefix: str = "") -> Config:
@@ -119,7 +132,8 @@ def override(config: Config, name: str, value: Any, prefix: str = "") -> Config:
     if rest and not dataclasses.is_dataclass(group):
         raise UserError(f"{prefix}{name}: {head} has no fields of its own")
     changed = override(group, rest, value, f"{prefix}{head}.") if rest else _convert(hints[head], value, prefix + head)
-    return typing.cast(Config, dataclasses.replace(typing.cast(Any, config), **{head: changed}))
+    with _under(prefix):
+        return typing.cast(Config, dataclasses.replace(typing.cast(Any, config), **{head: changed}))
 
 
 def load_config(path: str | Path) -> TrialConfig:

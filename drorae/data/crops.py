@@ -18,6 +18,9 @@ from drorae.config import ImagesConfig
 # Raise it when a crop or the layout of the photographs changes, so that caches made before are not taken for new.
 _CROP_VERSION = 1
 
+STRIP = 8
+"""Times its shorter side: a picture that is longer is a strip."""
+
 Picture = Image.Image | np.ndarray
 """RGB of any size; arrays are uint8 [H, W, 3]."""
 
@@ -45,6 +48,8 @@ class Images:
     val: ImageSet
     skipped: tuple[str, ...] = ()
     """`path: reason` of every file that was not usable."""
+    notices: tuple[str, ...] = ()
+    """What else a reader of the results should know: what was left out, converted, or found on both sides."""
 
 
 def train_crop(image: Picture, size: int, resize: int, generator: np.random.Generator) -> np.ndarray:
@@ -63,11 +68,9 @@ def train_crop(image: Picture, size: int, resize: int, generator: np.random.Gene
     """
     picture = _as_picture(image)
     target, shorter = resize or size, min(picture.size)
-    if shorter != target:
-        width, height = (side * target // shorter for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (int(generator.integers(side - size + 1)) for side in picture.size)
-    return np.array(picture.crop((left, top, left + size, top + size)))
+    width, height = (side * target // shorter for side in picture.size)
+    left, top = (int(generator.integers(side - size + 1)) for side in (width, height))
+    return _square(picture, (width, height), left, top, size)
 
 
 def centre_crop(image: Picture, size: int) -> np.ndarray:
@@ -87,11 +90,21 @@ def centre_crop(image: Picture, size: int) -> np.ndarray:
     while min(picture.size) >= 2 * size:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     shorter = min(picture.size)
-    if shorter != size:
-        # Scale first, then round: ADM's order, which decides ties as ADM does.
-        width, height = (round(side * (size / shorter)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = ((side - size) // 2 for side in picture.size)
+    # Scale first, then round: ADM's order, which decides ties as ADM does.
+    width, height = (round(side * (size / shorter)) for side in picture.size)
+    left, top = ((side - size) // 2 for side in (width, height))
+    return _square(picture, (width, height), left, top, size)
+
+
+def _square(picture: Image.Image, scaled: tuple[int, int], left: int, top: int, size: int) -> np.ndarray:
+    """The square of `size` pixels at (left, top) of a picture taken to another size by bicubic."""
+    if max(scaled) > STRIP * min(scaled):
+        # A strip would be made huge for the sake of one square: that square alone, up to rounding the same.
+        across, down = picture.width / scaled[0], picture.height / scaled[1]
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    if picture.size != scaled:
+        picture = picture.resize(scaled, Image.Resampling.BICUBIC)
     return np.array(picture.crop((left, top, left + size, top + size)))
 
 

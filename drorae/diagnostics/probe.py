@@ -210,12 +210,7 @@ def _check(config: ProbeConfig, shape: torch.Size) -> int:
         raise UserError(f"probe.steps: {config.steps} trains nothing; expected 1 or more")
     if grid**2 != shape[1]:
         raise UserError(f"probe: {shape[1]} tokens are no square grid, which the probe's positions need")
-    if config.width % config.heads or config.width % 4:
-        raise UserError(f"probe.width: {config.width} must be a multiple of 4 and of probe.heads={config.heads}")
-    if not config.levels or not all(0 < t < 1 for t in config.levels):
-        raise UserError(f"probe.levels: expected times between 0 and 1 (both left out), got {config.levels}")
-    if len({level_name(t) for t in config.levels}) < len(config.levels):
-        raise UserError(f"probe.levels: {config.levels} are not distinct percents")
+    config.check()
     return grid
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drorae.config import PhaseConfig, Runtime, TrialConfig
+from drorae.errors import UserError
 
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
@@ -68,6 +69,20 @@ def encoder_shape(name: str) -> EncoderShape | None:
     if not isinstance(vit, VisionTransformer):
         return None
     return EncoderShape(len(vit.blocks), vit.embed_dim, vit.patch_embed.patch_size[0])
+
+
+def check_encoder(config: TrialConfig) -> None:
+    """Raises UserError where timm has no such encoder, or where it has fewer blocks than are fused.
+
+    Where neither is known without timm and timm is not installed, nothing is checked.
+    """
+    try:
+        shape = encoder_shape(config.encoder.name)
+    except ImportError:
+        return
+    if shape is None:
+        raise UserError(f"encoder.name: timm has no ViT named {config.encoder.name!r}; see timm.list_models('vit*')")
+    config.fusion.check_depth(shape.depth)
 
 
 def guessed_shape(name: str) -> EncoderShape:

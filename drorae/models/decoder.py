@@ -11,8 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from drorae.config import DecoderConfig
-from drorae.errors import UserError
+from drorae.config import DecoderConfig, check_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -59,15 +58,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, latent_width: int, grid: int, size: int) -> None:
         super().__init__()
-        if size % grid:
-            raise UserError(
-                f"images.size: {size} px cannot be cut into the encoder's {grid} x {grid} tokens; "
-                f"use a multiple of {grid}, or change encoder.input_size"
-            )
-        if config.width % config.heads or config.width % 4:
-            raise UserError(
-                f"decoder.width: {config.width} must be a multiple of 4 and of decoder.heads={config.heads}"
-            )
+        check_grid(size, grid)
+        config.check()
         self.grid = grid
         self.patch = size // grid
         self.checkpointing = False

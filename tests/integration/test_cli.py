@@ -52,7 +52,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train --treads 3", "perhaps you meant --threads"),
     ("train --threads three", "--threads: expected a whole number"),
     ("train --threads -1", "expected 0"),
-    ("train --device tpu", "not a device"),
+    ("train --device tpu", "--device: expected auto, cpu, cuda or cuda:N"),
     ("train --device cuda:99", "cuda"),
     ("train --features sometimes", "invalid choice 'sometimes'"),
     ("train --cache-limit-gb 0", "above 0"),

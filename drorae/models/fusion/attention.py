@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from drorae.errors import UserError
-
 HEAD_WIDTH = 64
 """Channels per head, as in the ViTs that are fused; a width that is no multiple of it gets one head."""
 
@@ -27,8 +25,6 @@ class DepthAttention(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        if inner < 1:
-            raise UserError(f"fusion.expert_hidden_dim: {inner} is no width; use 1 or more")
         self.heads = inner // HEAD_WIDTH if inner % HEAD_WIDTH == 0 else 1
         self.query = nn.Linear(width, inner)
         self.key = nn.Linear(width, inner)

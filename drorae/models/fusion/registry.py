@@ -9,8 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from drorae.config import FusionConfig
-from drorae.errors import UserError
+from drorae.config import BOUNDED, FusionConfig
 from drorae.models.fusion import routing
 from drorae.models.fusion.attention import DepthAttention
 from drorae.models.fusion.experts import Experts
@@ -30,8 +29,6 @@ class FusionVariant:
     attends: bool = False
     """Cross-attention in place of experts and router."""
     adds_spatial_mean: bool = False
-    bounded: bool = False
-    """z_fuse is already a bounded correction of z_base, and so the latent; `incremental` does not apply."""
     activation: Literal["none", "gelu"] = "none"
     """The experts' activation where the config says `auto`."""
 
@@ -51,7 +48,7 @@ VARIANTS: dict[str, FusionVariant] = {
     # z_fuse = LN(sum_k w_k h_k / sqrt(sum_k w_k^2 + eps)): arXiv 2605.10780, Eq. 4
     "energy": FusionVariant(routing=routing.energy),
     # z = LN(LN(z(L)) + sum_g Delta_g), |Delta_g| <= c_g |LN(z(L))| per image: HiRAE, arXiv 2609.37775, Eqs. 7-11
-    "hirae": FusionVariant(routing=routing.unit, router_reads="last", bounded=True, activation="gelu"),
+    "hirae": FusionVariant(routing=routing.unit, router_reads="last", activation="gelu"),
 }
 """The published fusions, simplest first."""
 
@@ -92,19 +89,11 @@ class LayerFusion(nn.Module):
 
     def __init__(self, config: FusionConfig, num_layers: int, norm: nn.LayerNorm) -> None:
         super().__init__()
-        if not 0 <= config.num_layers <= num_layers:
-            raise UserError(
-                f"fusion.num_layers: {config.num_layers} asked for, the encoder has {num_layers}; "
-                f"use 1 to {num_layers}, or 0 for all"
-            )
-        if config.expert_hidden_dim < 1:
-            raise UserError(f"fusion.expert_hidden_dim: {config.expert_hidden_dim} is no width; use 1 or more")
+        config.check()
+        config.check_depth(num_layers)
         variant = VARIANTS[config.variant]
-        if variant.bounded and not config.incremental:
-            raise UserError(
-                f"fusion.incremental: {config.variant} is a bounded correction of the last layer by itself and has no "
-                "form without; leave fusion.incremental true"
-            )
+        self.bounded = config.variant in BOUNDED
+        """z_fuse is already a bounded correction of z_base, and so the latent."""
         self.config = config
         self.num_layers = config.num_layers or num_layers
         self.variant = variant
@@ -153,7 +142,7 @@ class LayerFusion(nn.Module):
         fused = fused.view(batch, tokens, width)
         if self.variant.adds_spatial_mean:
             fused = fused + base.mean(1, keepdim=True)
-        if self.variant.bounded or not self.config.incremental:
+        if self.bounded or not self.config.incremental:
             latent = fused
         elif self.config.beta == 0:
             latent = base
@@ -181,7 +170,7 @@ class LayerFusion(nn.Module):
         """h_k [n, T, C], weights [T, n], base [B, N, C] -> z_fuse [T, C]."""
         # Elementwise rather than as a product: a third of the time of the strided bmm einsum would choose.
         weighted = outputs * weights.T.unsqueeze(-1)
-        if not self.variant.bounded:
+        if not self.bounded:
             total = weighted.sum(0)
         else:
             deltas = bounded_residuals(weighted.view(-1, *base.shape), base, self.config.eps, self.training)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from drorae.config import (
-    default_cache_dir,
-)
+from drorae.config import PRESETS, TrialConfig, default_cache_dir, override
+from drorae.errors import UserError
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +22,72 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert default_cache_dir() == "/somewhere/xdg/drorae"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == str(Path.home() / ".cache" / "drorae")
+
+
+def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and annotation of every field of a config."""
+    for name, annotation in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(annotation):
+            yield from leaves(typing.cast(type, annotation), f"{prefix}{name}.")
+        else:
+            yield prefix + name, annotation
+
+
+NONSENSE: dict[Any, list[Any]] = {
+    int: [-1, 1.5, "foo", "", float("nan"), None, [], 10**400 * -1],
+    float: [float("nan"), float("inf"), "foo", "", None, [], -1.0, -0.001],
+    bool: ["foo", 2, None, ""],
+    str: ["", " "],
+    Literal: ["foo", "", None, 3],
+    tuple: ["foo", "nan", "", "-1", None, 3, ["x", None]],
+}
+FIELDS = dict(leaves(TrialConfig))
+ANY_TEXT = {name for name, kind in FIELDS.items() if kind is str and not name.endswith("name")}
+"""Paths, and the label; images.keys are any words."""
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - ANY_TEXT - {"images.keys"}))
+def test_every_field_refuses_nonsense_of_its_type_by_its_dotted_name(name: str) -> None:
+    for value in NONSENSE[typing.get_origin(FIELDS[name]) or FIELDS[name]]:
+        with pytest.raises(UserError, match=f"^{name}: ") as caught:
+            override(PRESETS["smoke"], name, value).check()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"encoder.input_size": 57}, "encoder.input_size: 57 .* use 56 or 70"),
+        ({"encoder.input_size": 13}, "encoder.input_size: .* use 14"),
+        ({"encoder.name": "vit_base_patch16_224"}, "encoder.weights=offline holds only"),
+        ({"encoder.weights": "file"}, "encoder.weights=file needs encoder.path"),
+        ({"images.size": 33}, "images.size: 33 px cannot be cut"),
+        ({"images.resize": 16}, "images.resize: "),
+        ({"images.source": "folder"}, "images.source=folder needs images.path"),
+        ({"decoder.heads": 3}, "decoder.width: "),
+        ({"probe.heads": 5}, "probe.width: "),
+        ({"probe.levels": "0.5,0.501"}, "probe.levels: "),
+        ({"fusion.variant": "hirae", "fusion.incremental": "false"}, "fusion.incremental: "),
+        ({"objective.gan_weight": 1, "discriminator.input_size": 60}, "discriminator.input_size: 60 .* use 56 or 64"),
+        ({"objective.gan_weight": 1, "discriminator.weights": "file"}, "discriminator.weights=file needs"),
+        ({"evaluation.extractors": "effnet,effnet"}, "evaluation.extractors: .* twice"),
+        ({"evaluation.lpips": "vgg", "images.size": 16}, "images.size: 16 px is too small for LPIPS"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused_before_anything_is_loaded(
+    changes: dict[str, Any], named: str
+) -> None:
+    config = PRESETS["smoke"]
+    for name, value in changes.items():
+        config = override(config, name, value)
+    with pytest.raises(UserError, match=f"^{named}"):
+        config.check()
+
+
+def test_a_discriminator_that_is_not_used_is_not_judged() -> None:
+    override(PRESETS["smoke"], "discriminator.input_size", 60).check()
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_the_presets_are_sound(name: str) -> None:
+    PRESETS[name].check()

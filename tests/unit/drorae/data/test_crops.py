@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from image_files import everything, folder_config, picture, write_pictures
 from PIL import Image
 
 from drorae.config import ImagesConfig
+from drorae.data import crops
 from drorae.data.crops import centre_crop, train_crop
 from drorae.data.images import load_images
 
@@ -95,3 +97,27 @@ def test_image_sets_travel_to_other_processes_and_know_their_bounds(tmp_path: Pa
         for index in (-1, len(images.train)):
             with pytest.raises(IndexError):
                 images.train.crops([index])
+
+
+@pytest.mark.parametrize(("width", "height"), [(30_000, 2), (2, 30_000), (4000, 40)])
+def test_a_strip_is_cut_before_it_is_enlarged(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    sizes: list[int] = []
+    resize = Image.Image.resize
+
+    def note(image: Image.Image, size: tuple[int, int], *arguments: Any, **options: Any) -> Image.Image:
+        sizes.append(size[0] * size[1])
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", note)
+    assert centre_crop(strip, 64).shape == train_crop(strip, 64, 96, np.random.default_rng(1)).shape == (64, 64, 3)
+    assert max(sizes) == 64 * 64
+
+
+def test_a_strip_s_square_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = np.asarray(picture(0, 900, 60))
+    for cut in (lambda: centre_crop(strip, 32), lambda: train_crop(strip, 32, 48, np.random.default_rng(1))):
+        alone = cut().astype(int)
+        with monkeypatch.context() as patch:
+            patch.setattr(crops, "STRIP", 1000)
+            assert np.abs(cut() - alone).max() <= 1

@@ -10,6 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import drorae.data.folder
 from drorae.config import ImagesConfig
 from drorae.data.crops import centre_crop
 from drorae.data.images import load_images
-from drorae.errors import UserError
+from drorae.errors import Notice, UserError
 
 
 def test_folder_of_class_folders_is_read_whatever_the_names(tmp_path: Path) -> None:
@@ -36,7 +37,6 @@ def test_folder_of_class_folders_is_read_whatever_the_names(tmp_path: Path) -> N
     (tmp_path / "a" / "._one.jpg").write_bytes(b"not an image")
     (tmp_path / ".cache").mkdir()
     picture(0).save(tmp_path / ".cache" / "x.png")
-    (tmp_path / "labels.txt").write_text("a\n")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -115,13 +115,13 @@ def write_bad_files(folder: Path) -> dict[str, str]:
     (folder / "text.jpg").write_text("this is no picture")
     (folder / "header.jpg").write_bytes(whole[:30])
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
-    picture(14).convert("CMYK").save(folder / "cmyk.jpg")
-    Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30) * 70).save(folder / "grey16.png")
-    (folder / "colour16.png").write_bytes(png_16bit_colour())
     frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "gif.png", "GIF", save_all=True, append_images=frames[1:])
     picture(15, 1, 40).save(folder / "narrow.png")
+    picture(17, 2, 80).save(folder / "strip.png")
+    frames[0].save(folder / "pages.tif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.zeros((30, 30), np.float32)).save(folder / "float.tif")
     picture(16, 40, 1).save(folder / "flat.jpg")
     return {
         "truncated.jpg": "truncated",
@@ -130,25 +130,25 @@ def write_bad_files(folder: Path) -> dict[str, str]:
         "text.jpg": "unreadable",
         "header.jpg": "unreadable",
         "gone.jpg": "unreadable",
-        "cmyk.jpg": "CMYK",
-        "grey16.png": "16-bit",
-        "colour16.png": "16-bit",
         "animated.webp": "animated",
         "animated.png": "animated",
         "gif.png": "animated",
         "narrow.png": "one pixel wide",
         "flat.jpg": "one pixel wide",
+        "strip.png": "over 32 times as long as wide",
+        "pages.tif": "of several pages",
+        "float.tif": "of 32 bits and unknown range",
     }
 
 
-def png_16bit_colour() -> bytes:
-    """A 16-bit RGB PNG, which PIL reads but does not write."""
+def png_16bit_colour(values: np.ndarray) -> bytes:
+    """A 16-bit RGB PNG of values [H, W, 3], which PIL reads but does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-    rows = zlib.compress((b"\0" + bytes(48)) * 8)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
@@ -161,7 +161,7 @@ def test_bad_files_are_named_counted_and_skipped_with_one_warning(tmp_path: Path
     assert len(caught) == 1 and caught[0].filename == __file__
     message = str(caught[0].message)
     assert "skipped 14 of 304" in message and "\n" not in message
-    for count in ("3 unreadable", "2 truncated", "1 zero-byte", "1 CMYK", "2 16-bit", "3 animated", "2 one pixel wide"):
+    for count in ("3 unreadable", "2 truncated", "1 zero-byte", "3 animated", "2 one pixel wide", "1 of several pages"):
         assert count in message
     assert dict(entry.rsplit(": ", 1) for entry in images.skipped) == {
         str(tmp_path / name): reason for name, reason in reasons.items()
@@ -339,7 +339,7 @@ def test_subsets_are_seeded_nested_and_keep_their_crops(tmp_path: Path) -> None:
 def test_empty_and_missing_folders_say_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     message = user_error(folder_config(tmp_path))
-    assert str(tmp_path) in message and ".jpg, .jpeg, .png, .webp" in message
+    assert str(tmp_path) in message and "JPEG, PNG, WEBP" in message and "found 1 .txt" in message
     assert "does not exist" in user_error(folder_config(tmp_path / "none"))
     assert "is a file" in user_error(folder_config(tmp_path / "notes.txt"))
     assert "images.path" in user_error(ImagesConfig(source="folder"))
@@ -351,3 +351,146 @@ def test_empty_and_missing_folders_say_what_was_looked_for(tmp_path: Path) -> No
     (tmp_path / "both" / "val" / "x.png").touch()
     with pytest.warns(UserWarning, match="zero-byte"):
         assert "no usable image" in user_error(folder_config(tmp_path / "both"))
+
+
+def test_cmyk_and_16_bit_images_are_converted_with_one_notice(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "val", 2)
+    wide = np.random.default_rng(0).integers(0, 2**16, (16, 16, 3), dtype=np.uint16)
+    train = tmp_path / "train"
+    train.mkdir()
+    picture(14).convert("CMYK").save(train / "a.jpg", quality=100)
+    Image.fromarray(wide[..., 0]).save(train / "b.png")
+    Image.fromarray(wide[..., 0]).save(train / "c.tif")
+    (train / "d.png").write_bytes(png_16bit_colour(wide))
+    with pytest.warns(Notice, match="converted to 8-bit RGB: 3 16-bit, 1 CMYK images, such as .*a.jpg") as caught:
+        images = load_images(folder_config(tmp_path))
+    assert len(caught) == 1 and images.notices[-1] == str(caught[0].message)
+    seen = [images.train.crops([index])[0] for index in range(4)]
+    upper = (wide >> 8).astype(np.uint8)
+    for grey in seen[1:3]:
+        assert np.array_equal(grey, np.repeat(upper[..., :1], 3, axis=2))
+    assert np.array_equal(seen[3], upper)
+    with Image.open(train / "a.jpg") as cmyk:
+        whole = cmyk.convert("RGB")
+    assert seen[0].astype(int).mean() == pytest.approx(np.asarray(whole).mean(), abs=40)
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "a.TIFF", "a.gif", "a.ppm", "a.tga", "a.jp2", "a.jfif"])
+def test_whatever_pillow_reads_safely_is_read(tmp_path: Path, name: str) -> None:
+    colour = picture(3, 16, 16)
+    kind = {"jfif": "JPEG"}.get(name[2:])
+    seen = as_seen(tmp_path, colour, name, **({"format": kind} if kind else {}))
+    assert np.abs(seen.astype(int) - np.asarray(colour)).mean() < 12
+
+
+def test_files_that_are_not_looked_at_are_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 10)
+    for index in range(40):
+        (tmp_path / f"{index}.heic").touch()
+    for index in range(20):
+        (tmp_path / f"{index}.cr2").touch()
+    for folder in ("@eaDir", "__MACOSX", "Thumbnails", ".cache"):
+        write_pictures(tmp_path / folder, 3)
+    with pytest.warns(Notice, match="60 of 70 files were not looked at .* 40 .heic, 20 .cr2") as caught:
+        images = load_images(folder_config(tmp_path))
+    assert len(caught) == 1 and images.notices == (str(caught[0].message),)
+    assert len(images.train) + len(images.val) == 10
+
+
+def test_the_pixel_limit_is_named_and_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    write_pictures(tmp_path, 24)
+    picture(99, 50, 60).save(tmp_path / "large.png")
+    config = folder_config(tmp_path, max_pixels=2000)
+    with pytest.warns(UserWarning, match="large.png .over 2000 pixels, which images.max_pixels raises"):
+        load_images(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_images(replace(config, max_pixels=3000)).skipped == ()
+    assert Image.MAX_IMAGE_PIXELS == 1500
+
+
+SPLITS = [
+    ("train", "val"),
+    ("Train", "Validation"),
+    ("TRAIN", "TEST"),
+    ("train2017", "val2017"),
+    ("img_train", "img_dev"),
+]
+
+
+@pytest.mark.parametrize(("train", "val"), SPLITS)
+def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, val: str) -> None:
+    write_pictures(tmp_path / train / "cats", 3)
+    picture(50).save(tmp_path / train / "cats" / "x.png")
+    (tmp_path / val).mkdir()
+    for index in range(60, 62):
+        picture(index).save(tmp_path / val / f"{index}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        images = load_images(folder_config(tmp_path))
+    assert (len(images.train), len(images.val)) == (4, 2)
+    assert images.notices[0].endswith(f"trained on {train}, measured on {val}")
+
+
+def test_a_test_set_beside_validation_images_is_left_out_and_said_to_be(tmp_path: Path) -> None:
+    for index, name in enumerate(("train", "val", "test", "unlabeled")):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            picture(10 * index + number).save(tmp_path / name / f"{number}.png")
+    with pytest.warns(Notice, match="trained on train, measured on val; left out: test, unlabeled"):
+        images = load_images(folder_config(tmp_path))
+    assert len(images.train) == len(images.val) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "query"),
+        ("test", "a"),
+        ("val",),
+        ("train", "training", "val"),
+        ("fold1", "fold2"),
+        ("trainA", "trainB"),
+    ],
+)
+def test_a_split_that_is_not_clear_is_refused_and_can_be_pooled(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for index, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            picture(10 * index + number).save(tmp_path / name / f"{number}.png")
+    message = user_error(folder_config(tmp_path))
+    assert "of which the split is not clear" in message and "images.split=pooled" in message
+    images = load_images(folder_config(tmp_path, split="pooled"))
+    assert len(images.train) + len(images.val) == 3 * len(names)
+
+
+def test_a_split_deeper_down_is_not_mixed(tmp_path: Path) -> None:
+    for name in ("images/train", "images/val"):
+        write_pictures(tmp_path / "coco" / name, 2)
+    message = user_error(folder_config(tmp_path / "coco"))
+    assert "coco/images holds a split of its own (train and val)" in message
+    write_pictures(tmp_path / "other", 2)
+    for first, second in (("coco/images", "other"), ("other", "coco/images")):
+        config = folder_config(tmp_path / first, val_path=str(tmp_path / second))
+        assert "has train and val folders of its own" in user_error(config)
+
+
+def test_images_on_both_sides_are_reported_with_examples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        photo = picture(index, 160, 120)
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / "val").mkdir(exist_ok=True)
+        photo.save(tmp_path / "train" / f"{index}.png")
+        if index < 2:
+            shutil.copy(tmp_path / "train" / f"{index}.png", tmp_path / "val" / f"copy{index}.png")
+        elif index < 5:
+            photo.resize((120, 90)).save(tmp_path / "val" / f"smaller{index}.jpg", quality=70)
+    Image.fromarray(rng.integers(0, 256, (100, 100, 3), dtype=np.uint8)).save(tmp_path / "val" / "own.png")
+    with pytest.warns(Notice) as caught:
+        images = load_images(folder_config(tmp_path))
+    same, near = (str(entry.message) for entry in caught)
+    assert "2 of 6 validation images are also training images, byte for byte: copy0.png and 0.png, copy1" in same
+    assert "3 of 6 validation images look like a training image: smaller2.jpg and 2.png" in near
+    assert images.notices[-2:] == (same, near)

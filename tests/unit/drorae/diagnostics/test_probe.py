@@ -101,10 +101,10 @@ def test_a_constant_channel_is_no_trouble() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"levels": (0.0, 0.5)}, "probe.levels"),
+        ({"levels": (0.0, 0.5)}, "levels"),
         ({"levels": (0.501, 0.502)}, "probe.levels"),
         ({"heads": 3}, "probe.width"),
-        ({"steps": -1}, "probe.steps"),
+        ({"steps": -1}, "steps"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, object], named: str) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from drorae.config import DECODERS, PRESETS, Runtime, TrialConfig, override
+from drorae.errors import UserError
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.perceptual import STAGES
 from drorae.machine.downloads import needed_weights
@@ -21,6 +22,7 @@ from drorae.machine.needs import (
     PERCEPTUAL_FLOPS,
     PERCEPTUAL_PARAMS,
     Needs,
+    check_encoder,
     encoder_shape,
     flops_per_image,
     measure,
@@ -47,6 +49,16 @@ def paper() -> Needs:
 def vit_flops(depth: int, width: int, mlp: int, tokens: int) -> float:
     """Forward: queries, keys, values and output, the MLP, and the two products of attention."""
     return depth * (2 * tokens * (4 * width**2 + 2 * width * mlp) + 4 * tokens**2 * width)
+
+
+def test_an_encoder_that_is_not_there_or_not_deep_enough_is_refused_before_it_is_loaded() -> None:
+    smoke = PRESETS["smoke"]
+    check_encoder(override(smoke, "fusion.num_layers", 12))
+    with pytest.raises(UserError, match="^fusion.num_layers: 13 asked for, the encoder has 12"):
+        check_encoder(override(smoke, "fusion.num_layers", 13))
+    for name in ("vit_tiny_patch1_nowhere", "resnet18"):
+        with pytest.raises(UserError, match=f"^encoder.name: timm has no ViT named {name!r}"):
+            check_encoder(override(smoke, "encoder.name", name))
 
 
 def test_parameters_of_the_papers_setting(paper: Needs) -> None:
@@ -183,7 +195,7 @@ def test_the_size_of_what_nobody_knows() -> None:
     config = PRESETS["quickstart"]
     for name, value in (
         ("encoder.name", "convnext"), ("encoder.name", "vit_large_patch16_224"), ("encoder.name", "patch0"),
-        ("encoder.input_size", 1), ("images.train_images", 0), ("phase2.batch_size", 0), ("images.size", 0),
+        ("encoder.input_size", 1), ("images.train_images", 0), ("phase2.batch_size", 1), ("images.size", 8),
     ):  # fmt: skip
         assert trial_flops(override(config, name, value)) > 0
     # A fusion without weights is not trained at all.
