@@ -17,7 +17,7 @@ from drorae.diagnostics.latents import LatentStatistics, as_map, as_tokens, late
 from drorae.errors import UserError, brief
 from drorae.models.encoder import Encoder, encoder_from_state, load_encoder
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
-from drorae.models.weights import read_state, save_state
+from drorae.models.weights import read_state, save_state, state_fingerprint
 from drorae.storage.files import folder_bytes
 from drorae.training.loop import Report
 from drorae.trial.reload import load_trained
@@ -148,6 +148,10 @@ class PretrainedTokenizer(
         except (RuntimeError, KeyError) as error:
             reason = brief(error)
             raise UserError(f"{path}: does not fit the config.json beside it ({reason}); export it again") from None
+        # Exports of drorae 0.1.0 do not say whose latents' they are.
+        found = latents_fingerprint(tokenizer, statistics)
+        if config.get("latents", found) != found:
+            raise UserError(f"{path}: holds the statistics of another tokenizer's latents; export the trial again")
         return cls(tokenizer.to(map_location), statistics, config)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
@@ -162,6 +166,13 @@ class PretrainedTokenizer(
             "metrics": ", ".join(f"{name} {value:.5g}" for name, value in measured) or "nothing",
         }
         return super().generate_model_card(*args, **filled, **kwargs)
+
+
+def latents_fingerprint(tokenizer: Tokenizer, statistics: LatentStatistics) -> str:
+    """Returns the fingerprint of the latents' statistics with the fusion and the encoder that they are of."""
+    state = {f"fusion.{name}": tensor for name, tensor in tokenizer.fusion.state_dict().items()}
+    state |= {"latent_mean": statistics.mean.float(), "latent_std": statistics.std.float()}
+    return f"{tokenizer.encoder.fingerprint}-{state_fingerprint(state)}"
 
 
 def describe(
@@ -252,6 +263,7 @@ def export_trial(
     statistics = latent_statistics(tokenizer, workshop.train, statistics_images)
     trial = {name: getattr(result, name) for name in RESULT_FIELDS}
     config = describe(workshop.config, workshop.encoder, statistics, embed_encoder, trial)
+    config["latents"] = latents_fingerprint(tokenizer, statistics)
     model = PretrainedTokenizer(tokenizer, statistics, config)
     model.save_pretrained(folder)
     metrics: dict[str, tuple[float, float]] = {}

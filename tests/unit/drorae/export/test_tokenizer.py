@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from drorae.commands.main import main
 from drorae.config import (
@@ -221,6 +222,21 @@ def test_a_folder_tells_nothing_of_the_machine(folder: Path, config: TrialConfig
     for path in (Path(config.images.path).parent, trial, folder, Path.home()):
         assert str(path) not in text
     assert "psnr" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("exchanged", ["latent_std", "fusion"])
+def test_statistics_of_another_tokenizer_s_latents_are_refused(folder: Path, tmp_path: Path, exchanged: str) -> None:
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    (weights,) = changed.glob("*.safetensors")
+    state = load_file(weights)
+    state |= {name: tensor * 1.01 for name, tensor in state.items() if name.startswith(exchanged)}
+    save_file(state, weights)
+    with pytest.raises(UserError, match="statistics of another tokenizer's latents"):
+        PretrainedTokenizer.from_pretrained(changed)
+    description = json.loads((changed / "config.json").read_text())
+    del description["latents"]
+    (changed / "config.json").write_text(json.dumps(description))
+    PretrainedTokenizer.from_pretrained(changed)
 
 
 def test_what_does_not_fit_is_named(
