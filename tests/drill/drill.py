@@ -33,12 +33,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from local_cluster import ROOT, LocalCluster, free_ports, kill_tree
 
+from sweeps.folder.lease import EXPIRE_SECONDS
+from sweeps.folder.sweep import DRIVER_LEASE
+
 CLI = (sys.executable, "-m", "drorae")
 NAME = "drill"
 DISK_BYTES = 300 * 2**20
-KINDS = ("worker", "node", "driver", "tracking", "disk")
+KINDS = ("worker", "node", "driver", "tracking", "disk", "term", "hup", "interrupt", "stop", "memory", "damage", "move",
+         "upgrade")  # fmt: skip
 """What is struck: fields of `Faults`."""
-HANG_SECONDS = 1200
+ORDER_SECONDS = 90
+"""A driver that takes longer to end in order hangs."""
+HANG_SECONDS = 1500
 """A seed that takes longer hangs."""
 
 
@@ -51,6 +57,20 @@ class Faults:
     driver: int = 3
     tracking: int = 3
     disk: int = 1
+    term: int = 1
+    hup: int = 1
+    interrupt: int = 1
+    """Two interrupts of the driver, one upon the other."""
+    stop: int = 1
+    """The driver is stopped for longer than its lease holds, and goes on beside its successor."""
+    memory: int = 1
+    """A node whose memory monitor finds it full."""
+    damage: int = 1
+    """A result that is cut to nothing."""
+    move: int = 1
+    """The runs are moved elsewhere."""
+    upgrade: int = 1
+    """The code is exchanged for one whose configs have a field more."""
     away_seconds: float = 60.0
     """Longest absence of the tracking server."""
 
@@ -173,7 +193,12 @@ class Drill:
         self.scale, self.faults, self.folder, self.cache = scale, faults, folder, cache
         self.outcome = Outcome(seed)
         self.disk = SmallDisk(folder / "runs")
-        self.root = self.disk.path
+        self.root = self.disk.path / "runs"
+        self.root.mkdir()
+        self.source = ROOT
+        """The code that is run."""
+        self.stopped: subprocess.Popen[bytes] | None = None
+        """A driver that was stopped."""
         self.cluster = LocalCluster(folder)
         self.server = TrackingServer(folder)
         self.driver: subprocess.Popen[bytes] | None = None
@@ -198,8 +223,9 @@ class Drill:
         except TimeoutError as error:
             self.outcome.problems.append(str(error))
         finally:
-            if self.driver is not None and self.driver.poll() is None:
-                kill_tree(self.driver)
+            for process in (self.driver, self.stopped):
+                if process is not None and process.poll() is None:
+                    kill_tree(process)
             self.cluster.__exit__(None, None, None)
             self.outcome.seconds = time.monotonic() - self._began
         return self.outcome
@@ -235,14 +261,16 @@ class Drill:
         self._drive()
 
     def _drive(self) -> None:
-        resume = self.outcome.done["driver"] and (self.root / NAME / "sweep.json").exists() and self.dice.random() < 0.5
+        resume = (self.root / NAME / "sweep.json").exists() and self.dice.random() < 0.5
         again = [*CLI, "resume", NAME, "--root", str(self.root), "--no-fit"]
         command = again if resume else self.scale.command(self.root, self.cache)
         environment = self.cluster.environment | {"MLFLOW_TRACKING_URI": self.server.uri}
         with (self.folder / "driver.log").open("ab") as log:
             log.write(f"\n$ {' '.join(command[2:])}\n".encode())
             log.flush()
-            self.driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            self.driver = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.source
+            )
         self.say("driver started" + (" (resume)" if resume else ""))
 
     def _after(self, seconds: float, then: Callable[[], None]) -> None:
@@ -318,6 +346,131 @@ class Drill:
         self.driver = None
         self.say("driver killed")
         self._after(self.dice.uniform(0, 5), self._drive)
+        return True
+
+    def _strike_term(self) -> bool:
+        return self._end_driver(signal.SIGTERM)
+
+    def _strike_hup(self) -> bool:
+        return self._end_driver(signal.SIGHUP)
+
+    def _strike_interrupt(self) -> bool:
+        return self._end_driver(signal.SIGINT, signal.SIGINT)
+
+    def _end_driver(self, *signals: signal.Signals) -> bool:
+        """Sends the driver signals, half a second apart, waits for its end and starts another."""
+        if not self._stop_in_order(*signals):
+            return False
+        self._after(self.dice.uniform(0, 5), self._drive)
+        return True
+
+    def _stop_in_order(self, *signals: signal.Signals) -> bool:
+        driver = self.driver
+        # One that has not begun to work has no order to end in.
+        if driver is None or not self._is_led_by(driver.pid):
+            return False
+        for number in signals:
+            driver.send_signal(number)
+            time.sleep(0.5)
+        names = " and ".join(number.name for number in signals)
+        try:
+            code = driver.wait(ORDER_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the driver does not end after {names}") from None
+        self.driver = None
+        self.say(f"driver got {names} and ended with {code}")
+        if code not in (0, 128 + signals[0]):
+            self.outcome.problems.append(f"{names} ended the driver with {code}")
+        return True
+
+    def _is_led_by(self, pid: int) -> bool:
+        """Whether the sweep's lease is a process's."""
+        try:
+            return bool(json.loads((self.root / NAME / DRIVER_LEASE).read_text())["pid"] == pid)
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def _strike_stop(self) -> bool:
+        if self.driver is None or not self._is_led_by(self.driver.pid):
+            return False
+        self.stopped, self.driver = self.driver, None
+        self.stopped.send_signal(signal.SIGSTOP)
+        self.say(f"driver {self.stopped.pid} stopped")
+        self._after(self.dice.uniform(0, 5), self._drive)
+        self._after(EXPIRE_SECONDS + self.dice.uniform(15, 40), self._continue)
+        return True
+
+    def _continue(self) -> None:
+        stopped, self.stopped = self.stopped, None
+        assert stopped is not None
+        stopped.send_signal(signal.SIGCONT)
+        self.say(f"driver {stopped.pid} continued")
+        try:
+            code = stopped.wait(ORDER_SECONDS)
+        except subprocess.TimeoutExpired:
+            kill_tree(stopped)
+            self.outcome.problems.append("a driver that was stopped and taken over goes on")
+            return
+        self.say(f"driver {stopped.pid} ended with {code}")
+        if code == 0 and not self.over:
+            self.outcome.problems.append("a driver that was taken over ends as if the sweep were done")
+
+    def _strike_memory(self) -> bool:
+        if len(self.cluster.nodes) < 2:
+            return False
+        self.cluster.kill(self.cluster.nodes[-1])
+        # Any use of memory is too much for it.
+        full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+        node = self.cluster.start(1, extra=full)
+        self.say("a node with full memory joined")
+
+        def leave() -> None:
+            if node in self.cluster.nodes:
+                self.cluster.kill(node)
+                self.say("the node with full memory left")
+                self._after(self.dice.uniform(0, 5), self._add_node)
+
+        self._after(self.dice.uniform(10, 20), leave)
+        return True
+
+    def _strike_damage(self) -> bool:
+        done = sorted((self.root / NAME / "trials").glob("*/result.json"))
+        if not done:
+            return False
+        path = self.dice.choice(done)
+        path.write_bytes(b"")
+        self.say(f"{path.parent.name}: result emptied")
+        return True
+
+    def _strike_move(self) -> bool:
+        if not self._stop_in_order(signal.SIGTERM):
+            return False
+        elsewhere = self.disk.path / "elsewhere"
+        self.root.rename(elsewhere)
+        self.root = elsewhere
+        self.say("runs moved")
+        self._drive()
+        return True
+
+    def _strike_upgrade(self) -> bool:
+        if self._later or not self._stop_in_order(signal.SIGTERM):
+            return False
+        newer = self.folder / "newer"
+        for package in ("drorae", "sweeps", "analysis"):
+            shutil.copytree(ROOT / package, newer / package, ignore=shutil.ignore_patterns("__pycache__"))
+        schema = newer / "drorae" / "config" / "schema.py"
+        text = schema.read_text()
+        field = "    clip_norm: Weight = 1.0\n"
+        assert field in text
+        schema.write_text(text.replace(field, f"{field}    younger: Count = 0\n"))
+        self.source = newer
+        self.cluster.own["PYTHONPATH"] = os.pathsep.join([str(newer), str(ROOT / "tests" / "support")])
+        for node in list(reversed(self.cluster.nodes)):
+            self.cluster.kill(node)
+        self.cluster.start(1)
+        self.cluster.start(1)
+        self.say("upgraded")
+        self._drive()
         return True
 
     def _strike_tracking(self) -> bool:

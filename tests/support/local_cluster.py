@@ -96,8 +96,11 @@ class LocalCluster:
             kill_tree(node)
         self.nodes.clear()
 
-    def start(self, cpus: float, gpus: float = 0) -> subprocess.Popen[bytes]:
-        """Starts a node, the head if it is the first, and waits until it has joined; GPUs are numbers only."""
+    def start(self, cpus: float, gpus: float = 0, extra: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Starts a node, the head if it is the first, and waits until it has joined; GPUs are numbers only.
+
+        `extra`: more of its environment.
+        """
         where = ["--address", self.address]
         if not self.nodes:
             where = ["--head", "--port", str(self.gcs), "--temp-dir", str(self.folder / "r"),
@@ -110,7 +113,8 @@ class LocalCluster:
         path = self.folder / f"node{self._count}.log"
         self._count += 1
         with path.open("wb") as log:
-            node = subprocess.Popen(command, env=self.own, stdout=log, stderr=log, start_new_session=True)
+            own = {**self.own, **(extra or {})}
+            node = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
         while b"Ray runtime started" not in path.read_bytes():
             if node.poll() is not None or time.monotonic() > deadline:
