@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
+from drorae.redaction import public_address
 from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def read_mlflow(
         where = (f" that match {filter_string!r}" if filter_string else "") + f" in {tracking_uri}"
         raise UserError(f"{experiment or parent_run}: no trials{where}; expected runs of a drorae sweep")
     remote = tracking_uri.startswith(("http:", "https:"))
-    address = f"{tracking_uri.rstrip('/') if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
+    address = f"{public_address(tracking_uri) if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
     return _tidy([_trial_row(run) | {"run_url": address + run.run_id} for run in trials])
 
 

@@ -52,6 +52,8 @@ class Ui:
         # MLflow's own complaints stay. The server under it would log a line per request and, at times, a traceback of
         # the Ctrl-C that ends it, at the level of an error.
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
-        quiet = ["--registry-store-uri", uri, "--uvicorn-opts", "--log-level critical"]
-        arguments = ["--backend-store-uri", uri, "--host", self.host, "--port", str(self.port), "--workers", "1"]
+        quiet = ["--uvicorn-opts", "--log-level critical"]
+        # Not as arguments, which every user of the machine can list, passwords and all.
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = os.environ["MLFLOW_REGISTRY_STORE_URI"] = uri
+        arguments = ["--host", self.host, "--port", str(self.port), "--workers", "1"]
         os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments, *quiet])

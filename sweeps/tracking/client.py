@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 from drorae.errors import UserError, brief
+from drorae.redaction import redact
 from drorae.storage.places import default_tracking_uri
 
 if TYPE_CHECKING:
@@ -100,10 +100,11 @@ def resolve_uri(uri: str | None, root: Path) -> str:
         UserError: the URI holds a password, which logs, errors and workers' arguments would show.
     """
     chosen = uri or default_tracking_uri(root)
-    if urlsplit(chosen).password:
+    if redact(chosen) != chosen:
         raise UserError(
-            f"MLflow at {urlsplit(chosen).hostname}: the address holds a password, which logs would show; put it into "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the driver and every node"
+            f"MLflow at {chosen}: the address holds a password, which logs would show; put a server's into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's where its driver looks (PGPASSWORD, "
+            "~/.pgpass), on the driver and every node"
         )
     prefix = "sqlite:///"
     if not chosen.startswith(prefix):
@@ -188,9 +189,9 @@ class Store:
         for rows in _chunks(metrics, 1000):
             self.client.log_batch(run_id, metrics=[Metric(*row) for row in rows])
         for texts in _chunks(params, 100):
-            self.client.log_batch(run_id, params=[Param(*text) for text in texts])
+            self.client.log_batch(run_id, params=[Param(name, redact(text)) for name, text in texts])
         for texts in _chunks(tags, 100):
-            self.client.log_batch(run_id, tags=[RunTag(*text) for text in texts])
+            self.client.log_batch(run_id, tags=[RunTag(name, redact(text)) for name, text in texts])
 
     def send_final(self, run: Run, values: Mapping[str, float]) -> bool:
         """Sends the final values (step 0) that a run has not; returns whether there are any.
