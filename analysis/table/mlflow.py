@@ -15,6 +15,7 @@ import pandas as pd
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
 from drorae.redaction import public_address
+from drorae.storage.places import sqlite_path
 from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _UNFINISHED = {
     "KILLED": TrialStatus.FAILED,
 }
 """What a trial is that MLflow does not call finished."""
-_SQLITE = "sqlite:///"
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `drorae ui` shows a local store; links to its runs lead there."""
@@ -63,8 +63,9 @@ def read_mlflow(
         raise UserError("read from MLflow: expected the name of an experiment or the id of a parent run")
     check_store(tracking_uri)
     found = None
-    if tracking_uri.startswith(_SQLITE) and not filter_string.strip():
-        found = _read_tables(Path(tracking_uri.removeprefix(_SQLITE)), experiment, parent_run)
+    path = sqlite_path(tracking_uri)
+    if path is not None and not filter_string.strip():
+        found = _read_tables(path, experiment, parent_run)
     experiment_id, runs = found or _ask_mlflow(tracking_uri, experiment, parent_run, filter_string)
     kinds = [run.tags.get("drorae.kind") for run in runs]
     trials = [run for run, kind in zip(runs, kinds, strict=True) if kind == ("trial" if "trial" in kinds else None)]
@@ -192,7 +193,8 @@ def check_store(tracking_uri: str) -> None:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    if tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).is_file():
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():
         remedy = "expected the mlflow.db of a sweep, or a server's address"
         raise UserError(f"{tracking_uri}: no such MLflow store; {remedy}")
 

@@ -41,7 +41,7 @@ from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.redaction import redact, redact_logs
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import disk_is_full, full_disk
-from drorae.storage.remote import RemoteError
+from drorae.storage.remote import RemoteError, expanded
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
 
@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str]) -> Command:
                 args=list(arguments),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
-            return parsed
+            return _at_home(parsed)
     except SystemExit as end:
         if end.code in (0, None):
             raise
@@ -99,6 +99,14 @@ def parse(arguments: Sequence[str]) -> Command:
         for name in changes:
             del os.environ[name]
         os.environ.update(before)
+
+
+def _at_home(parsed: Command) -> Command:
+    """Puts the home folder in place of the `~` of paths that the shell left alone, as in --out=~/law."""
+    for name, value in vars(parsed).items():
+        if isinstance(value, Path):
+            setattr(parsed, name, expanded(value))
+    return parsed
 
 
 def box_text(box: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 from drorae.commands.options import Count, Folder, option, require
 from drorae.commands.terminal import say
 from drorae.errors import UserError
-from drorae.storage.places import default_tracking_uri
+from drorae.storage.places import sqlite_path, tracking_uri
 
 
 @dataclass(kw_only=True)
@@ -32,11 +32,11 @@ class Ui:
         Raises:
             UserError: no store, the store is a server already, or the port is taken.
         """
-        uri = default_tracking_uri(self.root)
+        uri = tracking_uri(self.root)
         if uri.startswith(("http:", "https:")):
             raise UserError(f"MLFLOW_TRACKING_URI={uri} is a server with a UI of its own; open it in a browser")
-        path = Path(uri.removeprefix("sqlite:///"))
-        if uri.startswith("sqlite:") and not path.is_file():
+        path = sqlite_path(uri)
+        if path is not None and not path.is_file():
             raise UserError(f"{path}: no MLflow store here; run a sweep first, or name its folder with --root")
         require(0 < self.port < 65536, f"--port {self.port}", "a number from 1 to 65535")
         place = f"{self.host}:{self.port}"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from drorae.errors import UserError, brief
 from drorae.redaction import redact
-from drorae.storage.places import default_tracking_uri
+from drorae.storage.places import sqlite_path, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -92,26 +92,23 @@ def _import_client() -> type[MlflowClient]:
 
 
 def resolve_uri(uri: str | None, root: Path) -> str:
-    """Returns the tracking URI to use: the given one, else MLFLOW_TRACKING_URI, else `mlflow.db` in the sweeps' root.
-
-    Paths become absolute, because a trial runs in another working directory.
+    """Returns the tracking URI that a sweep records at: that of `tracking_uri`; makes the folder of an SQLite file.
 
     Raises:
-        UserError: the URI holds a password, which logs, errors and workers' arguments would show.
+        UserError: the URI holds a password, which logs, errors and workers' arguments would show, or it is one that
+            `tracking_uri` refuses.
     """
-    chosen = uri or default_tracking_uri(root)
+    chosen = tracking_uri(root, uri)
     if redact(chosen) != chosen:
         raise UserError(
             f"MLflow at {chosen}: the address holds a password, which logs would show; put a server's into "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's where its driver looks (PGPASSWORD, "
             "~/.pgpass), on the driver and every node"
         )
-    prefix = "sqlite:///"
-    if not chosen.startswith(prefix):
-        return chosen
-    path = Path(chosen.removeprefix(prefix)).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"{prefix}{path}"
+    path = sqlite_path(chosen)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return chosen
 
 
 def check_nodes(uri: str, addresses: Iterable[str]) -> None:
