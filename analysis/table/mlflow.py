@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
 from drorae.redaction import public_address
-from drorae.storage.places import sqlite_path
+from drorae.storage.places import follow_store, sqlite_path
 from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def open_store(tracking_uri: str, needs: str, expected: str, filter_string: str 
         from mlflow.tracking import MlflowClient
     except ImportError:
         raise UserError(needs) from None
+    follow_store(tracking_uri)
     try:
         yield MlflowClient(tracking_uri)
     except MlflowException as error:

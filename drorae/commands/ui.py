@@ -12,7 +12,7 @@ from typing import Annotated
 from drorae.commands.options import Count, Folder, option, require
 from drorae.commands.terminal import say
 from drorae.errors import UserError
-from drorae.storage.places import sqlite_path, tracking_uri
+from drorae.storage.places import follow_store, sqlite_path, tracking_uri
 
 
 @dataclass(kw_only=True)
@@ -46,6 +46,7 @@ class Ui:
                 probe.bind((self.host, self.port))
         except OSError as error:
             raise UserError(f"{place}: cannot listen there ({error.strerror}); choose another --port") from None
+        follow_store(uri)
         say(f"MLflow UI on http://{place}  ({uri}); Ctrl-C ends it", keep=[uri])
         # One reader needs neither four workers nor MLflow's job runners: 2 processes instead of 15.
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from drorae.errors import UserError
+from drorae.storage.artifacts import DATABASE, follow
 from drorae.storage.remote import Remote, copies, expanded, locate
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]*)(\?.*)?")
@@ -27,7 +28,7 @@ def tracking_uri(root: str | Path, given: str | None = None) -> str:
     if not chosen:
         place = locate(root)
         folder = copies(place, "driver") if isinstance(place, Remote) else place.resolve()
-        return sqlite_uri(folder / "mlflow.db")
+        return sqlite_uri(folder / DATABASE)
     if is_file_store(chosen) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         source, remedy = ("", "leave the URI out") if given else (f" (from {_ENVIRONMENT})", f"unset {_ENVIRONMENT}")
         raise UserError(
@@ -57,6 +58,12 @@ def sqlite_path(uri: str) -> Path | None:
     if not text or text == ":memory:" or text.startswith("file:"):
         return None
     return expanded(text)
+
+
+def follow_store(uri: str) -> list[Path]:
+    """Lets the addresses of files in an SQLite store lead to its own folder; returns those that they led to before."""
+    path = sqlite_path(uri)
+    return [] if path is None else follow(path, path.parent)
 
 
 def is_file_store(uri: str) -> bool:

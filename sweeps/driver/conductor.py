@@ -213,7 +213,12 @@ class Conductor:
         require_tune()
         plan = self.plan
         self.tracker = SweepTracker(
-            self.spec.name, plan.sweep_id, self.home.directory.parent, tracking_uri, plan.known_address
+            self.spec.name,
+            plan.sweep_id,
+            self.home.directory.parent,
+            tracking_uri,
+            plan.known_address,
+            self.screen.line,
         )
         nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if plan.unprepared else ()
         check_nodes(self.tracker.uri, nodes)

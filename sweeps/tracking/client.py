@@ -146,8 +146,11 @@ class Store:
         return self._open(self.uri)
 
     def away(self, error: BaseException) -> str:
-        """Returns that it does not answer, and how that is known."""
-        return f"MLflow at {self.uri} does not answer ({brief(error)})"
+        """Returns that it does not answer, and how that is known: where a path is in the way, which."""
+        why = brief(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            why = f"{error.filename} cannot be used: {error.strerror}"
+        return f"MLflow at {self.uri} does not answer ({why})"
 
     def open_run(self, experiment_id: str, name: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> Run:
         """Finds the oldest run that has some tags, or creates it.

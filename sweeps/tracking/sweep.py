@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError, brief
+from drorae.storage.artifacts import artifact_folder, follow
+from drorae.storage.places import follow_store, sqlite_path
 from drorae.trial.folder import SPOOL, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
@@ -48,7 +50,13 @@ class SweepTracker:
     """The driver's side: database, experiment and parent run, and the state of all child runs."""
 
     def __init__(
-        self, name: str, sweep_id: str, root: Path, tracking_uri: str | None, known: RunAddress | None = None
+        self,
+        name: str,
+        sweep_id: str,
+        root: Path,
+        tracking_uri: str | None,
+        known: RunAddress | None = None,
+        warn: Warn = lambda line: None,
     ) -> None:
         """Connects and creates the store and the experiment where missing.
 
@@ -58,6 +66,7 @@ class SweepTracker:
             root: folder of all sweeps; holds the default store and its artifacts.
             tracking_uri: an MLflow store; None: see `resolve_uri`.
             known: where this sweep was recorded before: with it, a sweep goes on while that store is away.
+            warn: takes what the user should know.
 
         Raises:
             UserError: the store cannot be reached or used, or the experiment was deleted.
@@ -67,11 +76,12 @@ class SweepTracker:
         self._store = Store(self.uri)
         self.parent_run_id = ""
         self._known = known if known is not None and known.tracking_uri == self.uri else None
+        self._follow(root, warn)
         try:
             experiment = self.client.get_experiment_by_name(name)
             if experiment is None:
                 # A relative default would be another folder in every process.
-                local = (root.resolve() / "mlartifacts" / name).as_uri() if self.uri.startswith("sqlite:") else None
+                local = artifact_folder(root, name).as_uri() if self.uri.startswith("sqlite:") else None
                 self.experiment_id = self.client.create_experiment(name, artifact_location=local)
                 return
         except store_errors() as error:
@@ -86,6 +96,14 @@ class SweepTracker:
                 f"{experiment.experiment_id}) or give the sweep another --name"
             )
         self.experiment_id = experiment.experiment_id
+
+    def _follow(self, root: Path, warn: Warn) -> None:
+        """Lets the files of a store in an SQLite file lie where the sweeps do, if their folder was moved."""
+        path = sqlite_path(self.uri)
+        if path is None:
+            return
+        for former in dict.fromkeys(follow(path, root, self.name) + follow_store(self.uri)):
+            warn(f"MLflow at {self.uri}: the sweeps of {former} lie elsewhere now, and so do the files of their runs")
 
     @property
     def client(self) -> MlflowClient:
@@ -117,12 +135,13 @@ class SweepTracker:
         return self.address
 
     @contextlib.contextmanager
-    def _forgiving(self, warn: Warn, then: str, trouble: str = "does not answer") -> Iterator[None]:
+    def _forgiving(self, warn: Warn, then: str, trouble: str = "") -> Iterator[None]:
         """Warns, in one line, where the store is away, and leaves the rest of the block undone."""
         try:
             yield
         except store_errors() as error:
-            warn(f"MLflow at {self.uri} {trouble} ({brief(error)}){then}")
+            refused = f"MLflow at {self.uri} {trouble} ({brief(error)})"
+            warn(f"{refused if trouble else self._store.away(error)}{then}")
 
     def await_store(self, seconds: float, warn: Warn, hurried: Callable[[], bool] = lambda: False) -> None:
         """Waits until the store answers: it is worth a while for what trials keep for it.

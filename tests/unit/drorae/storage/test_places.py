@@ -84,9 +84,7 @@ def test_a_tilde_is_the_home_folder(
     assert not (elsewhere / "~").exists()
 
 
-@pytest.mark.parametrize(
-    "uri", ["mlruns", "./mlruns", "/data/mlruns", "file:mlruns", "file:///mlruns", "~/mlruns"]
-)
+@pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "/data/mlruns", "file:mlruns", "file:///mlruns", "~/mlruns"])
 def test_a_store_of_plain_files_is_refused_in_one_line_with_the_way_on(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
 ) -> None:

@@ -123,3 +123,21 @@ def test_an_unusable_store_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError) as raised:
         SweepTracker("s", "id", tmp_path, nowhere())
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(PRESETS["smoke"], seed=32)
+    directory = tmp_path / config_hash(config)
+    directory.mkdir()
+    run_trial(config, lambda row: None, directory=directory, runtime=Runtime())
+
+    def refuse(*anything: object, **named: object) -> None:
+        raise NotADirectoryError(20, "Not a directory", "/data/mlartifacts")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    said: list[str] = []
+    sweep.settle([config], tmp_path, said.append)
+    sweep.close({}, [directory / "result.json"], said.append)
+    assert len(said) == 2 and all("(/data/mlartifacts cannot be used: Not a directory)" in line for line in said)
