@@ -121,7 +121,11 @@ class Conductor:
         self._open()
         try:
             needs_ray = bool(self.plan.unprepared)
-            with ray_session(self.settings.resources.address) if needs_ray else contextlib.nullcontext():
+            with (
+                ray_session(self.settings.resources.address, self.screen.line)
+                if needs_ray
+                else contextlib.nullcontext()
+            ):
                 self.signals.install()
                 with HeadWatch(self.screen.line, self._leave) as watch:
                     try:
