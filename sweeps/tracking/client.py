@@ -23,7 +23,7 @@ from drorae.redaction import redact
 from drorae.storage.places import sqlite_path, tracking_uri
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
 _RAISED = {
@@ -38,6 +38,8 @@ _RAISED = {
     "azure.core.exceptions": ("AzureError",),
 }
 """What the libraries below MLflow's client raise, where it is neither an OSError nor MLflow's own."""
+
+OLDEST_FIRST = ["attributes.start_time ASC"]
 
 Warn = Callable[[str], None]
 T = TypeVar("T")
@@ -153,7 +155,7 @@ class Store:
         return f"MLflow at {self.uri} does not answer ({why})"
 
     def open_run(self, experiment_id: str, name: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> Run:
-        """Finds the oldest run that has some tags, or creates it.
+        """Finds the oldest run that has some tags, or creates it. One that was deleted is restored before.
 
         Args:
             experiment_id: where the run is.
@@ -161,13 +163,69 @@ class Store:
             identity: the tags that it is found by.
             tags: further tags of a run that is created.
         """
+        from mlflow.entities import ViewType
+
         filters = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
-        order = ["attributes.start_time ASC"]
-        found = self.client.search_runs([experiment_id], filters, max_results=1, order_by=order)
-        if found:
-            return found[0]
+        for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+            found = self.client.search_runs([experiment_id], filters, view, max_results=1, order_by=OLDEST_FIRST)
+            if found and view == ViewType.DELETED_ONLY:
+                self.client.restore_run(found[0].info.run_id)
+            if found:
+                return found[0]
         known = {"mlflow.runName": name, "mlflow.user": os.environ.get("USER", "drorae")}
         return self.client.create_run(experiment_id, tags={**known, **identity, **tags})
+
+    def known_experiment(self, run_id: str, experiment_id: str) -> Experiment | None:
+        """Returns the experiment that a run is in, else that of an id, whatever it is called; None where neither is.
+
+        Args:
+            run_id: the run; "": none.
+            experiment_id: the id; "": none.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self.client
+        looks = (
+            (run_id, lambda: client.get_experiment(client.get_run(run_id).info.experiment_id)),
+            (experiment_id, lambda: client.get_experiment(experiment_id)),
+        )
+        for identity, look in looks:
+            try:
+                if identity:
+                    return look()
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        return None
+
+    def adopt(self, experiment_id: str, former: str, parent: str) -> None:
+        """Puts the runs below a former parent run below another one; those deleted with it are restored.
+
+        A deleted run stays so where there is another of its trial.
+        """
+        from mlflow.entities import ViewType
+
+        filters = f"tags.`mlflow.parentRunId` = '{former}' and tags.`drorae.kind` = 'trial'"
+        known: set[str] = set()
+        for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+            token = None
+            runs: list[Run] = []
+            while True:
+                page = self.client.search_runs(
+                    [experiment_id], filters, view, max_results=100, order_by=OLDEST_FIRST, page_token=token
+                )
+                runs += page
+                token = page.token
+                if not token:
+                    break
+            for run in runs:
+                key = run.data.tags.get("drorae.config_hash", "")
+                if view == ViewType.DELETED_ONLY:
+                    if key in known:
+                        continue
+                    self.client.restore_run(run.info.run_id)
+                known.add(key)
+                self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
 
     def send(
         self,

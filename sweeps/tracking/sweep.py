@@ -20,7 +20,7 @@ from drorae.storage.places import follow_store, sqlite_path
 from drorae.trial.folder import SPOOL, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
-from sweeps.tracking.client import Store, Warn, resolve_uri, store_errors
+from sweeps.tracking.client import OLDEST_FIRST, Store, Warn, resolve_uri, store_errors
 from sweeps.tracking.trial import DIGEST, RUN_STATUS, TrialTracker, outcome_digest
 
 if TYPE_CHECKING:
@@ -76,9 +76,13 @@ class SweepTracker:
         self._store = Store(self.uri)
         self.parent_run_id = ""
         self._known = known if known is not None and known.tracking_uri == self.uri else None
+        self._former = known.parent_run_id if known is not None else ""
         self._follow(root, warn)
         try:
-            experiment = self.client.get_experiment_by_name(name)
+            # By its run first: people rename experiments, and another store has others of the same id.
+            identity = self._known.experiment_id if self._known else ""
+            experiment = self._store.known_experiment(self._former, identity)
+            experiment = experiment or self.client.get_experiment_by_name(name)
             if experiment is None:
                 # A relative default would be another folder in every process.
                 local = artifact_folder(root, name).as_uri() if self.uri.startswith("sqlite:") else None
@@ -92,8 +96,8 @@ class SweepTracker:
             return
         if experiment.lifecycle_stage == "deleted":
             raise UserError(
-                f"MLflow experiment {name!r} was deleted; restore it (mlflow experiments restore --experiment-id "
-                f"{experiment.experiment_id}) or give the sweep another --name"
+                f"MLflow experiment {experiment.name!r} was deleted; restore it (mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}) or give the sweep another --name"
             )
         self.experiment_id = experiment.experiment_id
 
@@ -116,7 +120,9 @@ class SweepTracker:
         return RunAddress(self.uri, self.experiment_id, self.parent_run_id)
 
     def open_parent(self, description: str, warn: Warn = lambda line: None) -> RunAddress:
-        """Finds or creates the parent run and marks it RUNNING.
+        """Finds, restores or creates the parent run and marks it RUNNING.
+
+        Where the one that the sweep was recorded under is gone for good, its trials' runs are put below the new one.
 
         Raises:
             UserError: the store does not take it, and the sweep was never recorded there.
@@ -126,6 +132,8 @@ class SweepTracker:
             tags = {"mlflow.note.content": description, **_versions()}
             run = self._store.open_run(self.experiment_id, self.name, identity, tags)
             self.parent_run_id = run.info.run_id
+            if self._former not in ("", self.parent_run_id):
+                self._store.adopt(self.experiment_id, self._former, self.parent_run_id)
             self.client.update_run(self.parent_run_id, status="RUNNING")
         except store_errors() as error:
             if self._known is None:
@@ -255,12 +263,11 @@ class SweepTracker:
     def _children(self) -> dict[str, list[_Child]]:
         """Child runs by config hash, oldest first."""
         filters = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}' and tags.`drorae.kind` = 'trial'"
-        order = ["attributes.start_time ASC"]
         found: dict[str, list[_Child]] = {}
         token = None
         while True:
             page = self.client.search_runs(
-                [self.experiment_id], filters, max_results=PAGE_RUNS, order_by=order, page_token=token
+                [self.experiment_id], filters, max_results=PAGE_RUNS, order_by=OLDEST_FIRST, page_token=token
             )
             for run in page:
                 tags = run.data.tags
