@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from drorae.redaction import redact
+
 
 class UserError(Exception):
     """Something a user can put right.
 
     The message is one line that says what was wrong, what was expected and how to mend it.
     The command line prints it without a traceback and exits with code 2; a library caller catches it.
+    Credentials in it are hidden.
     """
+
+    def __init__(self, *texts: object) -> None:
+        super().__init__(*(redact(text) if isinstance(text, str) else text for text in texts))
 
 
 class DiskFullError(UserError):
@@ -20,8 +26,8 @@ class ClusterLostError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line; its type where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An exception's message on one line, without credentials; its type where it says nothing."""
+    return " ".join(redact(str(error)).split()) or type(error).__name__
 
 
 def printable(name: str) -> str:
@@ -32,9 +38,10 @@ def printable(name: str) -> str:
 def shorten(text: str, width: int) -> str:
     """`text` on one line of at most `width` characters: cut behind a word, " ..." in place of the rest.
 
-    A word longer than `width`, such as a path, is cut within, so that some of it is left.
+    A word longer than `width`, such as a path, is cut within, so that some of it is left. Credentials are hidden.
     """
-    text = " ".join(text.split())
+    # Before it is cut: half a URI no longer shows where its password begins.
+    text = " ".join(redact(text).split())
     if len(text) <= width:
         return text
     end = text[: width - 3].rfind(" ")

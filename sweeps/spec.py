@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from drorae.config import LOCATIONS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
-from drorae.errors import UserError
+from drorae.errors import UserError, shorten
 from drorae.machine.needs import check_encoder
 from drorae.metrics.registry import METRICS
+from drorae.storage.files import LONGEST_NAME
 
 ALIASES: Mapping[str, str] = types.MappingProxyType(
     {
@@ -173,8 +174,9 @@ def expand(spec: SweepSpec) -> list[TrialConfig]:
     Raises:
         UserError: an unusable name, an axis given twice or without values, or a value its field cannot take.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.name):
-        raise UserError(f"{spec.name!r}: not usable as a sweep's name; expected letters, digits, dots, dashes")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.name) or len(spec.name) > LONGEST_NAME:
+        expected = f"letters, digits, dots, dashes, at most {LONGEST_NAME}"
+        raise UserError(f"{shorten(spec.name, 60)!r}: not usable as a sweep's name; expected {expected}")
     seen: set[str] = set()
     for axis in spec.axes:
         if axis.field in seen:

@@ -36,14 +36,19 @@ def write_fits(
         paths: the report's files by name.
         tracking_uri: of the MLflow store.
         experiment: name of the experiment that holds the trials.
-        parent_run: id of the run that the fits are nested in; none by default.
+        parent_run: id of the run that the fits are nested in, in its experiment whatever its name; none by default.
 
     Raises:
         UserError: mlflow is missing, the store or experiment is not there, or MLflow refuses.
     """
     ids = []
     with open_store(tracking_uri, f"{_NEEDS}leave the fit as files", "take the fit") as client:
-        experiment_id = find_experiment(client, experiment, tracking_uri)
+        # An experiment may have been renamed since its sweep began.
+        experiment_id = (
+            str(client.get_run(parent_run).info.experiment_id)
+            if parent_run is not None
+            else find_experiment(client, experiment, tracking_uri)
+        )
         from mlflow.entities import Metric, RunTag
 
         for analysis in analyses:

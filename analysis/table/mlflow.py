@@ -14,6 +14,8 @@ import pandas as pd
 
 from analysis.table.decoders import DECODER
 from drorae.errors import UserError
+from drorae.redaction import public_address
+from drorae.storage.places import follow_store, sqlite_path
 from drorae.trial.folder import TrialStatus
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ _UNFINISHED = {
     "KILLED": TrialStatus.FAILED,
 }
 """What a trial is that MLflow does not call finished."""
-_SQLITE = "sqlite:///"
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `drorae ui` shows a local store; links to its runs lead there."""
@@ -62,8 +63,9 @@ def read_mlflow(
         raise UserError("read from MLflow: expected the name of an experiment or the id of a parent run")
     check_store(tracking_uri)
     found = None
-    if tracking_uri.startswith(_SQLITE) and not filter_string.strip():
-        found = _read_tables(Path(tracking_uri.removeprefix(_SQLITE)), experiment, parent_run)
+    path = sqlite_path(tracking_uri)
+    if path is not None and not filter_string.strip():
+        found = _read_tables(path, experiment, parent_run)
     experiment_id, runs = found or _ask_mlflow(tracking_uri, experiment, parent_run, filter_string)
     kinds = [run.tags.get("drorae.kind") for run in runs]
     trials = [run for run, kind in zip(runs, kinds, strict=True) if kind == ("trial" if "trial" in kinds else None)]
@@ -71,7 +73,7 @@ def read_mlflow(
         where = (f" that match {filter_string!r}" if filter_string else "") + f" in {tracking_uri}"
         raise UserError(f"{experiment or parent_run}: no trials{where}; expected runs of a drorae sweep")
     remote = tracking_uri.startswith(("http:", "https:"))
-    address = f"{tracking_uri.rstrip('/') if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
+    address = f"{public_address(tracking_uri) if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
     return _tidy([_trial_row(run) | {"run_url": address + run.run_id} for run in trials])
 
 
@@ -125,6 +127,7 @@ def open_store(tracking_uri: str, needs: str, expected: str, filter_string: str 
         from mlflow.tracking import MlflowClient
     except ImportError:
         raise UserError(needs) from None
+    follow_store(tracking_uri)
     try:
         yield MlflowClient(tracking_uri)
     except MlflowException as error:
@@ -191,7 +194,8 @@ def check_store(tracking_uri: str) -> None:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    if tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).is_file():
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():
         remedy = "expected the mlflow.db of a sweep, or a server's address"
         raise UserError(f"{tracking_uri}: no such MLflow store; {remedy}")
 

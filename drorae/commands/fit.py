@@ -13,6 +13,7 @@ from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
 from drorae.runtime.shell import portable_command
+from drorae.storage.files import file_name
 
 
 @dataclass(kw_only=True)
@@ -73,7 +74,7 @@ class Fit(SizeOptions):
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
         pages = []
         if self.out is not None:
-            folders = [self.out if len(found) == 1 else self.out / item.y_name for item in found]
+            folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
                 write_joint_report(item, folder, command)["html"] for item, folder in zip(found, folders, strict=True)
             ]

@@ -13,8 +13,10 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Protocol, TextIO, Union
 
 import tyro
@@ -36,9 +38,10 @@ from drorae.commands.train import Train
 from drorae.commands.ui import Ui
 from drorae.errors import ClusterLostError, UserError, brief, one_line
 from drorae.machine.telemetry import set_telemetry_defaults
+from drorae.redaction import redact, redact_logs
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.files import disk_is_full, full_disk
-from drorae.storage.remote import RemoteError
+from drorae.storage.remote import RemoteError, expanded
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
 
@@ -86,7 +89,7 @@ def parse(arguments: Sequence[str]) -> Command:
                 args=list(arguments),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
-            return parsed
+            return _at_home(parsed)
     except SystemExit as end:
         if end.code in (0, None):
             raise
@@ -96,6 +99,14 @@ def parse(arguments: Sequence[str]) -> Command:
         for name in changes:
             del os.environ[name]
         os.environ.update(before)
+
+
+def _at_home(parsed: Command) -> Command:
+    """Puts the home folder in place of the `~` of paths that the shell left alone, as in --out=~/law."""
+    for name, value in vars(parsed).items():
+        if isinstance(value, Path):
+            setattr(parsed, name, expanded(value))
+    return parsed
 
 
 def box_text(box: str) -> str:
@@ -129,7 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     set_telemetry_defaults()
+    redact_logs()
     _fill_closed()
+    if debug:
+        sys.excepthook = _show_traceback
     with Signals() as signals:
         try:
             code = parse([text for text in given if text != "--debug"]).run()
@@ -185,7 +199,12 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(redact(text), file=sys.stderr, flush=True)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints what Python does of an exception that nobody caught, without credentials."""
+    _say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def _fill_closed() -> None:

@@ -12,6 +12,7 @@ from drorae.commands.options import Count, Law, Words, flat, option, write_new
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
+from drorae.storage.files import file_name
 
 if TYPE_CHECKING:
     from analysis.inference.analysis import Analysis
@@ -94,7 +95,7 @@ class Predict(SizeOptions):
         assert self.out is not None
         written = []
         for record in records:
-            name = f"prediction-{record['y']}-{record['at']:g}-{record['data_sha256'][:8]}.json"
+            name = f"prediction-{file_name(str(record['y']))}-{record['at']:g}-{record['data_sha256'][:8]}.json"
             written.append(str(write_new(self.out / name, record)))
         return written
 

@@ -12,6 +12,7 @@ from drorae.commands.terminal import say, show, working
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS
 from drorae.runtime.shell import portable_command
+from drorae.storage.files import file_name
 from drorae.storage.remote import Remote, locate
 from drorae.trial.folder import GRID
 
@@ -147,7 +148,7 @@ class Report(SourceOptions):
             frame = self.read()
         pictures: dict[str, Path] = {}
         if self.experiment is not None:
-            title, out = self.experiment, self.root / self.experiment / "law"
+            title, out = self.experiment, self.root / file_name(self.experiment) / "law"
         else:
             from sweeps.folder.mirror import local_copy
             from sweeps.folder.sweep import TABLE, in_trials

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from drorae.commands.options import Column, Folder, JsonOption, Words, assignments, flat, option, require
 from drorae.errors import UserError
-from drorae.storage.places import default_tracking_uri
+from drorae.storage.places import tracking_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class SourceOptions:
 
     def uri(self) -> str:
         """Returns the MLflow store to read."""
-        return self.tracking_uri or default_tracking_uri(self.root)
+        return tracking_uri(self.root, self.tracking_uri)
 
     def read(self) -> pd.DataFrame:
         """Returns the table of runs.

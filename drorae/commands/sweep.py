@@ -29,6 +29,7 @@ from drorae.commands.terminal import ending, print_json, print_table, say, show,
 from drorae.config import PRESETS, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS, objective
+from drorae.redaction import public_address, redact
 from drorae.runtime.shell import command, portable_command
 from drorae.storage.remote import locate, patiently
 from drorae.trial.folder import TrialStatus
@@ -300,7 +301,7 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
     if law is not None:
         show(law.text + "\n")
     # To be copied, so that the terminal breaks them.
-    print("\n".join(_places(outcome, law, root)))
+    print(redact("\n".join(_places(outcome, law, root))))
 
 
 def _print_trials(outcome: SweepOutcome, rows: Sequence[Mapping[str, str]]) -> None:
@@ -333,7 +334,7 @@ def _places(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> list[s
     local = outcome.tracking_uri.startswith("sqlite:") and not os.environ.get("MLFLOW_TRACKING_URI")
     lines.append(f"MLflow: {command('ui', '--root', locate(root)) if local else outcome.tracking_uri}")
     if outcome.charts:
-        ui = outcome.tracking_uri.rstrip("/") if outcome.tracking_uri.startswith("http") else LOCAL_UI
+        ui = public_address(outcome.tracking_uri) if outcome.tracking_uri.startswith("http") else LOCAL_UI
         lines.append(f"charts: {ui}/{outcome.charts}")
     return lines
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from drorae.redaction import redact, redact_tree
 from drorae.runtime.signals import WORDS, Interrupted, Stopped
 from drorae.runtime.text import wrapped
 
@@ -27,7 +28,7 @@ _spinner: Live | None = None
 
 def say(text: str, keep: Iterable[object] = ()) -> None:
     """Prints a note for people on stderr, where it cannot mix with results; broken into lines as `wrapped` does."""
-    text = wrapped(text, terminal_width(sys.stderr), keep)
+    text = wrapped(redact(text), terminal_width(sys.stderr), map(redact, map(str, keep)))
     if _spinner is None:
         print(text, file=sys.stderr, flush=True)
     else:
@@ -36,7 +37,7 @@ def say(text: str, keep: Iterable[object] = ()) -> None:
 
 def show(text: str, keep: Iterable[object] = (), hang: int = 4) -> None:
     """Prints a result in words on stdout, broken into lines as `wrapped` does."""
-    print(wrapped(text, terminal_width(sys.stdout), keep, hang))
+    print(wrapped(redact(text), terminal_width(sys.stdout), map(redact, map(str, keep)), hang))
 
 
 def terminal_width(stream: TextIO) -> int | None:
@@ -54,7 +55,7 @@ def terminal_width(stream: TextIO) -> int | None:
 
 def print_json(tree: Any) -> None:
     """Prints one JSON object on stdout."""
-    print(json.dumps(tree, indent=2, allow_nan=False))
+    print(json.dumps(redact_tree(tree), indent=2, allow_nan=False))
 
 
 def print_table(
@@ -82,7 +83,7 @@ def print_table(
     from rich.table import Column, Table
     from rich.text import Text
 
-    cells = [tuple(row) for row in rows]
+    cells = [tuple(map(redact, row)) for row in rows]
     width = terminal_width(sys.stdout)
     console = Console(width=width or 1000, highlight=False)
     unlimited = console.options.update(max_width=1_000_000)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime
+from drorae.errors import UserError
 from drorae.machine.capacity import memory_bytes
 from drorae.machine.downloads import INCEPTION_FILE, LPIPS_FILE, downloaded
 from drorae.machine.telemetry import TELEMETRY
 from drorae.storage.cache import Cache
 from drorae.storage.files import folder_bytes, packaged_path
-from drorae.storage.places import default_tracking_uri
+from drorae.storage.places import sqlite_path, tracking_uri
 from drorae.storage.remote import Remote, absolute, locate, own_folder
 
 PACKAGES = {
@@ -50,8 +51,13 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
     """
     cache = Cache(runtime.cache_dir).local
     packages, optional, weights = _versions(PACKAGES), _versions(OPTIONAL), _weights(cache)
-    uri = default_tracking_uri(root)
-    store = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    found = _missing(packages | optional, weights)
+    try:
+        uri = tracking_uri(root)
+    except UserError as error:
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        found.append(("a store that MLflow takes", True, str(error)))
+    store = sqlite_path(uri)
     return {
         "drorae": _versions({"drorae": "drorae"})["drorae"],
         "python": platform.python_version(),
@@ -72,10 +78,7 @@ def examine(runtime: Runtime, root: Path) -> dict[str, Any]:
         },
         "mlflow": {"uri": uri, "exists": store and store.is_file()},
         "telemetry": {name: os.environ.get(name, "unset") for name in TELEMETRY},
-        "missing": [
-            {"what": what, "essential": essential, "remedy": remedy}
-            for what, essential, remedy in _missing(packages | optional, weights)
-        ],
+        "missing": [{"what": what, "essential": essential, "remedy": remedy} for what, essential, remedy in found],
     }
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from drorae.redaction import redact
 
 
 def program() -> str:
@@ -17,10 +20,14 @@ def program() -> str:
 
 
 def command(*words: object) -> str:
-    """Returns a `drorae` command with each word quoted for the shell where it needs to be."""
-    return f"{program()} {shlex.join(map(str, words))}"
+    """Returns a `drorae` command with each word quoted for the shell where it needs to be; credentials are hidden."""
+    return f"{program()} {_joined(words)}"
 
 
 def portable_command(*words: object) -> str:
     """Returns a command for a report, which others read: without this machine's path of the program."""
-    return f"drorae {shlex.join(map(str, words))}"
+    return f"drorae {_joined(words)}"
+
+
+def _joined(words: Iterable[object]) -> str:
+    return shlex.join(redact(str(word)) for word in words)

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,21 @@ _REMEDIES = {
     errno.ENFILE: "end other programs, or allow more open files",
 }
 """What a user can do where a file cannot be read."""
+LONGEST_NAME = 100
+"""Bytes of a name made of a text. File systems take 255, of which others want some before it and behind."""
+
+
+def file_name(text: str) -> str:
+    """Returns a file's or folder's name that stands for any text, such as a column's name: the text where that can be.
+
+    What no name should hold becomes a dash, and what is long is cut. Such a name ends in a digest of the text, so that
+    no two texts have the same.
+    """
+    name = re.sub(r"[^\w.+=@-]", "-", text).lstrip(".-").rstrip(".")
+    name = name.encode()[:LONGEST_NAME].decode(errors="ignore")
+    if name and name == text:
+        return name
+    return f"{name or 'unnamed'}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 @contextlib.contextmanager

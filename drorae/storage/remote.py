@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from drorae.config import default_cache_dir
 from drorae.errors import UserError, brief
@@ -41,8 +41,16 @@ def own_folder() -> Path:
     return Path(default_cache_dir("DRORAE_LOCAL_CACHE")).expanduser().resolve()
 
 
+def expanded(path: str | Path) -> Path:
+    """Returns a path with the home folder in place of a leading `~`; one of an unknown user stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def locate(place: str | Path | Remote) -> Path | Remote:
-    """Returns a path as it is, a URL as a `Remote`; `file://` URLs are paths.
+    """Returns a path as it is but for its `~`, a URL as a `Remote`; `file://` URLs are paths.
 
     pathlib swallows one of a URL's slashes: it may be missing.
 
@@ -53,10 +61,10 @@ def locate(place: str | Path | Remote) -> Path | Remote:
         return place
     found = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(.*)", str(place))
     if found is None:
-        return Path(place)
+        return expanded(place)
     kind, rest = found[1].lower(), found[2]
     if kind == "file":
-        return Path("/" + rest)
+        return Path("/" + unquote(rest)) if not rest.startswith("~") else expanded(unquote(rest))
     shown = f"{kind}://{rest.rpartition('@')[2].partition('?')[0]}"
     parts = urlsplit(f"{kind}://{rest}")
     if parts.password or parts.username or parts.query:
@@ -74,7 +82,7 @@ def locate(place: str | Path | Remote) -> Path | Remote:
 def absolute(place: str | Path) -> str:
     """A path as an absolute one, a URL as it is: what another process understands."""
     found = locate(place)
-    return found.url if isinstance(found, Remote) else str(found.expanduser().resolve())
+    return found.url if isinstance(found, Remote) else str(found.resolve())
 
 
 def copies(root: Remote, role: str) -> Path:

@@ -18,6 +18,11 @@ LOOK_SECONDS = 2.0
 """Between two looks at the head node."""
 LOST_SECONDS = 20.0
 """A head node that does not answer for so long is lost. Ray ends the process itself after 60."""
+JOIN_SECONDS = 30.0
+"""A head node that has not answered for so long is not joined. Ray itself gives up after a quarter of an hour."""
+GREET_SECONDS = 5.0
+"""Longest wait for one answer of it."""
+_WEB = "is a web server, such as Ray's dashboard, and no head node"
 STUCK_SECONDS = 10.0
 """So long the driver may take to notice, before it is taken to hang in a call to Ray."""
 
@@ -28,16 +33,66 @@ def cluster_address(address: str) -> str:
     return "" if address == "local" else address
 
 
+def check_joinable(address: str, say: Callable[[str], None]) -> None:
+    """Returns once a cluster's head node answers at an address, as `cluster_address` takes it; Ray would wait minutes.
+
+    Raises:
+        UserError: none does within `JOIN_SECONDS`, or the address is no cluster's.
+    """
+    given = address not in ("", "auto")
+    found = address if given else os.environ.get("RAY_ADDRESS", "")
+    if found in ("", "auto", "local"):
+        return
+    whence, remedy = ("", "leave --address out") if given else (" (from RAY_ADDRESS)", "unset RAY_ADDRESS")
+    here = f"{remedy} to run here"
+    if found.startswith(("http://", "https://")):
+        raise UserError(
+            f"{found}{whence} is an address for `ray job submit`, which a sweep cannot join; submit the sweep there "
+            f"(ray job submit --address {found} -- drorae sweep ...), name the head node as HOST:6379, or {here}"
+        )
+    kind, _, rest = found.rpartition("://")
+    if kind not in ("", "ray"):
+        # Ray has plugins for other kinds.
+        return
+    host, _, port = rest.partition("/")[0].partition("?")[0].rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"{found}{whence}: no address of a Ray cluster; expected HOST:PORT, or {here}")
+    say(f"joining {found}{whence}")
+    deadline = time.monotonic() + JOIN_SECONDS
+    while trouble := _greet(host.strip("[]"), int(port)):
+        if time.monotonic() + 1 > deadline or trouble == _WEB:
+            raise UserError(f"Ray at {found}{whence} {trouble}; start the cluster, correct the address, or {here}")
+        time.sleep(1)
+
+
+def _greet(host: str, port: int) -> str:
+    """Returns what is wrong with a head node; empty where one answers, as gRPC servers do, with HTTP/2 settings."""
+    try:
+        with socket.create_connection((host, port), timeout=GREET_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "1":
+                return ""
+            connection.settimeout(GREET_SECONDS)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+            answer = connection.recv(9)
+    except OSError as error:
+        return f"does not answer ({error.strerror or one_line(error)})"
+    if answer[3:4] == b"\4":
+        return ""
+    return _WEB if answer.startswith((b"HTTP", b"<")) else "does not answer as a Ray head node does"
+
+
 @contextlib.contextmanager
-def ray_session(address: str) -> Iterator[None]:
+def ray_session(address: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """A Ray session: the one there is, the cluster at `address`, or a local one that ends with the sweep.
 
-    The address is as `cluster_address` takes it.
+    Args:
+        address: as `cluster_address` takes it.
+        say: told which cluster is joined, and who named it.
 
     Raises:
         UserError: Ray is not installed, does not start, or nothing answers at the address.
     """
-    address = cluster_address(address)
+    given, address = address, cluster_address(address)
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -63,6 +118,7 @@ def ray_session(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_joinable(given, say)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address:

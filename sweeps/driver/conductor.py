@@ -121,7 +121,11 @@ class Conductor:
         self._open()
         try:
             needs_ray = bool(self.plan.unprepared)
-            with ray_session(self.settings.resources.address) if needs_ray else contextlib.nullcontext():
+            with (
+                ray_session(self.settings.resources.address, self.screen.line)
+                if needs_ray
+                else contextlib.nullcontext()
+            ):
                 self.signals.install()
                 with HeadWatch(self.screen.line, self._leave) as watch:
                     try:
@@ -213,7 +217,12 @@ class Conductor:
         require_tune()
         plan = self.plan
         self.tracker = SweepTracker(
-            self.spec.name, plan.sweep_id, self.home.directory.parent, tracking_uri, plan.known_address
+            self.spec.name,
+            plan.sweep_id,
+            self.home.directory.parent,
+            tracking_uri,
+            plan.known_address,
+            self.screen.line,
         )
         nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if plan.unprepared else ()
         check_nodes(self.tracker.uri, nodes)

@@ -41,6 +41,7 @@ class Home:
         self.record, self.table = self.directory / RECORD, self.directory / TABLE
         self.studies, self.log = self.directory / STUDIES, self.directory / DRIVER_LOG
         self.existed = self.directory.exists()
+        self._root_existed = self.directory.parent.exists()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if not os.access(self.directory, os.W_OK):
@@ -85,5 +86,8 @@ class Home:
         """Removes what a call made that was ended before it recorded anything; `new`: sweep.json is of this call."""
         if not self.existed:
             shutil.rmtree(self.directory, ignore_errors=True)
+            if not self._root_existed:
+                with contextlib.suppress(OSError):
+                    self.directory.parent.rmdir()
         elif new:
             self.record.unlink(missing_ok=True)

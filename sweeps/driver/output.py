@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from drorae.errors import shorten
+from drorae.redaction import redact
 
 """In a sweep's folder: what its drivers said, and what the libraries in them did."""
 OURS = "drorae: "
@@ -28,7 +29,10 @@ _SPEAKER = re.compile(r"^\s*\([^)]*\)\s*")
 
 
 class Unfailing:
-    """A text stream that loses what it cannot write: a closed terminal or a full disk is not worth a sweep."""
+    """A text stream that loses what it cannot write: a closed terminal or a full disk is not worth a sweep.
+
+    Nor does it write credentials.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -36,7 +40,7 @@ class Unfailing:
     def write(self, text: str) -> int:
         """Writes, or does not."""
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
+            self._stream.write(redact(text))
         return len(text)
 
     def flush(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drorae.storage.places import sqlite_uri
 from drorae.trial.folder import MEASURED, TrialStatus, read_outcome
 from sweeps.settings import Asha
 
@@ -44,7 +45,7 @@ class Pruning:
         import optuna
 
         quiet_optuna()
-        self._storage = optuna.storages.get_storage(f"sqlite:///{path}")
+        self._storage = optuna.storages.get_storage(sqlite_uri(path))
         self._trials, self._group_of = trials, group_of
         self._make_pruner = functools.partial(_make_pruner, pruner, asha)
         self._studies: dict[str, optuna.Study] = {}

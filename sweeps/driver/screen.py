@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drorae.errors import shorten
+from drorae.redaction import redact
 from drorae.runtime.signals import Signals
 from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
 from sweeps.driver.output import OURS, Tail, aside
@@ -103,6 +104,7 @@ class Screen:
 
     def line(self, text: str, remedy: str = "") -> None:
         """Prints an event, and after it a command that a person may copy."""
+        text, remedy = redact(text), redact(remedy)
         self.record(text + remedy)
         with self._whole(), self._lock:
             self._spoke = time.monotonic()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from drorae.config import TrialConfig, config_hash, former_hash, from_dict, override, relocated, to_dict
 from drorae.errors import UserError, brief, one_line
 from drorae.metrics.registry import better
+from drorae.storage.places import sqlite_uri
 from drorae.trial.folder import MEASURED, TrialStatus, read_outcome, ready_trial
 from sweeps.driver.pruning import quiet_optuna
 from sweeps.spec import Range, SweepSpec, expand, point_label, read_field, varied_fields
@@ -157,7 +158,7 @@ class Studies:
         quiet_optuna()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            storage = f"sqlite:///{path}"
+            storage = sqlite_uri(path)
             directions = [direction(objective) for objective in self.search.objectives]
             known = optuna.get_all_study_names(storage) if path.exists() else []
             study = optuna.create_study(

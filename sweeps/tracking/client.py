@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 from drorae.errors import UserError, brief
-from drorae.storage.places import default_tracking_uri
+from drorae.redaction import redact
+from drorae.storage.places import sqlite_path, tracking_uri
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
 _RAISED = {
@@ -38,6 +38,8 @@ _RAISED = {
     "azure.core.exceptions": ("AzureError",),
 }
 """What the libraries below MLflow's client raise, where it is neither an OSError nor MLflow's own."""
+
+OLDEST_FIRST = ["attributes.start_time ASC"]
 
 Warn = Callable[[str], None]
 T = TypeVar("T")
@@ -92,25 +94,23 @@ def _import_client() -> type[MlflowClient]:
 
 
 def resolve_uri(uri: str | None, root: Path) -> str:
-    """Returns the tracking URI to use: the given one, else MLFLOW_TRACKING_URI, else `mlflow.db` in the sweeps' root.
-
-    Paths become absolute, because a trial runs in another working directory.
+    """Returns the tracking URI that a sweep records at: that of `tracking_uri`; makes the folder of an SQLite file.
 
     Raises:
-        UserError: the URI holds a password, which logs, errors and workers' arguments would show.
+        UserError: the URI holds a password, which logs, errors and workers' arguments would show, or it is one that
+            `tracking_uri` refuses.
     """
-    chosen = uri or default_tracking_uri(root)
-    if urlsplit(chosen).password:
+    chosen = tracking_uri(root, uri)
+    if redact(chosen) != chosen:
         raise UserError(
-            f"MLflow at {urlsplit(chosen).hostname}: the address holds a password, which logs would show; put it into "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the driver and every node"
+            f"MLflow at {chosen}: the address holds a password, which logs would show; put a server's into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's where its driver looks (PGPASSWORD, "
+            "~/.pgpass), on the driver and every node"
         )
-    prefix = "sqlite:///"
-    if not chosen.startswith(prefix):
-        return chosen
-    path = Path(chosen.removeprefix(prefix)).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"{prefix}{path}"
+    path = sqlite_path(chosen)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return chosen
 
 
 def check_nodes(uri: str, addresses: Iterable[str]) -> None:
@@ -148,11 +148,14 @@ class Store:
         return self._open(self.uri)
 
     def away(self, error: BaseException) -> str:
-        """Returns that it does not answer, and how that is known."""
-        return f"MLflow at {self.uri} does not answer ({brief(error)})"
+        """Returns that it does not answer, and how that is known: where a path is in the way, which."""
+        why = brief(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            why = f"{error.filename} cannot be used: {error.strerror}"
+        return f"MLflow at {self.uri} does not answer ({why})"
 
     def open_run(self, experiment_id: str, name: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> Run:
-        """Finds the oldest run that has some tags, or creates it.
+        """Finds the oldest run that has some tags, or creates it. One that was deleted is restored before.
 
         Args:
             experiment_id: where the run is.
@@ -160,13 +163,69 @@ class Store:
             identity: the tags that it is found by.
             tags: further tags of a run that is created.
         """
+        from mlflow.entities import ViewType
+
         filters = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
-        order = ["attributes.start_time ASC"]
-        found = self.client.search_runs([experiment_id], filters, max_results=1, order_by=order)
-        if found:
-            return found[0]
+        for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+            found = self.client.search_runs([experiment_id], filters, view, max_results=1, order_by=OLDEST_FIRST)
+            if found and view == ViewType.DELETED_ONLY:
+                self.client.restore_run(found[0].info.run_id)
+            if found:
+                return found[0]
         known = {"mlflow.runName": name, "mlflow.user": os.environ.get("USER", "drorae")}
         return self.client.create_run(experiment_id, tags={**known, **identity, **tags})
+
+    def known_experiment(self, run_id: str, experiment_id: str) -> Experiment | None:
+        """Returns the experiment that a run is in, else that of an id, whatever it is called; None where neither is.
+
+        Args:
+            run_id: the run; "": none.
+            experiment_id: the id; "": none.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self.client
+        looks = (
+            (run_id, lambda: client.get_experiment(client.get_run(run_id).info.experiment_id)),
+            (experiment_id, lambda: client.get_experiment(experiment_id)),
+        )
+        for identity, look in looks:
+            try:
+                if identity:
+                    return look()
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        return None
+
+    def adopt(self, experiment_id: str, former: str, parent: str) -> None:
+        """Puts the runs below a former parent run below another one; those deleted with it are restored.
+
+        A deleted run stays so where there is another of its trial.
+        """
+        from mlflow.entities import ViewType
+
+        filters = f"tags.`mlflow.parentRunId` = '{former}' and tags.`drorae.kind` = 'trial'"
+        known: set[str] = set()
+        for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+            token = None
+            runs: list[Run] = []
+            while True:
+                page = self.client.search_runs(
+                    [experiment_id], filters, view, max_results=100, order_by=OLDEST_FIRST, page_token=token
+                )
+                runs += page
+                token = page.token
+                if not token:
+                    break
+            for run in runs:
+                key = run.data.tags.get("drorae.config_hash", "")
+                if view == ViewType.DELETED_ONLY:
+                    if key in known:
+                        continue
+                    self.client.restore_run(run.info.run_id)
+                known.add(key)
+                self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
 
     def send(
         self,
@@ -188,9 +247,9 @@ class Store:
         for rows in _chunks(metrics, 1000):
             self.client.log_batch(run_id, metrics=[Metric(*row) for row in rows])
         for texts in _chunks(params, 100):
-            self.client.log_batch(run_id, params=[Param(*text) for text in texts])
+            self.client.log_batch(run_id, params=[Param(name, redact(text)) for name, text in texts])
         for texts in _chunks(tags, 100):
-            self.client.log_batch(run_id, tags=[RunTag(*text) for text in texts])
+            self.client.log_batch(run_id, tags=[RunTag(name, redact(text)) for name, text in texts])
 
     def send_final(self, run: Run, values: Mapping[str, float]) -> bool:
         """Sends the final values (step 0) that a run has not; returns whether there are any.

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError, brief
+from drorae.storage.artifacts import artifact_folder, follow
+from drorae.storage.places import follow_store, sqlite_path
 from drorae.trial.folder import SPOOL, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
-from sweeps.tracking.client import Store, Warn, resolve_uri, store_errors
+from sweeps.tracking.client import OLDEST_FIRST, Store, Warn, resolve_uri, store_errors
 from sweeps.tracking.trial import DIGEST, RUN_STATUS, TrialTracker, outcome_digest
 
 if TYPE_CHECKING:
@@ -48,7 +50,13 @@ class SweepTracker:
     """The driver's side: database, experiment and parent run, and the state of all child runs."""
 
     def __init__(
-        self, name: str, sweep_id: str, root: Path, tracking_uri: str | None, known: RunAddress | None = None
+        self,
+        name: str,
+        sweep_id: str,
+        root: Path,
+        tracking_uri: str | None,
+        known: RunAddress | None = None,
+        warn: Warn = lambda line: None,
     ) -> None:
         """Connects and creates the store and the experiment where missing.
 
@@ -58,6 +66,7 @@ class SweepTracker:
             root: folder of all sweeps; holds the default store and its artifacts.
             tracking_uri: an MLflow store; None: see `resolve_uri`.
             known: where this sweep was recorded before: with it, a sweep goes on while that store is away.
+            warn: takes what the user should know.
 
         Raises:
             UserError: the store cannot be reached or used, or the experiment was deleted.
@@ -67,11 +76,16 @@ class SweepTracker:
         self._store = Store(self.uri)
         self.parent_run_id = ""
         self._known = known if known is not None and known.tracking_uri == self.uri else None
+        self._former = known.parent_run_id if known is not None else ""
+        self._follow(root, warn)
         try:
-            experiment = self.client.get_experiment_by_name(name)
+            # By its run first: people rename experiments, and another store has others of the same id.
+            identity = self._known.experiment_id if self._known else ""
+            experiment = self._store.known_experiment(self._former, identity)
+            experiment = experiment or self.client.get_experiment_by_name(name)
             if experiment is None:
                 # A relative default would be another folder in every process.
-                local = (root.resolve() / "mlartifacts" / name).as_uri() if self.uri.startswith("sqlite:") else None
+                local = artifact_folder(root, name).as_uri() if self.uri.startswith("sqlite:") else None
                 self.experiment_id = self.client.create_experiment(name, artifact_location=local)
                 return
         except store_errors() as error:
@@ -82,10 +96,18 @@ class SweepTracker:
             return
         if experiment.lifecycle_stage == "deleted":
             raise UserError(
-                f"MLflow experiment {name!r} was deleted; restore it (mlflow experiments restore --experiment-id "
-                f"{experiment.experiment_id}) or give the sweep another --name"
+                f"MLflow experiment {experiment.name!r} was deleted; restore it (mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}) or give the sweep another --name"
             )
         self.experiment_id = experiment.experiment_id
+
+    def _follow(self, root: Path, warn: Warn) -> None:
+        """Lets the files of a store in an SQLite file lie where the sweeps do, if their folder was moved."""
+        path = sqlite_path(self.uri)
+        if path is None:
+            return
+        for former in dict.fromkeys(follow(path, root, self.name) + follow_store(self.uri)):
+            warn(f"MLflow at {self.uri}: the sweeps of {former} lie elsewhere now, and so do the files of their runs")
 
     @property
     def client(self) -> MlflowClient:
@@ -98,7 +120,9 @@ class SweepTracker:
         return RunAddress(self.uri, self.experiment_id, self.parent_run_id)
 
     def open_parent(self, description: str, warn: Warn = lambda line: None) -> RunAddress:
-        """Finds or creates the parent run and marks it RUNNING.
+        """Finds, restores or creates the parent run and marks it RUNNING.
+
+        Where the one that the sweep was recorded under is gone for good, its trials' runs are put below the new one.
 
         Raises:
             UserError: the store does not take it, and the sweep was never recorded there.
@@ -108,6 +132,8 @@ class SweepTracker:
             tags = {"mlflow.note.content": description, **_versions()}
             run = self._store.open_run(self.experiment_id, self.name, identity, tags)
             self.parent_run_id = run.info.run_id
+            if self._former not in ("", self.parent_run_id):
+                self._store.adopt(self.experiment_id, self._former, self.parent_run_id)
             self.client.update_run(self.parent_run_id, status="RUNNING")
         except store_errors() as error:
             if self._known is None:
@@ -117,12 +143,13 @@ class SweepTracker:
         return self.address
 
     @contextlib.contextmanager
-    def _forgiving(self, warn: Warn, then: str, trouble: str = "does not answer") -> Iterator[None]:
+    def _forgiving(self, warn: Warn, then: str, trouble: str = "") -> Iterator[None]:
         """Warns, in one line, where the store is away, and leaves the rest of the block undone."""
         try:
             yield
         except store_errors() as error:
-            warn(f"MLflow at {self.uri} {trouble} ({brief(error)}){then}")
+            refused = f"MLflow at {self.uri} {trouble} ({brief(error)})"
+            warn(f"{refused if trouble else self._store.away(error)}{then}")
 
     def await_store(self, seconds: float, warn: Warn, hurried: Callable[[], bool] = lambda: False) -> None:
         """Waits until the store answers: it is worth a while for what trials keep for it.
@@ -236,12 +263,11 @@ class SweepTracker:
     def _children(self) -> dict[str, list[_Child]]:
         """Child runs by config hash, oldest first."""
         filters = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}' and tags.`drorae.kind` = 'trial'"
-        order = ["attributes.start_time ASC"]
         found: dict[str, list[_Child]] = {}
         token = None
         while True:
             page = self.client.search_runs(
-                [self.experiment_id], filters, max_results=PAGE_RUNS, order_by=order, page_token=token
+                [self.experiment_id], filters, max_results=PAGE_RUNS, order_by=OLDEST_FIRST, page_token=token
             )
             for run in page:
                 tags = run.data.tags

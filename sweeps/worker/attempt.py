@@ -13,6 +13,7 @@ from typing import Any
 
 from drorae.config import Runtime, load_config
 from drorae.errors import DiskFullError, Notice, UserError, one_line
+from drorae.redaction import redact
 from drorae.storage.files import write_atomic
 from drorae.trial.folder import CONFIG, WARNINGS, TrialStatus, error_file, write_ending
 from sweeps.folder.lease import Lease
@@ -83,7 +84,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
     def warn(line: str) -> None:
         # On a full disk, mostly one that says so: not worth the trial.
         with contextlib.suppress(OSError), (directory / WARNINGS).open("a") as file:
-            file.write(line + "\n")
+            file.write(redact(line) + "\n")
 
     epochs = _Epochs()
     with contextlib.ExitStack() as stack:
@@ -111,7 +112,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
             lease.check(now=True)
             if not _is_final(error, directory):
                 with contextlib.suppress(OSError):
-                    write_atomic(error_file(directory, attempt.number), traceback.format_exc().encode())
+                    write_atomic(error_file(directory, attempt.number), redact(traceback.format_exc()).encode())
                 raise
             fine = False
         if recorder:

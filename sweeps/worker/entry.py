@@ -14,6 +14,7 @@ from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict
 from drorae.errors import DiskFullError, UserError, last_line, one_line
+from drorae.redaction import redact_logs
 from drorae.runtime.repeat import every
 from drorae.storage.files import full_disk, has_room
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
@@ -44,6 +45,7 @@ def prepare(
         function: `module:function` that prepares, and may return fingerprints of what it prepared from.
         inputs: the fingerprints that the sweep's trials were made from so far, which must be the same.
     """
+    redact_logs()
     config = from_dict(TrialConfig, json.loads(config_json))
     with _log(locate(log)) as write:
         try:
@@ -92,6 +94,7 @@ def run_one(work: Work, key: str, share: Share) -> None:
 
     What it raises is raised for a retry, and left as failure.json after `max_failures` of them; a UserError at once.
     """
+    redact_logs()
     mirror = Mirror(Remote(work.remote), "worker") if work.remote else None
     if mirror is None:
         # A lease is a file, too.

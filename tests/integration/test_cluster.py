@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from drorae.commands.main import main
+from sweeps.driver.cluster import check_joinable
 
 
 @pytest.fixture
@@ -34,7 +35,10 @@ def test_a_submitted_sweep_is_checked_on_the_cluster(
     cluster: None, lacking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a GPU it starts, and it is a node that finds that its images are not there."""
+    said: list[str] = []
+    check_joinable("", said.append)
+    assert len(said) == 1 and said[0].endswith("(from RAY_ADDRESS)"), "a real head node answers the greeting"
     root, cache = ["--root", str(tmp_path)], ["--cache-dir", str(tmp_path / "cache")]
     assert main(["sweep", "--preset", "capacity", "--set", "images.path=/nowhere", *root, *cache]) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(said) == 1 and lacking in said[0] and "this machine" not in said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and lacking in errors[0] and "this machine" not in errors[0]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = {
     "drorae": (
         "commands", "export", "trial", "diagnostics", "machine", "metrics", "training", "losses", "data", "models",
-        "storage", "config", "runtime", "errors",
+        "storage", "config", "runtime", "errors", "redaction",
     ),
     "sweeps": ("driver", "worker", "tracking", "folder", "presets", "parsing", "settings", "resources", "spec"),
     "analysis": ("report", "inference", "laws", "table"),

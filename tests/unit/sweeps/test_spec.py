@@ -49,3 +49,10 @@ def test_json_round_trip_keeps_the_trials() -> None:
     assert expand(again) == expand(spec)
     with pytest.raises(UserError):
         SweepSpec.from_dict({"name": "s"})
+
+
+def test_a_name_that_makes_no_folder_is_refused_in_one_line() -> None:
+    for name in ("a/b", "../x", ".hidden", "a:b", "", "x" * 101):
+        with pytest.raises(UserError, match="not usable as a sweep's name") as raised:
+            expand(SweepSpec(name, BASE))
+        assert len(str(raised.value)) < 200

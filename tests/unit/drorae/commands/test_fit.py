@@ -30,3 +30,27 @@ def test_fit_prints_the_paper_s_law_as_one_json_object(
     assert main(["fit", PAPER, "--y", "rfid", "--out", "law"]) == 0
     assert "slope -0.0564" in capsys.readouterr().out
     assert {"law.json", "law.csv", "law.png", "law.svg", "report.html"} <= set(os.listdir("law"))
+
+
+@pytest.mark.parametrize(("first", "second"), [("val/loss", "val:loss"), ("../../loss", "l" * 280)])
+def test_columns_of_any_name_are_fitted_into_files(elsewhere: Path, first: str, second: str) -> None:
+    root = elsewhere / "deep" / "below"
+    root.mkdir(parents=True)
+    rows = [
+        f"{capacity * layers * 1000},{layers},{20 + capacity % 7 + layers},{30 + capacity % 5 - layers}"
+        for capacity in (1, 3, 9, 27, 81)
+        for layers in (2, 4, 8)
+    ]
+    table = root / "runs.csv"
+    table.write_text("\n".join([f"params,num_layers,{first},{second}", *rows]))
+    both = ["--y", first, second]
+    assert main(["fit", str(table), *both, "--out", str(root / "law")]) == 0
+    assert main(["fit", str(table), *both, "--and", "layers", "--out", str(root / "axes")]) == 0
+    assert len(list((root / "axes").glob("*/report.html"))) == 2
+    for name in (first, second):
+        words = ["--y", name, "--at", "30000", "--register", "--out", str(root / "kept")]
+        assert main(["predict", str(table), *words]) == 0
+    kept = list((root / "kept").iterdir())
+    assert sorted(json.loads(path.read_text())["y"] for path in kept) == sorted([first, second])
+    assert {path.name for path in root.iterdir()} == {"runs.csv", "law", "axes", "kept"}
+    assert {path.name for path in elsewhere.iterdir()} == {"deep"}

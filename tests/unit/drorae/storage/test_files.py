@@ -13,6 +13,7 @@ import pytest
 from drorae.errors import UserError
 from drorae.storage.files import (
     disk_is_full,
+    file_name,
     file_sha256,
     folder_bytes,
     has_room,
@@ -89,3 +90,21 @@ def test_a_file_of_a_package_is_found_without_importing_it(tmp_path: Path, monke
     assert packaged_path("explosive", "data.bin") == tmp_path / "explosive" / "data.bin"
     assert packaged_path("explosive", "other.bin") is None
     assert packaged_path("no_such_package", "data.bin") is None
+
+
+HOSTILE = [
+    "val/loss", "val:loss", "val-loss", "val\\loss", "../../etc/passwd", "..", ".", ".hidden", "hidden", "-rf", "rf",
+    "", " ", "a b", "a\0b", "a\nb", "x" * 300, "x" * 300 + "y", "\u6f22" * 120, "\u6f22\u5b57", "\U0001f600", "a.", "a",
+    "loss?", "loss*", "loss|", 'loss"', "\ud800",
+]  # fmt: skip
+
+
+def test_any_text_has_a_file_name_of_its_own(tmp_path: Path) -> None:
+    names = [file_name(text) for text in HOSTILE]
+    for name in names:
+        (tmp_path / f"prediction-{name}-1e+08-12345678.json").touch(exist_ok=False)
+        (tmp_path / name).mkdir()
+        assert (tmp_path / name).resolve().parent == tmp_path.resolve() and not name.startswith((".", "-"))
+    assert len(set(names)) == len(HOSTILE)
+    assert file_name("rfd_dinov2") == "rfd_dinov2" and file_name("\u6f22\u5b57") == "\u6f22\u5b57"
+    assert file_name("val/loss").startswith("val-loss-")

@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from drorae.commands.main import main
 from drorae.errors import ClusterLostError, UserError
 from sweeps.driver import cluster
 from sweeps.driver.cluster import HeadWatch, cluster_address
@@ -160,3 +162,63 @@ def test_a_cluster_is_given_or_in_the_environment(monkeypatch: pytest.MonkeyPatc
     assert cluster_address("auto") == "auto" and cluster_address("local") == ""
     monkeypatch.delenv("RAY_ADDRESS")
     assert cluster_address("") == ""
+
+
+@pytest.mark.parametrize("address", ["http://head:8265", "https://head:8265/", "head", "head:x", ":6379"])
+def test_what_is_no_cluster_s_address_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    said: list[str] = []
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=r"from RAY_ADDRESS.*unset RAY_ADDRESS to run here") as raised:
+        cluster.check_joinable("", said.append)
+    with pytest.raises(UserError, match="leave --address out to run here"):
+        cluster.check_joinable(address, said.append)
+    assert said == [] and ("ray job submit" in str(raised.value)) == address.startswith("http")
+
+
+@pytest.mark.parametrize("kind", ["refuses", "is silent", "closes", "is a dashboard"])
+def test_a_stale_address_is_not_waited_for_longer_than_half_a_minute(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    assert cluster.JOIN_SECONDS == 30
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 1.5)
+    monkeypatch.setattr(cluster, "GREET_SECONDS", 0.2)
+    server = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            if kind != "closes":
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.close()
+
+    if kind == "refuses":
+        server.close()
+    elif kind != "is silent":
+        threading.Thread(target=answer, daemon=True).start()
+    said: list[str] = []
+    began = time.monotonic()
+    with pytest.raises(UserError, match=rf"{address} \(from RAY_ADDRESS\) .*unset RAY_ADDRESS to run here"):
+        cluster.check_joinable("", said.append)
+    assert said == [f"joining {address} (from RAY_ADDRESS)"] and time.monotonic() - began < 4
+    server.close()
+
+
+def test_a_sweep_that_joins_nothing_leaves_nothing(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 0.5)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert main(["sweep", "--preset", "smoke", "--no-fit"]) == 2
+    assert "unset RAY_ADDRESS to run here" in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == []
+    (elsewhere / "runs").mkdir()
+    assert main(["sweep", "--preset", "smoke", "--no-fit"]) == 2
+    assert list(elsewhere.rglob("*")) == [elsewhere / "runs"]

@@ -20,9 +20,14 @@ def test_where_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_password_in_the_address_and_sqlite_between_machines_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD") as raised:
-        resolve_uri("https://me:secret@tracking.example/", tmp_path)
-    assert "secret" not in str(raised.value)
+    for uri in (
+        "https://me:secret@tracking.example/",
+        "https://tracking.example/?token=secret",
+        "postgresql://me:secret@host/db",
+    ):
+        with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD") as raised:
+            resolve_uri(uri, tmp_path)
+        assert "secret" not in str(raised.value)
     check_nodes("sqlite:///x.db", ["10.0.0.1", "10.0.0.1"])
     check_nodes("http://server:5000", ["10.0.0.1", "10.0.0.2"])
     with pytest.raises(UserError, match="mlflow server"):

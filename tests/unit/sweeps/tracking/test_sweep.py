@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 from fake_trial import STEPS, run_trial
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from runs import nowhere, only_run, steps
@@ -16,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from drorae.config import PRESETS, Runtime, config_hash
 from drorae.errors import UserError
+from sweeps.folder.sweep import RunAddress
 from sweeps.tracking import recorder, trial
 from sweeps.tracking import sweep as sweep_tracking
 from sweeps.tracking.client import Store
@@ -123,3 +126,90 @@ def test_an_unusable_store_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError) as raised:
         SweepTracker("s", "id", tmp_path, nowhere())
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(PRESETS["smoke"], seed=32)
+    directory = tmp_path / config_hash(config)
+    directory.mkdir()
+    run_trial(config, lambda row: None, directory=directory, runtime=Runtime())
+
+    def refuse(*anything: object, **named: object) -> None:
+        raise NotADirectoryError(20, "Not a directory", "/data/mlartifacts")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    said: list[str] = []
+    sweep.settle([config], tmp_path, said.append)
+    sweep.close({}, [directory / "result.json"], said.append)
+    assert len(said) == 2 and all("(/data/mlartifacts cannot be used: Not a directory)" in line for line in said)
+
+
+def _sweep_of_two(root: Path, known: RunAddress | None = None) -> SweepTracker:
+    """Records two finished trials as every start of their sweep does."""
+    tracker = SweepTracker("mine", "id", root, f"sqlite:///{root}/mlflow.db", known)
+    tracker.open_parent("a test")
+    configs = [replace(PRESETS["smoke"], seed=seed) for seed in (1, 2)]
+    for config in configs:
+        directory = root / "trials" / config_hash(config)
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            run_trial(config, lambda row: None, directory=directory, runtime=Runtime())
+    tracker.settle(configs, root / "trials", pytest.fail)
+    return tracker
+
+
+def _gone_for_good(root: Path, run_id: str) -> None:
+    with sqlite3.connect(root / "mlflow.db") as store:
+        for table in ("tags", "latest_metrics", "metrics", "params", "runs"):
+            store.execute(f"delete from {table} where run_uuid = ?", (run_id,))
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("meddling", "moved"),
+    [
+        ("parent", True),
+        ("parent and children", False),
+        ("child", False),
+        ("rename", False),
+        ("rename", True),
+        ("rename, and parent for good", False),
+        ("parent for good, and child", True),
+    ],
+)
+def test_what_people_delete_or_rename_in_the_store_leaves_every_trial_one_run(
+    tmp_path: Path, meddling: str, moved: bool
+) -> None:
+    first = _sweep_of_two(tmp_path)
+    client, address = first.client, first.address
+    children = client.search_runs([first.experiment_id], "tags.`drorae.kind` = 'trial'")
+    ids = sorted(run.info.run_id for run in children)
+    if "for good" in meddling:
+        _gone_for_good(tmp_path, first.parent_run_id)
+    elif "parent" in meddling:
+        client.delete_run(first.parent_run_id)
+    for run_id in ids if "children" in meddling else ids[:1] if "child" in meddling else []:
+        client.delete_run(run_id)
+    if "rename" in meddling:
+        client.rename_experiment(first.experiment_id, "a better name")
+    known = replace(address, tracking_uri="sqlite:////former/mlflow.db") if moved else address
+    again = _sweep_of_two(tmp_path, known)
+    assert again.experiment_id == first.experiment_id
+    assert (again.parent_run_id == first.parent_run_id) == ("for good" not in meddling)
+    found = client.search_runs([first.experiment_id], "tags.`drorae.kind` = 'trial'", ViewType.ALL)
+    assert sorted(run.info.run_id for run in found) == ids
+    assert {run.data.tags["mlflow.parentRunId"] for run in found} == {again.parent_run_id}
+    assert {(run.info.status, run.info.lifecycle_stage) for run in found} == {("FINISHED", "active")}
+    parents = client.search_runs([first.experiment_id], "tags.`drorae.kind` = 'sweep'")
+    assert [run.info.run_id for run in parents] == [again.parent_run_id]
+    assert len(client.search_experiments(filter_string="name != 'Default'")) == 1
+
+
+def test_a_deleted_experiment_is_named_as_it_is_called_now(tmp_path: Path) -> None:
+    first = _sweep_of_two(tmp_path)
+    first.client.rename_experiment(first.experiment_id, "a better name")
+    first.client.delete_experiment(first.experiment_id)
+    with pytest.raises(UserError, match=r"'a better name' was deleted; restore it \(mlflow experiments restore"):
+        _sweep_of_two(tmp_path, first.address)
