@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,11 @@ class Conductor:
         home, screen = self.home, self.screen
         home.pull()
         self._new = not home.record.exists()
+        if self._new:
+            # First of all, for others to see, and for the next call to go on with whatever ends this one.
+            known = () if self.spec.search else tuple(self.basis)
+            SweepRecord(uuid.uuid4().hex, self.spec, known, self.settings).write(home.directory)
+            home.announce()
         self.plan = plan = SweepPlan(self.spec, self.basis, home)
         self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror)
         screen.total = plan.total

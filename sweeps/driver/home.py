@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drorae.errors import UserError
-from drorae.storage.remote import Remote, absolute, locate, patiently
+from drorae.storage.remote import Remote, RemoteError, absolute, locate, patiently
 from sweeps.folder.lease import Lease, is_live, read_lease
 from sweeps.folder.mirror import REPORT_FILES, Mirror, check_store
 from sweeps.folder.sweep import DRIVER_LEASE, DRIVER_LOG, RECORD, STUDIES, TABLE, TRIALS, in_trials
@@ -81,8 +81,18 @@ class Home:
             pull = self.mirror.pull
             patiently(lambda: pull(patterns=DRIVER_FILES))
 
+    def announce(self) -> None:
+        """Sends the sweep's record to the store, where the folder is in one."""
+        if self.mirror is not None:
+            push = self.mirror.push
+            patiently(lambda: push(RECORD))
+
     def discard(self, new: bool) -> None:
         """Removes what a call made that was ended before it recorded anything; `new`: sweep.json is of this call."""
+        if new and self.mirror is not None:
+            # A store that is away keeps a record that binds nobody.
+            with contextlib.suppress(RemoteError):
+                (self.mirror.remote / RECORD).delete()
         if not self.existed:
             shutil.rmtree(self.directory, ignore_errors=True)
         elif new:

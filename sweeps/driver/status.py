@@ -103,5 +103,5 @@ def sweep_state(place: Path | str) -> SweepState:
         tuple(damaged),
         driven=is_live(locate(place) / DRIVER_LEASE),
         cost=cost,
-        seconds_left=seconds_left(ended, here, waiting, len(here)),
+        seconds_left=seconds_left(ended, here, waiting, len(here)) if keys else None,
     )
