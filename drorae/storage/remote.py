@@ -167,18 +167,6 @@ class Remote:
         except FileNotFoundError:
             return
 
-    def age(self) -> float | None:
-        """Returns the seconds since a file was written; None where there is none.
-
-        As far as this machine's clock agrees with the store's.
-        """
-        try:
-            info = self._call("info", self.url)
-        except FileNotFoundError:
-            return None
-        when = next((info[name] for name in ("LastModified", "mtime", "updated", "created") if info.get(name)), None)
-        return time.time() - when.timestamp() if when is not None else 0.0
-
     def files(self) -> dict[str, str]:
         """Returns all files below a folder, by name relative to it, with a stamp that changes when they do.
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, RemoteError, absolute, locate, patiently
-from sweeps.folder.lease import Lease, is_live, read_lease
+from sweeps.folder.holder import lives
+from sweeps.folder.lease import Lease, read_lease
 from sweeps.folder.mirror import REPORT_FILES, Mirror, check_store
 from sweeps.folder.sweep import DRIVER_LEASE, DRIVER_LOG, RECORD, STUDIES, TABLE, TRIALS, in_trials
 
@@ -64,8 +65,9 @@ class Home:
         Raises:
             UserError: one is at work on it.
         """
-        if not is_live(self.lease.path) and read_lease(self.lease.path) is not None:
-            say(f"{self.name}: its last driver left no word; waiting to see whether it lives")
+        holder = read_lease(self.lease.path)
+        if holder is not None and lives(holder) is None:
+            say(f"{self.name}: its last driver, on {holder.get('host')}, left no word; waiting to see whether it lives")
         if not self.lease.acquire(wait=False):
             raise UserError(
                 f"{self.place}: another drorae sweep is running here; wait for it, or give this one another --name"

@@ -48,7 +48,7 @@ def test_a_lease_of_another_machine_is_named_before_the_wait(tmp_path: Path, mon
     write_json(tmp_path / "mine" / "driver.lease", {"owner": "gone", "host": "elsewhere", "pid": 1, "beat": 1})
     with home.leased(said.append):
         assert (read_lease(tmp_path / "mine" / "driver.lease") or {})["owner"] == home.lease.owner
-    assert len(said) == 1 and "its last driver left no word" in said[0]
+    assert len(said) == 1 and "its last driver, on elsewhere, left no word" in said[0]
 
 
 def test_a_call_that_recorded_nothing_leaves_nothing(tmp_path: Path) -> None:
