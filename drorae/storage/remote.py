@@ -188,7 +188,7 @@ class Remote:
                 continue
             parts = name.split("/")
             if name.startswith("/") or {"", ".", ".."} & set(parts) or "\\" in name or "\0" in name:
-                raise RemoteError(f"{self.url}: holds a file named {name!r}, which no copy could have; remove it there")
+                raise RemoteError(f"{self.url}: holds a file named {name!r}, which no copy could have; rename it there")
             if not any(part.startswith(".") for part in parts):
                 mark = next((info[key] for key in ("ETag", "etag", "mtime", "created") if info.get(key)), "")
                 stamps[name] = f"{info.get('size')} {mark}"

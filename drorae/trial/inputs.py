@@ -38,7 +38,7 @@ def check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found: 
         UserError: images or weights have changed since.
     """
     since = "this trial began"
-    remedy = f"put it back, choose another folder (--out, a sweep's --name), or delete {directory} to start over"
+    remedy = f"put it back, choose another folder (--out, a sweep's --name), or rename {directory}"
     try:
         before: dict[str, str] = read_tree(directory, INPUTS)
     except ValueError:

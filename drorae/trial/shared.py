@@ -44,7 +44,7 @@ from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.training.phases import PHASE1
 from drorae.trial.folder import DECODER
 
-DECODER_REMEDY = "put that one back, or delete what is there and make it with the threads and the device of then"
+DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
 """What to do about a phase-1 decoder of other weights."""
 
 
@@ -354,7 +354,7 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
             checkpoint.unlink(missing_ok=True)
         distributed.barrier()
     state = read_state(weights)
-    fit_state(tokenizer.decoder, state, weights, "delete it, and it is trained again")
+    fit_state(tokenizer.decoder, state, weights, "rename it, and it is trained again")
     workshop.decoder = state
 
 

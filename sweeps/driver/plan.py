@@ -66,7 +66,7 @@ class SweepPlan:
         search = record.spec.search
         if search is not None:
             before = {config_hash(config) for config in expand(record.spec)}
-        folder, remedy = self.trials.parent, "give this one another --name, or delete the folder"
+        folder, remedy = self.trials.parent, "give this one another --name, or rename the folder"
         if lost := before - set(self.basis):
             raise UserError(
                 f"{folder}: holds another sweep ({len(lost)} of its {len(before)} trials are not in this one); {remedy}"

@@ -45,7 +45,9 @@ STORE_ERRORS = (
 )
 """How the line of a traceback begins that says why a worker could not begin or end."""
 ANNOUNCED_METRICS = tuple(metric.name for metric in METRICS if metric.announced)
-STOPPED_EARLY = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
+STOPPED_EARLY = (
+    "stopped early by the scheduler; rename this trial's pruned.json and sweep without early stopping to run it"
+)
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""
 
