@@ -23,6 +23,10 @@ _REMEDIES = {
     errno.ENFILE: "end other programs, or allow more open files",
 }
 """What a user can do where a file cannot be read."""
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Why a user may not write somewhere."""
+ROOM_BYTES = 2**20
+"""A disk with less room is full."""
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,13 @@ from drorae.trial.shared import decoder_place
 
 
 def note_prepared(config: TrialConfig, cache: Cache, fingerprints: Mapping[str, str]) -> None:
-    """Notes in the cache what a preparation was made from, for the trials that share it."""
+    """Notes in the cache what a preparation was made from, for the trials that share it, where that is not noted."""
     name = _prepared(config)
-    write_json(cache / name, fingerprints)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if json.loads((cache / name).read_text()) == fingerprints:
+            return
+    with cache.naming_unwritable():
+        write_json(cache / name, fingerprints)
     cache.share(name)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_config, to_dict
 from drorae.diagnostics.inspection import IMAGES, inspect
@@ -100,7 +101,7 @@ def run_trial(
     directory = Path(directory)
     with naming_full_disk(directory), out_of_memory.as_user_error("this trial"):
         directory.mkdir(parents=True, exist_ok=True)
-        with distributed.main_lock(directory / ".lock"):
+        with distributed.main_lock(FileLock(directory / ".lock")):
             moved = _check_config(directory, config)
             if distributed.is_main():
                 set_damaged_aside(directory)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
@@ -173,19 +172,21 @@ def open_workshop(
     def note(what: str, done: int, total: int) -> None:
         report({"phase": "prepare", "note": what, "done": float(done), "total": float(total)})
 
+    cache = Cache(runtime.cache_dir)
+    cache.check()
     images = load_images(config.images)
     check(_image_fingerprints(images))
-    workshop = _assemble(config, runtime, device, images, note)
-    cache = Cache(runtime.cache_dir)
-    _collect_references(workshop, cache)
-    address = _locate_decoder(workshop, cache)
-    with distributed.main_lock(cache / address / ".lock"):
-        path = Path(config.decoder.weights) if config.decoder.weights else cache / f"{address}/{DECODER}"
-        if not workshop.decoder:
-            _make_decoder(workshop, cache, address, report)
-        stamp = _stamp(path)
-        workshop.fingerprints["phase1_weights"] = state_sha256(workshop.decoder)
-        _measure_baseline(workshop, cache, address, note)
+    with cache.naming_unwritable():
+        workshop = _assemble(config, runtime, device, images, note)
+        _collect_references(workshop, cache)
+        address = _locate_decoder(workshop, cache)
+        with distributed.main_lock(cache.lock(f"{address}/.lock")):
+            path = Path(config.decoder.weights) if config.decoder.weights else cache / f"{address}/{DECODER}"
+            if not workshop.decoder:
+                _make_decoder(workshop, cache, address, report)
+            stamp = _stamp(path)
+            workshop.fingerprints["phase1_weights"] = state_sha256(workshop.decoder)
+            _measure_baseline(workshop, cache, address, note)
     check(workshop.fingerprints)
     _last = _Opened(key, workshop, path, stamp)
     return workshop
@@ -305,8 +306,7 @@ def _collect_references(workshop: Workshop, cache: Cache) -> None:
         key = {"images": images, "extractor": extractor.fingerprint, "count": len(val)}
         names = [f"references/{config_hash(key)}.{suffix}" for suffix in ("npy", "npz")]
         path = cache / names[1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with cache.lock(f"{names[1]}.lock"):
             for name in names:
                 cache.fetch(name)
             found = FeatureSample.load(path)

@@ -14,6 +14,7 @@ from drorae.config import TrialConfig, to_dict
 from drorae.errors import ClusterLostError, UserError
 from drorae.machine.capacity import check_share
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
+from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
 from drorae.trial.folder import CONFIG, GRID, TrialStatus, ready_trial, write_ending
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
@@ -29,7 +30,7 @@ from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, SweepRecord
 from sweeps.folder.table import charted_metrics, table_rows, write_table
 from sweeps.resources import Share, check_shares, most_memory
-from sweeps.settings import RUN_TRIAL, Asha, Settings
+from sweeps.settings import PREPARE, RUN_TRIAL, Asha, Settings
 from sweeps.spec import SweepSpec
 from sweeps.tracking.client import check_nodes
 from sweeps.tracking.sweep import SweepTracker
@@ -166,6 +167,10 @@ class Conductor:
         screen.total = plan.total
         self._write_record()
         screen.line(f"{self.spec.name}: {screen.total} trials, results in ", str(home.place))
+        settings = self.settings
+        # On a cluster the cache is of the nodes, where the preparation looks at it.
+        if plan.unprepared and settings.prepare == PREPARE and not cluster_address(settings.resources.address):
+            Cache(settings.runtime.cache_dir).check()
         if plan.missing:
             screen.line("what Ray and MLflow say goes to ", str(home.log))
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drorae.errors import UserError
+from drorae.storage.files import has_room
 from drorae.storage.remote import Remote, RemoteError, absolute, locate, patiently
+from drorae.trial.folder import ENDED, read_outcome
 from sweeps.folder.holder import lives
 from sweeps.folder.lease import Lease, read_lease
 from sweeps.folder.mirror import REPORT_FILES, Mirror, check_store
-from sweeps.folder.sweep import DRIVER_LEASE, DRIVER_LOG, RECORD, STUDIES, TABLE, TRIALS, in_trials
+from sweeps.folder.sweep import DRIVER_LEASE, DRIVER_LOG, RECORD, STUDIES, TABLE, TRIALS, in_trials, read_record
 
 DRIVER_FILES = (RECORD, TABLE, STUDIES, *in_trials(REPORT_FILES))
 """What a driver needs of a sweep whose folder is in a store; weights and checkpoints stay there."""
@@ -44,14 +44,28 @@ class Home:
         self.existed = self.directory.exists()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.directory, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            for folder in (self.directory, self.trials):
+                if folder.is_dir():
+                    # Only writing shows whether that is allowed; whether there is room is asked elsewhere.
+                    has_room(folder, 0)
         except OSError as error:
-            text = f"{self.directory}: cannot be written to ({error.strerror}); choose another folder"
-            raise UserError(text) from None
+            raise UserError(self._unwritable(error)) from None
         if self.mirror is not None:
             check_store(self.mirror.remote)
         self.lease = Lease(self.place / DRIVER_LEASE)
+
+    def _unwritable(self, error: OSError) -> str:
+        """Why nothing can be run here, and what can be done with the sweep that is here already, if there is one."""
+        why = f"{self.directory}: cannot be written to ({error.strerror})"
+        if not self.record.is_file():
+            return f"{why}; choose another folder"
+        keys = read_record(self.directory).trials
+        done = sum(read_outcome(self.trials / key)["status"] in ENDED for key in keys)
+        return (
+            f"{why}, so nothing is run here; {done} of {len(keys)} trials are done; drorae status, fit, compare and "
+            "report --out FOLDER read them as they are; to go on, copy the folder to a place that can be written to "
+            "(--root)"
+        )
 
     @property
     def ray(self) -> Path:

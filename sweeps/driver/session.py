@@ -13,7 +13,7 @@ from drorae.config import TrialConfig
 from drorae.errors import last_line
 from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
-from drorae.storage.files import full_disk, has_room
+from drorae.storage.files import ROOM_BYTES, full_disk, has_room
 from drorae.storage.remote import RemoteError, patiently
 from drorae.trial.folder import (
     MEASURED,
@@ -34,7 +34,6 @@ from sweeps.folder.mirror import REPORT_FILES, Mirror
 from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress
 from sweeps.folder.sweep import trial_place
 from sweeps.spec import point_label
-from sweeps.worker import entry as workers
 
 RECORDED_FILES = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
@@ -181,7 +180,7 @@ class Session:
             return away
         # An attempt that left no word of what it raised had no time to, or no room.
         directory = self.trials / key
-        return DIED if has_room(directory, workers.ROOM_BYTES) else full_disk(directory)
+        return DIED if has_room(directory, ROOM_BYTES) else full_disk(directory)
 
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""

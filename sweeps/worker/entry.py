@@ -15,7 +15,7 @@ from typing import Any
 from drorae.config import Runtime, TrialConfig, from_dict
 from drorae.errors import DiskFullError, UserError, last_line, one_line
 from drorae.runtime.repeat import every
-from drorae.storage.files import full_disk, has_room
+from drorae.storage.files import ROOM_BYTES, full_disk, has_room
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
 from drorae.trial.folder import LEASE, TrialStatus, error_files, set_damaged_aside, write_ending
 from sweeps.folder.lease import Lease
@@ -25,8 +25,6 @@ from sweeps.resources import Share
 from sweeps.worker.attempt import Attempt, Work, threads, train
 from sweeps.worker.together import train_together
 
-ROOM_BYTES = 2**20
-"""A disk with less room is full."""
 ROOM_SECONDS = 1800.0
 
 

@@ -23,7 +23,7 @@ from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, read_record
 from sweeps.resources import Resources
-from sweeps.settings import Settings
+from sweeps.settings import PREPARE, Settings
 from sweeps.spec import Range, Search, expand
 
 GO_ON = "drorae resume mine"
@@ -82,6 +82,21 @@ def test_a_store_shows_the_record_from_the_first_and_none_of_a_mistake(
     with pytest.raises(UserError, match="a mistake"), driver.last_words():
         raise UserError("a mistake")
     assert (root / "mine").files() == {}
+
+
+def test_an_unusable_cache_is_said_once_before_anything_is_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    driver = conductor(tmp_path)
+    driver.settings = replace(driver.settings, runtime=Runtime(cache_dir=str(tmp_path / "file")), prepare=PREPARE)
+    with pytest.raises(UserError, match="cache .*file: cannot be used .it is a file"), driver.last_words():
+        driver._open()
+    assert not (tmp_path / "mine").exists()
+    # Of a cluster's, this machine's says nothing.
+    driver = conductor(tmp_path)
+    elsewhere = Resources(address="10.0.0.1:6379")
+    driver.settings = replace(driver.settings, runtime=Runtime(cache_dir=str(tmp_path / "file")), prepare=PREPARE)
+    driver.settings = replace(driver.settings, resources=elsewhere)
+    driver._open()
 
 
 def test_a_folder_that_is_another_drivers_or_recorded_is_left_alone(tmp_path: Path) -> None:
