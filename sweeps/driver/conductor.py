@@ -32,6 +32,7 @@ from sweeps.folder.table import charted_metrics, table_rows, write_table
 from sweeps.resources import Share, check_shares, most_memory
 from sweeps.settings import PREPARE, RUN_TRIAL, Asha, Settings
 from sweeps.spec import SweepSpec
+from sweeps.tracking.backlog import Backlog
 from sweeps.tracking.client import check_nodes
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.worker.attempt import Work
@@ -286,7 +287,20 @@ class Conductor:
         )  # fmt: skip
         plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check)
         self.screen.doing("training", session)
-        run_trials(session, plan, work, home.ray)
+        backlog = Backlog(self._record_end)
+        session.record = backlog.add
+        try:
+            run_trials(session, plan, work, home.ray)
+        except BaseException:
+            backlog.close(hurried=True)
+            raise
+        self.screen.doing("recording in MLflow")
+        backlog.close(hurried=False)
+
+    def _record_end(self, key: str) -> bool:
+        """Records a trial that has ended, in a thread of its own."""
+        self.session.fetch(key)
+        return self.tracker.record(self.configs[key], self.home.trials / key, self.session.notice)
 
     def _close(self) -> None:
         """Writes the table and ends the runs, once; what goes wrong with MLflow is said and left for the next call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from sweeps.folder.mirror import REPORT_FILES, Mirror
 from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress
 from sweeps.folder.sweep import trial_place
 from sweeps.spec import point_label
+from sweeps.tracking.client import complaint
 
 RECORDED_FILES = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
@@ -74,6 +75,10 @@ class Session:
     """Most trials that were seen to run together."""
     progress: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the workers of the trials that run said last, as `running` found it."""
+    record: Callable[[str], None] = lambda key: None
+    """Takes a trial that has ended, to be recorded."""
+    said: set[str] = field(default_factory=set)
+    """What is wrong with a store, as far as it was said."""
     fetched: float = 0.0
     """When the store was last asked how far running trials are."""
 
@@ -103,8 +108,17 @@ class Session:
         warnings = directory / WARNINGS
         if warnings.is_file():
             for line in dict.fromkeys(warnings.read_text().splitlines()):
-                self.screen.line(f"{self.label(key)}: {line}")
+                self.notice(line, f"{self.label(key)}: ")
             warnings.unlink()
+        self.record(key)
+
+    def notice(self, line: str, whose: str = "") -> None:
+        """Says a line that a trial left; what is wrong with a store once a sweep, for all trials say the same."""
+        about = complaint(line)
+        if about not in self.said:
+            self.screen.line(line if about else whose + line)
+        if about:
+            self.said.add(about)
 
     def expect(self, listed: Sequence[str]) -> None:
         """Prepares the estimate of the time left: takes trials in that ended before this call.

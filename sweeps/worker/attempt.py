@@ -98,7 +98,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
                     listener.report(row)
             if attempt.work.report_epochs and (epoch := epochs.add(row)):
                 if recorder:
-                    recorder.flush()
+                    recorder.keep()
                 # Every process has the same rows, and Ray Train waits for all of them.
                 send(epoch)
 
@@ -114,8 +114,6 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
                     write_atomic(error_file(directory, attempt.number), traceback.format_exc().encode())
                 raise
             fine = False
-        if recorder:
-            recorder.finish()
     return fine
 
 
