@@ -36,7 +36,7 @@ class Export(TrialOptions):
         """Writes the folder; 0, or 1 where --check finds other metrics."""
         require(self.statistics_images >= 0, f"--statistics-images {self.statistics_images}", "0 (all) or more")
         if self.out_dir.exists() and (not self.out_dir.is_dir() or any(self.out_dir.iterdir())):
-            raise UserError(f"{self.out_dir}: is there already; choose another folder, or delete this one")
+            raise UserError(f"{self.out_dir}: is there already; choose another folder, or rename this one")
         directory = self.trial()
         runtime = self.runtime()
         from drorae.export.tokenizer import export_trial

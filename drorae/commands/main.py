@@ -40,7 +40,7 @@ from drorae.errors import ClusterLostError, UserError, brief, one_line
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.redaction import redact, redact_logs
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
-from drorae.storage.files import disk_is_full, full_disk
+from drorae.storage.files import UNWRITABLE, disk_is_full, full_disk
 from drorae.storage.remote import RemoteError, expanded
 
 DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity axis, track every run, fit the law.
@@ -193,6 +193,9 @@ def _explain(error: Exception) -> tuple[str, int]:
     if disk_is_full(error):
         file = getattr(error, "filename", None)
         return f"error: {full_disk(Path(file).parent if file else Path.cwd())}", 2
+    if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename:
+        remedy = "let this user write there, or copy it to a folder that can be written to"
+        return f"error: {error.filename}: {error.strerror}; {remedy}", 2
     what = f"{type(error).__name__}: {brief(error, 300)}"
     return f"internal error: {what} (rerun with --debug for the traceback)", 1
 

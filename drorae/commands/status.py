@@ -34,7 +34,7 @@ class Status(SweepOptions, JsonOption):
         from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
 
         counts = ", ".join(f"{number} {status}" for status, number in sorted(state.counts.items()))
-        show(f"{state.name}: {state.total} trials: {counts}")
+        show(f"{state.name}: {state.total} trials: {counts}" if counts else f"{state.name}: no trial is begun yet")
         cost = f"{state.cost.gpu_hours:.2f} GPU hours, " if state.cost.gpu_hours else ""
         show(f"cost so far: {cost}{state.cost.cpu_hours:.2f} CPU hours")
         if state.seconds_left:
@@ -48,6 +48,6 @@ class Status(SweepOptions, JsonOption):
         unfinished = state.counts.get(TrialStatus.MISSING, 0) + state.counts.get(TrialStatus.FAILED, 0)
         if state.driven:
             print("a driver is at work on it")
-        elif unfinished or state.running:
+        elif unfinished or state.running or not state.total:
             resume = command("resume", state.name, "--root", locate(self.root))
             show(f"no driver is at work on it: {resume}", keep=[resume])

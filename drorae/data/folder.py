@@ -382,7 +382,7 @@ def _report_bad(bad: list[_ImageFile], total: int) -> list[str]:
     if len(bad) > BAD_SHARE * total:
         raise UserError(
             f"images.path: {len(bad)} of {total} files are not usable ({counts}), more than {BAD_SHARE:.0%}; "
-            f"replace or remove them: {names}"
+            f"replace them, or move them elsewhere: {names}"
         )
     text = f"skipped {len(bad)} of {total} image files ({counts}): {names}"
     warnings.warn(text, Notice, stacklevel=4)
@@ -410,7 +410,7 @@ def _read_file(paths: dict[int, str], item: int, generator: np.random.Generator)
             raise
         raise UserError(
             f"{printable(paths[item])}: cannot be decoded any more ({one_line(error)}); "
-            "replace or remove the file and start again"
+            "replace the file, or move it elsewhere, and start again"
         ) from None
 
 

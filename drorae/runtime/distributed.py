@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -60,9 +58,9 @@ def from_main(value: bool, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def main_lock(path: Path) -> Iterator[None]:
-    """Holds the file lock `path` in the main process, on behalf of all of them."""
-    with FileLock(path) if is_main() else contextlib.nullcontext():
+def main_lock(lock: contextlib.AbstractContextManager[object]) -> Iterator[None]:
+    """Holds a lock in the main process, on behalf of all of them."""
+    with lock if is_main() else contextlib.nullcontext():
         barrier()
         yield
         barrier()

@@ -188,7 +188,8 @@ class ArrayStore:
                     array = self._make(entry, produce, progress)
         if array is None:
             raise UserError(
-                f"{entry.folder}: the cache entry just written does not read back; check the disk, delete it"
+                f"{entry.folder}: the cache entry just written does not read back; check the disk, rename the entry "
+                "and run again"
             )
         return array
 
@@ -222,7 +223,7 @@ class ArrayStore:
             raise UserError(
                 f"{what}, {self.root} holds "
                 f"{used / 1e9:.2f} GB and is limited to {self.limit_bytes / 1e9:.2f} GB; raise --cache-limit-gb to "
-                f"{(used + need) / 1e9 + 0.1:.1f}, delete old entries, or use --features online"
+                f"{(used + need) / 1e9 + 0.1:.1f}, move old entries elsewhere, or use --features online"
             )
         free = shutil.disk_usage(self.root).free + part
         if need > free:

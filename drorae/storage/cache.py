@@ -5,17 +5,23 @@ An entry is a file or a folder whose name is a hash of what it depends on: once 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from drorae.errors import Notice
+from filelock import FileLock
+
+from drorae.errors import DiskFullError, Notice, UserError
+from drorae.storage.files import ROOM_BYTES, UNWRITABLE, full_disk, has_room
 from drorae.storage.remote import Remote, RemoteError, locate, own_folder, patiently
 from drorae.storage.sealed import SEAL
 
+_REMEDY = "let this user write to it, or name another folder (--cache-dir or DRORAE_CACHE)"
 UPLOAD_SECONDS = 30.0
 """How long sharing an entry is tried: the trial at hand does not need it."""
 
@@ -34,6 +40,59 @@ class Cache:
 
     def __truediv__(self, name: str) -> Path:
         return self.local / name
+
+    def check(self) -> None:
+        """Finds out whether entries can be made here, or at least read: an administrator's cache may hold all of them.
+
+        Raises:
+            UserError: neither.
+            DiskFullError: there is no room.
+        """
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+            room = has_room(self.local, ROOM_BYTES)
+        except OSError as error:
+            if error.errno in UNWRITABLE and self._is_readable():
+                return
+            reason = "it is a file" if self.local.is_file() else error.strerror or error
+            raise UserError(f"cache {self.local}: cannot be used ({reason}); {_REMEDY}") from None
+        if not room:
+            raise DiskFullError(full_disk(self.local))
+
+    def _is_readable(self) -> bool:
+        try:
+            next(self.local.iterdir(), None)
+            return True
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Holds the file lock `name`, making its folder; holds none where nobody could make what it guards."""
+        path = self.local / name
+        with contextlib.ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(path))
+            except OSError as error:
+                if error.errno not in UNWRITABLE:
+                    raise
+            yield
+
+    @contextlib.contextmanager
+    def naming_unwritable(self) -> Iterator[None]:
+        """Makes it a UserError that an entry is missing, or damaged, in a cache that cannot be written to."""
+        try:
+            yield
+        except OSError as error:
+            path = Path(error.filename or "")
+            if error.errno not in UNWRITABLE or not path.is_relative_to(self.local):
+                raise
+            where = "/".join(path.relative_to(self.local).parts[:1])
+            raise UserError(
+                f"cache {self.local}: an entry of its {where} is missing or damaged, and cannot be made there "
+                f"({error.strerror}); {_REMEDY}"
+            ) from None
 
     def fetch(self, name: str, last: str = "", anew: bool = False) -> bool:
         """Brings an entry here that is missing here and there in the store; whether it did.

@@ -39,6 +39,10 @@ def file_name(text: str) -> str:
     if name and name == text:
         return name
     return f"{name or 'unnamed'}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Why a user may not write somewhere."""
+ROOM_BYTES = 2**20
+"""A disk with less room is full."""
 
 
 @contextlib.contextmanager

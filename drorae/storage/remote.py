@@ -175,18 +175,6 @@ class Remote:
         except FileNotFoundError:
             return
 
-    def age(self) -> float | None:
-        """Returns the seconds since a file was written; None where there is none.
-
-        As far as this machine's clock agrees with the store's.
-        """
-        try:
-            info = self._call("info", self.url)
-        except FileNotFoundError:
-            return None
-        when = next((info[name] for name in ("LastModified", "mtime", "updated", "created") if info.get(name)), None)
-        return time.time() - when.timestamp() if when is not None else 0.0
-
     def files(self) -> dict[str, str]:
         """Returns all files below a folder, by name relative to it, with a stamp that changes when they do.
 
@@ -208,7 +196,7 @@ class Remote:
                 continue
             parts = name.split("/")
             if name.startswith("/") or {"", ".", ".."} & set(parts) or "\\" in name or "\0" in name:
-                raise RemoteError(f"{self.url}: holds a file named {name!r}, which no copy could have; remove it there")
+                raise RemoteError(f"{self.url}: holds a file named {name!r}, which no copy could have; rename it there")
             if not any(part.startswith(".") for part in parts):
                 mark = next((info[key] for key in ("ETag", "etag", "mtime", "created") if info.get(key)), "")
                 stamps[name] = f"{info.get('size')} {mark}"

@@ -206,7 +206,7 @@ def _resume(checkpoint: Path, stepper: Stepper) -> TrainingRecord:
         if out_of_memory.out_of_memory(error):
             raise
         reason = brief(error, 160)
-        raise UserError(f"{checkpoint}: does not fit this config ({reason}); delete it to start over") from None
+        raise UserError(f"{checkpoint}: does not fit this config ({reason}); rename it to start over") from None
     # What did not fit before will not now.
     stepper.micro_batch = min(stepper.micro_batch, record.micro_batch or stepper.micro_batch)
     return record

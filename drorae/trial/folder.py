@@ -13,6 +13,7 @@ from typing import Any
 from drorae.config import TrialConfig, to_dict
 from drorae.errors import UserError, one_line
 from drorae.storage.files import write_json
+from drorae.storage.layout import stamp, unstamp
 from drorae.storage.sealed import set_aside
 
 CONFIG = "config.json"
@@ -98,7 +99,6 @@ SENT_LAST = RESULT
 """Nobody ever sees a result without what belongs to it."""
 SCHEMAS = {RESULT: 1, FAILURE: 1, PRUNED: 1, INPUTS: 1, PROGRESS: 1}
 """Version of each JSON file's layout. It is raised when an older drorae would misread the file."""
-_SCHEMA = "schema"
 _REQUIRED = (
     "config_hash", "status", "variant", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
     "fusion_params_paper",
@@ -113,8 +113,8 @@ def files_for(use: Use) -> tuple[str, ...]:
 
 
 def write_tree(directory: Path, name: str, tree: dict[str, Any]) -> None:
-    """Writes one of the folder's JSON files atomically, with the version of its layout."""
-    write_json(directory / name, {_SCHEMA: SCHEMAS[name], **tree})
+    """Writes one of the folder's JSON files atomically, with the version of its layout and drorae's."""
+    write_json(directory / name, stamp(SCHEMAS[name]) | tree)
 
 
 def read_tree(directory: Path, name: str) -> dict[str, Any]:
@@ -134,8 +134,10 @@ def read_tree(directory: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend that and run again") from None
     if not isinstance(tree, dict):
         raise ValueError("not a JSON object")
-    if tree.pop(_SCHEMA, 1) not in range(SCHEMAS[name] + 1):
-        raise UserError(f"{path}: made by a newer drorae; upgrade this one to read it")
+    try:
+        unstamp(tree, SCHEMAS[name])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return tree
 
 

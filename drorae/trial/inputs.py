@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,13 @@ from drorae.trial.shared import decoder_place
 
 
 def note_prepared(config: TrialConfig, cache: Cache, fingerprints: Mapping[str, str]) -> None:
-    """Notes in the cache what a preparation was made from, for the trials that share it."""
+    """Notes in the cache what a preparation was made from, for the trials that share it, where that is not noted."""
     name = _prepared(config)
-    write_json(cache / name, fingerprints)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if json.loads((cache / name).read_text()) == fingerprints:
+            return
+    with cache.naming_unwritable():
+        write_json(cache / name, fingerprints)
     cache.share(name)
 
 
@@ -38,7 +43,7 @@ def check_inputs(config: TrialConfig, runtime: Runtime, directory: Path, found: 
         UserError: images or weights have changed since.
     """
     since = "this trial began"
-    remedy = f"put it back, choose another folder (--out, a sweep's --name), or delete {directory} to start over"
+    remedy = f"put it back, choose another folder (--out, a sweep's --name), or rename {directory}"
     try:
         before: dict[str, str] = read_tree(directory, INPUTS)
     except ValueError:

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
-from pathlib import Path
 
 import torch
 
+from drorae.runtime.commit import git_commit
 from drorae.trial.shared import Workshop
-
-
-def git_commit() -> str:
-    """Commit of the source tree drorae runs from, with `-dirty` where it was changed; `unknown` outside git."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        if not git("ls-files", Path(__file__).name):
-            return "unknown"
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def provenance(workshop: Workshop) -> dict[str, str]:

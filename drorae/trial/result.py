@@ -55,4 +55,4 @@ def read_result(directory: str | Path) -> TrialResult | None:
     except FileNotFoundError:
         return None
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a trial's result ({error}); delete it and run again") from None
+        raise UserError(f"{path}: not a trial's result ({error}); run the trial again, which sets it aside") from None

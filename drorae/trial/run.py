@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_config, to_dict
 from drorae.diagnostics.inspection import IMAGES, inspect
@@ -100,7 +101,7 @@ def run_trial(
     directory = Path(directory)
     with naming_full_disk(directory), out_of_memory.as_user_error("this trial"):
         directory.mkdir(parents=True, exist_ok=True)
-        with distributed.main_lock(directory / ".lock"):
+        with distributed.main_lock(FileLock(directory / ".lock")):
             moved = _check_config(directory, config)
             if distributed.is_main():
                 set_damaged_aside(directory)
@@ -120,7 +121,7 @@ def _check_config(directory: Path, config: TrialConfig) -> bool:
     path = directory / CONFIG
     begun = load_config(path) if path.is_file() else config
     if config_hash(begun) != config_hash(config):
-        raise UserError(f"{directory}: holds a trial of another config; choose another folder, or delete this one")
+        raise UserError(f"{directory}: holds a trial of another config; choose another folder, or rename this one")
     return is_moved(begun, config)
 
 
@@ -249,7 +250,7 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
         # Damaged ones are set aside by one process, on behalf of all.
         whole = distributed.is_main() and read_sealed(weights, read_state) is not None
         if distributed.from_main(whole and read_sealed(log, _read_log) is not None, workshop.device):
-            fit_state(phase.trained(tokenizer), read_state(weights), weights, "delete it, and it is trained again")
+            fit_state(phase.trained(tokenizer), read_state(weights), weights, "rename it, and it is trained again")
             outcome = _read_log(log)
             for row in outcome.rows:
                 note(row)

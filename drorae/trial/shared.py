@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
@@ -44,7 +43,7 @@ from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.training.phases import PHASE1
 from drorae.trial.folder import DECODER
 
-DECODER_REMEDY = "put that one back, or delete what is there and make it with the threads and the device of then"
+DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
 """What to do about a phase-1 decoder of other weights."""
 
 
@@ -174,21 +173,23 @@ def open_workshop(
     def note(what: str, done: int, total: int) -> None:
         report({"phase": "prepare", "note": what, "done": float(done), "total": float(total)})
 
+    cache = Cache(runtime.cache_dir)
+    cache.check()
     images = load_images(config.images)
     if len(images.val) < 2:
         raise UserError("images: 1 validation image has no spread to compare; give at least 2")
     check(_image_fingerprints(images))
-    workshop = _assemble(config, runtime, device, images, note)
-    cache = Cache(runtime.cache_dir)
-    _collect_references(workshop, cache)
-    address = _locate_decoder(workshop, cache)
-    with distributed.main_lock(cache / address / ".lock"):
-        path = Path(config.decoder.weights) if config.decoder.weights else cache / f"{address}/{DECODER}"
-        if not workshop.decoder:
-            _make_decoder(workshop, cache, address, report)
-        stamp = _stamp(path)
-        workshop.fingerprints["phase1_weights"] = state_sha256(workshop.decoder)
-        _measure_baseline(workshop, cache, address, note)
+    with cache.naming_unwritable():
+        workshop = _assemble(config, runtime, device, images, note)
+        _collect_references(workshop, cache)
+        address = _locate_decoder(workshop, cache)
+        with distributed.main_lock(cache.lock(f"{address}/.lock")):
+            path = Path(config.decoder.weights) if config.decoder.weights else cache / f"{address}/{DECODER}"
+            if not workshop.decoder:
+                _make_decoder(workshop, cache, address, report)
+            stamp = _stamp(path)
+            workshop.fingerprints["phase1_weights"] = state_sha256(workshop.decoder)
+            _measure_baseline(workshop, cache, address, note)
     check(workshop.fingerprints)
     _last = _Opened(key, workshop, path, stamp)
     return workshop
@@ -308,8 +309,7 @@ def _collect_references(workshop: Workshop, cache: Cache) -> None:
         key = {"images": images, "extractor": extractor.fingerprint, "count": len(val)}
         names = [f"references/{config_hash(key)}.{suffix}" for suffix in ("npy", "npz")]
         path = cache / names[1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with cache.lock(f"{names[1]}.lock"):
             for name in names:
                 cache.fetch(name)
             found = FeatureSample.load(path)
@@ -357,7 +357,7 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
             checkpoint.unlink(missing_ok=True)
         distributed.barrier()
     state = read_state(weights)
-    fit_state(tokenizer.decoder, state, weights, "delete it, and it is trained again")
+    fit_state(tokenizer.decoder, state, weights, "rename it, and it is trained again")
     workshop.decoder = state
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.errors import ClusterLostError, UserError, brief, one_line
+from drorae.runtime import commit
 
 LOOK_SECONDS = 2.0
 """Between two looks at the head node."""
@@ -123,9 +124,11 @@ def ray_session(address: str, say: Callable[[str], None] = lambda line: None) ->
     try:
         if address:
             environment = {name: os.environ[name] for name in settings}
+            if (ours := commit.git_commit()) != commit.UNKNOWN:
+                environment[commit.VARIABLE] = ours
             packages = [str(Path(source) / name) for name in ("drorae", "sweeps")]
-            # The code is sent along: nodes need its dependencies, not this version of it. No credentials: workers find
-            # those in their own nodes' environment.
+            # The code is sent along, and its commit: nodes need its dependencies, not this version of it. No
+            # credentials: workers find those in their own nodes' environment.
             ray.init(address=address, runtime_env={"env_vars": environment, "py_modules": packages}, **common)
         else:
             ray.init(address="local", include_dashboard=False, object_store_memory=2**28, **common)

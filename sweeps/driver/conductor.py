@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from drorae.config import TrialConfig, to_dict
 from drorae.errors import ClusterLostError, UserError
 from drorae.machine.capacity import check_share
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
+from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
 from drorae.trial.folder import CONFIG, GRID, TrialStatus, ready_trial, write_ending
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
@@ -28,8 +30,9 @@ from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, SweepRecord
 from sweeps.folder.table import charted_metrics, table_rows, write_table
 from sweeps.resources import Share, check_shares, most_memory
-from sweeps.settings import RUN_TRIAL, Asha, Settings
+from sweeps.settings import PREPARE, RUN_TRIAL, Asha, Settings
 from sweeps.spec import SweepSpec
+from sweeps.tracking.backlog import Backlog
 from sweeps.tracking.client import check_nodes
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.worker.attempt import Work
@@ -159,11 +162,20 @@ class Conductor:
         home, screen = self.home, self.screen
         home.pull()
         self._new = not home.record.exists()
+        if self._new:
+            # First of all, for others to see, and for the next call to go on with whatever ends this one.
+            known = () if self.spec.search else tuple(self.basis)
+            SweepRecord(uuid.uuid4().hex, self.spec, known, self.settings).write(home.directory)
+            home.announce()
         self.plan = plan = SweepPlan(self.spec, self.basis, home)
         self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror)
         screen.total = plan.total
         self._write_record()
         screen.line(f"{self.spec.name}: {screen.total} trials, results in ", str(home.place))
+        settings = self.settings
+        # On a cluster the cache is of the nodes, where the preparation looks at it.
+        if plan.unprepared and settings.prepare == PREPARE and not cluster_address(settings.resources.address):
+            Cache(settings.runtime.cache_dir).check()
         if plan.missing:
             screen.line("what Ray and MLflow say goes to ", str(home.log))
 
@@ -284,7 +296,20 @@ class Conductor:
         )  # fmt: skip
         plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check)
         self.screen.doing("training", session)
-        run_trials(session, plan, work, home.ray)
+        backlog = Backlog(self._record_end)
+        session.record = backlog.add
+        try:
+            run_trials(session, plan, work, home.ray)
+        except BaseException:
+            backlog.close(hurried=True)
+            raise
+        self.screen.doing("recording in MLflow")
+        backlog.close(hurried=False)
+
+    def _record_end(self, key: str) -> bool:
+        """Records a trial that has ended, in a thread of its own."""
+        self.session.fetch(key)
+        return self.tracker.record(self.configs[key], self.home.trials / key, self.session.notice)
 
     def _close(self) -> None:
         """Writes the table and ends the runs, once; what goes wrong with MLflow is said and left for the next call."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class SweepPlan:
     Args:
         spec: the sweep.
         basis: its trials by config hash; of a search, those that it starts from.
-        home: its folder, with what the store holds.
+        home: its folder, with a sweep.json and what the store holds.
 
     Raises:
         UserError: the folder holds another sweep.
@@ -36,14 +35,12 @@ class SweepPlan:
 
     def __init__(self, spec: SweepSpec, basis: dict[str, TrialConfig], home: Home) -> None:
         self.basis, self.trials = basis, home.trials
-        known = home.record.exists()
-        self.former = migrate(home.directory, home.mirror) if known else {}
+        self.former = migrate(home.directory, home.mirror)
         """Today's hashes of trials that an earlier version knew by another."""
-        record = read_record(home.directory) if known else None
-        if record is not None:
-            self._check(record, spec)
-        self.sweep_id = record.id if record else uuid.uuid4().hex
-        self.known_address = record.tracking if record else None
+        record = read_record(home.directory)
+        self._check(record, spec)
+        self.sweep_id = record.id
+        self.known_address = record.tracking
         """Where the sweep was recorded before; None where it never was."""
         self.studies = Studies(home.studies, spec, home.trials) if spec.search else None
         self.configs = self.studies.configs if self.studies else basis
@@ -69,7 +66,7 @@ class SweepPlan:
         search = record.spec.search
         if search is not None:
             before = {config_hash(config) for config in expand(record.spec)}
-        folder, remedy = self.trials.parent, "give this one another --name, or delete the folder"
+        folder, remedy = self.trials.parent, "give this one another --name, or rename the folder"
         if lost := before - set(self.basis):
             raise UserError(
                 f"{folder}: holds another sweep ({len(lost)} of its {len(before)} trials are not in this one); {remedy}"

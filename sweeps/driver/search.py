@@ -171,7 +171,12 @@ class Studies:
             if [item.name.lower() for item in study.directions] != directions:
                 raise ValueError("one for other objectives")
         except DatabaseError as error:
-            raise UserError(f"{path}: not readable ({brief(error)}); delete it, and the search begins anew") from None
+            raise UserError(
+                f"{path}: not readable ({brief(error)}); rename it, and the search begins anew beside its trials"
+            ) from None
+        except RuntimeError as error:
+            # Its tables are of another version of Optuna's; the error says what to install.
+            raise UserError(f"{path}: not read, and not changed ({brief(error, 300)})") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: holds another search ({one_line(error)}); give this one another --name") from None
         group = _Group(configs, study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from drorae.config import TrialConfig
 from drorae.errors import last_line
 from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
-from drorae.storage.files import full_disk, has_room
+from drorae.storage.files import ROOM_BYTES, full_disk, has_room
 from drorae.storage.remote import RemoteError, patiently
 from drorae.trial.folder import (
     MEASURED,
@@ -34,7 +34,7 @@ from sweeps.folder.mirror import REPORT_FILES, Mirror
 from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress
 from sweeps.folder.sweep import trial_place
 from sweeps.spec import point_label
-from sweeps.worker import entry as workers
+from sweeps.tracking.client import complaint
 
 RECORDED_FILES = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
@@ -45,7 +45,9 @@ STORE_ERRORS = (
 )
 """How the line of a traceback begins that says why a worker could not begin or end."""
 ANNOUNCED_METRICS = tuple(metric.name for metric in METRICS if metric.announced)
-STOPPED_EARLY = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
+STOPPED_EARLY = (
+    "stopped early by the scheduler; rename this trial's pruned.json and sweep without early stopping to run it"
+)
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""
 
@@ -73,6 +75,10 @@ class Session:
     """Most trials that were seen to run together."""
     progress: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the workers of the trials that run said last, as `running` found it."""
+    record: Callable[[str], None] = lambda key: None
+    """Takes a trial that has ended, to be recorded."""
+    said: set[str] = field(default_factory=set)
+    """What is wrong with a store, as far as it was said."""
     fetched: float = 0.0
     """When the store was last asked how far running trials are."""
 
@@ -102,8 +108,17 @@ class Session:
         warnings = directory / WARNINGS
         if warnings.is_file():
             for line in dict.fromkeys(warnings.read_text().splitlines()):
-                self.screen.line(f"{self.label(key)}: {line}")
+                self.notice(line, f"{self.label(key)}: ")
             warnings.unlink()
+        self.record(key)
+
+    def notice(self, line: str, whose: str = "") -> None:
+        """Says a line that a trial left; what is wrong with a store once a sweep, for all trials say the same."""
+        about = complaint(line)
+        if about not in self.said:
+            self.screen.line(line if about else whose + line)
+        if about:
+            self.said.add(about)
 
     def expect(self, listed: Sequence[str]) -> None:
         """Prepares the estimate of the time left: takes trials in that ended before this call.
@@ -179,7 +194,7 @@ class Session:
             return away
         # An attempt that left no word of what it raised had no time to, or no room.
         directory = self.trials / key
-        return DIED if has_room(directory, workers.ROOM_BYTES) else full_disk(directory)
+        return DIED if has_room(directory, ROOM_BYTES) else full_disk(directory)
 
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,14 @@ from typing import Any
 from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
-from drorae.storage.remote import locate
-from drorae.trial.folder import CONFIG, TrialStatus, Use, files_for, read_outcome
+from drorae.storage.remote import Remote, locate
+from drorae.trial.folder import CONFIG, LEASE, TrialStatus, Use, files_for, read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
-from sweeps.folder.lease import is_live
+from sweeps.folder.lease import are_live
 from sweeps.folder.mirror import local_copy
 from sweeps.folder.progress import Cost, RunningTrial, progress_cost, read_progress
-from sweeps.folder.sweep import DRIVER_LEASE, RECORD, TRIALS, in_trials, read_record
+from sweeps.folder.sweep import DRIVER_LEASE, RECORD, TRIALS, in_trials, read_record, trial_place
 from sweeps.spec import point_label, varied_fields
-
-STALE_SECONDS = 60.0
-"""A trial whose progress is older is not being worked on any more."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class SweepState:
     damaged: tuple[tuple[str, str], ...]
     """Label and reason of missing trials that have a result which cannot be read."""
     driven: bool
-    """Whether a driver is at work on this machine or on a disk it shares."""
+    """Whether a driver is at work, on whatever machine."""
     cost: Cost
     seconds_left: float | None
     """Estimated with as many at once as now (`sweeps.driver.eta`); None where nothing can be said yet."""
@@ -74,16 +71,13 @@ def sweep_state(place: Path | str) -> SweepState:
     running, here, failed, damaged, ended = [], [], [], [], []
     waiting: list[float | None] = []
     cost = Cost()
+    driven, worked_on = _at_work(locate(place), trials, keys)
     for key in keys:
         config, outcome, progress = configs.get(key), read_outcome(trials / key), read_progress(trials / key)
         label = (point_label(config, names) if config else "") or key
         status, spent = outcome["status"], progress_cost(progress)
         cost += spent
-        if (
-            status == TrialStatus.MISSING
-            and progress.get("running")
-            and time.time() - progress["updated"] < STALE_SECONDS
-        ):
+        if status == TrialStatus.MISSING and key in worked_on:
             status = TrialStatus.RUNNING
             here.append(running_trial(config or TrialConfig(), progress))
             running.append(RunningTrial.from_progress(label, progress))
@@ -101,7 +95,14 @@ def sweep_state(place: Path | str) -> SweepState:
         tuple(running),
         tuple(failed),
         tuple(damaged),
-        driven=is_live(locate(place) / DRIVER_LEASE),
+        driven=driven,
         cost=cost,
-        seconds_left=seconds_left(ended, here, waiting, len(here)),
+        seconds_left=seconds_left(ended, here, waiting, len(here)) if keys else None,
     )
+
+
+def _at_work(folder: Path | Remote, trials: Path, keys: Sequence[str]) -> tuple[bool, set[str]]:
+    """Returns whether a driver is at work in a sweep's folder, and the trials that workers are at."""
+    begun = [key for key in keys if read_progress(trials / key).get("running")]
+    driven, *worked_on = are_live([folder / DRIVER_LEASE, *(folder / trial_place(key) / LEASE for key in begun)])
+    return driven, {key for key, live in zip(begun, worked_on, strict=True) if live}

@@ -8,13 +8,11 @@ compared. A holder that was suspended for long finds, before it does anything el
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
-import os
-import socket
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,13 @@ from drorae.errors import UserError
 from drorae.runtime.repeat import every
 from drorae.storage.files import write_atomic
 from drorae.storage.remote import Remote
+from sweeps.folder.holder import lives, this_process
 
 BEAT_SECONDS = 3.0
 EXPIRE_SECONDS = 30.0
 """A lease that is not renewed for so long is free to be taken."""
+WATCH_SECONDS = 10.0
+"""A glance from elsewhere takes at most so long: three beats."""
 POLL_SECONDS = 0.5
 LEASE_BYTES = 512
 """A lease is padded to one length: a beat written over another is never seen in part."""
@@ -94,13 +95,6 @@ class DiskFile:
         """Removes it; nothing where there is none."""
         self.path.unlink(missing_ok=True)
 
-    def age(self) -> float | None:
-        """Returns the seconds since it was written; None where there is no file."""
-        try:
-            return time.time() - self.path.stat().st_mtime
-        except FileNotFoundError:
-            return None
-
 
 def _file(path: Path | Remote) -> DiskFile | Remote:
     return path if isinstance(path, Remote) else DiskFile(path)
@@ -127,57 +121,34 @@ def read_lease(path: Path | Remote) -> dict[str, Any] | None:
         return None
 
 
-def is_live(path: Path | Remote) -> bool:
-    """Returns whether a lease seems to be held, at one glance.
+def are_live(paths: Sequence[Path | Remote]) -> list[bool]:
+    """Returns of each lease whether it is held.
 
-    A holder that just died on another machine counts as alive; so does one whose file is not filled yet.
+    Of a holder on this machine its process tells, at once. One elsewhere, or suspended, is watched for
+    `WATCH_SECONDS`, whatever the clocks of the machines say: it lives if its beat goes on. Without a word from the
+    disk or the store a lease counts as free.
     """
-    try:
-        holder, age = _parse(_file(path).read()), _file(path).age()
-    except OSError:
-        return False
-    return age is not None and age < EXPIRE_SECONDS and not _is_dead(holder)
+    seen = [_glance(path) for path in paths]
+    live = [False if holder is None else lives(holder) for holder in seen]
+    deadline = time.monotonic() + WATCH_SECONDS
+    while None in live and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        for index, (path, before) in enumerate(zip(paths, seen, strict=True)):
+            if live[index] is None and (now := _glance(path)) is not None and _beat_of(now) != _beat_of(before):
+                live[index] = True
+    return [bool(item) for item in live]
 
 
-@functools.cache
-def _process_space() -> dict[str, str]:
-    """Returns the names of the space that this process's number is unique in; empty where the system does not tell.
-
-    Containers may have one host name, so that is not it: a pid means something in its namespace, until the next boot.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return {"boot": boot, "pid_namespace": os.readlink("/proc/self/ns/pid")}
-    except OSError:
-        return {}
+def _glance(path: Path | Remote) -> dict[str, Any] | None:
+    """Returns what a lease says, empty while it is not filled; None where there is none to be seen."""
+    with contextlib.suppress(OSError):
+        content = _file(path).read()
+        return None if content is None else _parse(content)
+    return None
 
 
-def _start_of(pid: int) -> str:
-    """Returns when a process was started, in ticks since the boot; empty where the system does not tell.
-
-    That tells it from an earlier process of its number.
-    """
-    try:
-        # Behind the name, in brackets, which may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, ValueError, IndexError):
-        return ""
-
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Returns whether the holder's process is known to be gone; of a process elsewhere nothing is known."""
-    space = _process_space()
-    if not space or any(holder.get(name) != value for name, value in space.items()):
-        return False
-    try:
-        pid = int(holder["pid"])
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, KeyError, TypeError, ValueError, OverflowError):
-        return False
-    started = _start_of(pid)
-    return bool(started) and (holder.get("started") or started) != started
+def _beat_of(holder: dict[str, Any] | None) -> tuple[Any, Any]:
+    return (holder or {}).get("owner"), (holder or {}).get("beat")
 
 
 def _now() -> float:
@@ -202,6 +173,8 @@ class Lease:
         self._file = _file(path)
         self._beats = 0
         self._lost = False
+        self._heir: tuple[bytes | None, float] = None, 0.0
+        """Another that is at taking over the same lease, and since when it was seen to be."""
         # When the file was last found to be this owner's: there is nothing to lose before it is acquired.
         self._looked = -math.inf if owner else math.inf
         self._beating = contextlib.ExitStack()
@@ -255,12 +228,12 @@ class Lease:
                     break
                 # Taken or replaced between two looks; a file that stays unreadable expires like any other.
                 holder = {"owner": "", "beat": -1}
-            beat = holder.get("owner"), holder.get("beat")
+            beat = _beat_of(holder)
             if beat != last:
                 if last and not wait:
                     return False
                 last, since = beat, time.monotonic()
-            if time.monotonic() - since > EXPIRE_SECONDS or _is_dead(holder):
+            if time.monotonic() - since > EXPIRE_SECONDS or lives(holder) is False:
                 if self._take_over(str(holder["owner"])):
                     break
                 since = time.monotonic()
@@ -286,8 +259,7 @@ class Lease:
 
     def _content(self) -> bytes:
         self._beats += 1
-        tree = {"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid(), "beat": self._beats}
-        tree |= {**_process_space(), "started": _start_of(os.getpid())}
+        tree = {"owner": self.owner, "beat": self._beats, **this_process()}
         return json.dumps(tree).encode().ljust(LEASE_BYTES)
 
     def _take_over(self, dead: str) -> bool:
@@ -296,7 +268,10 @@ class Lease:
         if not mark.create(self.owner.encode()):
             # Its heir may have died over it too.
             with contextlib.suppress(OSError):
-                if (mark.age() or 0.0) > 2 * EXPIRE_SECONDS:
+                heir = mark.read()
+                if heir != self._heir[0]:
+                    self._heir = heir, time.monotonic()
+                elif time.monotonic() - self._heir[1] > 2 * EXPIRE_SECONDS:
                     mark.delete()
             return False
         try:

@@ -11,6 +11,7 @@ from typing import Any
 from drorae.config import from_dict, to_dict
 from drorae.errors import UserError
 from drorae.storage.files import write_json
+from drorae.storage.layout import stamp, unstamp
 from sweeps.settings import Settings
 from sweeps.spec import SweepSpec
 
@@ -63,7 +64,7 @@ class SweepRecord:
     def write(self, directory: Path) -> None:
         """Writes the file atomically."""
         tree = {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "id": self.id,
             "spec": self.spec.to_dict(),
             "settings": self.settings and to_dict(self.settings),
@@ -98,7 +99,7 @@ def read_record(directory: Path) -> SweepRecord:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not readable ({error!r}); delete the folder or choose another --name") from None
+        raise UserError(f"{path}: not readable ({error!r}); rename the folder, or choose another --name") from None
 
 
 def _migrated(tree: dict[str, Any]) -> dict[str, Any]:
@@ -107,9 +108,7 @@ def _migrated(tree: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: a newer drorae wrote it.
     """
-    version = tree.get("schema", 1)
-    if version > SCHEMA:
-        raise UserError("made by a newer drorae; update this one to read it")
+    version = unstamp(tree, SCHEMA)
     tree = {"settings": None, "tracking": None, "former_hashes": {}} | tree
     if version == 1 and tree["settings"]:
         # Where drorae 0.1.0 had the functions.

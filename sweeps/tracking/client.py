@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from drorae.errors import UserError, brief
+from drorae.errors import UserError, one_line, shorten
 from drorae.redaction import redact
 from drorae.storage.places import sqlite_path, tracking_uri
 
@@ -54,6 +54,15 @@ def store_errors() -> tuple[type[Exception], ...]:
     loaded = [(sys.modules[module], names) for module, names in _RAISED.items() if module in sys.modules]
     others = [getattr(module, name) for module, names in loaded for name in names]
     return (OSError, ImportError, json.JSONDecodeError, *others)
+
+
+class HandedOver(OSError):  # noqa: N818
+    """Nothing more is sent from here: somebody else does it."""
+
+
+def complaint(line: str) -> str:
+    """Returns what a line says of a store, without how that is known; empty where it says something else."""
+    return line.partition(" (")[0] if line.startswith("MLflow at ") else ""
 
 
 def warn_once(warn: Warn) -> Callable[[str, str], None]:
@@ -141,18 +150,35 @@ class Store:
         self.uri = uri
         # Here, because another thread than the importing one may be the first to use the client.
         self._open = _import_client()
+        self._handed_over = False
 
     @functools.cached_property
-    def client(self) -> MlflowClient:
+    def _client(self) -> MlflowClient:
         """Opened when first used, because a database that is away would raise."""
         return self._open(self.uri)
 
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own, asked for before every request.
+
+        Raises:
+            HandedOver: nothing more is to be sent.
+        """
+        if self._handed_over:
+            raise HandedOver
+        return self._client
+
+    def hand_over(self) -> None:
+        """Lets no request follow the one that is under way."""
+        self._handed_over = True
+
     def away(self, error: BaseException) -> str:
         """Returns that it does not answer, and how that is known: where a path is in the way, which."""
-        why = brief(error)
+        # Of what a client tried, the last link of the chain says what was wrong.
+        cause = one_line(error).rpartition("Caused by ")[2]
         if isinstance(error, OSError) and error.filename is not None:
-            why = f"{error.filename} cannot be used: {error.strerror}"
-        return f"MLflow at {self.uri} does not answer ({why})"
+            cause = f"{error.filename} cannot be used: {error.strerror}"
+        return f"MLflow at {self.uri} does not answer ({shorten(cause, 200)})"
 
     def open_run(self, experiment_id: str, name: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> Run:
         """Finds the oldest run that has some tags, or creates it. One that was deleted is restored before.
@@ -185,7 +211,7 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         client = self.client
-        looks = (
+        looks: tuple[tuple[str, Callable[[], Experiment]], ...] = (
             (run_id, lambda: client.get_experiment(client.get_run(run_id).info.experiment_id)),
             (experiment_id, lambda: client.get_experiment(experiment_id)),
         )

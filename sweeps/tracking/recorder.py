@@ -14,17 +14,16 @@ from sweeps.tracking.client import warn_once
 from sweeps.tracking.spool import SPOOL_ROWS
 from sweeps.tracking.trial import TrialTracker
 
-FLUSH_WAIT_SECONDS = 2.0
-"""Longest wait for rows to be sent or spooled, where the trial may be ended at any moment after."""
-FINISH_WAIT_SECONDS = 120.0
-"""Longest wait for a trial's outcome to be recorded; beyond it, the sweep's end or its next start does it."""
+KEEP_WAIT_SECONDS = 0.5
+"""Longest wait for rows to be spooled, where the trial may be ended at any moment after: as long as a usual request."""
 
 
 class Recorder:
     """Hands what a trial reports to its tracker, in order, in a thread of its own; a context manager.
 
-    Nothing is lost where the thread falls behind or is killed with its process: a trial that goes on reports its
-    rows again, and one that ends has them all in its history.jsonl.
+    It sends rows while the trial goes on. Its end is the driver's to record (`sweeps.tracking.backlog`). Nothing is
+    lost where the thread falls behind or is killed with its process: a trial that goes on reports its rows again, and
+    one that ends has them all in its history.jsonl.
 
     Args:
         tracker: records the trial.
@@ -33,8 +32,8 @@ class Recorder:
     def __init__(self, tracker: TrialTracker) -> None:
         self._tracker = tracker
         self._todo: queue.Queue[Callable[[], object] | None] = queue.Queue(SPOOL_ROWS)
-        self._flushed = threading.Event()
-        self._flushed.set()
+        self._kept = threading.Event()
+        self._kept.set()
         self._say = warn_once(tracker.warn)
 
     def __enter__(self) -> Recorder:
@@ -43,28 +42,26 @@ class Recorder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # No slot waits for a store: the driver records what has ended, the next attempt goes on with what has not.
+        self._tracker.hand_over()
         # The spool of a trial that is another's by now is the other's, too.
-        if error is not None and not isinstance(error, LeaseLostError):
-            self.flush()
+        if not isinstance(error, LeaseLostError):
+            self.keep()
         self._put(None)
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row; returns at once."""
         self._put(functools.partial(self._tracker.report, dict(row)))
 
-    def flush(self) -> bool:
-        """Has the rows so far sent, or spooled; returns False where that takes longer than `FLUSH_WAIT_SECONDS`.
+    def keep(self) -> bool:
+        """Has the rows so far spooled, as far as they are not sent; returns False where that takes longer.
 
-        A store that kept one call waiting keeps no other waiting before it has come back.
+        A store that kept one call for `KEEP_WAIT_SECONDS` keeps no other waiting before it has come back.
         """
-        if not self._flushed.is_set():
+        if not self._kept.is_set():
             return False
-        self._flushed = self._ask(self._tracker.flush)
-        return self._flushed.wait(FLUSH_WAIT_SECONDS)
-
-    def finish(self) -> bool:
-        """Has the outcome recorded; returns False where that takes longer than `FINISH_WAIT_SECONDS`."""
-        return self._ask(self._tracker.finish).wait(FINISH_WAIT_SECONDS)
+        self._kept = self._ask(self._tracker.keep)
+        return self._kept.wait(KEEP_WAIT_SECONDS)
 
     def _ask(self, action: Callable[[], object]) -> threading.Event:
         """Queues an action; returns the event that is set once it is over."""

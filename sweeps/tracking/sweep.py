@@ -214,13 +214,17 @@ class SweepTracker:
                     continue
                 if not _is_settled(runs, outcome) or (trials / key / SPOOL).is_file():
                     fetch(key)
-                    if not TrialTracker(self.address, config, trials / key, warn).finish():
+                    if not self.record(config, trials / key, warn):
                         return
                 self._kill(runs[1:])
                 # A store that died between making a run and saying so was asked twice; the first has everything.
                 for twin in runs[1:]:
                     self.client.delete_run(twin.run_id)
             self._kill([run for runs in children.values() for run in runs])
+
+    def record(self, config: TrialConfig, directory: Path, warn: Warn) -> bool:
+        """Records how a trial has ended; returns False where the store does not take all of it."""
+        return TrialTracker(self.address, config, directory, warn).finish()
 
     def _kill(self, runs: Sequence[_Child]) -> None:
         """Ends runs that nobody works on."""

@@ -22,7 +22,7 @@ from drorae.trial import folder
 from drorae.trial.folder import HISTORY, SPOOL, TrialStatus, Use, files_for, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.folder.table import COLUMNS, trial_row
-from sweeps.tracking.client import Store, Warn, store_errors, warn_once
+from sweeps.tracking.client import HandedOver, Store, Warn, store_errors, warn_once
 from sweeps.tracking.pictures import draw_pictures
 from sweeps.tracking.spool import Spool
 
@@ -72,6 +72,14 @@ class TrialTracker:
         self._take(row, int(time.time() * 1000))
         if time.monotonic() >= self._next_flush:
             self.flush()
+
+    def hand_over(self) -> None:
+        """Lets no request follow the one that is under way: somebody else records the rest."""
+        self._store.hand_over()
+
+    def keep(self) -> None:
+        """Leaves the rows that wait to whoever goes on with the trial, or records its end."""
+        self.spool.save()
 
     def flush(self) -> bool:
         """Sends the rows that wait; those that the store does not take go to the spool. True when none is left."""
@@ -135,6 +143,8 @@ class TrialTracker:
             if not self._run_id:
                 self._open_run()
             action()
+        except HandedOver:
+            return False
         except store_errors() as error:
             self._run_id = ""
             self._back_off = min(max(2 * self._back_off, BACK_OFF_SECONDS), 10 * BACK_OFF_SECONDS)

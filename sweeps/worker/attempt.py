@@ -99,7 +99,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
                     listener.report(row)
             if attempt.work.report_epochs and (epoch := epochs.add(row)):
                 if recorder:
-                    recorder.flush()
+                    recorder.keep()
                 # Every process has the same rows, and Ray Train waits for all of them.
                 send(epoch)
 
@@ -115,8 +115,6 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
                     write_atomic(error_file(directory, attempt.number), redact(traceback.format_exc()).encode())
                 raise
             fine = False
-        if recorder:
-            recorder.finish()
     return fine
 
 

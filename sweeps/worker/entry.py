@@ -16,7 +16,7 @@ from drorae.config import Runtime, TrialConfig, from_dict
 from drorae.errors import DiskFullError, UserError, last_line, one_line
 from drorae.redaction import redact_logs
 from drorae.runtime.repeat import every
-from drorae.storage.files import full_disk, has_room
+from drorae.storage.files import ROOM_BYTES, full_disk, has_room
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
 from drorae.trial.folder import LEASE, TrialStatus, error_files, set_damaged_aside, write_ending
 from sweeps.folder.lease import Lease
@@ -26,8 +26,6 @@ from sweeps.resources import Share
 from sweeps.worker.attempt import Attempt, Work, threads, train
 from sweeps.worker.together import train_together
 
-ROOM_BYTES = 2**20
-"""A disk with less room is full."""
 ROOM_SECONDS = 1800.0
 
 

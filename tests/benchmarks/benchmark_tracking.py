@@ -143,7 +143,7 @@ def measure(kind: str, config: TrialConfig, runtime: Runtime, folder: Path) -> d
             result = run_trial(config, report, directory=directory, runtime=runtime)
             began = time.perf_counter()
             if recorder is not None:
-                recorder.finish()
+                stack.close()
             finishing = time.perf_counter() - began
     sent, collected = (tracker.sent_s, tracker.collected_s) if tracker else (0.0, 0.0)
     return {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_config, tiny_images
+from unwritable import public_folder, unwritable
 
 from drorae.config import Runtime
 from drorae.errors import UserError
@@ -59,6 +60,27 @@ def test_cached_arrays_are_made_once_for_all_machines(
         monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "small"))
         cache = Cache(str(store / "arrays"))
         ArrayStore(cache / "features", 100, cache).open(KEY, 600, SPEC, numbers)
+
+
+def test_trials_run_in_a_cache_that_nobody_may_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an administrator's, that holds everything; where it lacks something, that is said in one line."""
+    with public_folder() as folder:
+        config = tiny_config(tiny_images(folder / "images.npz"))
+        runtime = Runtime(device="cpu", threads=1, cache_dir=str(folder / "cache"))
+        trial.prepare(config, runtime)
+        monkeypatch.setattr(prepare, "_last", None)
+        out = folder / "out"
+        out.mkdir()
+        out.chmod(0o777)
+        with unwritable(folder / "cache"):
+            trial.prepare(config, runtime)
+            monkeypatch.setattr(prepare, "_last", None)
+            assert trial.run_trial(config, directory=out / "one", runtime=runtime).eval_images == 16
+            other = replace(config, images=replace(config.images, seed=1), decoder=replace(config.decoder, seed=9))
+            with pytest.raises(UserError, match="cache .* is missing or damaged, and cannot be made there") as raised:
+                trial.run_trial(other, directory=out / "two", runtime=runtime)
+            assert "\n" not in str(raised.value)
+        monkeypatch.setattr(prepare, "_last", None)
 
 
 def test_what_was_prepared_last_is_known_on_every_machine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -144,6 +145,11 @@ def test_the_process_itself_exits_with_2_and_one_line() -> None:
             RuntimeError("two\nlines"),
             1,
             "internal error: RuntimeError: two lines (rerun with --debug for the traceback)",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/archive/a.json"),
+            2,
+            "error: /archive/a.json: Read-only file system; let this user write there, or copy it",
         ),
         (KeyboardInterrupt(), 130, "interrupted before it was done"),
         (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "error: the package ray is not installed"),

@@ -417,7 +417,7 @@ def test_weights_that_do_not_fit_are_named(
     with pytest.raises(UserError, match="fusion.safetensors: does not fit this config .*size mismatch"):
         load_trained(directory, runtime)
     (directory / "result.json").unlink()
-    with pytest.raises(UserError, match="fusion.safetensors: does not fit this config .*delete it"):
+    with pytest.raises(UserError, match="fusion.safetensors: does not fit this config .*rename it"):
         run_trial(config, directory=directory, runtime=runtime)
     shutil.copy(finished / "result.json", directory)
     flip(directory / "fusion.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_metrics_have_one_owner() -> None:
         # lpips_vgg is a perceptual term of that name, too.
         training = {"drorae/config/schema.py", "drorae/config/presets.py", "drorae/machine/needs.py"}
         assert paths - measured <= (training | {"drorae/machine/downloads.py"} if name == "lpips_vgg" else set()), name
+
+
+def test_no_message_or_page_advises_to_destroy_what_was_computed() -> None:
+    """What stands in the way is renamed, or another folder or name is taken: nobody is told to lose a result."""
+    advice = re.compile(
+        r"\b(delete|erase|wipe|rm -\w*[rf]|(remove|discard|throw away) (it|them|this|that|the|old))\b", re.I
+    )
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    texts = [(path, text) for path, tree in TREES.items() for text in strings(tree)]
+    texts += [(path.relative_to(ROOT).as_posix(), line) for path in pages for line in path.read_text().splitlines()]
+    assert [(path, text) for path, text in texts if advice.search(text)] == []
+    assert advice.search("not readable; delete it") and advice.search("Remove the folder")
 
 
 def test_functions_are_short() -> None:

@@ -240,7 +240,7 @@ def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, mon
         images = load_images(folder_config(tmp_path))
     assert len(images.train) == 40
     images.train.crops(range(39))
-    with pytest.raises(UserError, match=r"zz\.jpg: cannot be decoded any more .*remove the file") as caught:
+    with pytest.raises(UserError, match=r"zz\.jpg: cannot be decoded any more .*replace the file") as caught:
         images.train.crops([39])
     assert "\n" not in str(caught.value)
 

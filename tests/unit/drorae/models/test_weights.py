@@ -55,7 +55,7 @@ def test_a_module_that_fits_no_memory_is_not_told_to_be_another(monkeypatch: pyt
 
     monkeypatch.setattr(module, "load_state_dict", refuse)
     with pytest.raises(torch.OutOfMemoryError):
-        fit_state(module, {}, "fusion.safetensors", "delete it")
+        fit_state(module, {}, "fusion.safetensors", "rename it")
 
 
 STATE = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(1.5), "none": torch.zeros(0)}

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from unwritable import public_folder, unwritable
 
+from drorae.errors import DiskFullError, UserError
+from drorae.storage import cache as caches
 from drorae.storage.cache import Cache
 from drorae.storage.sealed import is_sound, write_sealed
 
@@ -55,3 +58,44 @@ def test_a_folder_without_its_last_file_is_no_entry(machines: Callable[[str], Ca
     one.share("arrays/abc", last="manifest.json")
     assert other.fetch("arrays/abc", last="manifest.json")
     assert sorted(path.name for path in (other / "arrays/abc").iterdir()) == ["data.bin", "manifest.json"]
+
+
+def test_a_cache_is_made_where_there_is_none(tmp_path: Path) -> None:
+    Cache(tmp_path / "new" / "cache").check()
+    assert list((tmp_path / "new" / "cache").iterdir()) == []
+
+
+def test_what_can_be_no_cache_is_one_line_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: cannot be used .it is a file.; .*--cache-dir or DRORAE_CACHE") as raised:
+        Cache(tmp_path / "file").check()
+    assert "\n" not in str(raised.value)
+    with public_folder() as folder, unwritable(folder), pytest.raises(UserError, match=r"cannot be used .Permission"):
+        Cache(folder / "none" / "here").check()
+    with public_folder() as folder, unwritable(folder):
+        Cache(folder).check()
+    monkeypatch.setattr(caches, "has_room", lambda folder, size: False)
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        Cache(tmp_path).check()
+
+
+def test_an_administrators_cache_is_read_without_a_lock_and_lacks_by_name() -> None:
+    with public_folder() as folder:
+        cache = Cache(folder)
+        with cache.lock("references/a.lock"):
+            assert (folder / "references" / "a.lock").exists()
+        (folder / "references" / "a").write_bytes(b"1")
+        with unwritable(folder), cache.naming_unwritable():
+            for name in ("references/a.lock", "references/b.lock", "decoders/c/.lock"):
+                with cache.lock(name):
+                    assert (folder / "references" / "a").read_bytes() == b"1"
+        missing = pytest.raises(UserError, match="an entry of its references is missing or damaged")
+        with unwritable(folder), missing, cache.naming_unwritable():
+            (folder / "references" / "b").write_bytes(b"2")
+
+
+def test_other_errors_are_passed_on(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    elsewhere = PermissionError(13, "Permission denied", "/elsewhere")
+    with pytest.raises(PermissionError), cache.naming_unwritable():
+        raise elsewhere

@@ -75,5 +75,5 @@ def test_a_loss_that_is_no_number_ends_the_phase_and_says_where(run: Run, tmp_pa
 
 def test_a_checkpoint_of_another_config_is_named(run: Run, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "other.pt", {"module": {}})
-    with pytest.raises(UserError, match="other.pt: does not fit this config .*; delete it to start over"):
+    with pytest.raises(UserError, match="other.pt: does not fit this config .*; rename it to start over"):
         run(tmp_path / "other.pt")

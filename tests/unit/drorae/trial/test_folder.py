@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from drorae import __version__
 from drorae.config import PRESETS, load_config
 from drorae.errors import Notice, UserError
 from drorae.trial import folder
@@ -34,7 +35,7 @@ RESULT_TREE = {
 def test_a_tree_comes_back_without_its_schema(tmp_path: Path) -> None:
     write_tree(tmp_path, folder.PROGRESS, {"done": 3})
     assert read_tree(tmp_path, folder.PROGRESS) == {"done": 3}
-    assert json.loads((tmp_path / "progress.json").read_text()) == {"schema": 1, "done": 3}
+    assert json.loads((tmp_path / "progress.json").read_text()) == {"schema": 1, "drorae": __version__, "done": 3}
 
 
 def test_files_that_this_version_cannot_read_are_told_apart(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_files_that_this_version_cannot_read_are_told_apart(tmp_path: Path) -> N
         with pytest.raises(ValueError, match=said):
             read_tree(tmp_path, folder.INPUTS)
     path.write_text('{"schema": 99}')
-    with pytest.raises(UserError, match="newer drorae; upgrade"):
+    with pytest.raises(UserError, match="inputs.json: written by a newer drorae"):
         read_tree(tmp_path, folder.INPUTS)
     path.unlink()
     path.mkdir()

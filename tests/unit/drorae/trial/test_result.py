@@ -14,7 +14,7 @@ from drorae.trial.result import TrialResult, read_result
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(UserError, match="delete it"):
+    with pytest.raises(UserError, match="run the trial again"):
         read_result(tmp_path)
 
 

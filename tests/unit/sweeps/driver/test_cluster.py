@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drorae.commands.main import main
 from drorae.errors import ClusterLostError, UserError
+from drorae.runtime import commit
 from sweeps.driver import cluster
-from sweeps.driver.cluster import HeadWatch, cluster_address
+from sweeps.driver.cluster import HeadWatch, cluster_address, ray_session
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -222,3 +224,19 @@ def test_a_sweep_that_joins_nothing_leaves_nothing(
     (elsewhere / "runs").mkdir()
     assert main(["sweep", "--preset", "smoke", "--no-fit"]) == 2
     assert list(elsewhere.rglob("*")) == [elsewhere / "runs"]
+def test_a_cluster_is_sent_the_code_with_its_commit_and_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **arguments: given.update(arguments))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(commit, "git_commit", lambda: "abc-dirty")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    with ray_session("10.0.0.1:6379"):
+        environment = given["runtime_env"]["env_vars"]
+    assert environment["DRORAE_COMMIT"] == "abc-dirty" and "hidden" not in environment.values()
+    # What the nodes' own environment says of it is not taken away.
+    monkeypatch.setattr(commit, "git_commit", lambda: commit.UNKNOWN)
+    with ray_session("10.0.0.1:6379"):
+        assert "DRORAE_COMMIT" not in given["runtime_env"]["env_vars"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from done_trials import finish, spec_of
 
+from drorae.commands.main import main
 from drorae.config import Runtime, config_hash
 from drorae.errors import ClusterLostError, UserError
 from drorae.runtime.signals import Interrupted, Signals
@@ -16,17 +18,18 @@ from sweeps.driver.conductor import Conductor, SweepOutcome
 from sweeps.driver.home import Home
 from sweeps.driver.output import Tail
 from sweeps.driver.screen import Screen
+from sweeps.driver.status import sweep_state
 from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, read_record
 from sweeps.resources import Resources
-from sweeps.settings import Settings
-from sweeps.spec import expand
+from sweeps.settings import PREPARE, Settings
+from sweeps.spec import Range, Search, expand
 
 GO_ON = "drorae resume mine"
 
 
-def conductor(root: Path, people: io.StringIO | None = None) -> Conductor:
+def conductor(root: Path | str, people: io.StringIO | None = None) -> Conductor:
     spec, home = spec_of("mine"), Home(root, "mine")
     screen = Screen("mine", people or io.StringIO(), io.StringIO(), Tail(home.log), "", False)
     settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
@@ -41,6 +44,59 @@ def test_a_mistake_in_the_first_call_leaves_no_folder(tmp_path: Path) -> None:
         assert read_record(tmp_path / "mine").trials == tuple(driver.basis)
         raise UserError("a mistake")
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("search", [None, Search((Range("lr", 1e-4, 1e-2),), trials=3)])
+def test_the_record_comes_before_anything_that_takes_time(
+    tmp_path: Path, search: Search | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = conductor(tmp_path)
+    driver.spec = replace(driver.spec, search=search)
+
+    def killed(*anything: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("sweeps.driver.conductor.SweepPlan", killed)
+    with pytest.raises(SystemExit), driver.last_words():
+        driver._open()
+    record = read_record(tmp_path / "mine")
+    assert record.spec == driver.spec and record.settings == driver.settings
+    assert sweep_state(tmp_path / "mine").total == (0 if search else 2)
+    assert main(["status", "mine", "--root", str(tmp_path)]) == 0
+    monkeypatch.undo()
+    again = conductor(tmp_path)
+    again.spec = record.spec
+    again._open()
+    assert again.plan.sweep_id == record.id, "the next call goes on with it"
+
+
+@pytest.mark.slow
+def test_a_store_shows_the_record_from_the_first_and_none_of_a_mistake(
+    store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "machine"))
+    root = store / "opened"
+    driver = conductor(root.url)
+    driver._open()
+    assert sweep_state(f"{root}/mine").counts == {"missing": 2}
+    with pytest.raises(UserError, match="a mistake"), driver.last_words():
+        raise UserError("a mistake")
+    assert (root / "mine").files() == {}
+
+
+def test_an_unusable_cache_is_said_once_before_anything_is_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    driver = conductor(tmp_path)
+    driver.settings = replace(driver.settings, runtime=Runtime(cache_dir=str(tmp_path / "file")), prepare=PREPARE)
+    with pytest.raises(UserError, match="cache .*file: cannot be used .it is a file"), driver.last_words():
+        driver._open()
+    assert not (tmp_path / "mine").exists()
+    # Of a cluster's, this machine's says nothing.
+    driver = conductor(tmp_path)
+    elsewhere = Resources(address="10.0.0.1:6379")
+    driver.settings = replace(driver.settings, runtime=Runtime(cache_dir=str(tmp_path / "file")), prepare=PREPARE)
+    driver.settings = replace(driver.settings, resources=elsewhere)
+    driver._open()
 
 
 def test_a_folder_that_is_another_drivers_or_recorded_is_left_alone(tmp_path: Path) -> None:

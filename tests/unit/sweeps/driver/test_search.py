@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +107,12 @@ def test_studies_of_another_search_or_damaged_ones_are_refused(tmp_path: Path) -
         other = replace(TUNED, search=replace(TUNED.search, objectives=objectives))
         with pytest.raises(UserError, match="holds another search .*--name"):
             Studies(path, other, tmp_path / "trials")
+    with contextlib.closing(sqlite3.connect(path)) as tables:
+        tables.execute("update alembic_version set version_num='v9.0.0'")
+        tables.commit()
+    with pytest.raises(UserError, match=r"studies.db: not read, and not changed .*updating optuna") as newer:
+        Studies(path, TUNED, tmp_path / "trials")
+    assert "\n" not in str(newer.value)
     path.write_bytes(b"no database " * 100)
-    with pytest.raises(UserError, match="not readable .*delete it"):
+    with pytest.raises(UserError, match="not readable .*rename it"):
         Studies(path, TUNED, tmp_path / "trials")

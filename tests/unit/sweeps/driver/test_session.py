@@ -45,6 +45,22 @@ def test_a_finished_trial_is_said_with_its_metrics_and_its_warnings(tmp_path: Pa
     assert made.seconds_left() is not None and made.started == {}
 
 
+def test_an_ended_trial_is_handed_on_and_what_is_wrong_with_a_store_is_said_once(tmp_path: Path) -> None:
+    people, ended = io.StringIO(), []
+    made = session_of(tmp_path, people)
+    made.record = ended.append
+    for number, key in enumerate(made.configs):
+        made.begin(key, None)
+        finish(tmp_path, made.configs[key])
+        line = f"MLflow at http://there:5000 does not answer (HTTP 500, request {number}); kept for later"
+        (tmp_path / key / "warnings.txt").write_text(f"{line}\nslow disk\n")
+        made.end(key, died=False)
+    assert ended == list(made.configs)
+    said = people.getvalue().splitlines()
+    assert sum("does not answer" in line for line in said) == 1 and sum("slow disk" in line for line in said) == 2
+    assert "MLflow at http://there:5000 does not answer (HTTP 500, request 0); kept for later" in said
+
+
 def test_what_ended_before_this_call_tells_how_long_the_rest_takes(tmp_path: Path) -> None:
     made = session_of(tmp_path)
     first, second = made.configs

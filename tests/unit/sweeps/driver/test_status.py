@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from done_trials import begin, finish, spec_of
 from drorae.config import config_hash
 from drorae.errors import UserError
 from drorae.storage.files import write_json
-from drorae.trial.folder import TrialStatus, write_ending
-from sweeps.driver.status import STALE_SECONDS, sweep_state
+from drorae.trial.folder import LEASE, TrialStatus, write_ending
+from sweeps.driver.status import sweep_state
+from sweeps.folder import lease
 from sweeps.folder.lease import Lease
 from sweeps.folder.sweep import SweepRecord
 from sweeps.spec import expand
@@ -24,14 +26,19 @@ def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> No
     spec = spec_of("mine", (4, 8, 16, 32, 64, 128))
     configs, trials = expand(spec), tmp_path / "trials"
     SweepRecord("id", spec, tuple(map(config_hash, configs))).write(tmp_path)
-    done, failed, here, stale, damaged, _new = configs
+    done, failed, here, killed, damaged, _new = configs
     finish(trials, done, seconds=60.0)
     write_ending(begin(trials, failed), TrialStatus.FAILED, "no luck")
-    now = {"running": True, "updated": time.time(), "phase": "phase2", "step": 5, "total_steps": 10, "cpu_hours": 1.0}
+    now = {"running": True, "updated": 0.0, "phase": "phase2", "step": 5, "total_steps": 10, "cpu_hours": 1.0}
     write_json(begin(trials, here) / "progress.json", now)
-    write_json(begin(trials, stale) / "progress.json", now | {"updated": time.time() - 2 * STALE_SECONDS})
+    write_json(begin(trials, killed) / "progress.json", now)
+    held = Lease(trials / config_hash(here) / LEASE)
+    held.acquire()
+    tree = json.loads(held.path.read_text())  # type: ignore[union-attr]
+    write_json(trials / config_hash(killed) / LEASE, tree | {"started": "1"})
     (begin(trials, damaged) / "result.json").write_text("{")
     state = sweep_state(tmp_path)
+    held.release()
     assert state.counts == {"finished": 1, "failed": 1, "running": 1, "missing": 3} and state.total == 6
     assert [(item.label, item.step) for item in state.running] == [("capacity=16", 5)]
     assert state.failed == (("capacity=8", "no luck"),)
@@ -43,6 +50,37 @@ def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> No
     with Lease(tmp_path / "driver.lease") as lease:
         lease.acquire()
         assert sweep_state(tmp_path).driven
+
+
+@pytest.mark.parametrize("ahead", [7200.0, -7200.0])
+def test_another_machine_is_at_work_whatever_the_time_there(
+    tmp_path: Path, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its beat goes on; that of one that was switched off does not."""
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    spec, trials = spec_of("mine", (4, 8)), tmp_path / "trials"
+    configs = expand(spec)
+    SweepRecord("id", spec, tuple(map(config_hash, configs))).write(tmp_path)
+    there = {"owner": "a", "host": "elsewhere", "pid": 1, "beat": 1}
+    leases = [tmp_path / "driver.lease"]
+    for config in configs:
+        write_json(begin(trials, config) / "progress.json", {"running": True, "updated": now()})
+        leases.append(trials / config_hash(config) / LEASE)
+    for path in leases:
+        write_json(path, there)
+
+    def beat() -> None:
+        for path in leases[:2]:
+            write_json(path, there | {"beat": 2})
+
+    threading.Timer(0.3, beat).start()
+    state = sweep_state(tmp_path)
+    assert state.driven and state.counts == {"running": 1, "missing": 1}
+    state = sweep_state(tmp_path)
+    assert not state.driven and state.counts == {"missing": 2} and state.running == ()
 
 
 def test_a_sweep_of_an_earlier_version_is_read() -> None:

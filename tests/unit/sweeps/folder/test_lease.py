@@ -8,9 +8,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from multiprocessing.queues import Queue
@@ -21,7 +18,7 @@ import pytest
 
 from drorae.storage.remote import Remote
 from sweeps.folder import lease
-from sweeps.folder.lease import Lease, LeaseLostError, is_live, read_lease
+from sweeps.folder.lease import Lease, LeaseLostError, are_live, read_lease
 
 
 def hold(place: Path | Remote, ready: Event) -> None:
@@ -48,14 +45,14 @@ def test_a_living_holder_keeps_it_and_a_killed_one_leaves_it_at_once(tmp_path: P
     ready = context.Event()
     holder = context.Process(target=hold, args=(path, ready))
     holder.start()
-    assert ready.wait(30) and is_live(path)
+    assert ready.wait(30) and are_live([path]) == [True]
     began = time.monotonic()
     assert not Lease(path).acquire(wait=False)
     assert time.monotonic() - began < 3 * lease.BEAT_SECONDS
     assert (read_lease(path) or {})["pid"] == holder.pid
     os.kill(int(holder.pid or 0), signal.SIGKILL)
     holder.join()
-    assert not is_live(path)
+    assert are_live([path]) == [False]
     mine = Lease(path)
     assert mine.acquire(wait=False) and (read_lease(path) or {})["owner"] == mine.owner
     mine.release()
@@ -163,49 +160,49 @@ def test_what_goes_wrong_after_a_takeover_is_known_to_come_of_it(tmp_path: Path)
                 each.check(now=True)
 
 
-def gone() -> int:
-    """The number of a process that has ended."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    return ended.pid
+def write(path: Path, beat: int) -> None:
+    """A lease of a process on another machine."""
+    path.write_text(json.dumps({"owner": "other", "host": "elsewhere", "pid": 1, "beat": beat}))
 
 
-@pytest.mark.parametrize(
-    ("change", "live"),
-    [
-        ({}, False),
-        ({"pid": os.getpid(), "started": "1"}, False),
-        ({"pid": os.getpid()}, True),
-        ({"boot": "of another machine, or before"}, True),
-        ({"pid_namespace": "pid:[of another container]"}, True),
-        ({"boot": None, "pid_namespace": None, "started": None}, True),
-        ({"pid": "none"}, True),
-    ],
-    ids=["dead", "number given again", "alive", "another boot", "another container", "an older version's", "no pid"],
-)
-def test_a_holder_is_dead_by_its_number_only_where_that_means_something(
-    tmp_path: Path, change: dict[str, object], live: bool
-) -> None:
-    path = tmp_path / "lease"
-    mine = Lease(path)
-    mine.acquire()
-    tree = json.loads(path.read_text())
-    mine.release()
-    tree |= {"pid": gone(), "started": None if change.get("pid") else "1"} | change
-    path.write_text(json.dumps({name: value for name, value in tree.items() if value is not None}))
-    assert is_live(path) == live
-
-
-def test_without_proc_only_a_silent_holder_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "_process_space", dict)
-    monkeypatch.setattr(lease, "_start_of", lambda pid: "")
+def test_a_silent_holder_that_cannot_be_seen_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.5)
-    path = tmp_path / "lease"
-    tree = {"owner": "gone", "host": socket.gethostname(), "pid": gone(), "beat": 7}
-    path.write_text(json.dumps(tree))
-    assert is_live(path)
-    with Lease(path) as heir:
+    write(tmp_path / "lease", 7)
+    with Lease(tmp_path / "lease") as heir:
         assert heir.acquire(wait=False)
+
+
+@pytest.mark.parametrize("ahead", [7200.0, 0.0, -7200.0])
+def test_what_is_held_elsewhere_is_told_by_its_beat_and_by_no_clock(
+    tmp_path: Path, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.02)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    beating, silent, filled, empty = (tmp_path / name for name in ("beating", "silent", "filled", "empty"))
+    for path in (beating, silent):
+        write(path, 1)
+        os.utime(path, (now() - ahead, now() - ahead))
+    for path in (filled, empty):
+        path.touch()
+    threading.Timer(0.2, lambda: write(beating, 2)).start()
+    threading.Timer(0.2, lambda: write(filled, 1)).start()
+    assert are_live([beating, silent, filled, empty, tmp_path / "none"]) == [True, False, True, False, False]
+
+
+def test_an_heir_that_died_over_it_is_outlived_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.4)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.02)
+    write(tmp_path / "lease", 1)
+    mark = tmp_path / ".lease.heir-of-other"
+    mark.write_text("heir")
+    os.utime(mark, (0, 0))
+    began = time.monotonic()
+    with Lease(tmp_path / "lease") as mine:
+        assert mine.acquire() and time.monotonic() - began > 2 * 0.4, "it had its time"
 
 
 def test_a_disk_without_hard_links_holds_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,14 +212,13 @@ def test_a_disk_without_hard_links_holds_a_lease(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "link", refuse)
     path = tmp_path / "lease"
     with Lease(path) as mine:
-        assert mine.acquire(wait=False) and is_live(path)
+        assert mine.acquire(wait=False) and are_live([path]) == [True]
     assert not list(tmp_path.iterdir())
 
 
 def test_a_lease_that_is_not_filled_yet_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lease"
     path.touch()
-    assert is_live(path)
     other = json.dumps({"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1})
     threading.Timer(1.0, lambda: path.write_text(other)).start()
     assert not Lease(path).acquire(wait=False)
@@ -241,11 +237,11 @@ def test_a_lease_in_a_store_is_kept_by_the_living_and_left_by_the_dead(
     ready = context.Event()
     holder = context.Process(target=hold, args=(at, ready))
     holder.start()
-    assert ready.wait(60) and is_live(at)
+    assert ready.wait(60) and are_live([at]) == [True]
     assert not Lease(at).acquire(wait=False)
     os.kill(int(holder.pid or 0), signal.SIGKILL)
     holder.join()
-    assert not is_live(at)
+    assert are_live([at]) == [False]
     mine = Lease(at)
     assert mine.acquire(wait=False) and (read_lease(at) or {})["owner"] == mine.owner
     # Another machine's, which sends no beat any more.

@@ -47,12 +47,14 @@ def test_the_first_version_is_read_and_its_functions_are_found_where_they_are_no
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     SweepRecord("id", spec_of("mine"), ()).write(tmp_path)
-    (tmp_path / "sweep.json").write_text(json.dumps(read_tree(tmp_path) | {"schema": SCHEMA + 1}))
-    with pytest.raises(UserError, match="made by a newer drorae; update this one"):
+    tree = read_tree(tmp_path) | {"schema": SCHEMA + 1, "drorae": "7.0.0"}
+    (tmp_path / "sweep.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"sweep.json: written by drorae 7.0.0 .*; use drorae 7.0.0 or newer") as raised:
         read_record(tmp_path)
+    assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 2, "id": "x"}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": "2"}', '{"schema": 2, "id": "x"}'])
 def test_a_damaged_record_is_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(UserError, match="sweep.json: not readable .*--name") as raised:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from drorae.errors import UserError
-from sweeps.tracking.client import check_nodes, resolve_uri
+from sweeps.tracking.client import HandedOver, Store, check_nodes, complaint, resolve_uri
 
 
 def test_where_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +33,25 @@ def test_a_password_in_the_address_and_sqlite_between_machines_are_refused(tmp_p
     check_nodes("http://server:5000", ["10.0.0.1", "10.0.0.2"])
     with pytest.raises(UserError, match="mlflow server"):
         check_nodes("sqlite:///x.db", ["10.0.0.1", "10.0.0.2"])
+
+
+def test_why_a_store_does_not_answer_is_said_however_long_the_chain_of_errors(tmp_path: Path) -> None:
+    store = Store("http://tracking.example:5000")
+    error = MlflowException(
+        "API request to http://tracking.example:5000/api/2.0/mlflow/runs/search failed with exception "
+        "HTTPConnectionPool(host='tracking.example', port=5000): Max retries exceeded with url: "
+        "/api/2.0/mlflow/runs/search (Caused by ResponseError('too many 500 error responses'))"
+    )
+    line = store.away(error)
+    assert "500" in line and "\n" not in line
+    assert complaint(line) == "MLflow at http://tracking.example:5000 does not answer"
+    assert "500 != 200" in store.away(MlflowException("API request to endpoint /x failed with error code 500 != 200."))
+    assert complaint("half as many images at once") == ""
+
+
+def test_nothing_is_sent_once_it_is_handed_over(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db")
+    store.hand_over()
+    with pytest.raises(HandedOver):
+        store.client.search_experiments()
+    assert not (tmp_path / "mlflow.db").exists()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_trial import STEPS, run_trial
-from runs import only_run, steps
+from runs import nowhere, only_run, steps
 
 from drorae.config import PRESETS, Runtime
+from drorae.trial.folder import SPOOL
+from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking import recorder
+from sweeps.tracking.client import Store
 from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import TrialTracker
 
 
-def test_training_never_waits_for_a_store_that_does_not_answer(
+def test_no_slot_waits_for_a_store_that_does_not_answer(
     sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, answers, over = threading.Event(), threading.Event(), threading.Event()
@@ -28,28 +32,56 @@ def test_training_never_waits_for_a_store_that_does_not_answer(
             answers.wait()
             return super().start()
 
-        def finish(self) -> bool:
-            complete = super().finish()
+        def keep(self) -> None:
+            super().keep()
             over.set()
-            return complete
 
-    monkeypatch.setattr(recorder, "FLUSH_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(recorder, "FINISH_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "KEEP_WAIT_SECONDS", 0.05)
     config = replace(PRESETS["smoke"], seed=78)
     with recorder.Recorder(Silent(sweep.address, config, tmp_path)) as recording:
         assert asked.wait(60)
         # All of this happens while the store holds a call.
         for step in range(1, 21):
             recording.report({"phase": "phase2", "step": float(step), "loss": 1.0 / step})
-        assert not recording.flush() and not recording.flush()
+        assert not recording.keep() and not recording.keep()
         run_trial(config, lambda row: None, directory=tmp_path, runtime=Runtime())
-        assert not recording.finish()
-        assert not answers.is_set()
+    assert not answers.is_set()
     answers.set()
-    # What was asked for meanwhile is done in its order when the store answers.
+    # What was handed over is not sent from here any more, and is left to the driver.
     assert over.wait(60)
+    deadline = time.monotonic() + 10
+    while not (tmp_path / SPOOL).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert sweep.record(config, tmp_path, lambda line: None)
     run = only_run(sweep.client, sweep.address, config)
     assert run.info.status == "FINISHED" and steps(sweep.client, run) == list(range(1, 21))
+    assert not (tmp_path / SPOOL).exists()
+
+
+def test_a_slow_store_costs_a_trial_nothing(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seconds a request, some twenty requests a trial."""
+    config = replace(PRESETS["smoke"], seed=77)
+    said: list[str] = []
+    with monkeypatch.context() as slow:
+
+        def late(self: Store) -> object:
+            time.sleep(2)
+            return self._client
+
+        slow.setattr(Store, "client", property(late))
+        began = time.monotonic()
+        with recorder.Recorder(TrialTracker(sweep.address, config, tmp_path, said.append)) as recording:
+            run_trial(config, recording.report, directory=tmp_path, runtime=Runtime())
+            alone = time.monotonic() - began
+            for _ in range(10):
+                recording.keep()
+        assert time.monotonic() - began - alone < 2, "with ten epochs' ends, and its own"
+    assert said == []
+    assert sweep.record(config, tmp_path, said.append) and said == []
+    run = only_run(sweep.client, sweep.address, config)
+    assert run.info.status == "FINISHED" and steps(sweep.client, run) == list(range(1, STEPS + 1))
 
 
 def test_a_recorded_trial_is_whole_and_a_broken_one_keeps_its_rows(sweep: SweepTracker, tmp_path: Path) -> None:
@@ -57,7 +89,7 @@ def test_a_recorded_trial_is_whole_and_a_broken_one_keeps_its_rows(sweep: SweepT
     (tmp_path / "good").mkdir()
     with recorder.Recorder(TrialTracker(sweep.address, config, tmp_path / "good")) as recording:
         run_trial(config, recording.report, directory=tmp_path / "good", runtime=Runtime())
-        assert recording.finish()
+    assert sweep.record(config, tmp_path / "good", lambda line: None)
     run = only_run(sweep.client, sweep.address, config)
     assert run.info.status == "FINISHED" and steps(sweep.client, run) == list(range(1, STEPS + 1))
     with (
@@ -66,8 +98,21 @@ def test_a_recorded_trial_is_whole_and_a_broken_one_keeps_its_rows(sweep: SweepT
     ):
         recording.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
         raise RuntimeError("in training")
+    # The next attempt sends them.
+    again = TrialTracker(sweep.address, broken, tmp_path / "bad")
+    assert list(again.spool.rows) == [1] and again.flush()
     assert steps(sweep.client, only_run(sweep.client, sweep.address, broken)) == [1]
-    assert not (tmp_path / "bad" / "spool.jsonl").exists()
+
+
+def test_what_another_worker_took_over_keeps_its_spool(tmp_path: Path) -> None:
+    away = RunAddress(nowhere(), "1", "parent")
+    with (
+        pytest.raises(LeaseLostError),
+        recorder.Recorder(TrialTracker(away, PRESETS["smoke"], tmp_path)) as recording,
+    ):
+        recording.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
+        raise LeaseLostError("another's")
+    assert not (tmp_path / SPOOL).exists()
 
 
 def test_a_database_that_is_away_fails_no_trial(tmp_path: Path) -> None:
@@ -76,5 +121,7 @@ def test_a_database_that_is_away_fails_no_trial(tmp_path: Path) -> None:
     away = RunAddress(f"sqlite:///{tmp_path}/file/mlflow.db", "1", "parent")
     with recorder.Recorder(TrialTracker(away, PRESETS["smoke"], tmp_path, said.append)) as recording:
         recording.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
-        assert recording.finish()
+        deadline = time.monotonic() + 60
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.02)
     assert len(said) == 1 and "does not answer" in said[0] and (tmp_path / "spool.jsonl").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,8 +76,13 @@ def test_a_bug_of_ours_is_no_store_that_is_away(
         for call in (tracker.finish, lambda: sweep.settle([config], tmp_path, said.append)):
             with pytest.raises(bug, match="ours"):
                 call()
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialTracker, "report", broken)
         with recorder.Recorder(TrialTracker(sweep.address, config, directory, said.append)) as recording:
-            assert recording.finish(), "training goes on"
+            recording.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
+            deadline = time.monotonic() + 60
+            while not said and time.monotonic() < deadline:
+                time.sleep(0.02)
     assert len(said) == 1 and bug.__name__ in said[0] and "does not answer" not in said[0]
     with monkeypatch.context() as patch:
         patch.setattr(sweep_tracking, "shared_view", broken)
