@@ -82,7 +82,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     max_concurrent: Count = 0
     """At most so many trials at once; 0: as many as fit."""
     max_failures: Count = 3
-    """Retries of one trial, each from its last checkpoint."""
+    """Retries of one trial in a row that get no further than before, each from its last checkpoint; 0: none at all."""
     budget_hours: Annotated[float, option("HOURS")] = 0.0
     """Start no more trials once the sweep has cost so many GPU hours (CPU hours where no trial has a GPU); 0: no
     limit. What runs then is finished; the same command with a larger budget goes on."""

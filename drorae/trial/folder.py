@@ -22,6 +22,8 @@ PRUNED = "pruned.json"
 INPUTS = "inputs.json"
 """Fingerprints of the images and weights that the trial is made from."""
 PROGRESS = "progress.json"
+REACHED = "reached.json"
+"""How far any attempt at the trial got."""
 HISTORY = "history.jsonl"
 PER_IMAGE = "per_image.npz"
 INSPECTION = "inspection.json"
@@ -32,6 +34,8 @@ WARNINGS = "warnings.txt"
 SPOOL = "spool.jsonl"
 """Rows that wait for an MLflow that is away."""
 LEASE = "worker.lease"
+LAST_WORDS = "last_words.txt"
+"""What a worker's process that dies leaves of why."""
 DECODER = "decoder.safetensors"
 """Of phase 3; in the cache, a phase-1 decoder has this name, too."""
 ERRORS = "error-*.txt"
@@ -82,6 +86,8 @@ FILES = {
     PRUNED: Use.STATE,
     PROGRESS: Use.STATE,
     INPUTS: Use.DRIVER,
+    REACHED: Use.DRIVER,
+    LAST_WORDS: Use.DRIVER | Use.PASSING,
     ERRORS: Use.DRIVER | Use.PASSING,
     WARNINGS: Use.DRIVER | Use.PASSING,
     SPOOL: Use.DRIVER | Use.PASSING,
@@ -191,7 +197,7 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
 def ready_trial(directory: Path, config: TrialConfig) -> None:
     """Readies a trial's folder for another attempt: writes its config, removes what the last one failed of."""
     write_json(directory / CONFIG, to_dict(config))
-    for path in (directory / FAILURE, *directory.glob(ERRORS)):
+    for path in (directory / FAILURE, directory / LAST_WORDS, *directory.glob(ERRORS)):
         path.unlink(missing_ok=True)
 
 

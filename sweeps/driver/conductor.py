@@ -21,6 +21,7 @@ from sweeps.driver.plan import SweepPlan, is_done
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
+from sweeps.driver.retries import Retries
 from sweeps.driver.screen import Screen
 from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLostError
@@ -156,7 +157,8 @@ class Conductor:
         home.pull()
         self._new = not home.record.exists()
         self.plan = plan = SweepPlan(self.spec, self.basis, home)
-        self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror)
+        retries = Retries(self.settings.max_failures)
+        self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror, retries)
         screen.total = plan.total
         self._write_record()
         screen.line(f"{self.spec.name}: {screen.total} trials, results in ", str(home.place))
@@ -271,7 +273,7 @@ class Conductor:
         remote = home.mirror.remote.url if home.mirror else ""
         work = Work(
             str(home.trials), settings.runtime, self.address, settings.run_trial, pruning is not None,
-            settings.max_failures, remote,
+            remote,
         )  # fmt: skip
         plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check)
         self.screen.doing("training", session)

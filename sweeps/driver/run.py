@@ -16,6 +16,7 @@ from drorae.storage.files import naming_full_disk
 from drorae.storage.remote import Remote, absolute, locate
 from sweeps.driver.conductor import Conductor, SweepOutcome
 from sweeps.driver.home import Home
+from sweeps.driver.retries import RETRIES
 from sweeps.driver.screen import open_screen
 from sweeps.folder.mirror import local_copy
 from sweeps.folder.sweep import RECORD, read_record
@@ -32,7 +33,7 @@ def run_sweep(
     root: Path | str = Path("runs"),
     runtime: Runtime | None = None,
     resources: Resources | None = None,
-    max_failures: int = 3,
+    max_failures: int = RETRIES,
     asha: Asha | None = None,
     pruner: str = "none",
     tracking_uri: str | None = None,
@@ -43,9 +44,9 @@ def run_sweep(
 ) -> SweepOutcome:
     """Runs what is missing of a sweep, and records everything in MLflow and in `<root>/<name>/trials.csv`.
 
-    A trial that raises is tried again from its checkpoint up to `max_failures` times and then recorded as failed,
-    while the sweep goes on; a later call tries it again. One whose process or machine dies is given `DEATHS` more
-    (none where `max_failures` is 0). A UserError in a trial is recorded at once.
+    A trial that raises, or whose process or machine dies, is tried again from its checkpoint as long as it gets further
+    than before, and `max_failures` times where it does not; then it is recorded as failed, while the sweep goes on. A
+    later call tries it again. A UserError in a trial is recorded at once.
 
     Args:
         spec: the trials.
@@ -53,7 +54,7 @@ def run_sweep(
             `<root>/<name>`.
         runtime: device, threads, cache; with threads 0 a trial uses its CPUs.
         resources: per trial and in all.
-        max_failures: retries per trial.
+        max_failures: retries of a trial in a row that get no further; 0: none at all.
         asha: early stopping by ASHA with these rungs, where neither `pruner` nor a search names another.
         pruner: early stopping of a sweep without a search: none, median, hyperband or asha.
         tracking_uri: MLflow store; None: MLFLOW_TRACKING_URI, else `<root>/mlflow.db`.

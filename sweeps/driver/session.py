@@ -27,14 +27,16 @@ from drorae.trial.folder import (
     write_ending,
 )
 from sweeps.driver.console import duration
+from sweeps.driver.deaths import error_of, why_died
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
-from sweeps.driver.preparation import DIED
+from sweeps.driver.retries import Retries
 from sweeps.driver.screen import Screen
 from sweeps.folder.mirror import REPORT_FILES, Mirror
-from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress
+from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress, read_reached
 from sweeps.folder.sweep import trial_place
 from sweeps.spec import point_label
 from sweeps.worker import entry as workers
+from sweeps.worker.last_words import take_last_words
 
 RECORDED_FILES = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
@@ -59,6 +61,7 @@ class Session:
     varied: list[str]
     screen: Screen
     mirror: Mirror | None
+    retries: Retries = field(default_factory=Retries)
     waiting: dict[str, float] = field(default_factory=dict)
     """`trial_flops` of the trials that no worker has been started for, in order, as far as they are known before."""
     started: dict[str, float] = field(default_factory=dict)
@@ -80,8 +83,20 @@ class Session:
         """A worker is started for a trial."""
         self.started[key] = time.monotonic()
         self.tune_trials[key] = tune_trial
+        self.retries.begin(key, read_reached(self.trials / key))
         self.waiting.pop(key, None)
         self.at_once = max(self.at_once, len(self.started))
+
+    def goes_on(self, key: str) -> bool:
+        """Says that a trial is tried again after an attempt that left no result, or records that it is given up."""
+        self.fetch(key, REPORT_FILES)
+        directory, reason = self.trials / key, self.reason(key)
+        counts = not getattr(error_of(self.tune_trials.get(key)), "preempted", False)
+        if self.retries.goes_on(key, read_reached(directory), counts):
+            self.screen.line(f"{self.label(key)}: tried again ({reason})")
+            return True
+        self._record(key, TrialStatus.FAILED, reason)
+        return False
 
     def end(self, key: str, died: bool) -> None:
         """Says what became of a trial that Tune has ended, and records why it left no result."""
@@ -179,7 +194,9 @@ class Session:
             return away
         # An attempt that left no word of what it raised had no time to, or no room.
         directory = self.trials / key
-        return DIED if has_room(directory, workers.ROOM_BYTES) else full_disk(directory)
+        if not has_room(directory, workers.ROOM_BYTES):
+            return full_disk(directory)
+        return take_last_words(directory) or why_died(error_of(self.tune_trials.get(key)))
 
     def conclude(self, key: str, died: bool) -> None:
         """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
@@ -188,9 +205,11 @@ class Session:
             self.fetch(key, REPORT_FILES)
         if read_outcome(directory)["status"] != TrialStatus.MISSING:
             return
-        status, reason = (TrialStatus.FAILED, self.reason(key)) if died else (TrialStatus.PRUNED, STOPPED_EARLY)
+        self._record(key, *((TrialStatus.FAILED, self.reason(key)) if died else (TrialStatus.PRUNED, STOPPED_EARLY)))
+
+    def _record(self, key: str, status: TrialStatus, reason: str) -> None:
         try:
-            write_ending(directory, status, reason)
+            write_ending(self.trials / key, status, reason)
             self.send(trial_place(key))
         except OSError as error:
             # It stays missing, and the next call tries it again.

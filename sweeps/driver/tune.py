@@ -18,21 +18,18 @@ from ray.tune.search import Searcher
 
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLostError
+from sweeps.driver.deaths import taken_for_deaths
 from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLostError
-from sweeps.folder.mirror import REPORT_FILES
 from sweeps.folder.sweep import STUDIES, trial_place
 from sweeps.resources import Share, times
 from sweeps.settings import Settings
 from sweeps.worker import entry as workers
 from sweeps.worker.attempt import Work
 
-DEATHS = 10
-"""Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its
-checkpoint."""
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
@@ -96,7 +93,8 @@ def run_trials(session: Session, plan: TunePlan, work: Work, storage: Path) -> N
     # What Tune logs about a failed trial is said by the watcher, in one line.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        tuner.fit()
+        with taken_for_deaths():
+            tuner.fit()
     except _End as end:
         raise end.error from None
     finally:
@@ -110,7 +108,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
     def trainable(given: dict[str, Any]) -> None:
         workers.run_one(work, given["trial"]["config_hash"], Share(**given["trial"]["share"]))
 
-    resources, failures = plan.settings.resources, plan.settings.max_failures
+    resources = plan.settings.resources
     shares = [plan.share_of(config) for config in session.configs.values()] or [plan.share_of(TrialConfig())]
     together = any(share.processes > 1 for share in shares)
     reuse = resources.reuse_workers
@@ -131,7 +129,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=failures + DEATHS if failures else 0),
+            failure_config=tune.FailureConfig(max_failures=-1 if plan.settings.max_failures else 0),
             callbacks=[_Watcher(session, plan.check)],
             progress_reporter=_Mute(),
             verbose=0,
@@ -243,9 +241,9 @@ class _Watcher(TrialProgressCallback):
         self._session().begin(_key(trial), trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        session, key = self._session(), _key(trial)
-        session.fetch(key, REPORT_FILES)
-        session.screen.line(f"{session.label(key)}: tried again ({session.reason(key)})")
+        if not self._session().goes_on(_key(trial)):
+            # The worker that Tune is about to start finds it given up, and ends it; one that fails even so is the last.
+            trial.max_failures = 0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._session().end(_key(trial), died=False)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drorae.errors import UserError
-from drorae.trial.folder import PROGRESS, read_tree
+from drorae.trial.folder import PROGRESS, REACHED, read_tree
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,41 @@ def read_cost(directory: Path) -> Cost:
 def progress_cost(progress: Mapping[str, Any]) -> Cost:
     """Returns what a trial has cost by what its progress.json holds."""
     return Cost(*(float(progress.get(name, 0.0)) for name in Cost.__dataclass_fields__))
+
+
+def read_reached(directory: Path) -> dict[str, float]:
+    """Returns the furthest step that any attempt at a trial came to, by phase; empty where none reported anything."""
+    try:
+        return {str(phase): float(step) for phase, step in json.loads((directory / REACHED).read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+class Reached:
+    """Keeps how far any attempt at a trial got, to the very step: what is killed next has it written.
+
+    Args:
+        directory: the trial's folder.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / REACHED
+        self._steps = read_reached(directory)
+
+    def report(self, row: Mapping[str, Any]) -> None:
+        """Takes a reported row; one that is further than all before it is written."""
+        phase, step = str(row.get("phase", "")), float(row.get("step", row.get("done", 0.0)))
+        if step <= self._steps.get(phase, -1.0):
+            return
+        self._steps[phase] = step
+        # In place and without waiting for the disk, at every step: it only has to outlive this process.
+        with contextlib.suppress(OSError):
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                content = json.dumps(self._steps).encode()
+                os.ftruncate(file, os.pwrite(file, content, 0))
+            finally:
+                os.close(file)
 
 
 @dataclass(frozen=True)

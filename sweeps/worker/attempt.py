@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pkgutil
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from sweeps.resources import Share
 from sweeps.tracking.recorder import Recorder
 from sweeps.tracking.trial import TrialTracker
 from sweeps.worker.heartbeat import heartbeat
+from sweeps.worker.last_words import last_words
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,6 @@ class Work:
     """`module:function`."""
     report_epochs: bool
     """Tell Tune the mean loss of each epoch, for a scheduler to decide by."""
-    max_failures: int
-    """Errors after which a trial is given up."""
     remote: str = ""
     """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
@@ -68,8 +68,8 @@ def threads(runtime: Runtime, share: Share) -> Runtime:
 def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], None], main: bool = True) -> bool:
     """Does one process's part in an attempt; returns False after a UserError, which is left as failure.json.
 
-    Any other exception is raised, and stands in `error-<number>.txt`; so is that of a full disk, which the next
-    attempt waits for. A lost lease is raised, and leaves nothing.
+    Any other exception is raised, and stands in `error-<number>.txt`, one that leaves the process (`sys.exit`) among
+    them; so is that of a full disk, which the next attempt waits for. A lost lease is raised, and leaves nothing.
 
     Args:
         attempt: the attempt.
@@ -100,18 +100,26 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
                 if recorder:
                     recorder.flush()
                 # Every process has the same rows, and Ray Train waits for all of them.
-                send(epoch)
+                try:
+                    send(epoch)
+                except SystemExit as stop:
+                    # So Tune ends a trial that its scheduler has stopped.
+                    raise _StoppedError from stop
 
         try:
-            with _notices(warn):
+            with _notices(warn), last_words(directory):
                 pkgutil.resolve_name(attempt.work.run_trial)(config, report, directory=directory, runtime=runtime)
             fine = True
-        except Exception as error:
+        except _StoppedError:
+            sys.exit(0)
+        except (Exception, SystemExit) as error:
             # The folder of one that was lost is another's.
             lease.check(now=True)
             if not _is_final(error, directory):
                 with contextlib.suppress(OSError):
                     write_atomic(error_file(directory, attempt.number), traceback.format_exc().encode())
+                if isinstance(error, SystemExit):
+                    raise RuntimeError(f"SystemExit: {error}") from error
                 raise
             fine = False
         if recorder:
@@ -136,7 +144,7 @@ def _notices(warn: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _is_final(error: Exception, directory: Path) -> bool:
+def _is_final(error: BaseException, directory: Path) -> bool:
     """Returns whether an error is the user's to mend, and recorded so; the next attempt waits for a full disk."""
     if not isinstance(error, UserError) or isinstance(error, DiskFullError):
         return False
@@ -145,6 +153,10 @@ def _is_final(error: Exception, directory: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+class _StoppedError(BaseException):
+    """Tune's scheduler has stopped the trial."""
 
 
 class _Epochs:

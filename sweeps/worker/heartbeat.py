@@ -12,7 +12,7 @@ from typing import Any
 from drorae.runtime.repeat import every
 from drorae.trial.folder import PROGRESS, write_tree
 from sweeps.folder.lease import Lease
-from sweeps.folder.progress import Cost, read_cost, read_progress
+from sweeps.folder.progress import Cost, Reached, read_cost, read_progress
 from sweeps.resources import Share
 
 BEAT_SECONDS = 2.0
@@ -35,6 +35,7 @@ class Heartbeat:
     def __init__(self, directory: Path, share: Share, lease: Lease) -> None:
         self.directory, self.share, self.lease = directory, share, lease
         self._before = read_cost(directory)
+        self._reached = Reached(directory)
         self._row: dict[str, Any] = {}
         # What a pace is taken from: the first step that was reported, in any attempt, and the seconds at the last.
         known = read_progress(directory)
@@ -44,6 +45,8 @@ class Heartbeat:
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row, which the next beat passes on."""
         self._row = _take(row, STEP_FIELDS if "step" in row else NOTE_FIELDS)
+        if not self.lease.lost:
+            self._reached.report(row)
         if "total_steps" in row:
             seconds = self._before.seconds + time.monotonic() - self._started
             self._steps.setdefault("first_step", _take(row, STEP_FIELDS[:3]) | {"seconds": seconds})

@@ -13,8 +13,8 @@ from done_trials import begin, finish, spec_of
 from drorae.config import config_hash
 from drorae.storage.files import write_json
 from drorae.trial.folder import error_file, read_outcome
+from sweeps.driver.deaths import DIED
 from sweeps.driver.output import Tail
-from sweeps.driver.preparation import DIED
 from sweeps.driver.screen import Screen
 from sweeps.driver.session import Session
 from sweeps.spec import expand
@@ -115,3 +115,18 @@ def test_trials_are_named_by_what_varies(tmp_path: Path, varied: list[str]) -> N
     made = session_of(tmp_path)
     made.varied = varied
     assert made.label(next(iter(made.configs))) == ("capacity=4 seed=0" if varied else "capacity=4")
+
+
+def test_a_trial_that_gets_no_further_is_given_up_with_the_reason_of_its_last_attempt(tmp_path: Path) -> None:
+    people = io.StringIO()
+    made = session_of(tmp_path, people)
+    key = next(iter(made.configs))
+    directory = begin(tmp_path, made.configs[key])
+    made.begin(key, None)
+    for step in (2, 3, 4, 4, 4):
+        write_json(directory / "reached.json", {"phase2": step})
+        assert made.goes_on(key)
+    (directory / "last_words.txt").write_text("Fatal Python error: Segmentation fault\n\nCurrent thread ...\n")
+    assert not made.goes_on(key)
+    assert read_outcome(directory) == {"status": "failed", "reason": "the worker process died: Segmentation fault"}
+    assert people.getvalue().count("tried again") == 5

@@ -41,7 +41,7 @@ def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_pat
         pruning = Pruning(tmp_path / "studies.db", tmp_path, lambda key: "smoke", pruner, Asha())
     settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
     plan = TunePlan(asker, lambda config: Share(1.0), settings, pruning, lambda: lock.release())
-    work = Work(str(tmp_path), Runtime(), RunAddress("uri", "1", "2"), "fake_trial:run_trial", True, 3)
+    work = Work(str(tmp_path), Runtime(), RunAddress("uri", "1", "2"), "fake_trial:run_trial", True)
     tuner = make_tuner(session, plan, work, tmp_path / "ray")
     inside = vars(tuner._local_tuner)
     given = {name: inside[f"_{name}"] for name in ("tune_config", "run_config", "trainable")}
