@@ -31,7 +31,7 @@ from drorae.errors import UserError
 from drorae.metrics.registry import METRICS, objective
 from drorae.runtime.shell import command, portable_command
 from drorae.storage.remote import locate, patiently
-from drorae.trial.folder import TrialStatus
+from drorae.trial.folder import BROKEN, TrialStatus
 
 if TYPE_CHECKING:
     from analysis.report.outcome import FitOutcome
@@ -205,7 +205,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
         as_json: print one JSON object.
 
     Returns:
-        The exit status: 1 where a trial failed or is missing.
+        The exit status: 1 where a trial is broken or missing.
     """
     law = None
     if not no_fit:
@@ -220,7 +220,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
         print_json(_tree(outcome, law))
     else:
         _print_outcome(outcome, law, root)
-    return 1 if outcome.counts.get(TrialStatus.FAILED) or outcome.counts.get(TrialStatus.MISSING) else 0
+    return 1 if any(outcome.counts.get(status) for status in (*BROKEN, TrialStatus.MISSING)) else 0
 
 
 def import_analysis() -> None:

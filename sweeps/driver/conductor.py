@@ -47,7 +47,7 @@ class SweepOutcome:
     """Of a sweep in a store: this machine's copy."""
     trials_csv: Path
     counts: dict[str, int]
-    """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
+    """Trials per status (`TrialStatus`)."""
     parent_run_id: str
     tracking_uri: str
     charts: str = ""

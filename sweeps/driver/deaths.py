@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from drorae.errors import last_line
@@ -42,7 +44,8 @@ def error_of(tune_trial: Any) -> BaseException | None:
     """Returns what Ray said when the last attempt at a Tune trial ended; None where it said nothing."""
     # What was raised in a worker may not be loaded here, and a full disk has nothing to load.
     with contextlib.suppress(Exception):
-        error: BaseException | None = tune_trial.get_pickled_error()
+        # The trial's own copy: what `get_pickled_error` reads gets there later.
+        error: BaseException = pickle.loads(Path(tune_trial.pickled_error_file).read_bytes())
         return error
     return None
 

@@ -18,6 +18,7 @@ from drorae.storage.remote import RemoteError, patiently
 from drorae.trial.folder import (
     MEASURED,
     PROGRESS,
+    RESULT,
     WARNINGS,
     TrialStatus,
     Use,
@@ -48,6 +49,7 @@ STORE_ERRORS = (
 """How the line of a traceback begins that says why a worker could not begin or end."""
 ANNOUNCED_METRICS = tuple(metric.name for metric in METRICS if metric.announced)
 STOPPED_EARLY = "stopped early by the scheduler; delete this trial's pruned.json and sweep without it to run it"
+NO_RESULT = f"the trial's function returned and left no {RESULT}; mend it, and run the sweep again"
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""
 
@@ -72,6 +74,8 @@ class Session:
     tune_trials: dict[str, Any] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
     """Trials with a result, for the estimate of what the others will take."""
+    stopped: set[str] = field(default_factory=set)
+    """Trials that a scheduler has ended early."""
     at_once: int = 1
     """Most trials that were seen to run together."""
     progress: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -103,7 +107,7 @@ class Session:
         self.conclude(key, died)
         directory = self.trials / key
         outcome = read_outcome(directory)
-        if outcome["status"] in (TrialStatus.FAILED, TrialStatus.PRUNED, TrialStatus.DIVERGED):
+        if outcome["status"] not in MEASURED:
             said = f"{outcome['status']}: {outcome.get('reason', '')}"
         else:
             shown = {name: outcome.get("metrics", {}).get(name) for name in ANNOUNCED_METRICS}
@@ -199,13 +203,18 @@ class Session:
         return take_last_words(directory) or why_died(error_of(self.tune_trials.get(key)))
 
     def conclude(self, key: str, died: bool) -> None:
-        """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
+        """Records why a trial that Tune has ended left no result, where it left none."""
         directory = self.trials / key
         if read_outcome(directory)["status"] == TrialStatus.MISSING:
             self.fetch(key, REPORT_FILES)
         if read_outcome(directory)["status"] != TrialStatus.MISSING:
             return
-        self._record(key, *((TrialStatus.FAILED, self.reason(key)) if died else (TrialStatus.PRUNED, STOPPED_EARLY)))
+        if died:
+            self._record(key, TrialStatus.FAILED, self.reason(key))
+        elif key in self.stopped:
+            self._record(key, TrialStatus.PRUNED, STOPPED_EARLY)
+        else:
+            self._record(key, TrialStatus.NO_RESULT, NO_RESULT)
 
     def _record(self, key: str, status: TrialStatus, reason: str) -> None:
         try:

@@ -117,7 +117,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
     return tune.Tuner(
         tune.with_resources(trainable, _request),
         tune_config=tune.TuneConfig(
-            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(plan.pruning),
+            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(session, plan.pruning),
             reuse_actors=reuse,
             max_concurrent_trials=resources.max_concurrent or (_count_fitting(shares) if together else None),
             trial_name_creator=_key,
@@ -159,13 +159,16 @@ def _count_fitting(shares: Sequence[Share]) -> int:
 class _Pruner(FIFOScheduler):
     """Ends hopeless trials."""
 
-    def __init__(self, pruning: Pruning) -> None:
+    def __init__(self, session: Session, pruning: Pruning) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
-        self._pruning = Here(pruning)
+        self._session, self._pruning = Here(session), Here(pruning)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         hopeless = "loss" in result and self._pruning().prunes(_key(trial), result["epoch"], result["loss"])
-        return FIFOScheduler.STOP if hopeless else FIFOScheduler.CONTINUE
+        if not hopeless:
+            return FIFOScheduler.CONTINUE
+        self._session().stopped.add(_key(trial))
+        return FIFOScheduler.STOP
 
 
 class _Asking(Searcher):

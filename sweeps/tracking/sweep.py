@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError, brief
-from drorae.trial.folder import SPOOL, TrialStatus, read_outcome
+from drorae.trial.folder import BROKEN, SPOOL, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.client import Store, Warn, resolve_uri, store_errors
@@ -256,9 +256,8 @@ class SweepTracker:
 
         The run is FINISHED when every trial ended well, FAILED when one failed, KILLED when the sweep was interrupted.
         """
-        status = (
-            "KILLED" if counts.get(TrialStatus.MISSING) else "FAILED" if counts.get(TrialStatus.FAILED) else "FINISHED"
-        )
+        broken = any(counts.get(name) for name in BROKEN)
+        status = "KILLED" if counts.get(TrialStatus.MISSING) else "FAILED" if broken else "FINISHED"
         with self._forgiving(warn, "; the sweep's own run is ended next time"):
             run = self.client.get_run(self.parent_run_id)
             # Of an earlier call, too, so that none is left of those that came to another end.

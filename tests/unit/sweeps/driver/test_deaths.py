@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,5 +57,9 @@ def test_tune_takes_a_worker_that_the_memory_monitor_killed_for_a_dead_one() -> 
         RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=LOW)
 
 
-def test_a_trial_that_left_no_error_of_rays_has_none() -> None:
-    assert error_of(None) is None and error_of(SimpleNamespace(get_pickled_error=lambda: LOW)) is LOW
+def test_a_trial_that_left_no_error_of_rays_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "error.pkl"
+    trial = SimpleNamespace(pickled_error_file=str(path))
+    assert error_of(None) is None and error_of(trial) is None
+    path.write_bytes(pickle.dumps(LOW))
+    assert isinstance(error_of(trial), OutOfMemoryError)

@@ -15,6 +15,7 @@ from drorae.storage.files import write_json
 from drorae.trial.folder import error_file, read_outcome
 from sweeps.driver.deaths import DIED
 from sweeps.driver.output import Tail
+from sweeps.driver.plan import is_done
 from sweeps.driver.screen import Screen
 from sweeps.driver.session import Session
 from sweeps.spec import expand
@@ -76,10 +77,22 @@ def test_an_attempt_without_a_word_was_killed_or_kept_from_its_folder(tmp_path: 
     assert made.reason(second) == "s3://b: away"
 
 
+def test_a_trial_that_returned_without_a_result_was_not_stopped_by_anybody(tmp_path: Path) -> None:
+    people = io.StringIO()
+    made = session_of(tmp_path, people)
+    key = next(iter(made.configs))
+    begin(tmp_path, made.configs[key])
+    made.end(key, died=False)
+    outcome = read_outcome(tmp_path / key)
+    assert outcome["status"] == "no_result" and "left no result.json" in outcome["reason"]
+    assert "no_result: the trial's function returned" in people.getvalue() and not is_done(tmp_path / key)
+
+
 def test_a_trial_that_was_stopped_is_pruned_and_a_result_is_left_alone(tmp_path: Path) -> None:
     made = session_of(tmp_path)
     first, second = made.configs
     begin(tmp_path, made.configs[first])
+    made.stopped.add(first)
     made.conclude(first, died=False)
     outcome = read_outcome(tmp_path / first)
     assert outcome["status"] == "pruned" and "stopped early" in outcome["reason"]

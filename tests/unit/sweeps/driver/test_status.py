@@ -34,12 +34,13 @@ def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> No
     state = sweep_state(tmp_path)
     assert state.counts == {"finished": 1, "failed": 1, "running": 1, "missing": 3} and state.total == 6
     assert [(item.label, item.step) for item in state.running] == [("capacity=16", 5)]
-    assert state.failed == (("capacity=8", "no luck"),)
+    assert state.failed == (("capacity=8", "no luck", "failed"),)
     assert [label for label, _ in state.damaged] == ["capacity=64"] and "damaged" in state.damaged[0][1]
     assert state.cost.cpu_hours == pytest.approx(2 + 60 / 3600) and not state.driven
     assert state.seconds_left and state.seconds_left > 0
     tree = json.loads(json.dumps(state.tree()))
-    assert tree["failed"] == [{"trial": "capacity=8", "reason": "no luck"}] and tree["counts"] == state.counts
+    assert tree["failed"] == [{"trial": "capacity=8", "reason": "no luck", "status": "failed"}]
+    assert tree["counts"] == state.counts
     with Lease(tmp_path / "driver.lease") as lease:
         lease.acquire()
         assert sweep_state(tmp_path).driven
