@@ -149,8 +149,9 @@ class Preparation:
         while True:
             job = self._jobs[group]
             while not ray.wait([job], timeout=5.0 if self.home.mirror else 0.5)[0]:
-                self._fetch(group)
                 self.check()
+                self._fetch(group)
+            self.check()
             try:
                 lacking: dict[str, Any] | None = ray.get(job)
                 return lacking

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Session:
     screen: Screen
     mirror: Mirror | None
     retries: Retries = field(default_factory=Retries)
+    check: Callable[[], None] = lambda: None
+    """Called before a trial's folder is written to; raises where the sweep is another driver's by now."""
     waiting: dict[str, float] = field(default_factory=dict)
     """`trial_flops` of the trials that no worker has been started for, in order, as far as they are known before."""
     started: dict[str, float] = field(default_factory=dict)
@@ -217,6 +219,7 @@ class Session:
             self._record(key, TrialStatus.NO_RESULT, NO_RESULT)
 
     def _record(self, key: str, status: TrialStatus, reason: str) -> None:
+        self.check()
         try:
             write_ending(self.trials / key, status, reason)
             self.send(trial_place(key))

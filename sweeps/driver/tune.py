@@ -70,7 +70,16 @@ class TunePlan:
     pruning: Pruning | None
     """Ends hopeless trials early; None: every trial runs to its end."""
     check: Callable[[], None] = lambda: None
-    """Called at every step of Tune's; what it raises ends the trials."""
+    """Called at every step of Tune's and before anything is written; what it raises ends the trials."""
+    lost: Callable[[], bool] = lambda: False
+    """Whether the sweep is another driver's by now."""
+
+    def checked(self) -> None:
+        """Ends Tune where `check` raises."""
+        try:
+            self.check()
+        except (ClusterLostError, LeaseLostError) as error:
+            raise _End(error) from None
 
 
 class _End(BaseException):
@@ -98,8 +107,9 @@ def run_trials(session: Session, plan: TunePlan, work: Work, storage: Path) -> N
     except _End as end:
         raise end.error from None
     finally:
-        # Trials keep what matters in their own folders.
-        shutil.rmtree(storage, ignore_errors=True)
+        # Trials keep what matters in their own folders; what lies here may be of the other driver's Tune.
+        if not plan.lost():
+            shutil.rmtree(storage, ignore_errors=True)
 
 
 def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> tune.Tuner:
@@ -117,7 +127,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
     return tune.Tuner(
         tune.with_resources(trainable, _request),
         tune_config=tune.TuneConfig(
-            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(session, plan.pruning),
+            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(session, plan),
             reuse_actors=reuse,
             max_concurrent_trials=resources.max_concurrent or (_count_fitting(shares) if together else None),
             trial_name_creator=_key,
@@ -130,7 +140,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
             name="tune",
             storage_path=str(storage),
             failure_config=tune.FailureConfig(max_failures=-1 if plan.settings.max_failures else 0),
-            callbacks=[_Watcher(session, plan.check)],
+            callbacks=[_Watcher(session, plan)],
             progress_reporter=_Mute(),
             verbose=0,
         ),
@@ -159,13 +169,16 @@ def _count_fitting(shares: Sequence[Share]) -> int:
 class _Pruner(FIFOScheduler):
     """Ends hopeless trials."""
 
-    def __init__(self, session: Session, pruning: Pruning) -> None:
+    def __init__(self, session: Session, plan: TunePlan) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
-        self._session, self._pruning = Here(session), Here(pruning)
+        self._session, self._plan = Here(session), Here(plan)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        hopeless = "loss" in result and self._pruning().prunes(_key(trial), result["epoch"], result["loss"])
-        if not hopeless:
+        plan = self._plan()
+        plan.checked()
+        if "loss" not in result or plan.pruning is None:
+            return FIFOScheduler.CONTINUE
+        if not plan.pruning.prunes(_key(trial), result["epoch"], result["loss"]):
             return FIFOScheduler.CONTINUE
         self._session().stopped.add(_key(trial))
         return FIFOScheduler.STOP
@@ -183,6 +196,7 @@ class _Asking(Searcher):
     def suggest(self, trial_id: str) -> Any:
         session, plan = self._session(), self._plan()
         asker, budget = plan.asker, plan.settings.budget_hours
+        plan.checked()
         if not self._spent and session.over_budget(budget):
             self._spent = True
             session.screen.line(f"the budget of {budget:g} hours is spent: no more trials are started")
@@ -198,6 +212,7 @@ class _Asking(Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if trial_id not in self._keys:
             return
+        self._plan().checked()
         session, asker, pruning = self._session(), self._plan().asker, self._plan().pruning
         key = self._keys.pop(trial_id)
         session.conclude(key, error)
@@ -227,15 +242,16 @@ class _Mute(tune.ProgressReporter):
 class _Watcher(TrialProgressCallback):
     """Tells the session what becomes of trials, in the driver."""
 
-    def __init__(self, session: Session, check: Callable[[], None]) -> None:
+    def __init__(self, session: Session, plan: TunePlan) -> None:
         super().__init__()
-        self._session, self._check = Here(session), Here(check)
+        self._held, self._plan = Here(session), Here(plan)
+
+    def _session(self) -> Session:
+        self._plan().checked()
+        return self._held()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        try:
-            self._check()()
-        except (ClusterLostError, LeaseLostError) as error:
-            raise _End(error) from None
+        self._plan().checked()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         pass

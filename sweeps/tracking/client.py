@@ -132,19 +132,25 @@ class Store:
 
     Args:
         uri: where it is.
+        check: is called before every use; what it raises keeps this process from the store.
 
     Raises:
         UserError: mlflow is not installed.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, check: Callable[[], None] = lambda: None) -> None:
+        self.uri, self.check = uri, check
         # Here, because another thread than the importing one may be the first to use the client.
         self._open = _import_client()
 
-    @functools.cached_property
+    @property
     def client(self) -> MlflowClient:
         """Opened when first used, because a database that is away would raise."""
+        self.check()
+        return self._client
+
+    @functools.cached_property
+    def _client(self) -> MlflowClient:
         return self._open(self.uri)
 
     def away(self, error: BaseException) -> str:

@@ -48,7 +48,13 @@ class SweepTracker:
     """The driver's side: database, experiment and parent run, and the state of all child runs."""
 
     def __init__(
-        self, name: str, sweep_id: str, root: Path, tracking_uri: str | None, known: RunAddress | None = None
+        self,
+        name: str,
+        sweep_id: str,
+        root: Path,
+        tracking_uri: str | None,
+        known: RunAddress | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Connects and creates the store and the experiment where missing.
 
@@ -58,13 +64,14 @@ class SweepTracker:
             root: folder of all sweeps; holds the default store and its artifacts.
             tracking_uri: an MLflow store; None: see `resolve_uri`.
             known: where this sweep was recorded before: with it, a sweep goes on while that store is away.
+            check: as for `Store`.
 
         Raises:
             UserError: the store cannot be reached or used, or the experiment was deleted.
         """
         self.name, self.sweep_id = name, sweep_id
         self.uri = resolve_uri(tracking_uri, root)
-        self._store = Store(self.uri)
+        self._store = Store(self.uri, check)
         self.parent_run_id = ""
         self._known = known if known is not None and known.tracking_uri == self.uri else None
         try:
@@ -187,7 +194,7 @@ class SweepTracker:
                     continue
                 if not _is_settled(runs, outcome) or (trials / key / SPOOL).is_file():
                     fetch(key)
-                    if not TrialTracker(self.address, config, trials / key, warn).finish():
+                    if not TrialTracker(self.address, config, trials / key, warn, self._store.check).finish():
                         return
                 self._kill(runs[1:])
                 # A store that died between making a run and saying so was asked twice; the first has everything.

@@ -55,13 +55,19 @@ class TrialTracker:
         config: the trial's config.
         directory: the trial's folder.
         warn: takes what the user should know, a line of each kind once.
+        check: as for `Store`.
     """
 
     def __init__(
-        self, address: RunAddress, config: TrialConfig, directory: Path, warn: Warn = lambda line: None
+        self,
+        address: RunAddress,
+        config: TrialConfig,
+        directory: Path,
+        warn: Warn = lambda line: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.address, self.config, self.directory, self.warn = address, config, directory, warn
-        self._store = Store(address.tracking_uri)
+        self._store = Store(address.tracking_uri, check)
         self._say = warn_once(warn)
         self.spool = Spool(directory / SPOOL, address.tracking_uri, self._say)
         self._run_id = ""
