@@ -86,6 +86,9 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     budget_hours: Annotated[float, option("HOURS")] = 0.0
     """Start no more trials once the sweep has cost so many GPU hours (CPU hours where no trial has a GPU); 0: no
     limit. What runs then is finished; the same command with a larger budget goes on."""
+    stall_minutes: Annotated[float, option("MINUTES")] = 0.0
+    """End the worker of a trial that reports nothing for so long, and try it again; 0: 20 times its slowest step and
+    at least half an hour, 6 hours where it has no steps."""
     asha: bool = False
     """The same as --pruner asha."""
     address: Annotated[str, option("ADDRESS")] = ""
@@ -132,6 +135,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
             asha=Asha() if self.asha else None,
             pruner=self.pruner,
             budget_hours=self.budget_hours,
+            stall_minutes=self.stall_minutes,
         )
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
 

@@ -58,6 +58,8 @@ class TrialStatus(StrEnum):
     """Measured, but a metric is NaN or infinite."""
     NO_RESULT = auto()
     """It came to its end and left no result."""
+    STALLED = auto()
+    """It made no step for long, in several attempts."""
     RUNNING = auto()
     MISSING = auto()
     """None of the others: not begun, interrupted, or its result is damaged."""
@@ -71,7 +73,7 @@ ENDED = (
     TrialStatus.PRUNED,
 )
 """What a rerun leaves alone."""
-BROKEN = (TrialStatus.FAILED, TrialStatus.NO_RESULT)
+BROKEN = (TrialStatus.FAILED, TrialStatus.NO_RESULT, TrialStatus.STALLED)
 """Without a result, by a fault that a rerun may not meet again."""
 MEASURED = (TrialStatus.FINISHED, TrialStatus.UNCONVERGED)
 """With metrics."""

@@ -161,6 +161,7 @@ class Conductor:
         self.plan = plan = SweepPlan(self.spec, self.basis, home)
         retries = Retries(self.settings.max_failures)
         self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror, retries, home.lease.check)
+        self.session.stalls.minutes = self.settings.stall_minutes
         screen.total = plan.total
         self._write_record()
         screen.line(f"{self.spec.name}: {screen.total} trials, results in ", str(home.place))

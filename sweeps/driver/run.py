@@ -38,6 +38,7 @@ def run_sweep(
     pruner: str = "none",
     tracking_uri: str | None = None,
     budget_hours: float = 0.0,
+    stall_minutes: float = 0.0,
     quiet: bool = False,
     run_trial: str = RUN_TRIAL,
     prepare: str = PREPARE,
@@ -60,6 +61,9 @@ def run_sweep(
         tracking_uri: MLflow store; None: MLFLOW_TRACKING_URI, else `<root>/mlflow.db`.
         budget_hours: no trial is started once the sweep has cost so many GPU hours (CPU hours where trials have no
             GPU), all attempts of all calls counted; 0: no limit.
+        stall_minutes: a trial that reports nothing for so long has its worker ended, and is tried again like one that
+            died; given up, it is `stalled`. 0: 20 times the slowest step it has made, and at least half an hour; where
+            it has no steps, as while it is measured, 6 hours.
         quiet: show nothing. Otherwise progress goes to stderr, in a notebook to the cell's output. What Ray, MLflow and
             other libraries print meanwhile goes to `driver.log` in the sweep's folder.
         run_trial: `module:function` to call instead of drorae's, for tests and other tokenizers.
@@ -74,7 +78,7 @@ def run_sweep(
         ClusterLostError: the head node of the Ray cluster is gone.
         KeyboardInterrupt, Stopped: Ctrl-C; TERM or HUP. The table is written and the runs are ended before.
     """
-    given = resources or Resources(), max_failures, asha, budget_hours, run_trial, prepare, pruner
+    given = resources or Resources(), max_failures, asha, budget_hours, run_trial, prepare, pruner, stall_minutes
     return _conduct(spec, Settings(runtime or Runtime(), *given), root, tracking_uri, quiet)
 
 

@@ -32,6 +32,7 @@ from sweeps.driver.deaths import error_of, why_died
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
 from sweeps.driver.retries import Retries
 from sweeps.driver.screen import Screen
+from sweeps.driver.stalls import Stalls, silence
 from sweeps.folder.mirror import REPORT_FILES, Mirror
 from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress, read_reached
 from sweeps.folder.sweep import trial_place
@@ -66,6 +67,9 @@ class Session:
     retries: Retries = field(default_factory=Retries)
     check: Callable[[], None] = lambda: None
     """Called before a trial's folder is written to; raises where the sweep is another driver's by now."""
+    stalls: Stalls = field(default_factory=Stalls)
+    stalled: dict[str, str] = field(default_factory=dict)
+    """Trials whose worker was ended because they made no step, and how long."""
     waiting: dict[str, float] = field(default_factory=dict)
     """`trial_flops` of the trials that no worker has been started for, in order, as far as they are known before."""
     started: dict[str, float] = field(default_factory=dict)
@@ -93,16 +97,33 @@ class Session:
         self.waiting.pop(key, None)
         self.at_once = max(self.at_once, len(self.started))
 
+    def find_stalled(self) -> list[Any]:
+        """Returns the Tune trials that have newly stalled: their workers are to be ended."""
+        found = []
+        for key in self.started:
+            if said := self.stalls.look(key, self.progress.get(key, {}), time.monotonic()):
+                self.stalled[key] = said
+                found.append(self.tune_trials[key])
+        return found
+
     def goes_on(self, key: str) -> bool:
         """Says that a trial is tried again after an attempt that left no result, or records that it is given up."""
         self.fetch(key, REPORT_FILES)
-        directory, reason = self.trials / key, self.reason(key)
+        directory, status, reason = self.trials / key, *self._fault(key)
+        self.stalls.forget(key)
         counts = not getattr(error_of(self.tune_trials.get(key)), "preempted", False)
         if self.retries.goes_on(key, read_reached(directory), counts):
             self.screen.line(f"{self.label(key)}: tried again ({reason})")
             return True
-        self._record(key, TrialStatus.FAILED, reason)
+        self._record(key, status, reason)
         return False
+
+    def _fault(self, key: str) -> tuple[TrialStatus, str]:
+        """What an attempt that left no result makes of its trial, and why."""
+        reason = self.reason(key)
+        if stalled := self.stalled.pop(key, ""):
+            return TrialStatus.STALLED, stalled
+        return TrialStatus.FAILED, reason
 
     def end(self, key: str, died: bool) -> None:
         """Says what became of a trial that Tune has ended, and records why it left no result."""
@@ -119,6 +140,7 @@ class Session:
             self.ended.append(ended_trial(self.configs[key], read_cost(directory).seconds, outcome))
         seconds = duration(time.monotonic() - self.started.pop(key, time.monotonic()))
         self.costs.pop(key, None)
+        self.stalls.forget(key)
         self.screen.ended(f"{self.label(key)} {said} {seconds}")
         warnings = directory / WARNINGS
         if warnings.is_file():
@@ -148,7 +170,10 @@ class Session:
                     self.mirror.pull(trial_place(key), (PROGRESS,))
             self.fetched = time.monotonic()
         self.progress = {key: read_progress(self.trials / key) for key in keys}
-        return [RunningTrial.from_progress(self.label(key), progress) for key, progress in self.progress.items()]
+        return [
+            RunningTrial.from_progress(self.label(key), progress, silence(progress))
+            for key, progress in self.progress.items()
+        ]
 
     def seconds_left(self) -> float | None:
         """Estimated time to the end of the last trial; None while nothing is known."""
@@ -212,7 +237,7 @@ class Session:
         if read_outcome(directory)["status"] != TrialStatus.MISSING:
             return
         if died:
-            self._record(key, TrialStatus.FAILED, self.reason(key))
+            self._record(key, *self._fault(key))
         elif key in self.stopped:
             self._record(key, TrialStatus.PRUNED, STOPPED_EARLY)
         else:

@@ -15,6 +15,7 @@ from drorae.machine.needs import trial_flops
 from drorae.storage.remote import locate
 from drorae.trial.folder import BROKEN, CONFIG, TrialStatus, Use, files_for, read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
+from sweeps.driver.stalls import silence
 from sweeps.folder.lease import is_live
 from sweeps.folder.mirror import local_copy
 from sweeps.folder.progress import Cost, RunningTrial, progress_cost, read_progress
@@ -87,7 +88,7 @@ def sweep_state(place: Path | str) -> SweepState:
         ):
             status = TrialStatus.RUNNING
             here.append(running_trial(config or TrialConfig(), progress))
-            running.append(RunningTrial.from_progress(label, progress))
+            running.append(RunningTrial.from_progress(label, progress, silence(progress)))
         elif status == TrialStatus.MISSING:
             damaged += [(label, str(outcome["reason"]))] if outcome["reason"] else []
             waiting.append(trial_flops(config) if config else None)
@@ -104,5 +105,6 @@ def sweep_state(place: Path | str) -> SweepState:
         tuple(damaged),
         driven=is_live(locate(place) / DRIVER_LEASE),
         cost=cost,
-        seconds_left=seconds_left(ended, here, waiting, len(here)),
+        # One that makes no step takes nobody knows how long.
+        seconds_left=None if any(trial.silence for trial in running) else seconds_left(ended, here, waiting, len(here)),
     )

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ray import cluster_resources, tune
+from ray import cluster_resources, kill, tune
 
 # Where no TrialProgressCallback is given, Tune adds one that prints whatever the verbosity.
 from ray.tune.progress_reporter import TrialProgressCallback
@@ -252,6 +252,9 @@ class _Watcher(TrialProgressCallback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._plan().checked()
+        for stalled in self._session().find_stalled():
+            # Tune takes it for a worker that died, as it is.
+            kill(stalled.temporary_state.ray_actor)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         pass
@@ -260,7 +263,10 @@ class _Watcher(TrialProgressCallback):
         self._session().begin(_key(trial), trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if not self._session().goes_on(_key(trial)):
+        session, key = self._session(), _key(trial)
+        # One whose worker died before it began has not been begun here.
+        session.tune_trials.setdefault(key, trial)
+        if not session.goes_on(key):
             # The worker that Tune is about to start finds it given up, and ends it; one that fails even so is the last.
             trial.max_failures = 0
 

@@ -46,6 +46,11 @@ def progress_cost(progress: Mapping[str, Any]) -> Cost:
     return Cost(*(float(progress.get(name, 0.0)) for name in Cost.__dataclass_fields__))
 
 
+def is_training(progress: Mapping[str, Any]) -> bool:
+    """Returns whether a trial is amid the steps of a phase, by what its progress.json holds."""
+    return 0 <= float(progress.get("step", 0)) < float(progress.get("total_steps", 0))
+
+
 def read_reached(directory: Path) -> dict[str, float]:
     """Returns the furthest step that any attempt at a trial came to, by phase; empty where none reported anything."""
     try:
@@ -96,11 +101,14 @@ class RunningTrial:
     images_per_second: float | None = None
     memory_bytes: float | None = None
     """Of the GPUs where it runs on one, else of main memory."""
+    silence: str = ""
+    """That it has made no step for long, where it has not."""
 
     @staticmethod
-    def from_progress(label: str, progress: Mapping[str, Any]) -> RunningTrial:
+    def from_progress(label: str, progress: Mapping[str, Any], silence: str = "") -> RunningTrial:
         """Returns a trial as what its progress.json holds has it."""
         step, total, done, parts = (int(progress.get(name, 0)) for name in ("step", "total_steps", "done", "total"))
         note = str(progress.get("note", "")) + (f" {done} of {parts}" if parts > 1 else "")
-        numbers = (progress.get(name) for name in ("loss", "images_per_second", "memory_bytes"))
-        return RunningTrial(label, str(progress.get("phase", "starting")), step, total, note, *numbers)
+        loss, speed, memory = (progress.get(name) for name in ("loss", "images_per_second", "memory_bytes"))
+        phase = str(progress.get("phase", "starting"))
+        return RunningTrial(label, phase, step, total, note, loss, speed, memory, silence)

@@ -143,3 +143,21 @@ def test_a_trial_that_gets_no_further_is_given_up_with_the_reason_of_its_last_at
     assert not made.goes_on(key)
     assert read_outcome(directory) == {"status": "failed", "reason": "the worker process died: Segmentation fault"}
     assert people.getvalue().count("tried again") == 5
+
+
+def test_a_trial_that_stalls_is_tried_again_and_then_recorded_as_stalled(tmp_path: Path) -> None:
+    people = io.StringIO()
+    made = session_of(tmp_path, people)
+    made.stalls.minutes, made.retries.allowed = 1e-9, 1
+    key = next(iter(made.configs))
+    directory, trial = begin(tmp_path, made.configs[key]), SimpleNamespace()
+    made.begin(key, trial)
+    write_json(directory / "progress.json", {"running": True, "phase": "phase2", "step": 5, "total_steps": 10})
+    for attempt in range(2):
+        made.running()
+        assert made.find_stalled() == [] and made.find_stalled() == [trial]
+        assert made.goes_on(key) is (attempt == 0)
+    made.end(key, died=False)
+    outcome = read_outcome(directory)
+    assert outcome["status"] == "stalled" and "no step for 0 s (at phase2 5)" in outcome["reason"]
+    assert "capacity=4: tried again (no step" in people.getvalue() and not is_done(directory)

@@ -10,6 +10,7 @@ import pytest
 from begun import BEGUN
 from done_trials import begin, finish, spec_of
 
+from drorae.commands.main import main
 from drorae.config import config_hash
 from drorae.errors import UserError
 from drorae.storage.files import write_json
@@ -44,6 +45,23 @@ def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> No
     with Lease(tmp_path / "driver.lease") as lease:
         lease.acquire()
         assert sweep_state(tmp_path).driven
+
+
+def test_a_trial_that_makes_no_step_is_shown_and_leaves_the_time_left_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of("mine", (4, 8))
+    keys = {config_hash(config): config for config in expand(spec)}
+    folder = tmp_path / "mine"
+    first, second = (begin(folder / "trials", config) for config in keys.values())
+    SweepRecord("id", spec, tuple(keys)).write(folder)
+    now = {"running": True, "updated": time.time(), "phase": "phase2", "step": 9, "total_steps": 10, "seconds": 7200.0}
+    write_json(first / "progress.json", now | {"trained_seconds": 3600.0, "reported": time.time() - 3600})
+    write_json(second / "progress.json", now | {"trained_seconds": 7199.0, "reported": time.time()})
+    state = sweep_state(folder)
+    assert [item.silence for item in state.running] == ["no step for 60 min", ""] and state.seconds_left is None
+    assert main(["status", "mine", "--root", str(tmp_path)]) == 0
+    assert "no step for 60 min" in capsys.readouterr().out
 
 
 def test_a_sweep_of_an_earlier_version_is_read() -> None:
