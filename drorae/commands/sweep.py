@@ -299,7 +299,8 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
         rows = list(csv.DictReader(file))
     _print_trials(outcome, rows)
     for row in rows:
-        if row["status"] not in (TrialStatus.FINISHED, TrialStatus.MISSING):
+        # One that is missing for a reason has a damaged result.
+        if row["status"] != TrialStatus.FINISHED and (row["status"] != TrialStatus.MISSING or row.get("reason")):
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
     if law is not None:
         show(law.text + "\n")

@@ -81,9 +81,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
     config = load_config(directory / CONFIG)
 
     def warn(line: str) -> None:
-        # On a full disk, mostly one that says so: not worth the trial.
-        with contextlib.suppress(OSError), (directory / WARNINGS).open("a") as file:
-            file.write(line + "\n")
+        leave_warning(directory, line)
 
     epochs = _Epochs()
     with contextlib.ExitStack() as stack:
@@ -107,7 +105,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
                     raise _StoppedError from stop
 
         try:
-            with _notices(warn), last_words(directory):
+            with notices(directory), last_words(directory):
                 pkgutil.resolve_name(attempt.work.run_trial)(config, report, directory=directory, runtime=runtime)
             fine = True
         except _StoppedError:
@@ -127,13 +125,20 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
     return fine
 
 
+def leave_warning(directory: Path, line: str) -> None:
+    """Leaves a line in a trial's folder, for the driver to say."""
+    # On a full disk, mostly one that says so: not worth the trial.
+    with contextlib.suppress(OSError), (directory / WARNINGS).open("a") as file:
+        file.write(line + "\n")
+
+
 @contextlib.contextmanager
-def _notices(warn: Callable[[str], None]) -> Iterator[None]:
-    """Hands on what a trial came through: the driver says it."""
+def notices(directory: Path) -> Iterator[None]:
+    """Leaves what a trial came through in its folder, for the driver to say."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, Notice):
-            warn(str(message))
+            leave_warning(directory, str(message))
         else:
             usual(message, category, *where, **more)
 

@@ -22,7 +22,7 @@ from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.sweep import trial_place
 from sweeps.resources import Share
-from sweeps.worker.attempt import Attempt, Work, threads, train
+from sweeps.worker.attempt import Attempt, Work, notices, threads, train
 from sweeps.worker.together import train_together
 
 ROOM_BYTES = 2**20
@@ -109,7 +109,8 @@ def run_one(work: Work, key: str, share: Share) -> None:
             directory = Path(work.trials) / key
             if (directory / FAILURE).is_file():
                 return
-            set_damaged_aside(directory)
+            with notices(directory):
+                set_damaged_aside(directory)
             attempt = Attempt(work, key, share, lease, len(error_files(directory)) + 1)
             try:
                 _train(attempt)
