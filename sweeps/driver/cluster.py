@@ -18,6 +18,8 @@ LOOK_SECONDS = 2.0
 """Between two looks at the head node."""
 LOST_SECONDS = 20.0
 """A head node that does not answer for so long is lost. Ray ends the process itself after 60."""
+PRINTED_BYTES = 2**23
+"""Of what a worker prints, a file of Ray's holds no more."""
 STUCK_SECONDS = 10.0
 """So long the driver may take to notice, before it is taken to hang in a call to Ray."""
 
@@ -48,6 +50,9 @@ def ray_session(address: str) -> Iterator[None]:
         # Tune's own result files and TensorBoard logs: nobody reads them here.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # What a worker prints is kept in Ray's folder for temporary files: the last of it, twice so many bytes.
+        "RAY_ROTATION_MAX_BYTES": str(PRINTED_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": "1",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

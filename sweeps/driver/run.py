@@ -6,10 +6,12 @@ nothing else, whatever became of the process that ran it before.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 from drorae.config import Runtime, config_hash
+from drorae.errors import UserError
 from drorae.runtime.shell import command
 from drorae.runtime.signals import Signals
 from drorae.storage.files import naming_full_disk
@@ -23,6 +25,9 @@ from sweeps.folder.sweep import RECORD, read_record
 from sweeps.resources import Resources
 from sweeps.settings import PREPARE, RUN_TRIAL, Asha, Settings
 from sweeps.spec import SweepSpec, expand
+
+_ONE = threading.Lock()
+"""Held by the sweep that this process runs."""
 
 __all__ = ["SweepOutcome", "resume_sweep", "run_sweep"]
 
@@ -71,6 +76,7 @@ def run_sweep(
 
     Raises:
         UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
+            another sweep in this process;
             resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
         DiskFullError: there is no room for what the driver itself writes.
         LeaseLostError: another driver took the sweep over while this one was suspended.
@@ -98,7 +104,26 @@ def resume_sweep(directory: Path | str, *, tracking_uri: str | None = None, quie
 def _conduct(
     spec: SweepSpec, settings: Settings, root: Path | str, tracking_uri: str | None, quiet: bool
 ) -> SweepOutcome:
-    """Runs a sweep on a screen of its own, alone at work in its folder."""
+    """Runs a sweep on a screen of its own, alone at work in its folder and in this process.
+
+    Raises:
+        UserError: another thread of this process runs one: Ray, its session and the streams that a screen takes are the
+            process's.
+    """
+    if not _ONE.acquire(blocking=False):
+        raise UserError(
+            f"{spec.name}: another sweep is running in this process; run one after the other, or each in a process of "
+            "its own"
+        )
+    try:
+        return _conduct_alone(spec, settings, root, tracking_uri, quiet)
+    finally:
+        _ONE.release()
+
+
+def _conduct_alone(
+    spec: SweepSpec, settings: Settings, root: Path | str, tracking_uri: str | None, quiet: bool
+) -> SweepOutcome:
     basis = {config_hash(config): config for config in expand(spec)}
     settings.check()
     runtime = settings.runtime

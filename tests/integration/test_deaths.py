@@ -10,6 +10,7 @@ from fake_sweep import sweep
 from fake_trial import STEPS
 
 from drorae.config import PRESETS, config_hash, override
+from sweeps.driver.cluster import PRINTED_BYTES
 from sweeps.spec import Axis, SweepSpec, expand
 
 pytestmark = [pytest.mark.usefixtures("ray"), pytest.mark.slow]
@@ -31,3 +32,18 @@ def test_what_gets_further_is_tried_on_and_what_does_not_is_given_up_with_its_re
     tried = {width: len(log.read_text().splitlines()) for width, log in logs.items()}
     # Killed after each of its steps, the first goes on each time.
     assert tried == {4: STEPS + 1, **dict.fromkeys(widths[1:], 3)}
+
+
+def test_what_a_worker_prints_takes_no_more_than_so_much_of_rays_folder() -> None:
+    import ray
+
+    @ray.remote
+    def chatter() -> str:
+        for _ in range(40_000):
+            print("x" * 1000)
+        return str(ray.get_runtime_context().get_worker_id())
+
+    worker = ray.get(chatter.remote())
+    logs = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "logs"
+    sizes = [path.stat().st_size for path in logs.glob(f"worker-{worker}*.out*")]
+    assert sizes and 2**20 < sum(sizes) <= 2 * PRINTED_BYTES
