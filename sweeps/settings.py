@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from drorae.config import Runtime
@@ -39,6 +40,7 @@ class Settings:
     run_trial: str
     prepare: str
     pruner: str = "none"
+    stall_minutes: float = 0.0
 
     def check(self) -> None:
         """Raises UserError for numbers that make no sense."""
@@ -46,6 +48,8 @@ class Settings:
             raise UserError(f"max_failures: expected 0 or more, got {self.max_failures}")
         if self.budget_hours < 0:
             raise UserError(f"budget_hours: expected 0 (no limit) or more, got {self.budget_hours:g}")
+        if not 0 <= self.stall_minutes < math.inf:
+            raise UserError(f"stall_minutes: expected 0 (by each trial's pace) or minutes, got {self.stall_minutes:g}")
         if self.pruner not in PRUNERS:
             raise UserError(f"pruner: expected one of {', '.join(PRUNERS)}, got {self.pruner!r}")
 

@@ -9,7 +9,7 @@ from drorae.commands.options import JsonOption, SweepOptions
 from drorae.commands.terminal import print_table, show
 from drorae.runtime.shell import command
 from drorae.storage.remote import locate
-from drorae.trial.folder import TrialStatus
+from drorae.trial.folder import BROKEN, TrialStatus
 
 if TYPE_CHECKING:
     from sweeps.driver.status import SweepState
@@ -42,10 +42,10 @@ class Status(SweepOptions, JsonOption):
         if state.running:
             rows = map(progress_cells, state.running)
             print_table(PROGRESS_COLUMNS, rows, drop=("memory", "images/s", "loss"))
-        for what, trials in ((TrialStatus.FAILED, state.failed), (TrialStatus.MISSING, state.damaged)):
-            for label, reason in trials:
-                show(f"{what}: {label}: {reason}")
-        unfinished = state.counts.get(TrialStatus.MISSING, 0) + state.counts.get(TrialStatus.FAILED, 0)
+        damaged = [(label, reason, TrialStatus.MISSING) for label, reason in state.damaged]
+        for label, reason, status in (*state.failed, *damaged):
+            show(f"{status}: {label}: {reason}")
+        unfinished = sum(state.counts.get(status, 0) for status in (*BROKEN, TrialStatus.MISSING))
         if state.driven:
             print("a driver is at work on it")
         elif unfinished or state.running or not state.total:

@@ -32,7 +32,7 @@ from drorae.metrics.registry import METRICS, objective
 from drorae.redaction import public_address, redact
 from drorae.runtime.shell import command, portable_command
 from drorae.storage.remote import locate, patiently
-from drorae.trial.folder import TrialStatus
+from drorae.trial.folder import BROKEN, TrialStatus
 
 if TYPE_CHECKING:
     from analysis.report.outcome import FitOutcome
@@ -83,10 +83,13 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     max_concurrent: Count = 0
     """At most so many trials at once; 0: as many as fit."""
     max_failures: Count = 3
-    """Retries of one trial, each from its last checkpoint."""
+    """Retries of one trial in a row that get no further than before, each from its last checkpoint; 0: none at all."""
     budget_hours: Annotated[float, option("HOURS")] = 0.0
     """Start no more trials once the sweep has cost so many GPU hours (CPU hours where no trial has a GPU); 0: no
     limit. What runs then is finished; the same command with a larger budget goes on."""
+    stall_minutes: Annotated[float, option("MINUTES")] = 0.0
+    """End the worker of a trial that reports nothing for so long, and try it again; 0: 20 times its slowest step and
+    at least half an hour, 6 hours where it has no steps."""
     asha: bool = False
     """The same as --pruner asha."""
     address: Annotated[str, option("ADDRESS")] = ""
@@ -133,6 +136,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
             asha=Asha() if self.asha else None,
             pruner=self.pruner,
             budget_hours=self.budget_hours,
+            stall_minutes=self.stall_minutes,
         )
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
 
@@ -206,7 +210,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
         as_json: print one JSON object.
 
     Returns:
-        The exit status: 1 where a trial failed or is missing.
+        The exit status: 1 where a trial is broken or missing.
     """
     law = None
     if not no_fit:
@@ -221,7 +225,7 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
         print_json(_tree(outcome, law))
     else:
         _print_outcome(outcome, law, root)
-    return 1 if outcome.counts.get(TrialStatus.FAILED) or outcome.counts.get(TrialStatus.MISSING) else 0
+    return 1 if any(outcome.counts.get(status) for status in (*BROKEN, TrialStatus.MISSING)) else 0
 
 
 def import_analysis() -> None:
@@ -296,7 +300,8 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
         rows = list(csv.DictReader(file))
     _print_trials(outcome, rows)
     for row in rows:
-        if row["status"] not in (TrialStatus.FINISHED, TrialStatus.MISSING):
+        # One that is missing for a reason has a damaged result.
+        if row["status"] != TrialStatus.FINISHED and (row["status"] != TrialStatus.MISSING or row.get("reason")):
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
     if law is not None:
         show(law.text + "\n")

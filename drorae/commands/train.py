@@ -13,7 +13,7 @@ from drorae.commands.terminal import ending, print_table, say, show, working
 from drorae.config import Runtime, TrialConfig, config_hash, former_hash, override
 from drorae.errors import UserError
 from drorae.storage.remote import Remote, locate
-from drorae.trial.folder import TrialStatus
+from drorae.trial.folder import MEASURED
 
 if TYPE_CHECKING:
     from drorae.machine.needs import Needs
@@ -68,7 +68,7 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
             return 1
         tree = {"directory": str(directory), **asdict(result)}
         self.answer(tree, lambda: _print_result(directory, result))
-        return 1 if result.status == TrialStatus.DIVERGED else 0
+        return 0 if result.status in MEASURED else 1
 
     def _answer_needs(self, config: TrialConfig, runtime: Runtime) -> None:
         """Prints what the trial would take."""

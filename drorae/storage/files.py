@@ -39,6 +39,8 @@ def file_name(text: str) -> str:
     if name and name == text:
         return name
     return f"{name or 'unnamed'}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 """Why a user may not write somewhere."""
 ROOM_BYTES = 2**20
@@ -49,17 +51,35 @@ ROOM_BYTES = 2**20
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, of the same suffix, to be written to; it takes its name when the block ends.
 
-    So `path` is never seen half-written. Makes the folder where it is missing.
+    So `path` is never seen half-written, nor empty after a power cut: what was written, and then the name, are on the
+    disk when this returns. Makes the folder where it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Containers that share a disk may share process numbers.
     temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    # Some disks have no way to do it for a folder; the file itself is whole in any case.
+    with contextlib.suppress(OSError):
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Not of this kind of disk's to do.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_atomic(path: Path, content: bytes) -> Path:

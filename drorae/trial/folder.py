@@ -6,6 +6,7 @@ Nothing else names these files. The sets that a store or MLflow gets are compute
 from __future__ import annotations
 
 import json
+import math
 from enum import Flag, StrEnum, auto
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ PRUNED = "pruned.json"
 INPUTS = "inputs.json"
 """Fingerprints of the images and weights that the trial is made from."""
 PROGRESS = "progress.json"
+REACHED = "reached.json"
+"""How far any attempt at the trial got."""
 HISTORY = "history.jsonl"
 PER_IMAGE = "per_image.npz"
 INSPECTION = "inspection.json"
@@ -33,6 +36,8 @@ WARNINGS = "warnings.txt"
 SPOOL = "spool.jsonl"
 """Rows that wait for an MLflow that is away."""
 LEASE = "worker.lease"
+LAST_WORDS = "last_words.txt"
+"""What a worker's process that dies leaves of why."""
 DECODER = "decoder.safetensors"
 """Of phase 3; in the cache, a phase-1 decoder has this name, too."""
 ERRORS = "error-*.txt"
@@ -50,13 +55,27 @@ class TrialStatus(StrEnum):
     PRUNED = auto()
     """Stopped early."""
     FAILED = auto()
+    NONFINITE = auto()
+    """Measured, but a metric is NaN or infinite."""
+    NO_RESULT = auto()
+    """It came to its end and left no result."""
+    STALLED = auto()
+    """It made no step for long, in several attempts."""
     RUNNING = auto()
     MISSING = auto()
     """None of the others: not begun, interrupted, or its result is damaged."""
 
 
-ENDED = (TrialStatus.FINISHED, TrialStatus.UNCONVERGED, TrialStatus.DIVERGED, TrialStatus.PRUNED)
+ENDED = (
+    TrialStatus.FINISHED,
+    TrialStatus.UNCONVERGED,
+    TrialStatus.DIVERGED,
+    TrialStatus.NONFINITE,
+    TrialStatus.PRUNED,
+)
 """What a rerun leaves alone."""
+BROKEN = (TrialStatus.FAILED, TrialStatus.NO_RESULT, TrialStatus.STALLED)
+"""Without a result, by a fault that a rerun may not meet again."""
 MEASURED = (TrialStatus.FINISHED, TrialStatus.UNCONVERGED)
 """With metrics."""
 
@@ -83,6 +102,8 @@ FILES = {
     PRUNED: Use.STATE,
     PROGRESS: Use.STATE,
     INPUTS: Use.DRIVER,
+    REACHED: Use.DRIVER,
+    LAST_WORDS: Use.DRIVER | Use.PASSING,
     ERRORS: Use.DRIVER | Use.PASSING,
     WARNINGS: Use.DRIVER | Use.PASSING,
     SPOOL: Use.DRIVER | Use.PASSING,
@@ -165,7 +186,9 @@ def _outcome(directory: Path) -> tuple[dict[str, Any], Path | None]:
     for name, status in ((RESULT, None), (PRUNED, TrialStatus.PRUNED), (FAILURE, TrialStatus.FAILED)):
         try:
             tree = read_tree(directory, name)
-            return (_checked(tree) if status is None else {"status": status, "reason": str(tree["reason"])}), None
+            if status is None:
+                return _checked(tree), None
+            return {"status": TrialStatus(tree.get("status", status)), "reason": str(tree["reason"])}, None
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError) as error:
@@ -187,19 +210,35 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"no {lacking[0]}")
     for value in (value for name in _NUMBERS for value in result.get(name, {}).values()):
         float(value)
-    return result | {"status": TrialStatus(result["status"])}
+    return judged(result)
+
+
+def judged(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns a result with the status that its metrics allow: whoever measured them may not have looked.
+
+    Raises:
+        KeyError, ValueError, TypeError: it is none.
+    """
+    status = TrialStatus(result["status"])
+    wrong = [f"{name} is {value}" for name, value in result.get("metrics", {}).items() if not math.isfinite(value)]
+    if wrong and status in MEASURED:
+        return result | {"status": TrialStatus.NONFINITE, "reason": ", ".join(wrong)}
+    return result | {"status": status}
 
 
 def ready_trial(directory: Path, config: TrialConfig) -> None:
     """Readies a trial's folder for another attempt: writes its config, removes what the last one failed of."""
     write_json(directory / CONFIG, to_dict(config))
-    for path in (directory / FAILURE, *directory.glob(ERRORS)):
+    for path in (directory / FAILURE, directory / LAST_WORDS, *directory.glob(ERRORS)):
         path.unlink(missing_ok=True)
 
 
 def write_ending(directory: Path, status: TrialStatus, reason: str) -> None:
-    """Records that a trial without a result failed or was pruned."""
-    write_tree(directory, {TrialStatus.FAILED: FAILURE, TrialStatus.PRUNED: PRUNED}[status], {"reason": reason})
+    """Records why a trial without a result is broken, or that it was pruned."""
+    if status == TrialStatus.PRUNED:
+        write_tree(directory, PRUNED, {"reason": reason})
+    else:
+        write_tree(directory, FAILURE, {"status": status, "reason": reason})
 
 
 def error_files(directory: Path) -> list[Path]:

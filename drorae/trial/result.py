@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drorae.errors import UserError
-from drorae.trial.folder import RESULT, TrialStatus, read_tree
+from drorae.trial.folder import RESULT, TrialStatus, judged, read_tree
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class TrialResult:
 
     config_hash: str
     status: TrialStatus
-    """Finished, unconverged (`loss_tail_drop`) or diverged."""
+    """Finished, unconverged (`loss_tail_drop`), nonfinite or diverged."""
     variant: str
     expert_hidden_dim: int
     num_layers: int
@@ -51,7 +51,7 @@ def read_result(directory: str | Path) -> TrialResult | None:
     path = Path(directory) / RESULT
     try:
         tree = read_tree(path.parent, RESULT)
-        return TrialResult(**tree | {"status": TrialStatus(tree["status"])})
+        return TrialResult(**judged(tree))
     except FileNotFoundError:
         return None
     except (KeyError, ValueError, TypeError) as error:

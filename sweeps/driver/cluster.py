@@ -24,6 +24,8 @@ JOIN_SECONDS = 30.0
 GREET_SECONDS = 5.0
 """Longest wait for one answer of it."""
 _WEB = "is a web server, such as Ray's dashboard, and no head node"
+PRINTED_BYTES = 2**23
+"""Of what a worker prints, a file of Ray's holds no more."""
 STUCK_SECONDS = 10.0
 """So long the driver may take to notice, before it is taken to hang in a call to Ray."""
 
@@ -104,6 +106,9 @@ def ray_session(address: str, say: Callable[[str], None] = lambda line: None) ->
         # Tune's own result files and TensorBoard logs: nobody reads them here.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # What a worker prints is kept in Ray's folder for temporary files: the last of it, twice so many bytes.
+        "RAY_ROTATION_MAX_BYTES": str(PRINTED_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": "1",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

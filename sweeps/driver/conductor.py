@@ -23,6 +23,7 @@ from sweeps.driver.plan import SweepPlan, is_done
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
+from sweeps.driver.retries import Retries
 from sweeps.driver.screen import Screen
 from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLostError
@@ -49,7 +50,7 @@ class SweepOutcome:
     """Of a sweep in a store: this machine's copy."""
     trials_csv: Path
     counts: dict[str, int]
-    """Trials per status: finished, unconverged, diverged, pruned, failed, missing."""
+    """Trials per status (`TrialStatus`)."""
     parent_run_id: str
     tracking_uri: str
     charts: str = ""
@@ -105,7 +106,7 @@ class Conductor:
         except (UserError, OSError) as error:
             screen.record(f"error: {error}")
             # A mistake in the very first call, or a full disk, leaves no folder behind.
-            if self.address is None and not isinstance(error, LeaseLostError):
+            if self.address is None and not isinstance(error, LeaseLostError) and not self.home.lease.lost:
                 self.home.discard(self._new)
             raise
         except ClusterLostError as error:
@@ -113,6 +114,8 @@ class Conductor:
             screen.record(f"error: {text}")
             raise ClusterLostError(text) from error
         except (KeyboardInterrupt, SystemExit) as error:
+            # What is left to do is the other's, and so is the command that goes on.
+            self.home.lease.check()
             end = self.signals.meant(error)
             if isinstance(end, Interrupted | Stopped):
                 screen.line(f"{WORDS[end.signum]}: {self._standing()}; to go on: ", self.go_on)
@@ -168,7 +171,9 @@ class Conductor:
             SweepRecord(uuid.uuid4().hex, self.spec, known, self.settings).write(home.directory)
             home.announce()
         self.plan = plan = SweepPlan(self.spec, self.basis, home)
-        self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror)
+        retries = Retries(self.settings.max_failures)
+        self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror, retries, home.lease.check)
+        self.session.stalls.minutes = self.settings.stall_minutes
         screen.total = plan.total
         self._write_record()
         screen.line(f"{self.spec.name}: {screen.total} trials, results in ", str(home.place))
@@ -235,6 +240,7 @@ class Conductor:
             tracking_uri,
             plan.known_address,
             self.screen.line,
+            self.home.lease.check,
         )
         nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if plan.unprepared else ()
         check_nodes(self.tracker.uri, nodes)
@@ -244,6 +250,7 @@ class Conductor:
         for key in self.plan.moved:
             if key in failed:
                 raise UserError(failed[key])
+            self.home.lease.check()
             write_json(self.home.trials / key / CONFIG, to_dict(self.configs[key]))
 
     def _record(self, failed: Mapping[str, str], rows: Sequence[Mapping[str, float | str]]) -> list[str]:
@@ -260,7 +267,9 @@ class Conductor:
         runnable: list[str] = []
         if plan.studies is None:
             for key in plan.missing:
+                self.home.lease.check()
                 ready_trial(trials / key, self.configs[key])
+            self.home.lease.check()
             for key, reason in failed.items():
                 write_ending(trials / key, TrialStatus.FAILED, reason)
             runnable = [key for key in plan.missing if key not in failed]
@@ -292,9 +301,9 @@ class Conductor:
         remote = home.mirror.remote.url if home.mirror else ""
         work = Work(
             str(home.trials), settings.runtime, self.address, settings.run_trial, pruning is not None,
-            settings.max_failures, remote,
+            remote,
         )  # fmt: skip
-        plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check)
+        plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check, lambda: home.lease.lost)
         self.screen.doing("training", session)
         backlog = Backlog(self._record_end)
         session.record = backlog.add
@@ -321,6 +330,7 @@ class Conductor:
         everything = list(self.configs.values())
         roles = studies.roles() if studies else {}
         rows = table_rows(everything, home.trials, roles)
+        home.lease.check()
         self.counts = write_table(home.table, rows)
         self._write_record()
         tracker.await_store(self._patience, screen.line, lambda: self.signals.received is not None)
@@ -345,6 +355,7 @@ class Conductor:
         os._exit(1)
 
     def _write_record(self) -> None:
+        self.home.lease.check()
         plan, address = self.plan, self.address or self.plan.known_address
         record = SweepRecord(plan.sweep_id, self.spec, tuple(self.configs), self.settings, address, plan.former)
         record.write(self.home.directory)

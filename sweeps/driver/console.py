@@ -19,6 +19,7 @@ def duration(seconds: float) -> str:
 def progress_cells(trial: RunningTrial) -> tuple[str, ...]:
     """Returns a running trial's cells of `PROGRESS_COLUMNS`, empty where nothing is known."""
     step = f"{trial.step}/{trial.total_steps}" if trial.total_steps else trial.note
+    step = ", ".join(filter(None, (step, trial.silence)))
     loss = "" if trial.loss is None else f"{trial.loss:.3g}" if math.isfinite(trial.loss) else str(trial.loss)
     speed = "" if trial.images_per_second is None else f"{trial.images_per_second:,.0f}"
     memory = "" if trial.memory_bytes is None else f"{trial.memory_bytes / 1e9:.1f} GB"

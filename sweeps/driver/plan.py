@@ -50,9 +50,7 @@ class SweepPlan:
         if self.studies is not None:
             self.missing = [] if self.studies.finished else list(basis)
         paths = {key: home.trials / key / CONFIG for key in self.configs if key in done}
-        self.moved = [
-            key for key, path in paths.items() if path.is_file() and is_moved(load_config(path), self.configs[key])
-        ]
+        self.moved = [key for key, path in paths.items() if path.is_file() and _is_elsewhere(path, self.configs[key])]
         """Trials that are done, but with data or weights at other places, which must hold the same."""
         varied = varied_fields(list(basis.values()))
         varied += [item.field for item in spec.search.ranges] if spec.search else []
@@ -99,6 +97,15 @@ class SweepPlan:
                 known["phase1_weights"] = digest
             known.pop("phase1_decoder", None)
         return found
+
+
+def _is_elsewhere(path: Path, config: TrialConfig) -> bool:
+    """Whether a trial was made with data or weights at other places, as far as its config.json can be read."""
+    try:
+        return is_moved(load_config(path), config)
+    except UserError:
+        # Damaged, as by a power cut: where they lay is not known, and the file is written again.
+        return True
 
 
 def _but_trials(search: Search | None) -> Search | None:

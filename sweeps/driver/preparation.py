@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,23 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, shared_key
-from drorae.errors import UserError, last_line
+from drorae.errors import UserError
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
 from sweeps.driver.cluster import alive_nodes
 from sweeps.driver.console import duration
+from sweeps.driver.deaths import is_death, why_died
 from sweeps.driver.home import Home
 from sweeps.driver.output import Follower
+from sweeps.driver.retries import Retries
 from sweeps.driver.screen import Screen
 from sweeps.folder.progress import RunningTrial
 from sweeps.resources import Share
 from sweeps.worker import entry as workers
 from sweeps.worker.attempt import threads
-
-DIED = (
-    "the worker process died (killed, or out of memory: if again, lower --micro-batch, or run fewer at once with "
-    "--max-concurrent or more --cpus-per-trial)"
-)
 
 
 class Preparation:
@@ -62,6 +60,8 @@ class Preparation:
         for key, config in configs.items():
             self.groups.setdefault(config_hash(shared_key(config)), []).append(key)
         self._jobs: dict[str, Any] = {}
+        self._send: dict[str, Callable[[], Any]] = {}
+        self._retries = Retries()
 
     def start(self) -> None:
         """Sends all preparations to Ray, which runs them as nodes come free."""
@@ -72,11 +72,14 @@ class Preparation:
         for group, keys in self.groups.items():
             self._forget(group)
             share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
-            remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)
+            # Ray itself would try one that its memory monitor kills for ever.
+            remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0)
             config = canonical_json(self.configs[keys[0]])
             runtime = threads(self.runtime, share)
             log = str(self._remote_log(group) or self._log(group))
-            self._jobs[group] = remote.remote(config, runtime, log, self.function, self.inputs.get(group, {}))
+            inputs = self.inputs.get(group, {})
+            self._send[group] = functools.partial(remote.remote, config, runtime, log, self.function, inputs)
+            self._jobs[group] = self._send[group]()
 
     def _whole_node(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""
@@ -140,18 +143,27 @@ class Preparation:
                 write_atomic(self._log(group), content)
 
     def _wait(self, group: str, tail: _PreparationLog) -> dict[str, Any] | None:
-        """None, or what went wrong."""
+        """None, or what went wrong. One whose worker dies is made again as long as it gets further each time."""
         import ray
 
-        job = self._jobs[group]
-        while not ray.wait([job], timeout=5.0 if self.home.mirror else 0.5)[0]:
-            self._fetch(group)
+        while True:
+            job = self._jobs[group]
+            while not ray.wait([job], timeout=5.0 if self.home.mirror else 0.5)[0]:
+                self.check()
+                self._fetch(group)
             self.check()
-        try:
-            lacking: dict[str, Any] | None = ray.get(job)
-            return lacking
-        except Exception as error:
-            return {"reason": _reason(error), "user": False}
+            try:
+                lacking: dict[str, Any] | None = ray.get(job)
+                return lacking
+            except Exception as error:
+                if not is_death(error):
+                    return {"reason": why_died(error), "user": False}
+                reason = why_died(error)
+            self._fetch(group)
+            if not self._retries.goes_on(group, {"rows": len(tail.read())}):
+                return {"reason": reason, "user": False}
+            self.screen.line(f"{tail.title}: tried again ({reason})")
+            self._jobs[group] = self._send[group]()
 
 
 class _PreparationLog:
@@ -182,10 +194,3 @@ class _PreparationLog:
     def seconds_left(self) -> float | None:
         """Nobody knows: what is cached already takes no time."""
         return None
-
-
-def _reason(error: BaseException) -> str:
-    """What an exception that came through Ray says, as one line."""
-    if type(error).__name__ in ("ActorDiedError", "WorkerCrashedError", "OutOfMemoryError", "ActorUnavailableError"):
-        return DIED
-    return last_line(str(error)) or type(error).__name__

@@ -15,7 +15,7 @@ from drorae.config import TrialConfig, config_hash, former_hash, from_dict, over
 from drorae.errors import UserError, brief, one_line
 from drorae.metrics.registry import better
 from drorae.storage.places import sqlite_uri
-from drorae.trial.folder import MEASURED, TrialStatus, read_outcome, ready_trial
+from drorae.trial.folder import ENDED, MEASURED, TrialStatus, read_outcome, ready_trial
 from sweeps.driver.pruning import quiet_optuna
 from sweeps.spec import Range, SweepSpec, expand, point_label, read_field, varied_fields
 
@@ -208,7 +208,7 @@ class Studies:
         return key
 
     def _has_ended(self, key: str) -> bool:
-        return read_outcome(self.trials / key)["status"] not in (TrialStatus.MISSING, TrialStatus.FAILED)
+        return read_outcome(self.trials / key)["status"] in ENDED
 
     def _over(self, group: _Group) -> bool:
         return group.exhausted or len(group.trials) >= self.search.trials
@@ -265,7 +265,7 @@ class Studies:
 
         outcome = read_outcome(self.trials / key)
         status = outcome["status"]
-        if status in (TrialStatus.DIVERGED, TrialStatus.PRUNED):
+        if status in ENDED and status not in MEASURED:
             return TrialState.PRUNED if not self.multi else TrialState.FAIL, None
         if status not in MEASURED:
             return TrialState.FAIL, None

@@ -18,6 +18,7 @@ from drorae.storage.remote import RemoteError, patiently
 from drorae.trial.folder import (
     MEASURED,
     PROGRESS,
+    RESULT,
     WARNINGS,
     TrialStatus,
     Use,
@@ -27,14 +28,17 @@ from drorae.trial.folder import (
     write_ending,
 )
 from sweeps.driver.console import duration
+from sweeps.driver.deaths import error_of, why_died
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
-from sweeps.driver.preparation import DIED
+from sweeps.driver.retries import Retries
 from sweeps.driver.screen import Screen
+from sweeps.driver.stalls import Stalls, silence
 from sweeps.folder.mirror import REPORT_FILES, Mirror
-from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress
+from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress, read_reached
 from sweeps.folder.sweep import trial_place
 from sweeps.spec import point_label
 from sweeps.tracking.client import complaint
+from sweeps.worker.last_words import take_last_words
 
 RECORDED_FILES = files_for(Use.STATE | Use.DRIVER | Use.ARTIFACT | Use.DRAWN)
 """What recording a trial's end needs."""
@@ -48,6 +52,7 @@ ANNOUNCED_METRICS = tuple(metric.name for metric in METRICS if metric.announced)
 STOPPED_EARLY = (
     "stopped early by the scheduler; rename this trial's pruned.json and sweep without early stopping to run it"
 )
+NO_RESULT = f"the trial's function returned and left no {RESULT}; mend it, and run the sweep again"
 FETCH_SECONDS = 10.0
 """Between two looks at a store for how far running trials are."""
 
@@ -61,6 +66,12 @@ class Session:
     varied: list[str]
     screen: Screen
     mirror: Mirror | None
+    retries: Retries = field(default_factory=Retries)
+    check: Callable[[], None] = lambda: None
+    """Called before a trial's folder is written to; raises where the sweep is another driver's by now."""
+    stalls: Stalls = field(default_factory=Stalls)
+    stalled: dict[str, str] = field(default_factory=dict)
+    """Trials whose worker was ended because they made no step, and how long."""
     waiting: dict[str, float] = field(default_factory=dict)
     """`trial_flops` of the trials that no worker has been started for, in order, as far as they are known before."""
     started: dict[str, float] = field(default_factory=dict)
@@ -71,6 +82,8 @@ class Session:
     tune_trials: dict[str, Any] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
     """Trials with a result, for the estimate of what the others will take."""
+    stopped: set[str] = field(default_factory=set)
+    """Trials that a scheduler has ended early."""
     at_once: int = 1
     """Most trials that were seen to run together."""
     progress: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -86,15 +99,44 @@ class Session:
         """A worker is started for a trial."""
         self.started[key] = time.monotonic()
         self.tune_trials[key] = tune_trial
+        self.retries.begin(key, read_reached(self.trials / key))
         self.waiting.pop(key, None)
         self.at_once = max(self.at_once, len(self.started))
+
+    def find_stalled(self) -> list[Any]:
+        """Returns the Tune trials that have newly stalled: their workers are to be ended."""
+        found = []
+        for key in self.started:
+            if said := self.stalls.look(key, self.progress.get(key, {}), time.monotonic()):
+                self.stalled[key] = said
+                found.append(self.tune_trials[key])
+        return found
+
+    def goes_on(self, key: str) -> bool:
+        """Says that a trial is tried again after an attempt that left no result, or records that it is given up."""
+        self.fetch(key, REPORT_FILES)
+        directory, status, reason = self.trials / key, *self._fault(key)
+        self.stalls.forget(key)
+        counts = not getattr(error_of(self.tune_trials.get(key)), "preempted", False)
+        if self.retries.goes_on(key, read_reached(directory), counts):
+            self.screen.line(f"{self.label(key)}: tried again ({reason})")
+            return True
+        self._record(key, status, reason)
+        return False
+
+    def _fault(self, key: str) -> tuple[TrialStatus, str]:
+        """What an attempt that left no result makes of its trial, and why."""
+        reason = self.reason(key)
+        if stalled := self.stalled.pop(key, ""):
+            return TrialStatus.STALLED, stalled
+        return TrialStatus.FAILED, reason
 
     def end(self, key: str, died: bool) -> None:
         """Says what became of a trial that Tune has ended, and records why it left no result."""
         self.conclude(key, died)
         directory = self.trials / key
         outcome = read_outcome(directory)
-        if outcome["status"] in (TrialStatus.FAILED, TrialStatus.PRUNED, TrialStatus.DIVERGED):
+        if outcome["status"] not in MEASURED:
             said = f"{outcome['status']}: {outcome.get('reason', '')}"
         else:
             shown = {name: outcome.get("metrics", {}).get(name) for name in ANNOUNCED_METRICS}
@@ -104,6 +146,7 @@ class Session:
             self.ended.append(ended_trial(self.configs[key], read_cost(directory).seconds, outcome))
         seconds = duration(time.monotonic() - self.started.pop(key, time.monotonic()))
         self.costs.pop(key, None)
+        self.stalls.forget(key)
         self.screen.ended(f"{self.label(key)} {said} {seconds}")
         warnings = directory / WARNINGS
         if warnings.is_file():
@@ -142,7 +185,10 @@ class Session:
                     self.mirror.pull(trial_place(key), (PROGRESS,))
             self.fetched = time.monotonic()
         self.progress = {key: read_progress(self.trials / key) for key in keys}
-        return [RunningTrial.from_progress(self.label(key), progress) for key, progress in self.progress.items()]
+        return [
+            RunningTrial.from_progress(self.label(key), progress, silence(progress))
+            for key, progress in self.progress.items()
+        ]
 
     def seconds_left(self) -> float | None:
         """Estimated time to the end of the last trial; None while nothing is known."""
@@ -194,18 +240,28 @@ class Session:
             return away
         # An attempt that left no word of what it raised had no time to, or no room.
         directory = self.trials / key
-        return DIED if has_room(directory, ROOM_BYTES) else full_disk(directory)
+        if not has_room(directory, ROOM_BYTES):
+            return full_disk(directory)
+        return take_last_words(directory) or why_died(error_of(self.tune_trials.get(key)))
 
     def conclude(self, key: str, died: bool) -> None:
-        """Leaves failure.json or pruned.json where a trial that Tune has ended left no result."""
+        """Records why a trial that Tune has ended left no result, where it left none."""
         directory = self.trials / key
         if read_outcome(directory)["status"] == TrialStatus.MISSING:
             self.fetch(key, REPORT_FILES)
         if read_outcome(directory)["status"] != TrialStatus.MISSING:
             return
-        status, reason = (TrialStatus.FAILED, self.reason(key)) if died else (TrialStatus.PRUNED, STOPPED_EARLY)
+        if died:
+            self._record(key, *self._fault(key))
+        elif key in self.stopped:
+            self._record(key, TrialStatus.PRUNED, STOPPED_EARLY)
+        else:
+            self._record(key, TrialStatus.NO_RESULT, NO_RESULT)
+
+    def _record(self, key: str, status: TrialStatus, reason: str) -> None:
+        self.check()
         try:
-            write_ending(directory, status, reason)
+            write_ending(self.trials / key, status, reason)
             self.send(trial_place(key))
         except OSError as error:
             # It stays missing, and the next call tries it again.

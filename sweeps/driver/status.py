@@ -13,8 +13,9 @@ from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
 from drorae.machine.needs import trial_flops
 from drorae.storage.remote import Remote, locate
-from drorae.trial.folder import CONFIG, LEASE, TrialStatus, Use, files_for, read_outcome
+from drorae.trial.folder import BROKEN, CONFIG, LEASE, TrialStatus, Use, files_for, read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left
+from sweeps.driver.stalls import silence
 from sweeps.folder.lease import are_live
 from sweeps.folder.mirror import local_copy
 from sweeps.folder.progress import Cost, RunningTrial, progress_cost, read_progress
@@ -28,10 +29,10 @@ class SweepState:
 
     name: str
     counts: dict[str, int]
-    """Trials per status: finished, unconverged, diverged, pruned, failed, running, missing."""
+    """Trials per status: any of `TrialStatus`."""
     running: tuple[RunningTrial, ...]
-    failed: tuple[tuple[str, str], ...]
-    """Label and reason."""
+    failed: tuple[tuple[str, str, str], ...]
+    """Label, reason and status of trials that are broken, or whose metrics are not numbers."""
     damaged: tuple[tuple[str, str], ...]
     """Label and reason of missing trials that have a result which cannot be read."""
     driven: bool
@@ -47,9 +48,10 @@ class SweepState:
 
     def tree(self) -> dict[str, Any]:
         """Returns plain values, ready for JSON."""
+        names = ("trial", "reason", "status")
         reasons = {TrialStatus.FAILED.value: self.failed, "damaged": self.damaged}
         return asdict(self) | {
-            name: [{"trial": label, "reason": reason} for label, reason in pairs] for name, pairs in reasons.items()
+            name: [dict(zip(names, texts, strict=False)) for texts in found] for name, found in reasons.items()
         }
 
 
@@ -80,14 +82,14 @@ def sweep_state(place: Path | str) -> SweepState:
         if status == TrialStatus.MISSING and key in worked_on:
             status = TrialStatus.RUNNING
             here.append(running_trial(config or TrialConfig(), progress))
-            running.append(RunningTrial.from_progress(label, progress))
+            running.append(RunningTrial.from_progress(label, progress, silence(progress)))
         elif status == TrialStatus.MISSING:
             damaged += [(label, str(outcome["reason"]))] if outcome["reason"] else []
             waiting.append(trial_flops(config) if config else None)
-        elif status == TrialStatus.FAILED:
-            failed.append((label, str(outcome["reason"])))
-        elif config:
+        elif config and status not in BROKEN:
             ended.append(ended_trial(config, spent.seconds, outcome))
+        if status in (*BROKEN, TrialStatus.NONFINITE):
+            failed.append((label, str(outcome["reason"]), str(status)))
         counts[status] += 1
     return SweepState(
         directory.name,
@@ -97,7 +99,12 @@ def sweep_state(place: Path | str) -> SweepState:
         tuple(damaged),
         driven=driven,
         cost=cost,
-        seconds_left=seconds_left(ended, here, waiting, len(here)) if keys else None,
+        # One that makes no step takes nobody knows how long.
+        seconds_left=(
+            None
+            if not keys or any(trial.silence for trial in running)
+            else seconds_left(ended, here, waiting, len(here))
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ray import cluster_resources, tune
+from ray import cluster_resources, kill, tune
 
 # Where no TrialProgressCallback is given, Tune adds one that prints whatever the verbosity.
 from ray.tune.progress_reporter import TrialProgressCallback
@@ -18,21 +18,18 @@ from ray.tune.search import Searcher
 
 from drorae.config import TrialConfig
 from drorae.errors import ClusterLostError
+from sweeps.driver.deaths import taken_for_deaths
 from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
 from sweeps.folder.lease import LeaseLostError
-from sweeps.folder.mirror import REPORT_FILES
 from sweeps.folder.sweep import STUDIES, trial_place
 from sweeps.resources import Share, times
 from sweeps.settings import Settings
 from sweeps.worker import entry as workers
 from sweeps.worker.attempt import Work
 
-DEATHS = 10
-"""Times that a trial may lose its process, beyond `max_failures`: machines are preempted, and it goes on from its
-checkpoint."""
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
@@ -73,7 +70,16 @@ class TunePlan:
     pruning: Pruning | None
     """Ends hopeless trials early; None: every trial runs to its end."""
     check: Callable[[], None] = lambda: None
-    """Called at every step of Tune's; what it raises ends the trials."""
+    """Called at every step of Tune's and before anything is written; what it raises ends the trials."""
+    lost: Callable[[], bool] = lambda: False
+    """Whether the sweep is another driver's by now."""
+
+    def checked(self) -> None:
+        """Ends Tune where `check` raises."""
+        try:
+            self.check()
+        except (ClusterLostError, LeaseLostError) as error:
+            raise _End(error) from None
 
 
 class _End(BaseException):
@@ -96,12 +102,14 @@ def run_trials(session: Session, plan: TunePlan, work: Work, storage: Path) -> N
     # What Tune logs about a failed trial is said by the watcher, in one line.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        tuner.fit()
+        with taken_for_deaths():
+            tuner.fit()
     except _End as end:
         raise end.error from None
     finally:
-        # Trials keep what matters in their own folders.
-        shutil.rmtree(storage, ignore_errors=True)
+        # Trials keep what matters in their own folders; what lies here may be of the other driver's Tune.
+        if not plan.lost():
+            shutil.rmtree(storage, ignore_errors=True)
 
 
 def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> tune.Tuner:
@@ -110,7 +118,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
     def trainable(given: dict[str, Any]) -> None:
         workers.run_one(work, given["trial"]["config_hash"], Share(**given["trial"]["share"]))
 
-    resources, failures = plan.settings.resources, plan.settings.max_failures
+    resources = plan.settings.resources
     shares = [plan.share_of(config) for config in session.configs.values()] or [plan.share_of(TrialConfig())]
     together = any(share.processes > 1 for share in shares)
     reuse = resources.reuse_workers
@@ -119,7 +127,7 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
     return tune.Tuner(
         tune.with_resources(trainable, _request),
         tune_config=tune.TuneConfig(
-            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(plan.pruning),
+            scheduler=FIFOScheduler() if plan.pruning is None else _Pruner(session, plan),
             reuse_actors=reuse,
             max_concurrent_trials=resources.max_concurrent or (_count_fitting(shares) if together else None),
             trial_name_creator=_key,
@@ -131,8 +139,8 @@ def make_tuner(session: Session, plan: TunePlan, work: Work, storage: Path) -> t
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=failures + DEATHS if failures else 0),
-            callbacks=[_Watcher(session, plan.check)],
+            failure_config=tune.FailureConfig(max_failures=-1 if plan.settings.max_failures else 0),
+            callbacks=[_Watcher(session, plan)],
             progress_reporter=_Mute(),
             verbose=0,
         ),
@@ -161,13 +169,19 @@ def _count_fitting(shares: Sequence[Share]) -> int:
 class _Pruner(FIFOScheduler):
     """Ends hopeless trials."""
 
-    def __init__(self, pruning: Pruning) -> None:
+    def __init__(self, session: Session, plan: TunePlan) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
-        self._pruning = Here(pruning)
+        self._session, self._plan = Here(session), Here(plan)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        hopeless = "loss" in result and self._pruning().prunes(_key(trial), result["epoch"], result["loss"])
-        return FIFOScheduler.STOP if hopeless else FIFOScheduler.CONTINUE
+        plan = self._plan()
+        plan.checked()
+        if "loss" not in result or plan.pruning is None:
+            return FIFOScheduler.CONTINUE
+        if not plan.pruning.prunes(_key(trial), result["epoch"], result["loss"]):
+            return FIFOScheduler.CONTINUE
+        self._session().stopped.add(_key(trial))
+        return FIFOScheduler.STOP
 
 
 class _Asking(Searcher):
@@ -182,6 +196,7 @@ class _Asking(Searcher):
     def suggest(self, trial_id: str) -> Any:
         session, plan = self._session(), self._plan()
         asker, budget = plan.asker, plan.settings.budget_hours
+        plan.checked()
         if not self._spent and session.over_budget(budget):
             self._spent = True
             session.screen.line(f"the budget of {budget:g} hours is spent: no more trials are started")
@@ -197,6 +212,7 @@ class _Asking(Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if trial_id not in self._keys:
             return
+        self._plan().checked()
         session, asker, pruning = self._session(), self._plan().asker, self._plan().pruning
         key = self._keys.pop(trial_id)
         session.conclude(key, error)
@@ -226,15 +242,19 @@ class _Mute(tune.ProgressReporter):
 class _Watcher(TrialProgressCallback):
     """Tells the session what becomes of trials, in the driver."""
 
-    def __init__(self, session: Session, check: Callable[[], None]) -> None:
+    def __init__(self, session: Session, plan: TunePlan) -> None:
         super().__init__()
-        self._session, self._check = Here(session), Here(check)
+        self._held, self._plan = Here(session), Here(plan)
+
+    def _session(self) -> Session:
+        self._plan().checked()
+        return self._held()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        try:
-            self._check()()
-        except (ClusterLostError, LeaseLostError) as error:
-            raise _End(error) from None
+        self._plan().checked()
+        for stalled in self._session().find_stalled():
+            # Tune takes it for a worker that died, as it is.
+            kill(stalled.temporary_state.ray_actor)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         pass
@@ -244,8 +264,11 @@ class _Watcher(TrialProgressCallback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         session, key = self._session(), _key(trial)
-        session.fetch(key, REPORT_FILES)
-        session.screen.line(f"{session.label(key)}: tried again ({session.reason(key)})")
+        # One whose worker died before it began has not been begun here.
+        session.tune_trials.setdefault(key, trial)
+        if not session.goes_on(key):
+            # The worker that Tune is about to start finds it given up, and ends it; one that fails even so is the last.
+            trial.max_failures = 0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._session().end(_key(trial), died=False)

@@ -175,6 +175,8 @@ class Lease:
         self._lost = False
         self._heir: tuple[bytes | None, float] = None, 0.0
         """Another that is at taking over the same lease, and since when it was seen to be."""
+        self._successor: dict[str, Any] = {}
+        """Who took it over."""
         # When the file was last found to be this owner's: there is nothing to lose before it is acquired.
         self._looked = -math.inf if owner else math.inf
         self._beating = contextlib.ExitStack()
@@ -204,9 +206,11 @@ class Lease:
         if now and self._looked < math.inf:
             self._looked = -math.inf
         if self.lost:
+            heir = self._successor or read_lease(self.path) or {}
+            who = f" ({heir.get('pid')} on {heir.get('host')})" if heir else ""
             raise LeaseLostError(
-                f"{self.path.parent}: another process took this over while this one was suspended or cut off; this "
-                "one stops, and leaves it to the other"
+                f"{self.path.parent}: another process{who} took this over while this one was suspended or cut off; "
+                "this one stops, and leaves it to the other"
             )
 
     def acquire(self, wait: bool = True) -> bool:
@@ -287,7 +291,9 @@ class Lease:
 
     def _look(self) -> None:
         began = _now()
-        self._lost |= not _is_of(self.owner, self._file.read())
+        holder = _parse(self._file.read())
+        if holder.get("owner") != self.owner:
+            self._lost, self._successor = True, holder
         self._looked = began
 
     def _beat(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drorae.config import config_hash, load_config, to_dict
+from drorae.errors import UserError
 from drorae.storage.files import write_json
 from drorae.storage.remote import patiently
 from drorae.trial.folder import CONFIG, LEASE
@@ -34,7 +35,11 @@ def migrate(directory: Path, mirror: Mirror | None) -> dict[str, str]:
     configs = {}
     for old in [*record.trials, *today]:
         if (path := trials / old / CONFIG).is_file():
-            config = labelled(load_config(path), record.spec)
+            try:
+                config = labelled(load_config(path), record.spec)
+            except UserError:
+                # Damaged: what it cannot tell, the folder's name does, and the plan has it written again.
+                continue
             if (new := config_hash(config)) != old:
                 today[old], configs[old] = new, config
     if configs:

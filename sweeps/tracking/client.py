@@ -141,13 +141,14 @@ class Store:
 
     Args:
         uri: where it is.
+        check: is called before every use; what it raises keeps this process from the store.
 
     Raises:
         UserError: mlflow is not installed.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, check: Callable[[], None] = lambda: None) -> None:
+        self.uri, self.check = uri, check
         # Here, because another thread than the importing one may be the first to use the client.
         self._open = _import_client()
         self._handed_over = False
@@ -164,6 +165,7 @@ class Store:
         Raises:
             HandedOver: nothing more is to be sent.
         """
+        self.check()
         if self._handed_over:
             raise HandedOver
         return self._client

@@ -17,7 +17,7 @@ from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError, brief
 from drorae.storage.artifacts import artifact_folder, follow
 from drorae.storage.places import follow_store, sqlite_path
-from drorae.trial.folder import SPOOL, TrialStatus, read_outcome
+from drorae.trial.folder import BROKEN, SPOOL, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.client import OLDEST_FIRST, Store, Warn, resolve_uri, store_errors
@@ -57,6 +57,7 @@ class SweepTracker:
         tracking_uri: str | None,
         known: RunAddress | None = None,
         warn: Warn = lambda line: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Connects and creates the store and the experiment where missing.
 
@@ -67,13 +68,14 @@ class SweepTracker:
             tracking_uri: an MLflow store; None: see `resolve_uri`.
             known: where this sweep was recorded before: with it, a sweep goes on while that store is away.
             warn: takes what the user should know.
+            check: as for `Store`.
 
         Raises:
             UserError: the store cannot be reached or used, or the experiment was deleted.
         """
         self.name, self.sweep_id = name, sweep_id
         self.uri = resolve_uri(tracking_uri, root)
-        self._store = Store(self.uri)
+        self._store = Store(self.uri, check)
         self.parent_run_id = ""
         self._known = known if known is not None and known.tracking_uri == self.uri else None
         self._former = known.parent_run_id if known is not None else ""
@@ -224,7 +226,7 @@ class SweepTracker:
 
     def record(self, config: TrialConfig, directory: Path, warn: Warn) -> bool:
         """Records how a trial has ended; returns False where the store does not take all of it."""
-        return TrialTracker(self.address, config, directory, warn).finish()
+        return TrialTracker(self.address, config, directory, warn, self._store.check).finish()
 
     def _kill(self, runs: Sequence[_Child]) -> None:
         """Ends runs that nobody works on."""
@@ -286,9 +288,8 @@ class SweepTracker:
 
         The run is FINISHED when every trial ended well, FAILED when one failed, KILLED when the sweep was interrupted.
         """
-        status = (
-            "KILLED" if counts.get(TrialStatus.MISSING) else "FAILED" if counts.get(TrialStatus.FAILED) else "FINISHED"
-        )
+        broken = any(counts.get(name) for name in BROKEN)
+        status = "KILLED" if counts.get(TrialStatus.MISSING) else "FAILED" if broken else "FINISHED"
         with self._forgiving(warn, "; the sweep's own run is ended next time"):
             run = self.client.get_run(self.parent_run_id)
             # Of an earlier call, too, so that none is left of those that came to another end.

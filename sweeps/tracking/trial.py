@@ -19,7 +19,7 @@ from drorae.errors import brief
 from drorae.metrics.registry import better
 from drorae.storage.files import json_rows
 from drorae.trial import folder
-from drorae.trial.folder import HISTORY, SPOOL, TrialStatus, Use, files_for, read_outcome
+from drorae.trial.folder import BROKEN, HISTORY, SPOOL, TrialStatus, Use, files_for, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.folder.table import COLUMNS, trial_row
 from sweeps.tracking.client import HandedOver, Store, Warn, store_errors, warn_once
@@ -36,7 +36,10 @@ INSPECTION = "inspection/"
 """Before the names of the numbers in inspection.json."""
 DIGEST = "drorae.digest"
 """Tag of a run that has everything of its trial: the digest of the outcome that was recorded."""
-RUN_STATUS: dict[str, str] = {TrialStatus.PRUNED: "KILLED", TrialStatus.FAILED: "FAILED", TrialStatus.MISSING: "KILLED"}
+RUN_STATUS: dict[str, str] = {
+    **dict.fromkeys(BROKEN, "FAILED"),
+    **dict.fromkeys((TrialStatus.PRUNED, TrialStatus.MISSING), "KILLED"),
+}
 """MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
 
 
@@ -52,13 +55,19 @@ class TrialTracker:
         config: the trial's config.
         directory: the trial's folder.
         warn: takes what the user should know, a line of each kind once.
+        check: as for `Store`.
     """
 
     def __init__(
-        self, address: RunAddress, config: TrialConfig, directory: Path, warn: Warn = lambda line: None
+        self,
+        address: RunAddress,
+        config: TrialConfig,
+        directory: Path,
+        warn: Warn = lambda line: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.address, self.config, self.directory, self.warn = address, config, directory, warn
-        self._store = Store(address.tracking_uri)
+        self._store = Store(address.tracking_uri, check)
         self._say = warn_once(warn)
         self.spool = Spool(directory / SPOOL, address.tracking_uri, self._say)
         self._run_id = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pkgutil
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from sweeps.resources import Share
 from sweeps.tracking.recorder import Recorder
 from sweeps.tracking.trial import TrialTracker
 from sweeps.worker.heartbeat import heartbeat
+from sweeps.worker.last_words import last_words
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,6 @@ class Work:
     """`module:function`."""
     report_epochs: bool
     """Tell Tune the mean loss of each epoch, for a scheduler to decide by."""
-    max_failures: int
-    """Errors after which a trial is given up."""
     remote: str = ""
     """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
@@ -69,8 +69,8 @@ def threads(runtime: Runtime, share: Share) -> Runtime:
 def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], None], main: bool = True) -> bool:
     """Does one process's part in an attempt; returns False after a UserError, which is left as failure.json.
 
-    Any other exception is raised, and stands in `error-<number>.txt`; so is that of a full disk, which the next
-    attempt waits for. A lost lease is raised, and leaves nothing.
+    Any other exception is raised, and stands in `error-<number>.txt`, one that leaves the process (`sys.exit`) among
+    them; so is that of a full disk, which the next attempt waits for. A lost lease is raised, and leaves nothing.
 
     Args:
         attempt: the attempt.
@@ -82,9 +82,7 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
     config = load_config(directory / CONFIG)
 
     def warn(line: str) -> None:
-        # On a full disk, mostly one that says so: not worth the trial.
-        with contextlib.suppress(OSError), (directory / WARNINGS).open("a") as file:
-            file.write(redact(line) + "\n")
+        leave_warning(directory, line)
 
     epochs = _Epochs()
     with contextlib.ExitStack() as stack:
@@ -101,30 +99,45 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
                 if recorder:
                     recorder.keep()
                 # Every process has the same rows, and Ray Train waits for all of them.
-                send(epoch)
+                try:
+                    send(epoch)
+                except SystemExit as stop:
+                    # So Tune ends a trial that its scheduler has stopped.
+                    raise _StoppedError from stop
 
         try:
-            with _notices(warn):
+            with notices(directory), last_words(directory):
                 pkgutil.resolve_name(attempt.work.run_trial)(config, report, directory=directory, runtime=runtime)
             fine = True
-        except Exception as error:
+        except _StoppedError:
+            sys.exit(0)
+        except (Exception, SystemExit) as error:
             # The folder of one that was lost is another's.
             lease.check(now=True)
             if not _is_final(error, directory):
                 with contextlib.suppress(OSError):
                     write_atomic(error_file(directory, attempt.number), redact(traceback.format_exc()).encode())
+                if isinstance(error, SystemExit):
+                    raise RuntimeError(f"SystemExit: {error}") from error
                 raise
             fine = False
     return fine
 
 
+def leave_warning(directory: Path, line: str) -> None:
+    """Leaves a line in a trial's folder, for the driver to say."""
+    # On a full disk, mostly one that says so: not worth the trial.
+    with contextlib.suppress(OSError), (directory / WARNINGS).open("a") as file:
+        file.write(redact(line) + "\n")
+
+
 @contextlib.contextmanager
-def _notices(warn: Callable[[str], None]) -> Iterator[None]:
-    """Hands on what a trial came through: the driver says it."""
+def notices(directory: Path) -> Iterator[None]:
+    """Leaves what a trial came through in its folder, for the driver to say."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, Notice):
-            warn(str(message))
+            leave_warning(directory, str(message))
         else:
             usual(message, category, *where, **more)
 
@@ -135,7 +148,7 @@ def _notices(warn: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _is_final(error: Exception, directory: Path) -> bool:
+def _is_final(error: BaseException, directory: Path) -> bool:
     """Returns whether an error is the user's to mend, and recorded so; the next attempt waits for a full disk."""
     if not isinstance(error, UserError) or isinstance(error, DiskFullError):
         return False
@@ -144,6 +157,10 @@ def _is_final(error: Exception, directory: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+class _StoppedError(BaseException):
+    """Tune's scheduler has stopped the trial."""
 
 
 class _Epochs:

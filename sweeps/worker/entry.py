@@ -13,17 +13,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict
-from drorae.errors import DiskFullError, UserError, last_line, one_line
+from drorae.errors import DiskFullError, UserError, one_line
 from drorae.redaction import redact_logs
 from drorae.runtime.repeat import every
 from drorae.storage.files import ROOM_BYTES, full_disk, has_room
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
-from drorae.trial.folder import LEASE, TrialStatus, error_files, set_damaged_aside, write_ending
+from drorae.trial.folder import FAILURE, LEASE, error_files, set_damaged_aside
 from sweeps.folder.lease import Lease
 from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.sweep import trial_place
 from sweeps.resources import Share
-from sweeps.worker.attempt import Attempt, Work, threads, train
+from sweeps.worker.attempt import Attempt, Work, notices, threads, train
 from sweeps.worker.together import train_together
 
 ROOM_SECONDS = 1800.0
@@ -55,6 +55,8 @@ def prepare(
                 check_same(config, runtime, inputs, found, "the sweep's trials were made", remedy)
         except UserError as error:
             return {"reason": one_line(error), "user": True}
+        except SystemExit as error:
+            raise RuntimeError(f"SystemExit: {error}") from error
     return None
 
 
@@ -90,7 +92,8 @@ def _log(place: Path | Remote) -> Iterator[Callable[[dict[str, float | str]], No
 def run_one(work: Work, key: str, share: Share) -> None:
     """Makes an attempt at a trial, recorded, inside a Tune trial.
 
-    What it raises is raised for a retry, and left as failure.json after `max_failures` of them; a UserError at once.
+    What it raises is raised for a retry, which the driver counts; one that the driver has given up is not begun. A
+    UserError is left as failure.json at once.
     """
     redact_logs()
     mirror = Mirror(Remote(work.remote), "worker") if work.remote else None
@@ -105,17 +108,17 @@ def run_one(work: Work, key: str, share: Share) -> None:
         patiently(lease.acquire)
         with contextlib.nullcontext() if mirror is None else at_work(mirror, trial_place(key), lease):
             directory = Path(work.trials) / key
-            set_damaged_aside(directory)
+            if (directory / FAILURE).is_file():
+                return
+            with notices(directory):
+                set_damaged_aside(directory)
             attempt = Attempt(work, key, share, lease, len(error_files(directory)) + 1)
             try:
                 _train(attempt)
             except Exception:
                 # What lies in the folder of one that was lost is another's by now.
                 lease.check(now=True)
-                raised = error_files(directory)[attempt.number - 1 :]
-                if not raised or attempt.number <= work.max_failures:
-                    raise
-                write_ending(directory, TrialStatus.FAILED, last_line(raised[0].read_text()))
+                raise
 
 
 def _train(attempt: Attempt) -> None:

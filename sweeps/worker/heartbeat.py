@@ -12,7 +12,7 @@ from typing import Any
 from drorae.runtime.repeat import every
 from drorae.trial.folder import PROGRESS, write_tree
 from sweeps.folder.lease import Lease
-from sweeps.folder.progress import Cost, read_cost, read_progress
+from sweeps.folder.progress import Cost, Reached, read_cost, read_progress
 from sweeps.resources import Share
 
 BEAT_SECONDS = 2.0
@@ -35,15 +35,24 @@ class Heartbeat:
     def __init__(self, directory: Path, share: Share, lease: Lease) -> None:
         self.directory, self.share, self.lease = directory, share, lease
         self._before = read_cost(directory)
+        self._reached = Reached(directory)
         self._row: dict[str, Any] = {}
         # What a pace is taken from: the first step that was reported, in any attempt, and the seconds at the last.
         known = read_progress(directory)
-        self._steps: dict[str, Any] = {name: known[name] for name in ("first_step",) if name in known}
+        self._steps: dict[str, Any] = {name: known[name] for name in ("first_step", "slowest_seconds") if name in known}
+        self._stepped: float | None = None
         self._started = time.monotonic()
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row, which the next beat passes on."""
         self._row = _take(row, STEP_FIELDS if "step" in row else NOTE_FIELDS)
+        if not self.lease.lost:
+            self._reached.report(row)
+        self._steps["reported"] = time.time()
+        now, before = time.monotonic(), self._stepped
+        self._stepped = now if "total_steps" in row else None
+        if self._stepped is not None and before is not None:
+            self._steps["slowest_seconds"] = max(self._steps.get("slowest_seconds", 0.0), now - before)
         if "total_steps" in row:
             seconds = self._before.seconds + time.monotonic() - self._started
             self._steps.setdefault("first_step", _take(row, STEP_FIELDS[:3]) | {"seconds": seconds})

@@ -292,13 +292,19 @@ def test_a_damaged_result_costs_its_own_trial_alone(
     assert read_outcome(bad) == {"status": "missing", "reason": ""} and (bad / "result.json.damaged").exists()
 
 
-def test_a_sweep_with_a_damaged_result_mends_it_and_nothing_else(tmp_path: Path, undisturbed: SweepOutcome) -> None:
+def test_a_sweep_with_a_damaged_result_mends_it_and_nothing_else(
+    tmp_path: Path, undisturbed: SweepOutcome, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(undisturbed.directory, tmp_path / "sweep")
     bad, *others = sorted((tmp_path / "sweep" / "trials").iterdir())
     whole = (bad / "result.json").read_bytes()
     (bad / "result.json").write_bytes(whole[:-10])
+    (others[0] / "config.json").write_bytes(b"")
     before = {trial: (trial / "result.json").stat().st_mtime_ns for trial in others}
-    outcome = sweep(SLOW, tmp_path, quiet=True)
+    outcome = sweep(SLOW, tmp_path)
     assert outcome.counts == {"finished": 4}
+    said = [line for line in capsys.readouterr().err.splitlines() if "result.json: damaged" in line]
+    assert len(said) == 1 and "set aside" in said[0]
+    assert (others[0] / "config.json").read_bytes()
     assert (bad / "result.json").read_bytes() == whole and (bad / "result.json.damaged").read_bytes() == whole[:-10]
     assert {trial: (trial / "result.json").stat().st_mtime_ns for trial in others} == before

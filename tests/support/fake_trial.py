@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,20 @@ from drorae.errors import UserError
 from drorae.storage.cache import Cache
 
 STEPS = 6
+
+
+def _raise() -> None:
+    raise RuntimeError("it never works")
+
+
+DEATHS: dict[str, Callable[[], object]] = {
+    "always": _raise,
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "crash": lambda: ctypes.string_at(0),
+    "leave": lambda: os._exit(3),
+    "exit": lambda: sys.exit(1),
+}
+"""Ways to die at the same step in every attempt."""
 
 
 def _trouble(config: TrialConfig) -> dict[str, str]:
@@ -60,10 +76,13 @@ def run_trial(
             loss = 1 / (step + width)
             rows.append({"phase": "phase2", "step": float(step), "epoch": step / 2, "loss": loss, "lr": 1e-3})
             report(rows[-1] | {"total_steps": float(STEPS)})
+            for how, die in DEATHS.items() if step == STEPS // 2 else ():
+                if str(width) in trouble.get(how, "").split("+"):
+                    die()
             checkpoint.write_text(json.dumps(rows))
+            if str(width) in trouble.get("steps", "").split("+"):
+                os.kill(os.getpid(), signal.SIGKILL)
             if step >= STEPS // 2:
-                if str(width) in trouble.get("always", "").split("+"):
-                    raise RuntimeError("it never works")
                 if str(width) in trouble.get("once", "").split("+") and attempt == 1:
                     raise RuntimeError("it does not work at first")
                 if str(width) in trouble.get("kill", "").split("+") and attempt == 1:

@@ -79,7 +79,14 @@ def test_stores_are_spoken_to_in_one_place_and_only_when_asked(path: str) -> Non
 @pytest.mark.parametrize("path", [path for path in FILES if path.startswith("sweeps/")])
 def test_ray_mlflow_and_optuna_have_doors_of_their_own(path: str) -> None:
     doors = {
-        "ray": ("driver/cluster", "driver/preparation", "driver/tune", "worker/entry", "worker/together"),
+        "ray": (
+            "driver/cluster",
+            "driver/deaths",
+            "driver/preparation",
+            "driver/tune",
+            "worker/entry",
+            "worker/together",
+        ),
         "mlflow": ("tracking/client",),
         "optuna": ("driver/pruning", "driver/search"),
     }

@@ -34,6 +34,7 @@ def settings(**changed: Any) -> Settings:
     [
         ({"max_failures": -1}, "max_failures: expected 0 or more, got -1"),
         ({"budget_hours": -0.5}, "budget_hours: expected 0 .no limit. or more, got -0.5"),
+        ({"stall_minutes": -1.0}, "stall_minutes: expected 0 .by each trial's pace. or minutes, got -1"),
         ({"pruner": "hope"}, "pruner: expected one of none, median, hyperband, asha, got 'hope'"),
     ],
 )

@@ -79,3 +79,11 @@ def test_bad_tables(change: dict, x: str, y: str, include: tuple[str, ...], mess
     with pytest.raises(UserError, match=message) as caught:
         select(trials(**change), x, y, include)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", ["nonfinite", "no_result"])
+def test_what_ended_without_a_number_is_left_out_by_its_status(status: str) -> None:
+    frame = trials()
+    frame["status"] = [status, *["finished"] * (len(frame) - 1)]
+    selection = select(frame, "params", "psnr")
+    assert len(selection.used) == len(frame) - 1 and selection.excluded[0][1] == f"status {status}"

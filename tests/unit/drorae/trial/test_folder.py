@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from drorae.config import PRESETS, load_config
 from drorae.errors import Notice, UserError
 from drorae.trial import folder
 from drorae.trial.folder import (
+    BROKEN,
     TrialStatus,
     Use,
     error_file,
@@ -25,6 +28,7 @@ from drorae.trial.folder import (
     write_ending,
     write_tree,
 )
+from drorae.trial.result import TrialResult, read_result
 
 RESULT_TREE = {
     "config_hash": "abc", "status": "unconverged", "variant": "energy", "expert_hidden_dim": 8, "num_layers": 12,
@@ -101,3 +105,22 @@ def test_another_attempt_begins_without_what_the_last_one_failed_of(tmp_path: Pa
 def test_files_are_found_by_what_they_are_for() -> None:
     assert set(files_for(Use.STATE)) == {"config.json", "result.json", "failure.json", "pruned.json", "progress.json"}
     assert set(files_for(Use.STATE)) < set(files_for(Use.STATE | Use.DRAWN))
+
+
+@pytest.mark.parametrize(("value", "status"), [(math.nan, "nonfinite"), (-math.inf, "nonfinite"), (20.0, "finished")])
+def test_a_metric_that_is_no_number_is_no_finished_trial(tmp_path: Path, value: float, status: str) -> None:
+    result = TrialResult("abc", TrialStatus.FINISHED, "energy", 8, 12, 0, 1, 2, {"psnr": value, "ssim": 0.5})
+    write_tree(tmp_path, "result.json", asdict(result))
+    outcome, found = read_outcome(tmp_path), read_result(tmp_path)
+    assert outcome["status"] == status and found is not None and found.status == status
+    assert outcome["reason"] == ("" if status == "finished" else f"psnr is {value}")
+
+
+def test_endings_come_back_and_those_of_former_versions_too(tmp_path: Path) -> None:
+    for status in (*BROKEN, TrialStatus.PRUNED):
+        directory = tmp_path / status
+        directory.mkdir()
+        write_ending(directory, status, "why")
+        assert read_outcome(directory) == {"status": status, "reason": "why"}
+    (tmp_path / "failure.json").write_text('{"schema": 1, "reason": "no luck"}')
+    assert read_outcome(tmp_path) == {"status": "failed", "reason": "no luck"}

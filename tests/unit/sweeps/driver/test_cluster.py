@@ -224,6 +224,8 @@ def test_a_sweep_that_joins_nothing_leaves_nothing(
     (elsewhere / "runs").mkdir()
     assert main(["sweep", "--preset", "smoke", "--no-fit"]) == 2
     assert list(elsewhere.rglob("*")) == [elsewhere / "runs"]
+
+
 def test_a_cluster_is_sent_the_code_with_its_commit_and_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from done_trials import finish, spec_of
+from done_trials import begin, finish, spec_of
+from runs import only_run
 
 from drorae.commands.main import main
 from drorae.config import Runtime, config_hash
 from drorae.errors import ClusterLostError, UserError
 from drorae.runtime.signals import Interrupted, Signals
+from drorae.storage.files import write_json
 from drorae.storage.remote import Remote
 from sweeps.driver.conductor import Conductor, SweepOutcome
 from sweeps.driver.home import Home
@@ -25,6 +28,9 @@ from sweeps.folder.sweep import RunAddress, read_record
 from sweeps.resources import Resources
 from sweeps.settings import PREPARE, Settings
 from sweeps.spec import Range, Search, expand
+from sweeps.tracking.client import Store
+from sweeps.tracking.sweep import SweepTracker
+from sweeps.tracking.trial import TrialTracker
 
 GO_ON = "drorae resume mine"
 
@@ -108,6 +114,39 @@ def test_a_folder_that_is_another_drivers_or_recorded_is_left_alone(tmp_path: Pa
     with pytest.raises(UserError), driver.last_words():
         raise UserError("a mistake")
     assert (tmp_path / "mine" / "sweep.json").exists()
+
+
+def test_an_interrupt_after_a_takeover_says_who_took_over_and_writes_nothing(tmp_path: Path) -> None:
+    people = io.StringIO()
+    driver = conductor(tmp_path, people)
+    tracker = SweepTracker(
+        "mine", "id", tmp_path, f"sqlite:///{tmp_path}/mlflow.db", check=lambda: driver.home.lease.check()
+    )
+    with driver.home.leased(lambda line: None):
+        driver._open()
+        driver.tracker, driver.address = tracker, tracker.open_parent("a test")
+        config = next(iter(driver.basis.values()))
+        trial = begin(driver.home.trials, config)
+        TrialTracker(tracker.address, config, trial).start()
+        before = {path: path.read_bytes() for path in driver.home.directory.rglob("*") if path.is_file()}
+        heir = {"owner": "other", "host": "elsewhere", "pid": 4711, "beat": 1}
+        write_json(tmp_path / "mine" / "driver.lease", heir)
+        # As after a long suspension: the last look is long ago.
+        driver.home.lease._looked = -math.inf
+        with pytest.raises(LeaseLostError, match=r"another process \(4711 on elsewhere\) took this over"):
+            tracker.settle([config], driver.home.trials, lambda line: None)
+        with pytest.raises(LeaseLostError, match="4711 on elsewhere"):
+            driver.session.conclude(config_hash(config), died=True)
+        with pytest.raises(LeaseLostError, match="4711 on elsewhere") as raised, driver.last_words():
+            try:
+                raise Interrupted
+            finally:
+                driver._close()
+    assert "\n" not in str(raised.value) and people.getvalue().count("interrupted") == 0
+    after = {path: path.read_bytes() for path in driver.home.directory.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} == {tmp_path / "mine" / "driver.lease"}
+    run = only_run(Store(tracker.uri).client, tracker.address, config)
+    assert run.info.status == "RUNNING", "it is the other's"
 
 
 def test_what_ends_a_call_is_said_with_the_way_to_go_on(tmp_path: Path) -> None:

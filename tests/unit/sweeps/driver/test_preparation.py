@@ -102,3 +102,34 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
     ).start()  # fmt: skip
     assert len(sent) == 3 and reached(sent) == []
     assert cloudpickle.loads(cloudpickle.dumps(sent))
+
+
+def test_a_preparation_whose_worker_dies_is_made_again_three_times_and_the_reason_named(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.exceptions import OutOfMemoryError
+
+    from sweeps.driver import preparation
+    from sweeps.driver.deaths import OUT_OF_MEMORY
+    from sweeps.driver.home import Home
+    from sweeps.resources import Share
+
+    sent: list[object] = []
+
+    def get(job: object) -> None:
+        raise OutOfMemoryError("low on memory\nmuch else")
+
+    remote = SimpleNamespace(remote=lambda *given: sent.append(given), options=lambda **given: remote)
+    monkeypatch.setattr(ray, "remote", lambda function: remote)
+    monkeypatch.setattr(ray, "wait", lambda jobs, timeout: (jobs, []))
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(preparation, "alive_nodes", list)
+    home = Home(tmp_path, "smoke")
+    made = preparation.Preparation(
+        session.configs, session.screen, Runtime(), lambda config: Share(1.0), "fake_trial:prepare", home,
+        lambda: None, {},
+    )  # fmt: skip
+    made.start()
+    failed, _ = made.finish()
+    assert set(failed.values()) == {f"preparation failed: {OUT_OF_MEMORY}"} and len(sent) == 4

@@ -10,6 +10,7 @@ from done_trials import finish, spec_of
 
 from drorae.config import TrialConfig
 from drorae.errors import DiskFullError, UserError
+from sweeps.driver import run
 from sweeps.driver.run import resume_sweep, run_sweep
 from sweeps.folder.sweep import read_record
 from sweeps.spec import Axis, SweepSpec, expand
@@ -61,3 +62,11 @@ def test_a_sweep_that_is_done_needs_no_cluster(tmp_path: Path) -> None:
     assert record.spec == spec and record.tracking and record.tracking.parent_run_id == outcome.parent_run_id
     again = resume_sweep(tmp_path / "mine", tracking_uri=outcome.tracking_uri, quiet=True)
     assert again == outcome
+
+
+def test_a_second_sweep_in_one_process_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with run._ONE, pytest.raises(UserError, match="mine: another sweep is running in this process") as refused:
+        run_sweep(spec_of("mine"), root=tmp_path / "runs", quiet=True)
+    assert "\n" not in str(refused.value) and not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="max_failures"):
+        run_sweep(spec_of("mine"), root=tmp_path / "runs", quiet=True, max_failures=-1)

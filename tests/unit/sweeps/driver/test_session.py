@@ -13,8 +13,9 @@ from done_trials import begin, finish, spec_of
 from drorae.config import config_hash
 from drorae.storage.files import write_json
 from drorae.trial.folder import error_file, read_outcome
+from sweeps.driver.deaths import DIED
 from sweeps.driver.output import Tail
-from sweeps.driver.preparation import DIED
+from sweeps.driver.plan import is_done
 from sweeps.driver.screen import Screen
 from sweeps.driver.session import Session
 from sweeps.spec import expand
@@ -92,10 +93,22 @@ def test_an_attempt_without_a_word_was_killed_or_kept_from_its_folder(tmp_path: 
     assert made.reason(second) == "s3://b: away"
 
 
+def test_a_trial_that_returned_without_a_result_was_not_stopped_by_anybody(tmp_path: Path) -> None:
+    people = io.StringIO()
+    made = session_of(tmp_path, people)
+    key = next(iter(made.configs))
+    begin(tmp_path, made.configs[key])
+    made.end(key, died=False)
+    outcome = read_outcome(tmp_path / key)
+    assert outcome["status"] == "no_result" and "left no result.json" in outcome["reason"]
+    assert "no_result: the trial's function returned" in people.getvalue() and not is_done(tmp_path / key)
+
+
 def test_a_trial_that_was_stopped_is_pruned_and_a_result_is_left_alone(tmp_path: Path) -> None:
     made = session_of(tmp_path)
     first, second = made.configs
     begin(tmp_path, made.configs[first])
+    made.stopped.add(first)
     made.conclude(first, died=False)
     outcome = read_outcome(tmp_path / first)
     assert outcome["status"] == "pruned" and "stopped early" in outcome["reason"]
@@ -131,3 +144,36 @@ def test_trials_are_named_by_what_varies(tmp_path: Path, varied: list[str]) -> N
     made = session_of(tmp_path)
     made.varied = varied
     assert made.label(next(iter(made.configs))) == ("capacity=4 seed=0" if varied else "capacity=4")
+
+
+def test_a_trial_that_gets_no_further_is_given_up_with_the_reason_of_its_last_attempt(tmp_path: Path) -> None:
+    people = io.StringIO()
+    made = session_of(tmp_path, people)
+    key = next(iter(made.configs))
+    directory = begin(tmp_path, made.configs[key])
+    made.begin(key, None)
+    for step in (2, 3, 4, 4, 4):
+        write_json(directory / "reached.json", {"phase2": step})
+        assert made.goes_on(key)
+    (directory / "last_words.txt").write_text("Fatal Python error: Segmentation fault\n\nCurrent thread ...\n")
+    assert not made.goes_on(key)
+    assert read_outcome(directory) == {"status": "failed", "reason": "the worker process died: Segmentation fault"}
+    assert people.getvalue().count("tried again") == 5
+
+
+def test_a_trial_that_stalls_is_tried_again_and_then_recorded_as_stalled(tmp_path: Path) -> None:
+    people = io.StringIO()
+    made = session_of(tmp_path, people)
+    made.stalls.minutes, made.retries.allowed = 1e-9, 1
+    key = next(iter(made.configs))
+    directory, trial = begin(tmp_path, made.configs[key]), SimpleNamespace()
+    made.begin(key, trial)
+    write_json(directory / "progress.json", {"running": True, "phase": "phase2", "step": 5, "total_steps": 10})
+    for attempt in range(2):
+        made.running()
+        assert made.find_stalled() == [] and made.find_stalled() == [trial]
+        assert made.goes_on(key) is (attempt == 0)
+    made.end(key, died=False)
+    outcome = read_outcome(directory)
+    assert outcome["status"] == "stalled" and "no step for 0 s (at phase2 5)" in outcome["reason"]
+    assert "capacity=4: tried again (no step" in people.getvalue() and not is_done(directory)

@@ -11,6 +11,7 @@ import pytest
 from begun import BEGUN
 from done_trials import begin, finish, spec_of
 
+from drorae.commands.main import main
 from drorae.config import config_hash
 from drorae.errors import UserError
 from drorae.storage.files import write_json
@@ -41,12 +42,13 @@ def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> No
     held.release()
     assert state.counts == {"finished": 1, "failed": 1, "running": 1, "missing": 3} and state.total == 6
     assert [(item.label, item.step) for item in state.running] == [("capacity=16", 5)]
-    assert state.failed == (("capacity=8", "no luck"),)
+    assert state.failed == (("capacity=8", "no luck", "failed"),)
     assert [label for label, _ in state.damaged] == ["capacity=64"] and "damaged" in state.damaged[0][1]
     assert state.cost.cpu_hours == pytest.approx(2 + 60 / 3600) and not state.driven
     assert state.seconds_left and state.seconds_left > 0
     tree = json.loads(json.dumps(state.tree()))
-    assert tree["failed"] == [{"trial": "capacity=8", "reason": "no luck"}] and tree["counts"] == state.counts
+    assert tree["failed"] == [{"trial": "capacity=8", "reason": "no luck", "status": "failed"}]
+    assert tree["counts"] == state.counts
     with Lease(tmp_path / "driver.lease") as lease:
         lease.acquire()
         assert sweep_state(tmp_path).driven
@@ -81,6 +83,23 @@ def test_another_machine_is_at_work_whatever_the_time_there(
     assert state.driven and state.counts == {"running": 1, "missing": 1}
     state = sweep_state(tmp_path)
     assert not state.driven and state.counts == {"missing": 2} and state.running == ()
+
+
+def test_a_trial_that_makes_no_step_is_shown_and_leaves_the_time_left_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of("mine", (4, 8))
+    keys = {config_hash(config): config for config in expand(spec)}
+    folder = tmp_path / "mine"
+    first, second = (begin(folder / "trials", config) for config in keys.values())
+    SweepRecord("id", spec, tuple(keys)).write(folder)
+    now = {"running": True, "updated": time.time(), "phase": "phase2", "step": 9, "total_steps": 10, "seconds": 7200.0}
+    write_json(first / "progress.json", now | {"trained_seconds": 3600.0, "reported": time.time() - 3600})
+    write_json(second / "progress.json", now | {"trained_seconds": 7199.0, "reported": time.time()})
+    state = sweep_state(folder)
+    assert [item.silence for item in state.running] == ["no step for 60 min", ""] and state.seconds_left is None
+    assert main(["status", "mine", "--root", str(tmp_path)]) == 0
+    assert "no step for 60 min" in capsys.readouterr().out
 
 
 def test_a_sweep_of_an_earlier_version_is_read() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -19,7 +20,18 @@ from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
-from sweeps.driver.tune import WAITING_BYTES, Here, TunePlan, _Asking, _request, make_tuner
+from sweeps.driver.tune import (
+    WAITING_BYTES,
+    Here,
+    TunePlan,
+    _Asking,
+    _End,
+    _Pruner,
+    _request,
+    _Watcher,
+    make_tuner,
+)
+from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.sweep import RunAddress
 from sweeps.parsing import parse_range
 from sweeps.resources import Resources, Share
@@ -41,7 +53,7 @@ def test_tune_is_given_nothing_of_the_drivers(pruner: str, session: Any, tmp_pat
         pruning = Pruning(tmp_path / "studies.db", tmp_path, lambda key: "smoke", pruner, Asha())
     settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
     plan = TunePlan(asker, lambda config: Share(1.0), settings, pruning, lambda: lock.release())
-    work = Work(str(tmp_path), Runtime(), RunAddress("uri", "1", "2"), "fake_trial:run_trial", True, 3)
+    work = Work(str(tmp_path), Runtime(), RunAddress("uri", "1", "2"), "fake_trial:run_trial", True)
     tuner = make_tuner(session, plan, work, tmp_path / "ray")
     inside = vars(tuner._local_tuner)
     given = {name: inside[f"_{name}"] for name in ("tune_config", "run_config", "trainable")}
@@ -81,3 +93,29 @@ def test_around_a_trial_of_several_processes_is_one_that_only_waits() -> None:
     assert _request(alone).bundles == [{"CPU": 2.0, "GPU": 1.0}]
     together = {"trial": {"config_hash": "a", "share": {"cpus": 2.0, "gpus": 2.0, "processes": 2}}}
     assert _request(together).bundles == [{"memory": WAITING_BYTES}]
+
+
+def test_every_word_of_tunes_is_heard_only_while_the_sweep_is_this_drivers(session: Session, tmp_path: Path) -> None:
+    (key,) = session.configs
+
+    def lost() -> None:
+        raise LeaseLostError("taken over")
+
+    settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
+    plan = TunePlan(Listed([key]), lambda config: Share(1.0), settings, None, lost)
+    trial = SimpleNamespace(config={"trial": {"config_hash": key}})
+    watcher, asking = _Watcher(session, plan), _Asking(session, plan)
+    asking._keys["a"] = key
+    for heard in (
+        lambda: watcher.on_trial_start(1, [], trial),
+        lambda: watcher.on_trial_recover(1, [], trial),
+        lambda: watcher.on_trial_complete(1, [], trial),
+        lambda: watcher.on_trial_error(1, [], trial),
+        lambda: asking.suggest("b"),
+        lambda: asking.on_trial_complete("a", error=True),
+        lambda: _Pruner(session, plan).on_trial_result(None, trial, {"loss": 1.0, "epoch": 1}),
+    ):
+        with pytest.raises(_End) as ended:
+            heard()
+        assert isinstance(ended.value.error, LeaseLostError)
+    assert not (tmp_path / key).exists() and session.started == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from drorae.config import PRESETS, Runtime, config_hash
 from drorae.errors import UserError
+from drorae.trial.folder import TrialStatus, write_ending
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking import recorder, trial
 from sweeps.tracking import sweep as sweep_tracking
@@ -29,7 +31,8 @@ from sweeps.tracking.trial import TrialTracker
 
 def test_runs_are_made_to_agree_with_the_disk(sweep: SweepTracker, tmp_path: Path) -> None:
     done, failed, lost, pruned = (replace(PRESETS["smoke"], seed=seed) for seed in range(10, 14))
-    for config in (done, failed, lost, pruned):
+    empty, endless = (replace(PRESETS["smoke"], seed=seed) for seed in (14, 15))
+    for config in (done, failed, lost, pruned, empty, endless):
         (tmp_path / config_hash(config)).mkdir()
         tracker = TrialTracker(sweep.address, config, tmp_path / config_hash(config))
         tracker.start()
@@ -38,13 +41,18 @@ def test_runs_are_made_to_agree_with_the_disk(sweep: SweepTracker, tmp_path: Pat
     run_trial(done, lambda row: None, directory=tmp_path / config_hash(done), runtime=Runtime())
     (tmp_path / config_hash(failed) / "failure.json").write_text('{"reason": "no luck"}')
     (tmp_path / config_hash(pruned) / "pruned.json").write_text('{"reason": "too slow"}')
-    configs = [done, failed, lost, pruned]
+    write_ending(tmp_path / config_hash(empty), TrialStatus.NO_RESULT, "left nothing")
+    run_trial(endless, lambda row: None, directory=tmp_path / config_hash(endless), runtime=Runtime())
+    result = tmp_path / config_hash(endless) / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"metrics": {"psnr": math.nan}}))
+    configs = [done, failed, lost, pruned, empty, endless]
     sweep.settle(configs, tmp_path, print, running=frozenset([config_hash(lost)]))
     assert only_run(sweep.client, sweep.address, lost).info.status == "RUNNING"
     sweep.settle(configs, tmp_path, print)
     runs = [only_run(sweep.client, sweep.address, config) for config in configs]
-    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "KILLED", "KILLED"]
-    assert [run.data.tags["drorae.status"] for run in runs] == ["finished", "failed", "missing", "pruned"]
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "KILLED", "KILLED", "FAILED", "FINISHED"]
+    said = ["finished", "failed", "missing", "pruned", "no_result", "nonfinite"]
+    assert [run.data.tags["drorae.status"] for run in runs] == said
     assert runs[1].data.tags["drorae.reason"] == "no luck"
     assert runs[0].data.metrics["psnr"] > 0 and steps(sweep.client, runs[0]) == list(range(1, STEPS + 1))
 

@@ -25,7 +25,7 @@ def test_a_worker_on_a_full_disk_says_its_own_reason(tmp_path: Path, monkeypatch
     key = config_hash(trouble)
     ready_trial(tmp_path / key, trouble)
     address = RunAddress(*[""] * len(dataclasses.fields(RunAddress)))
-    work = attempt.Work(str(tmp_path), Runtime(), address, "fake_trial:run_trial", False, 3)
+    work = attempt.Work(str(tmp_path), Runtime(), address, "fake_trial:run_trial", False)
 
     def full(*arguments: Any) -> None:
         raise FULL

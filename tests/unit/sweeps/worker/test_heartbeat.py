@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.folder.lease import Lease, LeaseLostError
-from sweeps.folder.progress import RunningTrial, read_cost, read_progress
+from sweeps.folder.progress import RunningTrial, read_cost, read_progress, read_reached
 from sweeps.resources import Share
 from sweeps.worker import heartbeat as worker_heartbeat
 from sweeps.worker.heartbeat import heartbeat
@@ -62,3 +62,14 @@ def test_nothing_is_written_once_the_trial_is_another_s(tmp_path: Path) -> None:
             with pytest.raises(LeaseLostError):
                 lease.check(now=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_how_far_a_trial_got_is_there_to_the_very_step_and_never_goes_back(tmp_path: Path) -> None:
+    for steps in (range(1, 6), range(3, 5)):
+        heart = worker_heartbeat.Heartbeat(tmp_path, Share(), Lease(tmp_path / "lease"))
+        heart.report({"phase": "prepare", "note": "encoding", "done": 3.0, "total": 10.0})
+        for step in steps:
+            heart.report({"phase": "phase2", "step": float(step), "loss": 1.0})
+            assert read_reached(tmp_path) == {"prepare": 3.0, "phase2": max(float(step), 5.0 * (steps.start == 3))}
+    (tmp_path / "reached.json").write_text("{")
+    assert read_reached(tmp_path) == {}
