@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 
 from drorae.config import ImagesConfig
 from drorae.data.crops import CropSet, Images, subset
-from drorae.errors import UserError, one_line, printable
+from drorae.errors import OF_IMAGES, Notice, UserError, one_line, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -246,7 +246,7 @@ def _report_bad(bad: list[_ImageFile], total: int) -> None:
             f"images.path: {len(bad)} of {total} files are not usable ({counts}), more than {BAD_SHARE:.0%}; "
             f"replace them, or move them elsewhere: {names}"
         )
-    warnings.warn(f"skipped {len(bad)} of {total} image files ({counts}): {names}", stacklevel=4)
+    warnings.warn(f"{OF_IMAGES}skipped {len(bad)} of {total} image files ({counts}): {names}", Notice, stacklevel=4)
 
 
 def _count(bad: list[_ImageFile]) -> str:
