@@ -61,5 +61,9 @@ def last_line(text: str) -> str:
     return shorten(lines[-1], 300) if lines else ""
 
 
+OF_IMAGES = "images: "
+"""How a notice on the images begins, which all trials of a sweep have in common."""
+
+
 class Notice(UserWarning):
     """Something that a trial came through, and that its user should know of."""

@@ -14,7 +14,7 @@ from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
 from analysis.table.decoders import decoder_notes
 from analysis.table.selection import Selection
-from drorae.trial.folder import TrialStatus
+from drorae.trial.folder import SKIPPED, TrialStatus
 
 FEW_CONFIGURATIONS = 6
 """Below this many the interval rests on so few degrees of freedom that one run can move it."""
@@ -103,6 +103,10 @@ def _selection_cautions(selection: Selection) -> Iterator[Caution]:
         if len(others):
             names = ", ".join(sorted(set(map(str, others))))
             yield Caution("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
+    if SKIPPED in used.columns:
+        for text in used[SKIPPED].dropna().unique():
+            if str(text).strip():
+                yield Caution("images-skipped", f"the runs were made without some of their images ({text})")
     yield from decoder_cautions(selection)
     if selection.pruned is not None:
         yield Caution("survivors", _survivors(selection, selection.pruned))

@@ -16,7 +16,7 @@ from analysis.table.decoders import DECODER
 from drorae.errors import UserError
 from drorae.redaction import public_address
 from drorae.storage.places import follow_store, sqlite_path
-from drorae.trial.folder import TrialStatus
+from drorae.trial.folder import SKIPPED, TrialStatus
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -211,6 +211,8 @@ def _trial_row(run: _Run) -> dict[str, object]:
     row["status"] = _UNFINISHED.get(run.status, status) if status == TrialStatus.FINISHED else status
     row |= {name: run.tags.get(f"drorae.{name}") for name in ("config_hash", "reason")} | {"run_id": run.run_id}
     row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
+    if skipped := run.tags.get(f"drorae.note.{SKIPPED}"):
+        row[SKIPPED] = skipped
     return row | ({"tuning": run.tags["drorae.tuning"]} if "drorae.tuning" in run.tags else {})
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from drorae.errors import Notice, printable
+from drorae.errors import OF_IMAGES, Notice, printable
 
 SIDE = 16
 FLAT = 16
@@ -51,7 +51,7 @@ def report_shared(train: Sequence[Portrait], val: Sequence[Portrait]) -> list[st
         if pairs:
             some = ", ".join(f"{printable(own)} and {printable(other)}" for own, other in pairs[:EXAMPLES])
             some += ", ..." if len(pairs) > EXAMPLES else ""
-            found.append(f"images: {len(pairs)} of {len(val)} validation images {what}: {some}")
+            found.append(f"{OF_IMAGES}{len(pairs)} of {len(val)} validation images {what}: {some}")
     for text in found:
         warnings.warn(text, Notice, stacklevel=5)
     return found

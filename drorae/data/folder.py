@@ -28,7 +28,7 @@ from drorae.config import ImagesConfig
 from drorae.data.crops import CropSet, Images, subset
 from drorae.data.duplicates import READ_SIDE, Portrait, perceptual_hash, report_shared
 from drorae.data.splits import Role, by_role
-from drorae.errors import Notice, UserError, one_line, printable
+from drorae.errors import OF_IMAGES, Notice, UserError, one_line, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "PCX", "SGI", "QOI")
 """What Pillow may open: formats of photographs that it decodes by itself, and runs no other program for."""
@@ -98,7 +98,7 @@ def load_folder(config: ImagesConfig) -> Images:
     check = partial(_check_files, full=total <= FULL_CHECK_FILES, limit=config.max_pixels)
     checked = [list(check(files)) for files in listed]
     bad = [file for files in checked for file in files if file.problem]
-    notices += _report_bad(bad, total)
+    _report_bad(bad, total)
     good = [[file for file in files if not file.problem] for files in checked]
     notices += _report_converted([file for files in good for file in files])
     for root, files in zip(roots, good, strict=True):
@@ -174,7 +174,7 @@ def _by_name(root: Path, found: dict[Role, list[str]]) -> tuple[list[Path], list
     train, measured = found.get("train", []), found.get("val") or found.get("test", [])
     if len(train) == 1 and len(measured) == 1 and "other" not in found:
         left = [name for name in names if name not in (*train, *measured)]
-        notices = [f"images: {printable(str(root))}: trained on {train[0]}, measured on {measured[0]}"]
+        notices = [f"{OF_IMAGES}{printable(str(root))}: trained on {train[0]}, measured on {measured[0]}"]
         if left:
             notices[0] += f"; left out: {', '.join(map(printable, left))}"
         if left or measured != found.get("val"):
@@ -237,7 +237,7 @@ def _report_ignored(listings: list[_Listing]) -> list[str]:
         return []
     files = sum(len(listing.files) for listing in listings)
     text = (
-        f"images: {ignored.total()} of {files + ignored.total()} files were not looked at because of their extension"
+        f"{OF_IMAGES}{ignored.total()} of {files + ignored.total()} files were not looked at because of their extension"
         f"{_found_instead(ignored)}"
     )
     warnings.warn(text, Notice, stacklevel=4)
@@ -250,7 +250,7 @@ def _report_converted(files: list[_ImageFile]) -> list[str]:
     if not converted:
         return []
     kinds = Counter(file.converted for file in converted)
-    text = f"images: converted to 8-bit RGB: {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())} images"
+    text = f"{OF_IMAGES}converted to 8-bit RGB: {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())} images"
     text += f", such as {printable(converted[0].path)}"
     warnings.warn(text, Notice, stacklevel=4)
     return [text]
@@ -371,10 +371,10 @@ def _unusual_kind(image: Image.Image, header: bytes) -> str:
     return "CMYK" if image.mode == "CMYK" else ""
 
 
-def _report_bad(bad: list[_ImageFile], total: int) -> list[str]:
+def _report_bad(bad: list[_ImageFile], total: int) -> None:
     """One warning about the files left out, or UserError if they are more than `BAD_SHARE` of `total`."""
     if not bad:
-        return []
+        return
     counts = _count(bad)
     names = ", ".join(f"{printable(file.path)} ({file.problem})" for file in bad[:3]) + (
         ", ..." if len(bad) > 3 else ""
@@ -384,9 +384,7 @@ def _report_bad(bad: list[_ImageFile], total: int) -> list[str]:
             f"images.path: {len(bad)} of {total} files are not usable ({counts}), more than {BAD_SHARE:.0%}; "
             f"replace them, or move them elsewhere: {names}"
         )
-    text = f"skipped {len(bad)} of {total} image files ({counts}): {names}"
-    warnings.warn(text, Notice, stacklevel=4)
-    return [text]
+    warnings.warn(f"{OF_IMAGES}skipped {len(bad)} of {total} image files ({counts}): {names}", Notice, stacklevel=4)
 
 
 def _count(bad: list[_ImageFile]) -> str:

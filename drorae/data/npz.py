@@ -15,7 +15,7 @@ from drorae.config import ImagesConfig
 from drorae.data.crops import CropSet, Images, subset
 from drorae.data.duplicates import Portrait, perceptual_hash, report_shared
 from drorae.data.splits import by_role
-from drorae.errors import Notice, UserError, printable
+from drorae.errors import OF_IMAGES, Notice, UserError, printable
 
 EXPECTED = "expected uint8 arrays named train and val of shape [N, H, W, 3]"
 COMPARED = 20_000
@@ -46,7 +46,7 @@ def load_npz(config: ImagesConfig) -> Images:
         names = _names(archive, config)
         arrays = [_as_rgb(_read(archive, name, path), name, path, notices) for name in names]
     if tuple(names) != ("train", "val"):
-        notices.insert(0, f"images: {path}: trained on {names[0]}, measured on {names[-1]}")
+        notices.insert(0, f"{OF_IMAGES}{path}: trained on {names[0]}, measured on {names[-1]}")
     for notice in notices:
         warnings.warn(notice, Notice, stacklevel=4)
     places = [np.arange(len(array)) for array in arrays]
@@ -127,7 +127,7 @@ def _as_rgb(array: np.ndarray, name: str, path: str, notices: list[str]) -> np.n
             )
     array = np.repeat(array, 3, axis=3) if array.shape[3] == 1 else np.ascontiguousarray(array)
     if was != f"{array.dtype} of shape {list(array.shape)}":
-        notices.append(f"images: array {name} of {path} is {was}; taken as uint8 {list(array.shape)}")
+        notices.append(f"{OF_IMAGES}array {name} of {path} is {was}; taken as uint8 {list(array.shape)}")
     return array
 
 

@@ -120,6 +120,8 @@ SENT_LAST = RESULT
 """Nobody ever sees a result without what belongs to it."""
 SCHEMAS = {RESULT: 1, FAILURE: 1, PRUNED: 1, INPUTS: 1, PROGRESS: 1}
 """Version of each JSON file's layout. It is raised when an older drorae would misread the file."""
+SKIPPED = "images_skipped"
+"""Name of the note, in a result's provenance, on image files that were left out; in tables a column."""
 _REQUIRED = (
     "config_hash", "status", "variant", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
     "fusion_params_paper",

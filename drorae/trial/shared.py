@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from drorae.data.features import Features, Note, open_features
 from drorae.data.images import load_images
 from drorae.data.pixels import to_uint8
 from drorae.diagnostics.latents import latent_batches
-from drorae.errors import UserError
+from drorae.errors import UserError, printable
 from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
@@ -41,7 +41,7 @@ from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.training.phases import PHASE1
-from drorae.trial.folder import DECODER
+from drorae.trial.folder import DECODER, SKIPPED
 
 DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
 """What to do about a phase-1 decoder of other weights."""
@@ -181,6 +181,8 @@ def open_workshop(
     check(_image_fingerprints(images))
     with cache.naming_unwritable():
         workshop = _assemble(config, runtime, device, images, note)
+        if images.skipped:
+            workshop.notes[SKIPPED] = _summary(images.skipped)
         _collect_references(workshop, cache)
         address = _locate_decoder(workshop, cache)
         with distributed.main_lock(cache.lock(f"{address}/.lock")):
@@ -193,6 +195,12 @@ def open_workshop(
     check(workshop.fingerprints)
     _last = _Opened(key, workshop, path, stamp)
     return workshop
+
+
+def _summary(skipped: Sequence[str]) -> str:
+    """How many files were left out, and the first of them, in one line."""
+    named = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+    return f"{len(skipped)} image files left out: {printable(named)}"
 
 
 def choose_device(runtime: Runtime) -> torch.device:

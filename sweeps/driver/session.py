@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.config import TrialConfig
-from drorae.errors import last_line
+from drorae.errors import OF_IMAGES, last_line
 from drorae.machine.needs import trial_flops
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import ROOM_BYTES, full_disk, has_room
@@ -91,7 +91,7 @@ class Session:
     record: Callable[[str], None] = lambda key: None
     """Takes a trial that has ended, to be recorded."""
     said: set[str] = field(default_factory=set)
-    """What is wrong with a store, as far as it was said."""
+    """What trials have in common, as far as it was said."""
     fetched: float = 0.0
     """When the store was last asked how far running trials are."""
 
@@ -156,8 +156,8 @@ class Session:
         self.record(key)
 
     def notice(self, line: str, whose: str = "") -> None:
-        """Says a line that a trial left; what is wrong with a store once a sweep, for all trials say the same."""
-        about = complaint(line)
+        """Says a line that a trial left; of a store, and of the images, once a sweep, for all trials say the same."""
+        about = line if line.startswith(OF_IMAGES) else complaint(line)
         if about not in self.said:
             self.screen.line(line if about else whose + line)
         if about:

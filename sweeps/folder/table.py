@@ -12,7 +12,7 @@ from typing import Any
 from drorae.config import TrialConfig, config_hash
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import write_atomic
-from drorae.trial.folder import read_outcome
+from drorae.trial.folder import SKIPPED, read_outcome
 from sweeps.spec import read_field, varied_fields
 
 COLUMNS = (
@@ -44,6 +44,8 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
     row |= {name: value for name, value in outcome.items() if not isinstance(value, dict) and name != "config_hash"}
     if digest := outcome.get("weights", {}).get("phase1_decoder"):
         row["phase1_weights"] = digest[:16]
+    if skipped := outcome.get("provenance", {}).get(f"note.{SKIPPED}"):
+        row[SKIPPED] = skipped
     row |= {name: value for name, value in outcome.get("metrics", {}).items() if name != "eval_images"}
     baseline = outcome.get("baseline", {})
     return row | {f"baseline_{name}": value for name, value in baseline.items() if name != "eval_images"}

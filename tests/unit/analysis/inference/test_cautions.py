@@ -30,3 +30,14 @@ def test_a_line_in_large_sizes_can_show_a_bend() -> None:
     frame = pd.DataFrame({"params": x, "rfid": 1 - 1e-9 * x + 1e-17 * x**2})
     line = fit_line(select(frame, "params", "rfid", log=False), "linear")
     assert "curvature" in [item.code for item in cautions(line)]
+
+
+def test_image_files_that_were_left_out_are_a_caution() -> None:
+    x = np.geomspace(1e5, 1e8, 8)
+    left_out = "2 image files left out: a.png: truncated, b.png: CMYK"
+    frame = pd.DataFrame({"params": x, "psnr": np.log10(x), "images_skipped": [left_out] * 8})
+    found = cautions(fit(frame, y="psnr"))
+    assert [item.message for item in found if item.code == "images-skipped"] == [
+        f"the runs were made without some of their images ({left_out})"
+    ]
+    assert "images-skipped" not in codes(fit(frame.assign(images_skipped=None), y="psnr"))

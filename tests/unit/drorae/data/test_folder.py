@@ -23,7 +23,7 @@ import drorae.data.folder
 from drorae.config import ImagesConfig
 from drorae.data.crops import centre_crop
 from drorae.data.images import load_images
-from drorae.errors import Notice, UserError
+from drorae.errors import OF_IMAGES, Notice, UserError
 
 
 def test_folder_of_class_folders_is_read_whatever_the_names(tmp_path: Path) -> None:
@@ -160,6 +160,7 @@ def test_bad_files_are_named_counted_and_skipped_with_one_warning(tmp_path: Path
         images = load_images(folder_config(tmp_path))
     assert len(caught) == 1 and caught[0].filename == __file__
     message = str(caught[0].message)
+    assert message.startswith(OF_IMAGES) and caught[0].category is Notice, "a sweep says it, once"
     assert "skipped 14 of 304" in message and "\n" not in message
     for count in ("3 unreadable", "2 truncated", "1 zero-byte", "3 animated", "2 one pixel wide", "1 of several pages"):
         assert count in message

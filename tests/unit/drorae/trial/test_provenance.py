@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tiny import tiny_config, tiny_images
 
 from drorae.config import EvaluationConfig, PhaseConfig, Runtime
@@ -27,3 +29,17 @@ def test_a_result_says_what_it_was_made_with(tmp_path: Path) -> None:
     assert found["fingerprint.encoder"] == workshop.encoder.fingerprint
     assert found["fingerprint.images_train"] == load_images(config.images).train.fingerprint
     assert all(isinstance(value, str) for value in found.values())
+
+
+def test_a_result_says_which_image_files_were_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(
+        tiny_images(tmp_path / "images.npz"), phase1=PhaseConfig(epochs=0), evaluation=EvaluationConfig(extractors=())
+    )
+    files = tuple(f"/pictures/{name}.png: truncated" for name in "abcd")
+    images = replace(load_images(config.images), skipped=files)
+    monkeypatch.setattr("drorae.trial.shared.load_images", lambda config: images)
+    monkeypatch.setattr("drorae.trial.shared._last", None)
+    workshop = open_workshop(config, Runtime(device="cpu", threads=1, cache_dir=str(tmp_path / "cache")))
+    monkeypatch.setattr("drorae.trial.shared._last", None)
+    said = provenance(workshop)["note.images_skipped"]
+    assert said.startswith("4 image files left out: /pictures/a.png: truncated") and "\n" not in said

@@ -54,11 +54,13 @@ def test_an_ended_trial_is_handed_on_and_what_is_wrong_with_a_store_is_said_once
         made.begin(key, None)
         finish(tmp_path, made.configs[key])
         line = f"MLflow at http://there:5000 does not answer (HTTP 500, request {number}); kept for later"
-        (tmp_path / key / "warnings.txt").write_text(f"{line}\nslow disk\n")
+        images = "images.path: skipped 1 of 20 image files (1 truncated): /a.png (truncated)"
+        (tmp_path / key / "warnings.txt").write_text(f"{line}\nslow disk\n{images}\n")
         made.end(key, died=False)
     assert ended == list(made.configs)
     said = people.getvalue().splitlines()
     assert sum("does not answer" in line for line in said) == 1 and sum("slow disk" in line for line in said) == 2
+    assert said.count(images) == 1
     assert "MLflow at http://there:5000 does not answer (HTTP 500, request 0); kept for later" in said
 
 

@@ -11,7 +11,7 @@ import pytest
 from done_trials import BASE, begin, finish, spec_of
 
 from drorae.config import config_hash, override
-from drorae.trial.folder import TrialStatus, write_ending
+from drorae.trial.folder import SKIPPED, TrialStatus, write_ending
 from sweeps.folder.table import COLUMNS, charted_metrics, table_rows, trial_row, write_table
 from sweeps.spec import expand
 
@@ -69,3 +69,12 @@ def test_trials_of_a_search_say_what_they_are_to_the_law(tmp_path: Path) -> None
 )
 def test_charts_are_of_metrics_that_trials_have(rows: list[dict[str, object]], expected: list[str]) -> None:
     assert charted_metrics(rows) == expected
+
+
+def test_image_files_that_were_left_out_have_a_column(tmp_path: Path) -> None:
+    directory = finish(tmp_path, BASE)
+    assert SKIPPED not in trial_row(BASE, directory)
+    tree = json.loads((directory / "result.json").read_text())
+    tree["provenance"] = {f"note.{SKIPPED}": "1 image files left out: a.png: truncated"}
+    (directory / "result.json").write_text(json.dumps(tree))
+    assert trial_row(BASE, directory)[SKIPPED] == "1 image files left out: a.png: truncated"
