@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from analysis.inference.pareto import pareto_set
 from analysis.laws.line import Line
 from analysis.table.columns import find_column, floats
 from drorae.metrics.registry import title
+from drorae.runtime.figures import plain_figures
 from drorae.storage.files import write_atomic
 from drorae.trial.folder import TrialStatus
 
@@ -35,9 +35,6 @@ _SEED_STYLES = (
 
 RASTER_POINTS = 2000
 """Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
-
-_SETTINGS = threading.Lock()
-"""Held while matplotlib's settings, which all threads share, are a figure's."""
 
 _NAMES = {
     **dict.fromkeys(("params", "fusion_params"), "Fusion parameters"),
@@ -68,6 +65,7 @@ def equation(line: Line) -> str:
     return f"{name} = {number(line.intercept)} {sign} {number(abs(line.slope))} {term}"
 
 
+@plain_figures()
 def law_figure(analyses: Sequence[Analysis]) -> Figure:
     """One panel per metric: runs marked by seed, line, confidence and prediction band, hatched beyond the data.
 
@@ -79,6 +77,7 @@ def law_figure(analyses: Sequence[Analysis]) -> Figure:
     return figure
 
 
+@plain_figures()
 def residual_figure(analyses: Sequence[Analysis]) -> Figure:
     """One panel per metric: residuals of all runs against x, marked by seed, with the residual deviation."""
     figure, drawn = panels(len(analyses), 2.7)
@@ -94,6 +93,7 @@ def residual_figure(analyses: Sequence[Analysis]) -> Figure:
     return figure
 
 
+@plain_figures()
 def joint_figure(found: JointAnalysis) -> Figure:
     """Left: runs and the additive law at each value of the second axis. Right: the best law against what came in."""
     x, second, y = found.sample.x[:, 0], found.sample.x[:, 1], found.sample.y
@@ -118,6 +118,7 @@ def joint_figure(found: JointAnalysis) -> Figure:
     return figure
 
 
+@plain_figures()
 def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> Path:
     """Draws all finished runs and the Pareto set in the plane of the first two objectives; returns pareto.png."""
     x, y = (find_column(frame, name) for name in objectives[:2])
@@ -136,25 +137,24 @@ def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Pat
     return save(figure, directory, "pareto")["png"]
 
 
+@plain_figures()
 def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
     """Writes name.png (150 dpi) and name.svg, each renamed into place; the same figure gives the same bytes."""
-    import matplotlib
-
     paths = {}
     # Laid out once for all files, and not drawn for it.
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
     figure.set_layout_engine("none")
-    with _SETTINGS, matplotlib.rc_context({"svg.hashsalt": "drorae", "svg.fonttype": "path"}):
-        for kind in ("png", "svg"):
-            buffer = io.BytesIO()
-            metadata: Any = {"Date": None} if kind == "svg" else None
-            figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
-            paths[kind] = write_atomic(directory / f"{name}.{kind}", buffer.getvalue())
+    for kind in ("png", "svg"):
+        buffer = io.BytesIO()
+        metadata: Any = {"Date": None} if kind == "svg" else None
+        figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
+        paths[kind] = write_atomic(directory / f"{name}.{kind}", buffer.getvalue())
     return paths
 
 
+@plain_figures()
 def panels(count: int, height: float = 4.8) -> tuple[Figure, list[Axes]]:
     """A figure of `count` empty panels, two in a row; `height`: inches of each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

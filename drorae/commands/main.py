@@ -14,10 +14,10 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Protocol, TextIO, Union
+from typing import Annotated, Any, Protocol, TextIO, Union, cast
 
 import tyro
 
@@ -92,7 +92,11 @@ def parse(arguments: Sequence[str]) -> Command:
             return _at_home(parsed)
     except SystemExit as end:
         if end.code in (0, None):
+            sys.stdout.flush()
             raise
+        if end.code == 1 and not box.getvalue():
+            # rich, which prints the help, ends so where nobody reads it.
+            raise BrokenPipeError from None
         names = [name for name in arguments[:1] if name in COMMANDS]
         raise UserError(f"{box_text(box.getvalue())}; see {' '.join(['drorae', *names, '--help'])}") from None
     finally:
@@ -140,11 +144,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     set_telemetry_defaults()
+    # A backend of the environment that is not there would keep matplotlib from being imported.
+    os.environ["MPLBACKEND"] = "agg"
     redact_logs()
     _fill_closed()
     if debug:
         sys.excepthook = _show_traceback
-    with Signals() as signals:
+    with Signals() as signals, contextlib.redirect_stdout(cast(TextIO, _Stdout(sys.stdout))):
         try:
             code = parse([text for text in given if text != "--debug"]).run()
             sys.stdout.flush()
@@ -158,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
         except BrokenPipeError:
             # Whoever read the output has gone, as `head` does: nothing is left to say, and nobody to say it to.
-            _write_nowhere(sys.stdout)
+            for stream in (sys.stdout, sys.stderr):
+                _write_nowhere(stream)
             return 128 + signal.SIGPIPE
         except Exception as error:
             if debug:
@@ -181,6 +188,8 @@ def _end(error: Interrupted | Stopped) -> int:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """Returns an error's line and exit code."""
+    if isinstance(error, _StdoutError):
+        return f"error: stdout cannot be written ({error}); send the output to another place, and run again", 2
     if isinstance(error, UserError | RemoteError):
         return f"error: {one_line(error)}", 2
     if isinstance(error, ClusterLostError):
@@ -198,6 +207,38 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"error: {error.filename}: {error.strerror}; {remedy}", 2
     what = f"{type(error).__name__}: {brief(error, 300)}"
     return f"internal error: {what} (rerun with --debug for the traceback)", 1
+
+
+class _StdoutError(Exception):
+    """Stdout was not written; the message says why."""
+
+
+class _Stdout:
+    """Stdout, whose errors say that they are its own: they name no file, as those of others without a name."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._named():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _write_nowhere(self._stream)
+            raise _StdoutError(error.strerror or one_line(error)) from error
 
 
 def _say(text: str) -> None:

@@ -85,7 +85,13 @@ def print_table(
 
     cells = [tuple(map(redact, row)) for row in rows]
     width = terminal_width(sys.stdout)
-    console = Console(width=width or 1000, highlight=False)
+
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would end the process with a code of its own.
+            raise BrokenPipeError
+
+    console = Piped(width=width or 1000, highlight=False)
     unlimited = console.options.update(max_width=1_000_000)
     if title:
         show(title, keep=(title,))

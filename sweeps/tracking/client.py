@@ -212,15 +212,11 @@ class Store:
         """
         from mlflow.exceptions import MlflowException
 
-        client = self.client
-        looks: tuple[tuple[str, Callable[[], Experiment]], ...] = (
-            (run_id, lambda: client.get_experiment(client.get_run(run_id).info.experiment_id)),
-            (experiment_id, lambda: client.get_experiment(experiment_id)),
-        )
-        for identity, look in looks:
+        for run, experiment in ((run_id, ""), ("", experiment_id)):
             try:
-                if identity:
-                    return look()
+                found = self.client.get_run(run).info.experiment_id if run else experiment
+                if found:
+                    return self.client.get_experiment(found)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise

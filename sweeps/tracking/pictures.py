@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from drorae.runtime.figures import plain_figures
 from drorae.storage.files import json_rows
 from drorae.trial.folder import GRID, HISTORY, INSPECTION_ARRAYS, SAMPLES
 
@@ -22,6 +23,7 @@ IMAGES = 4
 """Images that a picture of a fusion's inside shows."""
 
 
+@plain_figures()
 def draw_pictures(directory: Path) -> list[Path]:
     """Draws what a finished trial's folder has the numbers for; returns the files drawn.
 
