@@ -12,14 +12,13 @@ from pathlib import Path
 
 from drorae.config import TrialConfig, to_dict
 from drorae.errors import ClusterLostError, UserError
-from drorae.machine.capacity import check_share
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
-from drorae.trial.folder import CONFIG, GRID, TrialStatus, ready_trial, write_ending
+from drorae.trial.folder import CONFIG, GRID, TrialStatus, read_outcome, ready_trial, write_ending
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.home import Home
-from sweeps.driver.plan import SweepPlan, is_done
+from sweeps.driver.plan import SweepPlan, is_done, plan_shares
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
@@ -30,8 +29,8 @@ from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, SweepRecord
 from sweeps.folder.table import charted_metrics, table_rows, write_table
-from sweeps.resources import Share, check_shares, most_memory
-from sweeps.settings import PREPARE, RUN_TRIAL, Asha, Settings
+from sweeps.resources import Share
+from sweeps.settings import PREPARE, Asha, Settings
 from sweeps.spec import SweepSpec
 from sweeps.tracking.backlog import Backlog
 from sweeps.tracking.client import check_nodes
@@ -192,8 +191,8 @@ class Conductor:
             self.home.lease.check()
             self.signals.check()
 
-        share_of = self._plan_shares()
         settings, plan = self.settings, self.plan
+        share_of = plan_shares([self.basis[key] for key in plan.missing], settings, self.home.mirror is None)
         preparation = Preparation(
             plan.unprepared, self.screen, settings.runtime, share_of, settings.prepare, self.home, check, plan.inputs()
         )
@@ -205,29 +204,8 @@ class Conductor:
         runnable = self._record(failed, rows)
         if runnable or (plan.studies is not None and plan.missing):
             self._train(runnable, share_of, check)
-
-    def _plan_shares(self) -> Callable[[TrialConfig], Share]:
-        """Returns what a trial gets, once the cluster is known to have it for those that are missing.
-
-        Raises:
-            UserError: it has not, or the numbers make no sense.
-        """
-        resources, runtime = self.settings.resources, self.settings.runtime
-        missing = [self.basis[key] for key in self.plan.missing]
-        nodes = [node["Resources"] for node in alive_nodes()] if missing else []
-        gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
-        shares = [resources.share(config, gpus_seen) for config in missing]
-        if self.home.mirror is not None and any(share.processes > 1 for share in shares):
-            raise UserError(
-                "--root: trials of several processes need a folder on a disk that all nodes share; give a path, or "
-                "--processes 1"
-            )
-        if not resources.autoscaling:
-            check_shares(shares, nodes, runtime.device)
-            if cluster_address(resources.address) and self.settings.run_trial == RUN_TRIAL:
-                for config, share in zip(missing, shares, strict=True):
-                    check_share(config, runtime, share.gpus, share.processes, most_memory(nodes, share))
-        return lambda config: resources.share(config, gpus_seen)
+        if plan.studies is None and (damaged := self._damaged()):
+            self._train(damaged, share_of, check)
 
     def _open_tracking(self, tracking_uri: str | None) -> None:
         self.screen.doing("opening MLflow")
@@ -314,6 +292,17 @@ class Conductor:
             raise
         self.screen.doing("recording in MLflow")
         backlog.close(hurried=False)
+
+    def _damaged(self) -> list[str]:
+        """Says which results were damaged since they were written, and readies their trials to be measured again."""
+        found = []
+        for key, config in self.configs.items():
+            outcome = read_outcome(self.home.trials / key)
+            if outcome["status"] == TrialStatus.MISSING and outcome["reason"]:
+                self.screen.line(f"{self.session.label(key)}: {outcome['reason'].partition(';')[0]}; measured again")
+                ready_trial(self.home.trials / key, config)
+                found.append(key)
+        return found
 
     def _record_end(self, key: str) -> bool:
         """Records a trial that has ended, in a thread of its own."""

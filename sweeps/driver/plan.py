@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from drorae.config import TrialConfig, config_hash, is_moved, load_config, shared_key
 from drorae.errors import UserError
+from drorae.machine.capacity import check_share
 from drorae.trial.folder import CONFIG, ENDED, INPUTS, read_outcome, read_tree
+from sweeps.driver.cluster import alive_nodes, cluster_address
 from sweeps.driver.home import Home
 from sweeps.driver.search import Studies
 from sweeps.folder.migration import migrate
 from sweeps.folder.sweep import SweepRecord, read_record
+from sweeps.resources import Share, check_shares, most_memory
+from sweeps.settings import RUN_TRIAL, Settings
 from sweeps.spec import Search, SweepSpec, expand, varied_fields
 
 
@@ -110,3 +115,31 @@ def _is_elsewhere(path: Path, config: TrialConfig) -> bool:
 
 def _but_trials(search: Search | None) -> Search | None:
     return None if search is None else replace(search, trials=0)
+
+
+def plan_shares(missing: Sequence[TrialConfig], settings: Settings, on_disk: bool) -> Callable[[TrialConfig], Share]:
+    """Returns what a trial gets, once the cluster is known to have it for those that are missing.
+
+    Args:
+        missing: trials still to be run.
+        settings: of the sweep.
+        on_disk: whether the sweep's folder is on a disk, and not in a store.
+
+    Raises:
+        UserError: it has not, or the numbers make no sense.
+    """
+    resources, runtime = settings.resources, settings.runtime
+    nodes = [node["Resources"] for node in alive_nodes()] if missing else []
+    gpus_seen = runtime.device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
+    shares = [resources.share(config, gpus_seen) for config in missing]
+    if not on_disk and any(share.processes > 1 for share in shares):
+        raise UserError(
+            "--root: trials of several processes need a folder on a disk that all nodes share; give a path, or "
+            "--processes 1"
+        )
+    if not resources.autoscaling:
+        check_shares(shares, nodes, runtime.device)
+        if cluster_address(resources.address) and settings.run_trial == RUN_TRIAL:
+            for config, share in zip(missing, shares, strict=True):
+                check_share(config, runtime, share.gpus, share.processes, most_memory(nodes, share))
+    return lambda config: resources.share(config, gpus_seen)

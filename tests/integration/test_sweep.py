@@ -292,6 +292,18 @@ def test_a_damaged_result_costs_its_own_trial_alone(
     assert read_outcome(bad) == {"status": "missing", "reason": ""} and (bad / "result.json.damaged").exists()
 
 
+def test_a_result_that_is_damaged_while_the_sweep_runs_is_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = sweep(make("sweep", "cut=16", (4, 8, 16, 32)), tmp_path)
+    assert outcome.counts == {"finished": 4}
+    said = [line for line in capsys.readouterr().err.splitlines() if "measured again" in line]
+    assert len(said) == 1 and "result.json is damaged" in said[0]
+    (damaged,) = (tmp_path / "sweep" / "trials").glob("*/result.json.damaged")
+    assert damaged.read_bytes() == b""
+    assert len((damaged.parent / "attempts.log").read_text().splitlines()) == 2
+
+
 def test_a_sweep_with_a_damaged_result_mends_it_and_nothing_else(
     tmp_path: Path, undisturbed: SweepOutcome, capsys: pytest.CaptureFixture[str]
 ) -> None:

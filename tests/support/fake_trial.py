@@ -87,6 +87,10 @@ def run_trial(
                     raise RuntimeError("it does not work at first")
                 if str(width) in trouble.get("kill", "").split("+") and attempt == 1:
                     os.kill(os.getpid(), signal.SIGKILL)
+        if str(width) in trouble.get("cut", "").split("+"):
+            while not (others := sorted(directory.parent.glob("*/result.json"))):
+                time.sleep(0.05)
+            others[0].write_bytes(b"")
         generator = np.random.default_rng([width, config.seed])
         pictures = generator.integers(0, 255, (3, 2, 8, 8, 3)).astype(np.uint8)
         np.savez(

@@ -11,6 +11,7 @@ import pytest
 from done_trials import begin, finish, spec_of
 
 from drorae.config import config_hash
+from drorae.errors import OF_IMAGES
 from drorae.storage.files import write_json
 from drorae.trial.folder import error_file, read_outcome
 from sweeps.driver.deaths import DIED
@@ -54,7 +55,7 @@ def test_an_ended_trial_is_handed_on_and_what_is_wrong_with_a_store_is_said_once
         made.begin(key, None)
         finish(tmp_path, made.configs[key])
         line = f"MLflow at http://there:5000 does not answer (HTTP 500, request {number}); kept for later"
-        images = "images.path: skipped 1 of 20 image files (1 truncated): /a.png (truncated)"
+        images = f"{OF_IMAGES}skipped 1 of 20 image files (1 truncated): /a.png (truncated)"
         (tmp_path / key / "warnings.txt").write_text(f"{line}\nslow disk\n{images}\n")
         made.end(key, died=False)
     assert ended == list(made.configs)

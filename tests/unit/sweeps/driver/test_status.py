@@ -93,6 +93,8 @@ def test_a_trial_that_makes_no_step_is_shown_and_leaves_the_time_left_open(
     folder = tmp_path / "mine"
     first, second = (begin(folder / "trials", config) for config in keys.values())
     SweepRecord("id", spec, tuple(keys)).write(folder)
+    for trial in (first, second):
+        assert Lease(trial / LEASE).acquire(wait=False)
     now = {"running": True, "updated": time.time(), "phase": "phase2", "step": 9, "total_steps": 10, "seconds": 7200.0}
     write_json(first / "progress.json", now | {"trained_seconds": 3600.0, "reported": time.time() - 3600})
     write_json(second / "progress.json", now | {"trained_seconds": 7199.0, "reported": time.time()})
