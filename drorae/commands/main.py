@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -34,9 +35,10 @@ from drorae.commands.report import Report
 from drorae.commands.resume import Resume
 from drorae.commands.status import Status
 from drorae.commands.sweep import Sweep
+from drorae.commands.terminal import say
 from drorae.commands.train import Train
 from drorae.commands.ui import Ui
-from drorae.errors import ClusterLostError, UserError, brief, one_line
+from drorae.errors import ClusterLostError, Notice, UserError, brief, one_line
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.redaction import redact, redact_logs
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
@@ -105,6 +107,23 @@ def parse(arguments: Sequence[str]) -> Command:
         os.environ.update(before)
 
 
+@contextlib.contextmanager
+def _saying_notices() -> Iterator[None]:
+    """Notices become lines on stderr, without the place in the code that a warning names."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            say(f"note: {one_line(cast(Warning, message))}")
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = show
+        yield
+
+
 def _at_home(parsed: Command) -> Command:
     """Puts the home folder in place of the `~` of paths that the shell left alone, as in --out=~/law."""
     for name, value in vars(parsed).items():
@@ -150,7 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_closed()
     if debug:
         sys.excepthook = _show_traceback
-    with Signals() as signals, contextlib.redirect_stdout(cast(TextIO, _Stdout(sys.stdout))):
+    with (
+        Signals() as signals,
+        contextlib.redirect_stdout(cast(TextIO, _Stdout(sys.stdout))),
+        _saying_notices(),
+    ):
         try:
             code = parse([text for text in given if text != "--debug"]).run()
             sys.stdout.flush()

@@ -75,8 +75,10 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def instead_of_mlflow() -> None:
-    """In the child: what would become the MLflow server prints how it would."""
-    os.execv = lambda path, arguments: print(shlex.join(arguments))  # type: ignore[assignment]
+    """In the child: what would become the MLflow server prints how it would, and the store that it would find."""
+    os.execv = lambda path, arguments: print(  # type: ignore[assignment]
+        shlex.join(arguments), "on", os.environ["MLFLOW_BACKEND_STORE_URI"]
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -141,7 +143,9 @@ def test_arguments_that_do_not_fit_are_one_line(mode: str) -> None:
 def test_ui_becomes_mlflow(mode: str, toy: Path) -> None:
     done = run(["ui", "--root", str(toy.parent), "--port", "5124"], patch=instead_of_mlflow, **MODES[mode])
     check(done, mode)
-    assert f"-m mlflow ui --backend-store-uri sqlite:///{toy.parent}/mlflow.db" in (done.stdout or done.terminal)
+    said = done.stdout or done.terminal
+    assert "-m mlflow ui --host 127.0.0.1 --port 5124" in said
+    assert said.rstrip().endswith(f"on sqlite:///{toy.parent}/mlflow.db")
     assert "MLflow UI on http://127.0.0.1:5124" in (done.stderr or done.terminal)
 
 
