@@ -195,8 +195,10 @@ class TrialTracker:
         status, digest = str(outcome["status"]), outcome_digest(outcome)
         final = self._final_values(status)
         run = self._store.client.get_run(self._run_id)
-        # A measure of the trial before it was made again, which the table has no more.
-        gone = [name for name in run.data.metrics if name not in final and _is_measure(name)]
+        # A measure of the trial before it was made again, which the table has no more. Of one that is still to be made
+        # again, nothing better is known.
+        made = status != TrialStatus.MISSING
+        gone = [name for name in run.data.metrics if made and name not in final and _is_measure(name)]
         changed = self._store.send_final(run, dict.fromkeys(gone, math.nan) | final)
         tags = {"drorae.status": status, "drorae.reason": str(outcome.get("reason", ""))}
         tags |= {f"drorae.{name}": str(value) for name, value in outcome.get("provenance", {}).items()}

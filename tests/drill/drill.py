@@ -52,10 +52,10 @@ HANG_SECONDS = 1500
 class Faults:
     """How often each is done to one sweep."""
 
-    worker: int = 6
-    node: int = 3
-    driver: int = 3
-    tracking: int = 3
+    worker: int = 4
+    node: int = 2
+    driver: int = 2
+    tracking: int = 2
     disk: int = 1
     term: int = 1
     hup: int = 1
@@ -80,7 +80,7 @@ class Scale:
     """How large the sweep is."""
 
     capacities: tuple[int, ...] = (4, 8, 16, 32)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
     epochs: int = 24
 
     @property
@@ -249,8 +249,9 @@ class Drill:
         kinds = [
             kind for kind in KINDS for _ in range(getattr(self.faults, kind)) if kind != "disk" or self.disk.mounted
         ]
-        # The last two trials are left alone, so that no fault comes too late.
-        drawn = [(self.dice.randint(0, self.scale.trials - 3), self.dice.uniform(0, 4), kind) for kind in kinds]
+        # The last trials are left alone, so that no fault comes too late.
+        latest = self.scale.trials - (3 if len(kinds) < 8 else 6)
+        drawn = [(self.dice.randint(0, latest), self.dice.uniform(0, 4), kind) for kind in kinds]
         return sorted(drawn)
 
     def _start(self) -> None:
