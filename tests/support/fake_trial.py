@@ -26,8 +26,13 @@ def _raise() -> None:
     raise RuntimeError("it never works")
 
 
+def _leak() -> None:
+    raise RuntimeError("no answer from postgresql://alice:s3cret@host/db?password=s3cret or https://s3cret@host")
+
+
 DEATHS: dict[str, Callable[[], object]] = {
     "always": _raise,
+    "leak": _leak,
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda: ctypes.string_at(0),
     "leave": lambda: os._exit(3),
