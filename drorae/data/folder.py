@@ -128,7 +128,7 @@ def _portrait(file: _ImageFile) -> Portrait:
 
 def _roots(config: ImagesConfig) -> tuple[list[str], list[str]]:
     """The training and the validation folder, or the one folder to be split, and what is to be known about them."""
-    given = [Path(path) for path in (config.path, config.val_path) if path]
+    given = [Path(path).expanduser() for path in (config.path, config.val_path) if path]
     for name, folder in zip(("path", "val_path"), given, strict=False):
         if not folder.is_dir():
             state = "is a file, not a folder" if folder.exists() else "does not exist"

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,7 @@ def load_npz(config: ImagesConfig) -> Images:
     """
     path = printable(config.path)
     try:
-        archive = np.load(config.path, allow_pickle=False)
+        archive = np.load(Path(config.path).expanduser(), allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"images.path: no file {path}; {EXPECTED} in an npz file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):

@@ -98,7 +98,7 @@ class InceptionExtractor(FeatureExtractor):
         except ImportError:
             remedy = "pip install torch-fidelity"
             raise UserError(f"evaluation.extractors: inception needs torch-fidelity; {remedy}") from None
-        path = config.inception_path or None
+        path = str(Path(config.inception_path).expanduser()) if config.inception_path else None
         if path and not Path(path).is_file():
             raise UserError(f"evaluation.inception_path: no file {path}; {INCEPTION_REMEDY}")
         if path:

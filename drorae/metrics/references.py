@@ -75,7 +75,7 @@ def read_reference(path: str | Path) -> Reference:
     Raises:
         UserError: no such file, or one of another kind.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     expected = "expected an .npz file with mu [d] and sigma [d, d]"
     try:
         with np.load(path, allow_pickle=False) as arrays:

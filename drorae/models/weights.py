@@ -67,7 +67,7 @@ def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict",
         UserError: no such file, not a file of weights, or one that this user may not read.
         OSError, MemoryError: the disk does not give it out, or it does not fit memory.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; expected a .safetensors or weights-only .pth file")
     try:

@@ -186,7 +186,9 @@ def open_workshop(
         _collect_references(workshop, cache)
         address = _locate_decoder(workshop, cache)
         with distributed.main_lock(cache.lock(f"{address}/.lock")):
-            path = Path(config.decoder.weights) if config.decoder.weights else cache / f"{address}/{DECODER}"
+            path = (
+                Path(config.decoder.weights).expanduser() if config.decoder.weights else cache / f"{address}/{DECODER}"
+            )
             if not workshop.decoder:
                 _make_decoder(workshop, cache, address, report)
             stamp = _stamp(path)
