@@ -567,7 +567,8 @@ def run_seed(
     drill = Drill(seed, faults, scale, folder, cache)
     try:
         outcome = drill.run()
-        outcome.problems += find_problems(drill, reference)
+        if not outcome.problems:
+            outcome.problems += find_problems(drill, reference)
         meant = {name: getattr(faults, name) for name in KINDS}
         if not drill.disk.mounted:
             print("the disk is not filled: only root may mount one", flush=True)
