@@ -25,6 +25,7 @@ from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, ROOT, Done, check, 
 from tiny import tiny_config, tiny_images
 
 from drorae.config import canonical_json, config_hash
+from drorae.errors import OF_IMAGES
 from drorae.runtime.signals import Signals, Stopped
 
 TRIALS = 4
@@ -332,7 +333,9 @@ def test_train_on_a_terminal(here: Path) -> None:
     seen = done.screen()
     assert not any("Ctrl-C" in line for line in seen)
     assert "phase2" in done.text and "GB" in done.text
-    assert "phase 1 (no fusion)" in "\n".join(seen) and str(here / ODD / "mine" / "trials") in "".join(seen[-3:])
+    assert "phase 1 (no fusion)" in "\n".join(seen)
+    # A long path is broken, where it has a space at that.
+    assert str(here / ODD / "mine" / "trials").replace(" ", "") in "".join(seen[-3:]).replace(" ", "")
 
 
 def test_train_without_tracking(here: Path) -> None:
@@ -342,14 +345,14 @@ def test_train_without_tracking(here: Path) -> None:
     done = drorae(*words, cwd=here, columns=200, patch=impatient, then=[("training", CTRL_C)])
     assert done.code == 130, done.text
     cursor_is_shown(done)
-    assert done.screen() == [f"interrupted: the same command goes on from the last checkpoint in {here / ODD}"], (
-        done.text
-    )
+    seen = [line for line in done.screen() if not line.startswith(f"note: {OF_IMAGES}")]
+    assert seen == [f"interrupted: the same command goes on from the last checkpoint in {here / ODD}"], done.text
     done = drorae(*words, "--json", cwd=here, on="none", patch=impatient)
     assert done.code == 0, done.text
     check(done, "pipes")
     assert json.loads(done.stdout)["config_hash"] == config_hash(config)
-    assert done.stderr.startswith("training ...\n"), done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith(f"note: {OF_IMAGES}")]
+    assert said[0] == "training ...", done.stderr
 
 
 def test_a_signal_waits_for_the_outermost_block() -> None:
