@@ -26,7 +26,7 @@ from drorae.commands.options import (
     require,
 )
 from drorae.commands.terminal import ending, print_json, print_table, say, show, working
-from drorae.config import PRESETS, TrialConfig, config_hash, load_config
+from drorae.config import PRESETS, TrialConfig, config_hash, load_config, override
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS, objective
 from drorae.redaction import public_address, redact
@@ -243,20 +243,36 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
 
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
-    """Prints the trials a sweep would run, with their fusion parameters where the encoder's size is known."""
-    from drorae.machine.needs import encoder_shape
+    """Prints the trials a sweep would run, with their fusion parameters where the encoder's size is known.
+
+    GPU hours are those of the phases that a trial trains itself; phase 1 is shared.
+    """
+    from drorae.machine.needs import GPU_TFLOPS, IMAGENET_IMAGES, encoder_shape, trial_flops
     from drorae.models.fusion.size import fusion_params
 
-    rows = []
+    rows, hours = [], 0.0
     for config, point in zip(configs, _points(configs), strict=True):
         shape = encoder_shape(config.encoder.name)
         params = fusion_params(config.fusion, shape.depth, shape.width) if shape else None
-        rows.append({"config_hash": config_hash(config), **point, "fusion_params": params})
+        counted = config.images.source == "photos" or config.images.train_images
+        sized = config if counted else override(config, "images.train_images", IMAGENET_IMAGES)
+        own = trial_flops(sized) / (GPU_TFLOPS * 1e12) / 3600
+        hours += own
+        rows.append({"config_hash": config_hash(config), **point, "fusion_params": params, "gpu_hours": round(own, 1)})
+    last = sorted({"phase 3" if config.phase3.epochs else "phase 2" for config in configs})
     if as_json:
-        print_json({"trials": rows})
+        print_json({"trials": rows, "gpu_hours": hours, "measured_after": last})
         return
     cells = [["" if value is None else f"{value}" for value in row.values()] for row in rows]
-    print_table(list(rows[0]), cells, f"{len(rows)} trials", drop=("config_hash",))
+    header = list(rows[0])
+    if hours < 1:
+        header, cells = header[:-1], [row[:-1] for row in cells]
+    print_table(header, cells, f"{len(rows)} trials, measured after {' or '.join(last)}", drop=("config_hash",))
+    if hours >= 1:
+        say(
+            f"{hours:,.0f} GPU hours at {GPU_TFLOPS:g} TFLOP/s, an assumption, on as many images as ImageNet has "
+            "where a config does not say; phase 1, which they share, apart"
+        )
 
 
 def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:

@@ -12,6 +12,7 @@ from drorae.commands.options import ConfigOptions, JsonOption, Number, RuntimeOp
 from drorae.commands.terminal import ending, print_table, say, show, working
 from drorae.config import Runtime, TrialConfig, config_hash, former_hash, override
 from drorae.errors import UserError
+from drorae.machine.needs import GPU_TFLOPS
 from drorae.storage.remote import Remote, locate
 from drorae.trial.folder import MEASURED
 
@@ -35,7 +36,7 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
     """Run without MLflow and Ray; DIR is then the trial's own folder."""
     dry_run: bool = False
     """Print what the trial would take and whether it can run here; train nothing."""
-    gpu_tflops: Number = 300.0
+    gpu_tflops: Number = GPU_TFLOPS
     """For --dry-run: TFLOP/s that one GPU is assumed to sustain (30% of an H100's bf16 peak)."""
 
     def run(self) -> int:

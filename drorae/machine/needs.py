@@ -26,6 +26,8 @@ PERCEPTUAL_PARAMS = {"none": 0, "effnet": 700_768, "lpips_vgg": 14_714_688}
 """Of the same."""
 HEAD_KERNELS = 1 + 9
 """Widths over tokens of the convolutions of a discriminator's head, of which there are five."""
+GPU_TFLOPS = 300.0
+"""TFLOP/s that one GPU is assumed to sustain: 30% of an H100's bf16 peak."""
 IMAGENET_IMAGES = 1_281_167
 """Of ImageNet-1K's training set."""
 PHOTO_CROPS = 3000

@@ -6,6 +6,7 @@ function that measures it. Imports nothing but the standard library.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -78,9 +79,12 @@ def objective(extractors: Sequence[str]) -> str:
 def better(name: str) -> Better | None:
     """Says which way a metric is better, also of others' tables, by the first word of its name; None: not known.
 
-    >>> better("rFID-50k"), better("psnr"), better("params")
+    A phase before it says when it was measured.
+
+    >>> better("rFID-50k"), better("phase2.psnr"), better("params")
     ('lower', 'higher', None)
     """
+    name = plain(name)
     if name in _BY_NAME:
         return _BY_NAME[name].better
     word = name.lower().replace("-", "_").partition("_")[0]
@@ -88,5 +92,17 @@ def better(name: str) -> Better | None:
 
 
 def title(name: str) -> str:
-    """Returns a metric's title; a name that is not in the list stays as it is."""
-    return _BY_NAME[name].title if name in _BY_NAME else name
+    """Returns a metric's title; a name that is not in the list stays as it is.
+
+    >>> title("phase2.psnr"), title("params")
+    ('PSNR (dB) after phase 2', 'params')
+    """
+    known = plain(name)
+    if known not in _BY_NAME:
+        return name
+    return _BY_NAME[known].title + (f" after phase {name[5]}" if known != name else "")
+
+
+def plain(name: str) -> str:
+    """Returns a metric's name without the phase after which it was measured, as in `phase2.psnr`."""
+    return re.sub(r"^phase[123]\.", "", name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -47,6 +48,8 @@ from drorae.trial.reload import own_digests
 from drorae.trial.result import TrialResult, read_result
 from drorae.trial.shared import Workshop, open_workshop
 
+BETWEEN = "phase2.metrics.json"
+"""What the tokenizer measures between phases 2 and 3."""
 UNCONVERGED_DROP = 0.05
 """A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
 
@@ -145,7 +148,7 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
 
     trained: list[TrainingRecord] | str
     try:
-        trained = _train(workshop, tokenizer, directory, note)
+        trained = _train(workshop, tokenizer, directory, note, report)
     except DivergenceError as error:
         trained = str(error)
     if distributed.is_main():
@@ -202,16 +205,21 @@ def _measure(
     directory: Path,
     report: Report,
 ) -> TrialResult:
-    """Measures and inspects a trained tokenizer, and returns `result` with what was found."""
+    """Measures and inspects a trained tokenizer, and returns `result` with what was found.
+
+    Where phase 3 trained, what was measured before it stands beside, under names such as `phase2.psnr`.
+    """
     config = workshop.config
     started, cpu_started = time.perf_counter(), time.process_time()
     report({"phase": "evaluation", "note": f"measuring {len(workshop.val)} images"})
     evaluation = workshop.evaluate(tokenizer)
-    metrics = dict(evaluation.metrics)
+    between = _read_between(directory)
+    metrics = dict(evaluation.metrics) | {f"{PHASE2.name}.{name}": value for name, value in between.metrics.items()}
     if config.probe.steps:
         report({"phase": "evaluation", "note": "training the probe"})
         metrics |= probe(tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size)
-    eval_seconds, eval_cpu = time.perf_counter() - started, time.process_time() - cpu_started
+    eval_seconds = time.perf_counter() - started + between.seconds
+    eval_cpu = time.process_time() - cpu_started + between.cpu_seconds
     with replacing(directory / PER_IMAGE) as path:
         np.savez(path, **dict[str, Any](evaluation.per_image))
     report({"phase": "evaluation", "note": "inspecting the fusion"})
@@ -241,8 +249,13 @@ def _measure(
     )
 
 
-def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report) -> list[TrainingRecord]:
-    """Phases 2 and 3 in turn; a phase whose weights are already there, and whole, is not trained again."""
+def _train(
+    workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report, report: Report
+) -> list[TrainingRecord]:
+    """Phases 2 and 3 in turn; a phase whose weights are already there, and whole, is not trained again.
+
+    `note` gets the rows of training, `report` what is said beside them.
+    """
     outcomes = []
     for phase in (PHASE2, PHASE3):
         weights = directory / f"{phase.trains}.safetensors"
@@ -264,14 +277,44 @@ def _train(workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Repo
             )  # fmt: skip
             if outcome.steps and distributed.is_main():
                 # A later phase that was trained on other weights, set aside since, would not be of this trial.
-                for name in (DECODER, "phase3.json", "phase3.pt") if phase is PHASE2 else ():
+                for name in (DECODER, BETWEEN, "phase3.json", "phase3.pt") if phase is PHASE2 else ():
                     (directory / name).unlink(missing_ok=True)
                 save_sealed(weights, phase.trained(tokenizer).state_dict())
                 write_sealed(log, partial(write_json, tree=asdict(outcome)))
             distributed.barrier()
         if outcome.steps:
             outcomes.append(outcome)
+            if phase is PHASE2 and workshop.config.phase3.epochs:
+                _measure_between(workshop, tokenizer, directory, report)
     return outcomes
+
+
+class _Between(NamedTuple):
+    """What a tokenizer measured before phase 3, and what that took."""
+
+    metrics: Mapping[str, float] = MappingProxyType({})
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def _measure_between(workshop: Workshop, tokenizer: Tokenizer, directory: Path, report: Report) -> None:
+    """Measures what phase 2 has trained, before phase 3 trains the decoder; once per trial."""
+    if distributed.is_main() and read_sealed(directory / BETWEEN, _load_between) is None:
+        report({"phase": "evaluation", "note": f"measuring {len(workshop.val)} images after phase 2"})
+        started, cpu_started = time.perf_counter(), time.process_time()
+        metrics = dict(workshop.evaluate(tokenizer).metrics)
+        del metrics["eval_images"]
+        found = _Between(metrics, time.perf_counter() - started, time.process_time() - cpu_started)
+        write_sealed(directory / BETWEEN, partial(write_json, tree=found._asdict()))
+    distributed.barrier()
+
+
+def _read_between(directory: Path) -> _Between:
+    return read_sealed(directory / BETWEEN, _load_between) or _Between()
+
+
+def _load_between(path: Path) -> _Between:
+    return _Between(**json.loads(path.read_text()))
 
 
 def _read_log(path: Path) -> TrainingRecord:

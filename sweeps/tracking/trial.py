@@ -218,9 +218,7 @@ class TrialTracker:
         """Returns the values that the run is to end with; of a missing trial, those of its inspection alone."""
         final: dict[str, float] = {}
         if status != TrialStatus.MISSING:
-            # Config fields (with dots) are params already.
-            row = _numbers(trial_row(self.config, self.directory))
-            final = {name: value for name, value in row.items() if "." not in name}
+            final = _numbers(trial_row(self.config, self.directory))
             if final.get("fusion_params", 0) > 0:
                 final["log10_params"] = math.log10(final["fusion_params"])
             if "train_seconds" in final:

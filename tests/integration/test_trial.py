@@ -31,6 +31,7 @@ from drorae.trial.reload import load_trained, reevaluate
 from drorae.trial.result import read_result
 from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
+from sweeps.folder.table import trial_row
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,16 @@ def test_phase_three_trains_the_decoder_only(
     assert same(weights(finished), weights(tmp_path))
     assert not same(read_state(tmp_path / "decoder.safetensors"), open_workshop(config, runtime).decoder)
     assert result.metrics["l1"] < first.metrics["l1"]
+    # What phase 2 gave stands beside it, as the trial without phase 3 measured it.
+    after_phase_2 = {f"phase2.{name}": value for name, value in first.metrics.items() if name != "eval_images"}
+    assert {name: value for name, value in result.metrics.items() if name.startswith("phase2.")} == after_phase_2
+    assert not any(name.startswith("phase2.") for name in first.metrics)
+    result_path = tmp_path / "result.json"
+    before = result_path.read_bytes()
+    result_path.unlink()
+    assert run_trial(longer, directory=tmp_path, runtime=runtime).metrics == json.loads(before)["metrics"]
+    row = trial_row(longer, tmp_path)
+    assert row["phase2.psnr"] == first.metrics["psnr"] != row["psnr"]
 
 
 def _killed_at(config: TrialConfig, runtime: Runtime, directory: Path, phase: str, step: int) -> None:
