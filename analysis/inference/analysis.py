@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.cautions import Caution, cautions, fit_flags
-from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, back_test, compare_laws
+from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
 from analysis.laws.line import Law, Line, Unit, fit_line
@@ -40,15 +40,15 @@ class Analysis:
         # Four configurations carry the line that was asked for and no more.
         return compare_laws(sample, names if sample.low > 0 else ("linear",))
 
-    @cached_property
+    @property
     def back_tests(self) -> tuple[BackTest, ...]:
         """The largest sizes predicted from the smaller ones, the envelope first."""
-        return back_test(self.line.sample, tuple(fit.name for fit in self.comparison.fits))
+        return self.comparison.back_tests
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of a trend, of saturation, and of their own largest sizes."""
-        return verdicts(self.comparison, self.back_tests, self.line.law)
+        return verdicts(self.comparison, self.line.law)
 
     @property
     def horizon(self) -> Horizon:
@@ -70,6 +70,13 @@ class Analysis:
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader should be told, of the line and of each plausible law."""
         return (*cautions(self.line), *(flag for fit in self.comparison.plausible for flag in fit_flags(fit)))
+
+    def remarks(self) -> list[str]:
+        """What every answer repeats, as lines for a terminal: notes, how the laws compare, verdicts."""
+        lines = [f"  note: {item.message} [{item.code}]" for item in self.cautions]
+        compared = [f"{item.name} {self.comparison.delta(item):.1f}" for item in self.comparison.fits]
+        lines.append(f"  laws by {self.comparison.criterion} behind the best: {', '.join(compared)}")
+        return lines + [text for verdict in self.verdicts for text in verdict.lines()]
 
     def predict(self, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
         """See `analysis.inference.predict.forecast`."""

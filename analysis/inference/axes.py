@@ -119,7 +119,7 @@ class JointAnalysis:
         said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {test.p_value:.2g}"
         if test.p_value < LEVEL:
             return Verdict(claim, "not supported", said)
-        return Verdict(claim, "undecided", said, "runs at the corners of a grid, which weigh most for it")
+        return Verdict(claim, "undecided", said, "more runs at the corners of the grid, which weigh most for it")
 
     def _form_verdict(self) -> Verdict:
         claim = f"form: {self.fits[0].form.formula}"
@@ -127,7 +127,7 @@ class JointAnalysis:
         if not others and len(self.fits) > 1:
             reason = f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind"
             return Verdict(claim, "supported", reason)
-        reason = f"as good: {', '.join(others) or 'no other law could be fitted'}"
+        reason = f"within {PLAUSIBLE:g} AICc: {', '.join(others)}" if others else "no other law could be fitted"
         return Verdict(claim, "undecided", reason, "a wider range of both axes")
 
     @cached_property

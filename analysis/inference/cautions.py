@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.inference.evidence import curvature, influence, lack_of_fit
+from analysis.inference.evidence import bend, influence, lack_of_fit
 from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
@@ -131,7 +131,7 @@ def _survivors(selection: Selection, pruned: pd.DataFrame) -> str:
 
 def _bend_caution(line: Line) -> Caution:
     """What these points can say about saturation."""
-    found = curvature(line.sample, line.law)
+    found = bend(line.sample, line.law)
     if found is None:
         return Caution("saturation", "these sizes cannot show a bend: absence of saturation cannot be claimed")
     if found.resolved:
@@ -141,8 +141,8 @@ def _bend_caution(line: Line) -> Caution:
         )
         return Caution("curvature", message)
     message = (
-        f"a line through {line.sample.n} points cannot show absence of saturation: any quadratic term between "
-        f"{found.low:.3g} and {found.high:.3g} is compatible with them"
+        f"any quadratic term between {found.low:.3g} and {found.high:.3g} beside the line is compatible with these "
+        f"{line.sample.n} points; the verdict on saturation says what that means"
     )
     return Caution("saturation", message)
 

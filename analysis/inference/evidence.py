@@ -25,6 +25,9 @@ HORIZON = 0.3
 """Decades beyond the data that are trusted without further evidence. There, with a log-linear law fitted to a truth
 that saturates, 95% prediction intervals cover .58 to .98, one decade out .00 to .69 (results/coverage)."""
 
+BENT = 0.5
+"""Where the points bend, the law changes within the data already: so much of the usual horizon is left."""
+
 FARTHEST = 1.0
 """Decades beyond the data that are trusted at most, and never more than half of what the data span."""
 
@@ -64,6 +67,11 @@ class LawComparison:
         if np.isfinite(self.preferred.aicc):
             return fit.aicc - self.preferred.aicc
         return fit.aic - self.preferred.aic
+
+    @property
+    def criterion(self) -> str:
+        """What `delta` is a difference of."""
+        return "AICc" if np.isfinite(self.preferred.aicc) else "AIC"
 
     @property
     def plausible(self) -> tuple[CurveFit, ...]:
@@ -119,12 +127,24 @@ class LawComparison:
         prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
         AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
         the best law's own. Below the smallest size always 0.3 decade.
+
+        What the data say against it counts: of a span under a decade 0.3 of the span and no farther; where the points
+        bend half of that and no farther; where the back-test failed nothing beyond the data, on neither side.
         """
         sample = self.sample
         if sample.low <= 0:
             return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
+        if self.back_tests and self.back_tests[0].failed:
+            rule = "the data alone: their smaller sizes did not predict the larger ones"
+            return Horizon(sample.low, sample.high, 0.0, rule)
         span = math.log10(sample.high / sample.low)
-        near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
+        bent = bend(sample, "linear" if self.find("linear") else "log-linear")
+        turned = bent is not None and bent.resolved
+        near, far = HORIZON * min(1.0, span) * (BENT if turned else 1.0), min(FARTHEST, span / 2)
+        below = sample.low * 10**-near
+        if turned or span < 1:
+            why = "the points bend" if turned else f"the data span {span:.2g} decades"
+            return Horizon(below, sample.high * 10**near, near, f"{near:.2g} decade beyond the data: {why}")
         steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
         if self.rival is None:
             steps = steps[:1]
@@ -137,7 +157,12 @@ class LawComparison:
             rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
         else:
             rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
-        return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
+        return Horizon(below, sample.high * 10**decades, decades, rule)
+
+    @cached_property
+    def back_tests(self) -> tuple[BackTest, ...]:
+        """The largest sizes predicted from the smaller ones, the envelope first."""
+        return back_test(self.sample, tuple(fit.name for fit in self.fits))
 
     def find(self, name: str) -> CurveFit | None:
         """The law called `name`, if it was fitted."""
@@ -192,6 +217,27 @@ class BackTest:
     def hits(self) -> int:
         """Held-out sizes inside their interval."""
         return sum(item.inside for item in self.held_out)
+
+    @property
+    def misses(self) -> int:
+        """Held-out sizes outside their interval."""
+        return len(self.held_out) - self.hits
+
+    @property
+    def allowed(self) -> int:
+        """How many misses 95% intervals have at most, in 95 of 100 back-tests of so many sizes (binomial)."""
+        return int(stats.binom.ppf(0.95, len(self.held_out), 0.05))
+
+    @property
+    def failed(self) -> bool:
+        """Whether more intervals missed than chance allows."""
+        return self.misses > self.allowed
+
+    @property
+    def decided(self) -> bool:
+        """Whether the hits, if any missed, are too many for intervals that hold every second time (5%, binomial)."""
+        count = len(self.held_out)
+        return self.misses == 0 or float(stats.binom.cdf(self.misses, count, 0.5)) < 0.05
 
     @property
     def text(self) -> str:
@@ -325,3 +371,9 @@ def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
     low, high = found.conf_int(alpha=0.05)[2] / scale**2
     bend, slope = float(found.params[2]) / scale**2, float(found.params[1]) / scale
     return Curvature(bend, float(low), float(high), dof, float(found.pvalues[2]), slope, centre)
+
+
+def bend(sample: Sample, law: Law = "log-linear") -> Curvature | None:
+    """Returns what `curvature` does where it may be judged by: from 5 configurations of 4 sizes on, else None."""
+    judged = sample.n >= 5 and len(np.unique(sample.x)) >= 4 and (law == "linear" or sample.low > 0)
+    return curvature(sample, law) if judged else None

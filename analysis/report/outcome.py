@@ -109,11 +109,7 @@ def _summary(analysis: Analysis) -> str:
     if selection.eval_images:
         lines[-1] += f"; {selection.eval_images} evaluation images"
     lines += [f"  left out: {text}" for text in _left_out(selection.excluded)]
-    lines += [f"  note: {item.message} [{item.code}]" for item in analysis.cautions]
-    compared = [f"{item.name} {analysis.comparison.delta(item):.1f}" for item in analysis.comparison.fits]
-    lines.append(f"  laws by AICc behind the best: {', '.join(compared)}")
-    lines += [text for verdict in analysis.verdicts for text in verdict.lines()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *analysis.remarks()])
 
 
 def _left_out(excluded: Sequence[tuple[str, str]]) -> list[str]:
