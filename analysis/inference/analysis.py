@@ -13,6 +13,7 @@ from analysis.inference.cautions import Caution, cautions, fit_flags
 from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
+from analysis.laws.curves import CurveFit
 from analysis.laws.line import Law, Line, Unit, fit_line
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
@@ -49,6 +50,24 @@ class Analysis:
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of a trend, of saturation, and of their own largest sizes."""
         return verdicts(self.comparison, self.line.law)
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the points speak against the line that was asked for."""
+        return bool(self.verdicts) and self.verdicts[0].verdict == "not supported"
+
+    @cached_property
+    def leading(self) -> CurveFit:
+        """The law that is said first and drawn thickest: the preferred one, and never a line that is rejected.
+
+        Where AICc prefers a line that the points bend away from, the law among the others with the least error of
+        predicting each configuration from the rest.
+        """
+        preferred = self.comparison.preferred
+        others = [fit for fit in self.comparison.fits if fit.name != self.line.law]
+        if not (self.rejected and preferred.name == self.line.law and others):
+            return preferred
+        return min(others, key=lambda fit: fit.loo_rmse)
 
     @property
     def horizon(self) -> Horizon:

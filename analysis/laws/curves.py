@@ -258,6 +258,17 @@ class CurveFit:
         """Leave-one-out residuals, (n,)."""
         return self.profile.leave_one_out(self.y)
 
+    @cached_property
+    def loo_rmse(self) -> float:
+        """Root mean square of the leave-one-out residuals: how well the others predict each point."""
+        return float(np.sqrt(np.mean(self.loo() ** 2)))
+
+    @property
+    def text(self) -> str:
+        """The form with its parameters, such as 'y = A x^-b; A = 3.1, b = 0.12'."""
+        pairs = zip(self.form.parameters, self.parameters, strict=True)
+        return f"{self.form.formula}; {', '.join(f'{name} = {value:.4g}' for name, value in pairs)}"
+
 
 def fit_curve(
     form: Form | str,

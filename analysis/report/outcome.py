@@ -100,8 +100,11 @@ def _summary(analysis: Analysis) -> str:
     spread = f"residual sd {curve.residual_sd:.4g}"
     if line.replicated:
         spread += f" of configuration means, seed sd {line.seed_sd:.4g}"
+    lead = [f"{sample.y_name} follows {analysis.leading.name}: {analysis.leading.text}"] if analysis.rejected else []
+    asked = "  the line asked for, not supported: " * analysis.rejected
     lines = [
-        f"{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
+        *lead,
+        f"{asked}{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
         f"  slope {line.slope:.4f} {per}, 95% CI {low:.4f} .. {high:.4f} "
         f"(t, {curve.dof} degrees of freedom); R2 {curve.r2:.4f}",
         f"  {counted}; {sample.x_name} {sample.low:.6g} .. {sample.high:.6g}; {spread}",

@@ -108,9 +108,14 @@ def _pages(folder: Path, title: str, blocks: Sequence[Block]) -> dict[str, Path]
     }
 
 
-def headline(line: Line) -> str:
-    """The fit in one sentence that claims no more than its interval."""
+def headline(analysis: Analysis) -> str:
+    """What is supported, in one sentence that claims no more: the slope, or the law that leads where it is rejected."""
+    line, leading = analysis.line, analysis.leading
     x = line.sample.x_name
+    if analysis.rejected:
+        reason = analysis.verdicts[0].reason
+        law = "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {leading.r2:.2f})."
+        return f"{display_name(line.sample.y_name)}: a {line.law} law is not supported, {reason}.{law}"
     per = f"per tenfold {display_name(x).lower()}" if line.law == "log-linear" else f"per unit of {x}"
     name = display_name(line.sample.y_name)
     low, high = line.slope_ci95
@@ -149,10 +154,10 @@ def _blocks(
 ) -> list[Block]:
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
-    drawn = f"{names} against {analyses[0].selection.x_name} with fitted line and bands"
+    drawn = f"{names} against {analyses[0].selection.x_name} with the leading law and its bands"
     below = "Run minus line; shaded: ± 1 residual sd."
     return [
-        *(Text(headline(item.line), "lead") for item in analyses),
+        *(Text(headline(item), "lead") for item in analyses),
         Picture(paths["svg"], paths["png"], drawn, _caption(analyses), several),
         *_verdict_table(analyses),
         Heading("Fits"),
@@ -180,7 +185,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
     band = "Light band with dashed edges: 95% prediction interval"
     if any(item.line.replicated for item in analyses):
         band += " of a new configuration's mean over as many seeds (a single run scatters more)"
-    caption = band + "; darker band: 95% interval of the line. Hatched: beyond the data, up to the trusted horizon"
+    caption = f"Thick: the law that leads. {band}; darker band: 95% interval of the law. "
+    caption += "Hatched: beyond the data, up to the trusted horizon"
     if any(item.disputed for item in analyses):
         caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, "
         caption += "of a power law with offset"
@@ -228,7 +234,9 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
         rows.append(tuple(cells.values()))
     head, line = tuple(cells), analyses[0].line
     sizes = f"x: {display_name(line.sample.x_name)}, {short(line.sample.low)} to {short(line.sample.high)}. "
-    return [Table(head, rows), Text(f"{sizes}{_method(line)}.", "soft")]
+    rejected = ", ".join(item.line.sample.y_name for item in analyses if item.rejected)
+    doubt = f" Of the {line.law} law, which these points do not support: {rejected}." if rejected else ""
+    return [Table(head, rows), Text(f"{sizes}{_method(line)}.{doubt}", "soft")]
 
 
 def _method(line: Line) -> str:
@@ -327,6 +335,8 @@ def checklist(analysis: Analysis) -> list[tuple[str, str]]:
     close = [law.name for law in analysis.comparison.plausible if law.name != line.law]
     rivals = f"asked for, not selected; within 4 AICc stand also {', '.join(close)}"
     why = rivals if close else "no other law tried comes within 4 AICc"
+    if analysis.rejected:
+        why = f"asked for and not supported: {analysis.verdicts[0].reason}; {analysis.leading.name} leads"
     conditions = "".join(f"; {condition}" for condition in selection.used.attrs.get("where", ()))
     count = selection.eval_images
     images = f"{count:,} evaluation images for every value" if count else "number of images unknown"
