@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.inference.cautions import Caution, cautions, fit_flags
+from analysis.inference.cautions import Caution, cautions, few_for_aicc, fit_flags
 from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
@@ -88,12 +88,13 @@ class Analysis:
     @cached_property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader should be told, of the line and of each plausible law."""
-        return (*cautions(self.line), *(flag for fit in self.comparison.plausible for flag in fit_flags(fit)))
+        flags = (flag for fit in self.comparison.plausible for flag in fit_flags(fit))
+        return (*cautions(self.line), *few_for_aicc(self.comparison), *flags)
 
     def remarks(self) -> list[str]:
         """What every answer repeats, as lines for a terminal: notes, how the laws compare, verdicts."""
         lines = [f"  note: {item.message} [{item.code}]" for item in self.cautions]
-        compared = [f"{item.name} {self.comparison.delta(item):.1f}" for item in self.comparison.fits]
+        compared = [f"{item.name} {self.comparison.behind(item)}" for item in self.comparison.fits]
         lines.append(f"  laws by {self.comparison.criterion} behind the best: {', '.join(compared)}")
         return lines + [text for verdict in self.verdicts for text in verdict.lines()]
 

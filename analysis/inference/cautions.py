@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.inference.evidence import bend, influence, lack_of_fit
+from analysis.inference.evidence import LawComparison, bend, influence, lack_of_fit
 from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
@@ -145,6 +145,18 @@ def _bend_caution(line: Line) -> Caution:
         f"{line.sample.n} points; the verdict on saturation says what that means"
     )
     return Caution("saturation", message)
+
+
+def few_for_aicc(comparison: LawComparison) -> list[Caution]:
+    """Leave-one-out errors, where AICc cannot choose a law of three parameters."""
+    if not comparison.few:
+        return []
+    errors = ", ".join(f"{fit.name} {fit.loo_rmse:.3g}" for fit in comparison.fits)
+    message = (
+        f"with {comparison.sample.n} configurations AICc all but excludes laws of three parameters; root mean square "
+        f"errors of each configuration predicted from the rest: {errors}"
+    )
+    return [Caution("few-for-aicc", message)]
 
 
 def fit_flags(fit: CurveFit) -> Iterator[Caution]:

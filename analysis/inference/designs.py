@@ -37,6 +37,9 @@ from drorae.metrics.registry import Better
 SCHEMA = 1
 """Version of `DesignComparison.as_json`; it changes when a key is renamed or dropped."""
 
+LEVEL = "5% over all pairs (Holm)"
+"""Of the verdicts."""
+
 SPREAD_RATIO = 3.0
 """Ratio of two designs' residual standard deviations from which pooling them is called into question."""
 
@@ -110,7 +113,7 @@ class DesignComparison:
         """One JSON-able object.
 
         Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
-        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
+        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide, level),
         warnings (code, message), excluded (row, reason), eval_images.
         """
         own = ("by", "law", "better", "errors", "paired", "level_at", "parallel_p", "eval_images")
@@ -375,7 +378,7 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
         words: list[Word] = ["supported", "not supported"]
         if (item.difference < 0) != (better == "lower"):
             words.reverse()
-        return [Verdict(claim, word, reason) for claim, word in zip(claims, words, strict=True)]
+        return [Verdict(claim, word, reason, level=LEVEL) for claim, word in zip(claims, words, strict=True)]
     size = abs(item.difference)
     have = configurations[item.a] + configurations[item.b]
     factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
@@ -385,7 +388,7 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
             f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
             "difference really that large"
         )
-    return [Verdict(claim, "undecided", f"{reason}, includes zero", decides) for claim in claims]
+    return [Verdict(claim, "undecided", f"{reason}, includes zero", decides, LEVEL) for claim in claims]
 
 
 def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Errors, law: Law) -> Iterator[Caution]:

@@ -21,6 +21,9 @@ PLAUSIBLE = 4.0
 """Laws less than this much AICc behind the best are kept beside it: Burnham and Anderson (2002), section 2.6, call a
 difference of 4 to 7 considerably less support."""
 
+FEW_FOR_AICC = 7
+"""Up to so many points leave-one-out errors stand beside AICc."""
+
 HORIZON = 0.3
 """Decades beyond the data that are trusted without further evidence. There, with a log-linear law fitted to a truth
 that saturates, 95% prediction intervals cover .58 to .98, one decade out .00 to .69 (results/coverage)."""
@@ -67,6 +70,15 @@ class LawComparison:
         if np.isfinite(self.preferred.aicc):
             return fit.aicc - self.preferred.aicc
         return fit.aic - self.preferred.aic
+
+    def behind(self, fit: CurveFit) -> str:
+        """`delta` as it is printed; words where so few points have no AICc for the law."""
+        return said_behind(self.delta(fit))
+
+    @property
+    def few(self) -> bool:
+        """Whether AICc all but excludes a law of three parameters: with 5, 6, 7 points it costs inf, 30, 14 more."""
+        return self.sample.n <= FEW_FOR_AICC and any(len(fit.parameters) > 2 for fit in self.fits)
 
     @property
     def criterion(self) -> str:
@@ -167,6 +179,11 @@ class LawComparison:
     def find(self, name: str) -> CurveFit | None:
         """The law called `name`, if it was fitted."""
         return next((fit for fit in self.fits if fit.name == name), None)
+
+
+def said_behind(delta: float) -> str:
+    """A difference of AICc as it is printed: a number, or words where so few points have no AICc for the law."""
+    return f"{delta:.1f}" if np.isfinite(delta) else "too few points"
 
 
 def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES) -> LawComparison:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, ParamSpec
 
 import numpy as np
 from scipy import stats
@@ -13,6 +15,8 @@ from analysis.inference.predict import forecast
 from analysis.laws.intervals import Interval, parameter_intervals
 from analysis.laws.line import Law
 from drorae.errors import UserError
+
+Judging = ParamSpec("Judging")
 
 Word = Literal["supported", "not supported", "undecided"]
 
@@ -28,11 +32,26 @@ class Verdict(NamedTuple):
     reason: str
     would_decide: str = ""
     """What would decide it; empty where it is decided."""
+    level: str = ""
+    """The level of the tests that decide it, and which they are."""
 
     def lines(self, indent: str = "  ") -> list[str]:
-        """For a terminal: what is said, and what would decide it."""
-        said = [f"{indent}{self.verdict.upper()}: {self.claim}; {self.reason}"]
+        """For a terminal: what is said at what level, and what would decide it."""
+        said = [f"{indent}{self.verdict.upper()}: {self.claim}; {self.reason} [level: {self.level}]"]
         return said + ([f"{indent}  would decide it: {self.would_decide}"] if self.would_decide else [])
+
+
+def judged_at(level: str) -> Callable[[Callable[Judging, Verdict]], Callable[Judging, Verdict]]:
+    """Marks a judge: its verdicts carry this level."""
+
+    def mark(judge: Callable[Judging, Verdict]) -> Callable[Judging, Verdict]:
+        @functools.wraps(judge)
+        def judged(*args: Judging.args, **kwargs: Judging.kwargs) -> Verdict:
+            return judge(*args, **kwargs)._replace(level=level)
+
+        return judged
+
+    return mark
 
 
 def verdicts(comparison: LawComparison, law: Law = "log-linear") -> tuple[Verdict, ...]:
@@ -48,6 +67,7 @@ def verdicts(comparison: LawComparison, law: Law = "log-linear") -> tuple[Verdic
     return tuple(found)
 
 
+@judged_at(f"5% for slope, bend and lack of fit; rival laws {PLAUSIBLE:g} AICc")
 def trend(comparison: LawComparison, law: Law = "log-linear") -> Verdict:
     """Judges whether the metric follows log10 of the size (linear: the size) over the sizes measured, and no farther.
 
@@ -86,10 +106,14 @@ def trend(comparison: LawComparison, law: Law = "log-linear") -> Verdict:
     if others:
         within = f"within {PLAUSIBLE:g} {comparison.criterion}"
         slope += f"; {', '.join(others)} cannot be told from it ({within}), so this is a trend, not the form"
+    foreseen = min(comparison.fits, key=lambda fit: fit.loo_rmse)
+    if comparison.few and len(foreseen.parameters) > 2:
+        slope += f"; {foreseen.name} predicts left-out configurations better, which AICc cannot say of {sample.n}"
     trusted = f"trusted for predictions to {comparison.horizon.high:.4g}, not decided beyond"
     return Verdict(claim, "supported", f"{slope}; said of the sizes measured, {trusted}")
 
 
+@judged_at("5% for the bend, 2.5% for the most that an offset takes")
 def no_saturation(comparison: LawComparison) -> Verdict:
     """Judges whether the metric keeps improving at an undiminished rate per decade over the sizes measured.
 
@@ -116,7 +140,8 @@ def no_saturation(comparison: LawComparison) -> Verdict:
             return Verdict(claim, "not supported", reason)
         reason += ": neither levelling off nor one rate"
         return Verdict(claim, "undecided", reason, "sizes beyond the largest, where it levels off if it ever does")
-    intervals = parameter_intervals(comparison.rival or comparison.get("power-offset"))
+    rival = comparison.rival or comparison.get("power-offset")
+    intervals = parameter_intervals(rival)
     upper = intervals["b"].high
     loss = 1 - 10 ** (-upper * span) if math.isfinite(upper) else 1.0
     offset = "a power law with offset"
@@ -125,8 +150,7 @@ def no_saturation(comparison: LawComparison) -> Verdict:
         return Verdict(claim, "supported", f"{reason}; it goes on beyond the sizes measured only if no break follows")
     reason = f"{offset} may lose up to {loss:.0%} of its slope over these {span:.2g} decades"
     reason += _asymptote(intervals["E"], rising=slope > 0)
-    behind = comparison.delta(comparison.rival or comparison.get("power-offset"))
-    reason += f"; that law is {behind:.1f} {comparison.criterion} behind the best"
+    reason += f"; that law: {comparison.behind(rival)} {comparison.criterion} behind the best"
     wanted = abs(slope) * NEARLY_STRAIGHT / (2 * span)
     # Never the design at hand, which did not decide it.
     factor = max((bent.high - bent.low) / 2 / wanted, math.sqrt(1 + 1 / sample.n), 1.1)
@@ -146,6 +170,7 @@ def _asymptote(ends: Interval, rising: bool) -> str:
     return f", with an asymptote as near as {nearest:.3g}" + ("" if math.isfinite(farthest) else " or nowhere")
 
 
+@judged_at("5% for the count of misses")
 def predicts_its_largest(comparison: LawComparison) -> Verdict:
     """Judges whether the smaller sizes predicted the larger ones, by how many intervals of the envelope held.
 
@@ -172,6 +197,7 @@ def predicts_its_largest(comparison: LawComparison) -> Verdict:
     return Verdict(claim, "supported", reason)
 
 
+@judged_at("2.5%, one end of the law's 95% interval")
 def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
     """Judges whether the metric at size `at` is `value` or better, better being the way the trend goes."""
     sample = comparison.sample
@@ -211,10 +237,10 @@ def printed_line(comparison: LawComparison, slope: float, intercept: float) -> t
     off = intercept + slope * math.log10(middle) - float(fit.value(np.array([middle]))[0])
     if p < 0.05:
         reason += f": the printed line lies {abs(off):.3g} {'above' if off > 0 else 'below'} the points"
-    whole = Verdict(claim, "supported" if p >= 0.05 else "not supported", reason)
+    whole = Verdict(claim, "supported" if p >= 0.05 else "not supported", reason, level="5%, F test")
     best = float(np.average(sample.y - slope * np.log10(sample.x[:, 0]), weights=fit.weights))
     claim = f"the printed intercept {intercept:g} belongs to the fit"
     digits = max(len(f"{intercept:g}".partition(".")[2]), 0)
     belongs = round(float(fit.parameters[0]), digits) == round(intercept, digits)
     reason = f"the fit's intercept is {fit.parameters[0]:.4f}; with the printed slope {slope:g} it would be {best:.4f}"
-    return whole, Verdict(claim, "supported" if belongs else "not supported", reason)
+    return whole, Verdict(claim, "supported" if belongs else "not supported", reason, level="none: digits compared")

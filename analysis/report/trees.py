@@ -40,7 +40,7 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
     | horizon | low, high, decades, rule |
     | back_tests | law, trained, rows (x, y, mean, prediction95, inside) |
     | predictions | at the horizon: as `forecast_tree` |
-    | verdicts | claim, verdict (supported, not supported, undecided), reason, would_decide |
+    | verdicts | claim, verdict (supported, not supported, undecided), reason, would_decide, level |
     """
     comparison, far = analysis.comparison, analysis.horizon.high
     tree = {

@@ -208,7 +208,8 @@ def _metric_table(
 
 def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
     def why(verdict: Verdict) -> str:
-        return verdict.reason + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
+        said = f"{verdict.reason}. Level: {verdict.level}"
+        return said + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
     said = [(item.selection.y_name, verdict) for item in analyses for verdict in item.verdicts]
     rows = [(name, verdict.claim, _MARKS[verdict.verdict], why(verdict)) for name, verdict in said]
@@ -255,10 +256,12 @@ def _parameters(fit: CurveFit) -> str:
 def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
-        delta, aicc = item.comparison.delta(law), f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}")
-        cells = (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}")
+        aicc = f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(law.aicc) else _NONE
+        numbers = (f"{law.r2:.4f}", number(law.loo_rmse), aicc, item.comparison.behind(law))
+        cells = (law.name, law.form.formula, _parameters(law), *numbers)
         rows.append((item.selection.y_name, *cells))
-    head = ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc")
+    criterion = analyses[0].comparison.criterion
+    head = ("Law", "Form", "Parameters (95% CI)", "R²", "Leave-one-out error", "AICc", f"Δ{criterion}")
     note = "Laws within 4 AICc of the best cannot be told apart by these runs; R² is no evidence for a form."
     return [*_metric_table(len(analyses) > 1, "Laws", head, rows, (1, 2)), Text(note, "soft")]
 
@@ -444,7 +447,7 @@ def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], c
     return [
         Picture(paths["svg"], paths["png"], title, caption, True),
         Heading("Verdicts"),
-        Table(("claim", "verdict", "reason", "would decide it"), [tuple(item) for item in found.verdicts], (0, 2, 3)),
+        Table(("claim", "verdict", "reason", "would decide it", "level"), list(found.verdicts), (0, 2, 3, 4)),
         Heading("Laws"),
         Table(("law", "formula", "parameters (95%)", "R²", "ΔAICc"), found.rows(), (1, 2)),
         Notes(tuple(notes)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from analysis.inference.evidence import compare_laws
 from analysis.inference.predict import forecast
 from analysis.inference.verdicts import no_saturation, printed_line, trend, value_at
 from analysis.laws.intervals import points
+from analysis.report.outcome import report_analyses
 from drorae.errors import UserError
 
 
@@ -74,6 +76,38 @@ def test_no_note_contradicts_a_verdict() -> None:
     crooked = analyse(bent, "params", "rfid", "linear")
     assert "curvature" in [item.code for item in crooked.cautions]
     assert crooked.verdicts[0].verdict == "not supported"
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7, 8, 12])
+@pytest.mark.parametrize("law", ["log-linear", "linear"])
+def test_every_verdict_states_its_level_and_nothing_infinite_is_printed(n: int, law: str, tmp_path: Path) -> None:
+    x = np.geomspace(1e5, 1e8, n)
+    y = 1 - 0.05 * np.log10(x) + np.random.default_rng(n).normal(0, 0.02, n)
+    found = analyse(pd.DataFrame({"params": x, "rfid": y}), "params", "rfid", law)  # type: ignore[arg-type]
+    outcome = report_analyses([found], tmp_path, "t")
+    assert len(found.verdicts) >= 2
+    assert all("%" in item.level and f"[level: {item.level}]" in outcome.text for item in found.verdicts)
+    page = outcome.paths["markdown"].read_text()
+    assert all(item.level in page for item in found.verdicts)
+    assert not re.search(r"\b(inf|nan)\b", outcome.text + page)
+    few = [item.message for item in found.cautions if item.code == "few-for-aicc"]
+    # From five configurations on laws of three parameters are fitted; AICc can choose them from eight on.
+    assert len(few) == (5 <= n <= 7)
+    for fit in found.comparison.fits if few else ():
+        assert f"{fit.name} {fit.loo_rmse:.3g}" in few[0]
+
+
+def test_leave_one_out_errors_are_those_of_refits() -> None:
+    x = np.geomspace(1e5, 1e8, 6)
+    y = 0.3 + 20 * x**-0.4 + np.random.default_rng(0).normal(0, 1e-3, 6)
+    found = compare_laws(points(x, y))
+    quadratic = found.get("log-quadratic")
+    off = []
+    for k in range(6):
+        rest = np.arange(6) != k
+        off.append(y[k] - np.polyval(np.polyfit(np.log10(x[rest]), y[rest], 2), np.log10(x[k])))
+    assert quadratic.loo_rmse == pytest.approx(np.sqrt(np.mean(np.square(off))), rel=1e-6)
+    assert found.few and min(found.fits, key=lambda fit: fit.loo_rmse).name == "power-offset"
 
 
 @pytest.mark.parametrize("power", [1.5, 2.0, 3.0])
