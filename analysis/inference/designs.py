@@ -113,8 +113,8 @@ class DesignComparison:
         """One JSON-able object.
 
         Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
-        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide, level),
-        warnings (code, message), excluded (row, reason), eval_images.
+        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide,
+        level), warnings (code, message), excluded (row, reason), eval_images.
         """
         own = ("by", "law", "better", "errors", "paired", "level_at", "parallel_p", "eval_images")
         return {
