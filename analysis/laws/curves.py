@@ -123,6 +123,8 @@ class CurveFit:
     """Natural, in the order of `form.parameters`."""
     rss: float
     """Weighted sum of squared residuals of y (of log y with method log-log)."""
+    method: Method = "least-squares"
+    """Intervals, covariance and leave-one-out errors are those of least squares; other methods refuse them."""
 
     @property
     def name(self) -> str:
@@ -198,9 +200,21 @@ class CurveFit:
         lengths = np.linalg.norm(jacobian, axis=0)
         return float(np.linalg.cond(jacobian / lengths)) if np.all(lengths > 0) else float("inf")
 
+    def _only_least_squares(self) -> None:
+        if self.method != "least-squares":
+            raise UserError(
+                f"law {self.name}, method {self.method}: no interval is known; one of least squares need not hold the "
+                "estimate; fit it with method least-squares for intervals"
+            )
+
     @cached_property
     def covariance(self) -> np.ndarray:
-        """s^2 (J'WJ)^-1 of the natural parameters: exact for linear forms, the delta method for others."""
+        """s^2 (J'WJ)^-1 of the natural parameters: exact for linear forms, the delta method for others.
+
+        Raises:
+            UserError: another method than least squares.
+        """
+        self._only_least_squares()
         unit, lengths = self.jacobian()
         inverse = np.linalg.pinv(unit.T @ unit, rcond=1e-15, hermitian=True)
         return np.asarray(self.residual_sd**2 * inverse / np.outer(lengths, lengths))
@@ -229,7 +243,12 @@ class CurveFit:
 
     @cached_property
     def profile(self) -> Profile:
-        """The profile on a grid laid over those curved parameters that the data do not rule out."""
+        """The profile on a grid laid over those curved parameters that the data do not rule out.
+
+        Raises:
+            UserError: another method than least squares.
+        """
+        self._only_least_squares()
         box = self.form.box(self.x)
         if not box:
             return Profile(self.form, self.x, np.zeros((1, 0)), self.weights)
@@ -400,7 +419,7 @@ def _log_log(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFi
         raise UserError("method log-log: expected values above 0")
     slope, intercept = np.polyfit(np.log(x[:, 0]), np.log(y), 1, w=np.sqrt(w))
     left = np.log(y) - intercept - slope * np.log(x[:, 0])
-    return CurveFit(form, x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)), "log-log")
 
 
 def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
@@ -429,4 +448,4 @@ def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
         ).x  # fmt: skip
     parameters = point * scale
     left = y - form.value(x, parameters)
-    return CurveFit(form, x, y, w, parameters, float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, parameters, float(np.sum(w * left**2)), "huber")

@@ -128,6 +128,22 @@ def test_a_law_with_an_asymptote_may_never_arrive() -> None:
     assert reached.bounded and low < 16 < high and high / low < 1.5
 
 
+@pytest.mark.parametrize(("law", "method"), [("power", "log-log"), ("power", "huber"), ("power-offset", "huber")])
+def test_no_interval_of_least_squares_is_given_for_another_method(law: str, method: str) -> None:
+    x = np.geomspace(1e5, 1e8, 12)
+    y = 3 * x**-0.12 * np.exp(np.random.default_rng(0).normal(0, 0.05, 12))
+    fit = fit_curve(law, x, y, method=method)  # type: ignore[arg-type]
+    at = np.array([1e7])
+    for asked in (
+        lambda: parameter_intervals(fit), lambda: parameter_intervals(fit, "delta"), lambda: law_interval(fit, at),
+        lambda: run_interval(fit, points(x, y), at), lambda: inverse(fit, 0.4), fit.loo,
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"{method}.*least-squares for intervals"):
+            asked()
+    for name, (low, high) in parameter_intervals(fit_curve(law, x, y)).items():
+        assert low <= fit_curve(law, x, y).parameters[fit.form.parameters.index(name)] <= high
+
+
 def test_the_asymptote_is_unbounded_where_the_data_do_not_bend() -> None:
     x = np.geomspace(1e5, 1e8, 8)
     y = 1 - 0.05 * np.log10(x) + np.random.default_rng(5).normal(0, 0.02, 8)
