@@ -13,7 +13,7 @@ from scipy import stats
 from analysis.inference.cautions import Caution, fit_flags
 from analysis.inference.evidence import PLAUSIBLE, said_behind
 from analysis.inference.verdicts import Verdict, judged_at
-from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.curves import CurveFit
 from analysis.laws.forms import FORMS
 from analysis.laws.intervals import Interval, Sample, parameter_intervals
 from analysis.laws.line import average
@@ -215,10 +215,10 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     if np.ptp(sample.y) == 0:
         raise UserError(f"{y} on {both}: {y} is the same in every run; check that it was measured")
     reasons = {name: _reason_to_skip(name, sample, second) for name in JOINT}
-    fits = [fit_curve(name, sizes, sample.y, sample.weights) for name, reason in reasons.items() if not reason]
+    fits = [sample.fit(name) for name, reason in reasons.items() if not reason]
     alone = (
-        (x, fit_curve("log-linear", sizes[:, :1], sample.y, sample.weights)),
-        (second, fit_curve("linear", sizes[:, 1:], sample.y, sample.weights)),
+        (x, replace(sample, x=sizes[:, :1]).fit("log-linear")),
+        (second, replace(sample, x=sizes[:, 1:]).fit("linear")),
     )
     fits.sort(key=lambda fit: (fit.aicc, fit.aic))
     skipped = tuple((name, reason) for name, reason in reasons.items() if reason)

@@ -46,6 +46,13 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
             "the law's form is in doubt"
         )
         yield Caution("lack-of-fit", message)
+    if misfit is not None and misfit.p_small < 0.05:
+        message = (
+            f"configurations scatter about the line less than their seeds imply (F({misfit.dof[0]:.3g}, "
+            f"{misfit.dof[1]:.3g}) = {misfit.f:.3g}, p = {misfit.p_small:.2g} of so small a ratio): intervals "
+            "pool residuals and seeds; seeds that err alike at all sizes would do that"
+        )
+        yield Caution("less-scatter-than-seeds", message)
     if sample.n < FEW_CONFIGURATIONS:
         message = f"{sample.n} configurations; at least {FEW_CONFIGURATIONS} advised"
         yield Caution("few-configurations", message)
@@ -56,8 +63,20 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
     yield from _repeated_x(sample)
     least, most = int(sample.runs.min()), int(sample.runs.max())
     if least != most:
-        weights = f"{sample.weights.min():.2g} to {sample.weights.max():.2g}"
-        yield Caution("unequal-seeds", f"configurations have {least} to {most} runs each and weigh {weights}")
+        message = (
+            f"configurations have {least} to {most} runs each; intervals know it, and the line weighs them the same"
+        )
+        if np.ptp(sample.weights) > 0:
+            message = f"configurations have {least} to {most} runs each and weigh "
+            message += f"{sample.weights.min():.2g} to {sample.weights.max():.2g}"
+        yield Caution("unequal-seeds", message)
+    seeds = sample.replication
+    if seeds is not None and seeds.trend:
+        message = (
+            f"the sd between seeds goes from {seeds.sd(sample.low):.3g} to {seeds.sd(sample.high):.3g} over the sizes "
+            f"(likelihood ratio, p = {seeds.p:.2g}): intervals follow it" + ", and weights" * seeds.weighed
+        )
+        yield Caution("unequal-seed-variance", message)
 
 
 def _influential(line: Line) -> list[Caution]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.curves import CurveFit
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
 from analysis.laws.line import Law, regress
+from analysis.laws.noise import Uncertainty
 from drorae.errors import UserError
 
 PLAUSIBLE = 4.0
@@ -129,7 +130,7 @@ class LawComparison:
 
     def get(self, name: str) -> CurveFit:
         """The law called `name`, fitted now if it was not compared."""
-        return self.find(name) or fit_curve(name, self.sample.x, self.sample.y, self.sample.weights)
+        return self.find(name) or self.sample.fit(name)
 
     @cached_property
     def horizon(self) -> Horizon:
@@ -201,7 +202,7 @@ def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES) -> LawCompar
         elif levels < form.levels[0]:
             skipped.append((name, f"wants {form.levels[0]} different sizes, not {levels}"))
         else:
-            fits.append(fit_curve(form, sample.x, sample.y, sample.weights))
+            fits.append(sample.fit(form))
     if not fits:
         raise UserError(f"{sample.y_name} on {sample.x_name}: no law can be fitted to {sample.n} configurations")
     return LawComparison(sample, tuple(sorted(fits, key=lambda fit: (fit.aicc, fit.aic))), tuple(skipped))
@@ -300,22 +301,28 @@ class LackOfFit(NamedTuple):
     """F test of a law against the scatter between seeds."""
 
     f: float
-    dof: tuple[int, int]
+    dof: tuple[float, float]
     p: float
+    """Of residuals as large, were the law true."""
+    p_small: float
+    """Of residuals as small."""
 
     @property
     def text(self) -> str:
         """The test as it is printed."""
-        return f"F({self.dof[0]}, {self.dof[1]}) = {self.f:.3g}, p = {self.p:.2g}"
+        return f"F({self.dof[0]:.3g}, {self.dof[1]:.3g}) = {self.f:.3g}, p = {self.p:.2g}"
 
 
 def lack_of_fit(sample: Sample, fit: CurveFit) -> LackOfFit | None:
-    """F = sum_i runs_i (mean_i - law_i)^2 / (C - p) / seed variance; None where there are no seeds."""
-    if sample.seed_dof == 0 or sample.seed_sd == 0:
+    """The residuals of the means over what their seeds imply; None where there are no seeds.
+
+    With equally many runs of the same scatter that is the textbook's runs sum_i (mean_i - law_i)^2 / (C - p) / seed
+    variance on (C - p, runs - C) degrees of freedom; else both are Satterthwaite's.
+    """
+    if sample.replication is None:
         return None
-    left = float(np.sum(sample.runs * (sample.y - fit.value(sample.x)) ** 2))
-    f = left / fit.dof / sample.seed_sd**2
-    return LackOfFit(f, (fit.dof, sample.seed_dof), float(stats.f.sf(f, fit.dof, sample.seed_dof)))
+    f, dof = replace(fit, replication=sample.replication).uncertainty.homogeneity
+    return LackOfFit(f, dof, float(stats.f.sf(f, *dof)), float(stats.f.cdf(f, *dof)))
 
 
 class Influence(NamedTuple):
@@ -384,10 +391,18 @@ def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
     dof = sample.n - 3
     if dof < 1 or len(np.unique(u)) < 3:
         return None
-    found = regress(np.vander((u - centre) / scale, 3, increasing=True), sample.y, sample.weights)
-    low, high = found.conf_int(alpha=0.05)[2] / scale**2
-    bend, slope = float(found.params[2]) / scale**2, float(found.params[1]) / scale
-    return Curvature(bend, float(low), float(high), dof, float(found.pvalues[2]), slope, centre)
+    design = np.vander((u - centre) / scale, 3, increasing=True)
+    found = regress(design, sample.y, sample.weights)
+    error, free = float(found.bse[2]), float(dof)
+    if sample.replication is not None:
+        rss = float(np.sum(sample.weights * found.resid**2))
+        margin = Uncertainty(design, sample.weights, rss, sample.replication).margin(np.eye(3)[2:])
+        error, free = math.sqrt(margin.law[0]), float(margin.dof[0])
+    half = float(stats.t.ppf(0.975, free)) * error
+    bend, slope = float(found.params[2]), float(found.params[1]) / scale
+    p = float(2 * stats.t.sf(abs(bend) / error, free)) if error > 0 else 0.0
+    low, high = ((bend + sign * half) / scale**2 for sign in (-1, 1))
+    return Curvature(bend / scale**2, low, high, dof, p, slope, centre)
 
 
 def bend(sample: Sample, law: Law = "log-linear") -> Curvature | None:
