@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.inference.cautions import Caution, cautions, fit_flags
-from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, back_test, compare_laws
+from analysis.inference.cautions import Caution, cautions, few_for_aicc, fit_flags
+from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
+from analysis.laws.curves import CurveFit
 from analysis.laws.line import Law, Line, Unit, fit_line
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
@@ -40,15 +41,33 @@ class Analysis:
         # Four configurations carry the line that was asked for and no more.
         return compare_laws(sample, names if sample.low > 0 else ("linear",))
 
-    @cached_property
+    @property
     def back_tests(self) -> tuple[BackTest, ...]:
         """The largest sizes predicted from the smaller ones, the envelope first."""
-        return back_test(self.line.sample, tuple(fit.name for fit in self.comparison.fits))
+        return self.comparison.back_tests
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of a trend, of saturation, and of their own largest sizes."""
-        return verdicts(self.comparison, self.back_tests, self.line.law)
+        return verdicts(self.comparison, self.line.law)
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the points speak against the line that was asked for."""
+        return bool(self.verdicts) and self.verdicts[0].verdict == "not supported"
+
+    @cached_property
+    def leading(self) -> CurveFit:
+        """The law that is said first and drawn thickest: the preferred one, and never a line that is rejected.
+
+        Where AICc prefers a line that the points bend away from, the law among the others with the least error of
+        predicting each configuration from the rest.
+        """
+        preferred = self.comparison.preferred
+        others = [fit for fit in self.comparison.fits if fit.name != self.line.law]
+        if not (self.rejected and preferred.name == self.line.law and others):
+            return preferred
+        return min(others, key=lambda fit: fit.loo_rmse)
 
     @property
     def horizon(self) -> Horizon:
@@ -69,7 +88,15 @@ class Analysis:
     @cached_property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader should be told, of the line and of each plausible law."""
-        return (*cautions(self.line), *(flag for fit in self.comparison.plausible for flag in fit_flags(fit)))
+        flags = (flag for fit in self.comparison.plausible for flag in fit_flags(fit))
+        return (*cautions(self.line), *few_for_aicc(self.comparison), *flags)
+
+    def remarks(self) -> list[str]:
+        """What every answer repeats, as lines for a terminal: notes, how the laws compare, verdicts."""
+        lines = [f"  note: {item.message} [{item.code}]" for item in self.cautions]
+        compared = [f"{item.name} {self.comparison.behind(item)}" for item in self.comparison.fits]
+        lines.append(f"  laws by {self.comparison.criterion} behind the best: {', '.join(compared)}")
+        return lines + [text for verdict in self.verdicts for text in verdict.lines()]
 
     def predict(self, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
         """See `analysis.inference.predict.forecast`."""

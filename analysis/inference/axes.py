@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from analysis.inference.cautions import Caution, fit_flags
-from analysis.inference.evidence import PLAUSIBLE
-from analysis.inference.verdicts import Verdict
-from analysis.laws.curves import CurveFit, fit_curve
+from analysis.inference.evidence import PLAUSIBLE, said_behind
+from analysis.inference.verdicts import Verdict, judged_at
+from analysis.laws.curves import CurveFit
 from analysis.laws.forms import FORMS
 from analysis.laws.intervals import Interval, Sample, parameter_intervals
 from analysis.laws.line import average
@@ -100,6 +100,7 @@ class JointAnalysis:
             self._form_verdict(),
         )
 
+    @judged_at("5%, F test")
     def _axis_verdict(self, test: FTest, ends: Interval, per: str) -> Verdict:
         claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
         said = f"{ends.low:.4g} .. {ends.high:.4g} {per}, 95%; "
@@ -109,6 +110,7 @@ class JointAnalysis:
         decide = "more values of this axis, at several values of the other"
         return Verdict(claim, "undecided", f"no effect is resolved: {said}", decide)
 
+    @judged_at("5%, F test")
     def _additive_verdict(self, test: FTest | None = None) -> Verdict:
         claim = "additive: each axis does the same wherever the other stands"
         crossed = self.find("interaction")
@@ -119,15 +121,20 @@ class JointAnalysis:
         said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {test.p_value:.2g}"
         if test.p_value < LEVEL:
             return Verdict(claim, "not supported", said)
-        return Verdict(claim, "undecided", said, "runs at the corners of a grid, which weigh most for it")
+        return Verdict(claim, "undecided", said, "more runs at the corners of the grid, which weigh most for it")
 
+    @judged_at(f"{PLAUSIBLE:g} AICc")
     def _form_verdict(self) -> Verdict:
         claim = f"form: {self.fits[0].form.formula}"
-        others = [fit.name for fit in self.plausible[1:]]
+        others = [fit.name for fit in self.fits[1:] if fit in self.plausible or not np.isfinite(fit.aicc)]
         if not others and len(self.fits) > 1:
             reason = f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind"
             return Verdict(claim, "supported", reason)
-        reason = f"as good: {', '.join(others) or 'no other law could be fitted'}"
+        reason = (
+            f"within {PLAUSIBLE:g} AICc or with too few points for one: {', '.join(others)}"
+            if others
+            else "no other law could be fitted"
+        )
         return Verdict(claim, "undecided", reason, "a wider range of both axes")
 
     @cached_property
@@ -142,7 +149,7 @@ class JointAnalysis:
             f"{len(self.selection.x)} runs"
         ]
         for name, formula, values, r2, delta in self.rows():
-            lines.append(f"  {name}: {formula}; {values}; R2 {r2}; AICc {delta} behind the best")
+            lines.append(f"  {name}: {formula}; {values}; R2 {r2}; AICc behind the best: {delta}")
         lines += [f"  {name}: not fitted: {reason}" for name, reason in self.skipped]
         lines += [f"  left out: {row}: {reason}" for row, reason in self.selection.excluded]
         lines += [f"  note: {item.message} [{item.code}]" for item in self.cautions]
@@ -158,7 +165,7 @@ class JointAnalysis:
                 f"{key} {value:.4g} ({low:.4g} .. {high:.4g})" + (" at its bound" if key in fit.at_bound else "")
                 for (key, (low, high)), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
             )
-            rows.append((name, fit.form.formula, values, f"{fit.r2:.3f}", f"{self.delta(fit):.1f}"))
+            rows.append((name, fit.form.formula, values, f"{fit.r2:.3f}", said_behind(self.delta(fit))))
         return rows
 
 
@@ -208,10 +215,10 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     if np.ptp(sample.y) == 0:
         raise UserError(f"{y} on {both}: {y} is the same in every run; check that it was measured")
     reasons = {name: _reason_to_skip(name, sample, second) for name in JOINT}
-    fits = [fit_curve(name, sizes, sample.y, sample.weights) for name, reason in reasons.items() if not reason]
+    fits = [sample.fit(name) for name, reason in reasons.items() if not reason]
     alone = (
-        (x, fit_curve("log-linear", sizes[:, :1], sample.y, sample.weights)),
-        (second, fit_curve("linear", sizes[:, 1:], sample.y, sample.weights)),
+        (x, replace(sample, x=sizes[:, :1]).fit("log-linear")),
+        (second, replace(sample, x=sizes[:, 1:]).fit("linear")),
     )
     fits.sort(key=lambda fit: (fit.aicc, fit.aic))
     skipped = tuple((name, reason) for name, reason in reasons.items() if reason)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.inference.evidence import curvature, influence, lack_of_fit
+from analysis.inference.evidence import LawComparison, bend, influence, lack_of_fit
 from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
@@ -46,6 +46,13 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
             "the law's form is in doubt"
         )
         yield Caution("lack-of-fit", message)
+    if misfit is not None and misfit.p_small < 0.05:
+        message = (
+            f"configurations scatter about the line less than their seeds imply (F({misfit.dof[0]:.3g}, "
+            f"{misfit.dof[1]:.3g}) = {misfit.f:.3g}, p = {misfit.p_small:.2g} of so small a ratio): intervals "
+            "pool residuals and seeds; seeds that err alike at all sizes would do that"
+        )
+        yield Caution("less-scatter-than-seeds", message)
     if sample.n < FEW_CONFIGURATIONS:
         message = f"{sample.n} configurations; at least {FEW_CONFIGURATIONS} advised"
         yield Caution("few-configurations", message)
@@ -56,8 +63,20 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
     yield from _repeated_x(sample)
     least, most = int(sample.runs.min()), int(sample.runs.max())
     if least != most:
-        weights = f"{sample.weights.min():.2g} to {sample.weights.max():.2g}"
-        yield Caution("unequal-seeds", f"configurations have {least} to {most} runs each and weigh {weights}")
+        message = (
+            f"configurations have {least} to {most} runs each; intervals know it, and the line weighs them the same"
+        )
+        if np.ptp(sample.weights) > 0:
+            message = f"configurations have {least} to {most} runs each and weigh "
+            message += f"{sample.weights.min():.2g} to {sample.weights.max():.2g}"
+        yield Caution("unequal-seeds", message)
+    seeds = sample.replication
+    if seeds is not None and seeds.trend:
+        message = (
+            f"the sd between seeds goes from {seeds.sd(sample.low):.3g} to {seeds.sd(sample.high):.3g} over the sizes "
+            f"(likelihood ratio, p = {seeds.p:.2g}): intervals follow it" + ", and weights" * seeds.weighed
+        )
+        yield Caution("unequal-seed-variance", message)
 
 
 def _influential(line: Line) -> list[Caution]:
@@ -131,7 +150,7 @@ def _survivors(selection: Selection, pruned: pd.DataFrame) -> str:
 
 def _bend_caution(line: Line) -> Caution:
     """What these points can say about saturation."""
-    found = curvature(line.sample, line.law)
+    found = bend(line.sample, line.law)
     if found is None:
         return Caution("saturation", "these sizes cannot show a bend: absence of saturation cannot be claimed")
     if found.resolved:
@@ -141,10 +160,22 @@ def _bend_caution(line: Line) -> Caution:
         )
         return Caution("curvature", message)
     message = (
-        f"a line through {line.sample.n} points cannot show absence of saturation: any quadratic term between "
-        f"{found.low:.3g} and {found.high:.3g} is compatible with them"
+        f"any quadratic term between {found.low:.3g} and {found.high:.3g} beside the line is compatible with these "
+        f"{line.sample.n} points; the verdict on saturation says what that means"
     )
     return Caution("saturation", message)
+
+
+def few_for_aicc(comparison: LawComparison) -> list[Caution]:
+    """Leave-one-out errors, where AICc cannot choose a law of three parameters."""
+    if not comparison.few:
+        return []
+    errors = ", ".join(f"{fit.name} {fit.loo_rmse:.3g}" for fit in comparison.fits)
+    message = (
+        f"with {comparison.sample.n} configurations AICc all but excludes laws of three parameters; root mean square "
+        f"errors of each configuration predicted from the rest: {errors}"
+    )
+    return [Caution("few-for-aicc", message)]
 
 
 def fit_flags(fit: CurveFit) -> Iterator[Caution]:

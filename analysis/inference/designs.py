@@ -27,6 +27,7 @@ from analysis.inference.evidence import curvature
 from analysis.inference.verdicts import Verdict, Word
 from analysis.laws.intervals import Sample, points
 from analysis.laws.line import Law, configuration_means, regress
+from analysis.laws.noise import Replication, Uncertainty, replication
 from analysis.table.columns import find_column
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
@@ -36,6 +37,9 @@ from drorae.metrics.registry import Better
 
 SCHEMA = 1
 """Version of `DesignComparison.as_json`; it changes when a key is renamed or dropped."""
+
+LEVEL = "5% over all pairs (Holm)"
+"""Of the verdicts."""
 
 SPREAD_RATIO = 3.0
 """Ratio of two designs' residual standard deviations from which pooling them is called into question."""
@@ -110,8 +114,8 @@ class DesignComparison:
         """One JSON-able object.
 
         Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
-        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide),
-        warnings (code, message), excluded (row, reason), eval_images.
+        of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide,
+        level), warnings (code, message), excluded (row, reason), eval_images.
         """
         own = ("by", "law", "better", "errors", "paired", "level_at", "parallel_p", "eval_images")
         return {
@@ -230,6 +234,10 @@ class _Cell:
     name: str
     sample: Sample
     u: np.ndarray
+    y: np.ndarray
+    """Values of the runs."""
+    groups: np.ndarray
+    """Their configurations."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +251,28 @@ class _Estimates:
     parts: tuple[int, ...]
     """Residual degrees of freedom of every design, for Satterthwaite's; empty where the variance is pooled."""
     parallel_p: float
+    uncertainty: Uncertainty | None = None
+    """Where seeds scatter more at one end of the sizes: of slopes (in units of `spread`) and levels of all designs."""
+    spread: float = 1.0
+
+    def margin(self, what: Quantity, i: int, j: int) -> tuple[float, float] | None:
+        """Variance of a difference and its degrees of freedom by what the seeds know; None where that is not asked."""
+        if self.uncertainty is None:
+            return None
+        row = np.zeros(self.uncertainty.gradient.shape[1])
+        start, unit = (len(row) // 2, self.spread) if what == "slope" else (0, 1.0)
+        row[start + i], row[start + j] = 1 / unit, -1 / unit
+        found = self.uncertainty.margin(row[None, :])
+        return float(found.law[0]), float(found.dof[0])
+
+
+def _uneven(cells: Sequence[_Cell]) -> Replication | None:
+    """The seeds of all designs together, if they scatter more at one end of the sizes."""
+    starts = np.cumsum([0, *(cell.sample.n for cell in cells)])
+    groups = np.concatenate([cell.groups + start for cell, start in zip(cells, starts, strict=False)])
+    sizes, values = (np.concatenate(part) for part in zip(*((c.sample.x[:, 0], c.y) for c in cells), strict=True))
+    seeds = replication(sizes, values, groups)
+    return seeds if seeds is not None and seeds.trend else None
 
 
 def _pairs(names: Sequence[str], by: str, rows: int, reference: str | None) -> list[tuple[int, int]]:
@@ -265,7 +295,8 @@ def _cell(name: str, part: Selection, law: Law) -> _Cell:
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     x, y, runs = configuration_means(part.x, part.y, part.configurations)
-    return _Cell(name, replace(points(x, y), runs=runs), np.log10(x) if law == "log-linear" else x)
+    u = np.log10(x) if law == "log-linear" else x
+    return _Cell(name, replace(points(x, y), runs=runs), u, part.y, part.configurations)
 
 
 def _middle(cells: Sequence[_Cell], what: str, x: str) -> float:
@@ -292,7 +323,10 @@ def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: b
     at = np.unique(u, return_inverse=True)[1]
     effects = np.eye(at.max() + 1)[at] if paired else np.empty((len(u), 0))
     lines = np.hstack([own[:, lost:], own[:, lost:] * (u / spread)[:, None]])
-    fit = regress(np.hstack([effects, lines]), np.concatenate([cell.sample.y for cell in cells]))
+    design = np.hstack([effects, lines])
+    fit = regress(design, np.concatenate([cell.sample.y for cell in cells]))
+    seeds = None if paired or errors == "separate" else _uneven(cells)
+    known = None if seeds is None else Uncertainty(design, np.ones(len(u)), float(fit.ssr), seeds)
     separate = errors == "separate" and not paired
     variances = own.T @ fit.resid**2 / (counts - 2) if separate else np.full(number, fit.scale)
 
@@ -311,7 +345,7 @@ def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: b
         ratio = apart @ np.linalg.solve(contrasts @ slope_inverse @ contrasts.T, apart) / (number - 1) / fit.scale
     return _Estimates(
         (slopes, slope_inverse * variances), (levels, level_inverse * variances), float(fit.df_resid),
-        tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)),
+        tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)), known, spread,
     )  # fmt: skip
 
 
@@ -351,6 +385,7 @@ def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: 
             if found.parts and variance:
                 # Satterthwaite (1946): the degrees of freedom of a sum of two variance estimates.
                 dof = float(variance**2 / sum(covariance[k, k] ** 2 / found.parts[k] for k in (i, j)))
+            variance, dof = found.margin(what, i, j) or (variance, dof)
             error, delta = math.sqrt(variance), float(values[i] - values[j])
             t = delta / error if error else math.copysign(math.inf, delta)
             halves = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, len(pairs)))
@@ -375,7 +410,7 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
         words: list[Word] = ["supported", "not supported"]
         if (item.difference < 0) != (better == "lower"):
             words.reverse()
-        return [Verdict(claim, word, reason) for claim, word in zip(claims, words, strict=True)]
+        return [Verdict(claim, word, reason, level=LEVEL) for claim, word in zip(claims, words, strict=True)]
     size = abs(item.difference)
     have = configurations[item.a] + configurations[item.b]
     factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
@@ -385,7 +420,7 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
             f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
             "difference really that large"
         )
-    return [Verdict(claim, "undecided", f"{reason}, includes zero", decides) for claim in claims]
+    return [Verdict(claim, "undecided", f"{reason}, includes zero", decides, LEVEL) for claim in claims]
 
 
 def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Errors, law: Law) -> Iterator[Caution]:
@@ -395,6 +430,13 @@ def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Error
             "unequal-variance",
             f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
             f"{least.design}; errors separate gives each its own variance",
+        )
+    if (seeds := _uneven(cells)) is not None:
+        low, high = min(cell.sample.low for cell in cells), max(cell.sample.high for cell in cells)
+        yield Caution(
+            "unequal-seed-variance",
+            f"the sd between seeds goes from {seeds.sd(low):.3g} to {seeds.sd(high):.3g} over the sizes (likelihood "
+            f"ratio, p = {seeds.p:.2g}): unpaired differences with pooled errors follow it, nothing else does",
         )
     lows, highs = zip(*((cell.u.min(), cell.u.max()) for cell in cells), strict=True)
     shared = (min(highs) - max(lows)) / (max(highs) - min(lows))

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from analysis.laws.curves import CurveFit, fit_curve
+from analysis.laws.curves import CurveFit
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
 from analysis.laws.line import Law, regress
+from analysis.laws.noise import Uncertainty
 from drorae.errors import UserError
 
 PLAUSIBLE = 4.0
 """Laws less than this much AICc behind the best are kept beside it: Burnham and Anderson (2002), section 2.6, call a
 difference of 4 to 7 considerably less support."""
 
+FEW_FOR_AICC = 7
+"""Up to so many points leave-one-out errors stand beside AICc."""
+
 HORIZON = 0.3
 """Decades beyond the data that are trusted without further evidence. There, with a log-linear law fitted to a truth
 that saturates, 95% prediction intervals cover .58 to .98, one decade out .00 to .69 (results/coverage)."""
+
+BENT = 0.5
+"""Where the points bend, the law changes within the data already: so much of the usual horizon is left."""
 
 FARTHEST = 1.0
 """Decades beyond the data that are trusted at most, and never more than half of what the data span."""
@@ -64,6 +71,20 @@ class LawComparison:
         if np.isfinite(self.preferred.aicc):
             return fit.aicc - self.preferred.aicc
         return fit.aic - self.preferred.aic
+
+    def behind(self, fit: CurveFit) -> str:
+        """`delta` as it is printed; words where so few points have no AICc for the law."""
+        return said_behind(self.delta(fit))
+
+    @property
+    def few(self) -> bool:
+        """Whether AICc all but excludes a law of three parameters: with 5, 6, 7 points it costs inf, 30, 14 more."""
+        return self.sample.n <= FEW_FOR_AICC and any(len(fit.parameters) > 2 for fit in self.fits)
+
+    @property
+    def criterion(self) -> str:
+        """What `delta` is a difference of."""
+        return "AICc" if np.isfinite(self.preferred.aicc) else "AIC"
 
     @property
     def plausible(self) -> tuple[CurveFit, ...]:
@@ -109,7 +130,7 @@ class LawComparison:
 
     def get(self, name: str) -> CurveFit:
         """The law called `name`, fitted now if it was not compared."""
-        return self.find(name) or fit_curve(name, self.sample.x, self.sample.y, self.sample.weights)
+        return self.find(name) or self.sample.fit(name)
 
     @cached_property
     def horizon(self) -> Horizon:
@@ -119,12 +140,24 @@ class LawComparison:
         prediction intervals of the plausible laws and of the power law with offset, which has to be heard whatever its
         AICc since a penalty for its third parameter is no evidence against saturation, is at most 1.5 times as wide as
         the best law's own. Below the smallest size always 0.3 decade.
+
+        What the data say against it counts: of a span under a decade 0.3 of the span and no farther; where the points
+        bend half of that and no farther; where the back-test failed nothing beyond the data, on neither side.
         """
         sample = self.sample
         if sample.low <= 0:
             return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
+        if self.back_tests and self.back_tests[0].failed:
+            rule = "the data alone: their smaller sizes did not predict the larger ones"
+            return Horizon(sample.low, sample.high, 0.0, rule)
         span = math.log10(sample.high / sample.low)
-        near, far = min(HORIZON, span / 2), min(FARTHEST, span / 2)
+        bent = bend(sample, "linear" if self.find("linear") else "log-linear")
+        turned = bent is not None and bent.resolved
+        near, far = HORIZON * min(1.0, span) * (BENT if turned else 1.0), min(FARTHEST, span / 2)
+        below = sample.low * 10**-near
+        if turned or span < 1:
+            why = "the points bend" if turned else f"the data span {span:.2g} decades"
+            return Horizon(below, sample.high * 10**near, near, f"{near:.2g} decade beyond the data: {why}")
         steps = np.arange(0, max(far - near, 0) + 1e-9, 0.05) + near
         if self.rival is None:
             steps = steps[:1]
@@ -137,11 +170,21 @@ class LawComparison:
             rule = f"{decades:.2g} decade beyond the data: further out the laws disagree, or the data span too little"
         else:
             rule = f"{decades:.2g} decade beyond the data: so far the laws, one with an offset among them, agree"
-        return Horizon(sample.low * 10 ** -min(HORIZON, span / 2), sample.high * 10**decades, decades, rule)
+        return Horizon(below, sample.high * 10**decades, decades, rule)
+
+    @cached_property
+    def back_tests(self) -> tuple[BackTest, ...]:
+        """The largest sizes predicted from the smaller ones, the envelope first."""
+        return back_test(self.sample, tuple(fit.name for fit in self.fits))
 
     def find(self, name: str) -> CurveFit | None:
         """The law called `name`, if it was fitted."""
         return next((fit for fit in self.fits if fit.name == name), None)
+
+
+def said_behind(delta: float) -> str:
+    """A difference of AICc as it is printed: a number, or words where so few points have no AICc for the law."""
+    return f"{delta:.1f}" if np.isfinite(delta) else "too few points"
 
 
 def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES) -> LawComparison:
@@ -159,7 +202,7 @@ def compare_laws(sample: Sample, names: Sequence[str] = CANDIDATES) -> LawCompar
         elif levels < form.levels[0]:
             skipped.append((name, f"wants {form.levels[0]} different sizes, not {levels}"))
         else:
-            fits.append(fit_curve(form, sample.x, sample.y, sample.weights))
+            fits.append(sample.fit(form))
     if not fits:
         raise UserError(f"{sample.y_name} on {sample.x_name}: no law can be fitted to {sample.n} configurations")
     return LawComparison(sample, tuple(sorted(fits, key=lambda fit: (fit.aicc, fit.aic))), tuple(skipped))
@@ -192,6 +235,27 @@ class BackTest:
     def hits(self) -> int:
         """Held-out sizes inside their interval."""
         return sum(item.inside for item in self.held_out)
+
+    @property
+    def misses(self) -> int:
+        """Held-out sizes outside their interval."""
+        return len(self.held_out) - self.hits
+
+    @property
+    def allowed(self) -> int:
+        """How many misses 95% intervals have at most, in 95 of 100 back-tests of so many sizes (binomial)."""
+        return int(stats.binom.ppf(0.95, len(self.held_out), 0.05))
+
+    @property
+    def failed(self) -> bool:
+        """Whether more intervals missed than chance allows."""
+        return self.misses > self.allowed
+
+    @property
+    def decided(self) -> bool:
+        """Whether the hits, if any missed, are too many for intervals that hold every second time (5%, binomial)."""
+        count = len(self.held_out)
+        return self.misses == 0 or float(stats.binom.cdf(self.misses, count, 0.5)) < 0.05
 
     @property
     def text(self) -> str:
@@ -237,22 +301,28 @@ class LackOfFit(NamedTuple):
     """F test of a law against the scatter between seeds."""
 
     f: float
-    dof: tuple[int, int]
+    dof: tuple[float, float]
     p: float
+    """Of residuals as large, were the law true."""
+    p_small: float
+    """Of residuals as small."""
 
     @property
     def text(self) -> str:
         """The test as it is printed."""
-        return f"F({self.dof[0]}, {self.dof[1]}) = {self.f:.3g}, p = {self.p:.2g}"
+        return f"F({self.dof[0]:.3g}, {self.dof[1]:.3g}) = {self.f:.3g}, p = {self.p:.2g}"
 
 
 def lack_of_fit(sample: Sample, fit: CurveFit) -> LackOfFit | None:
-    """F = sum_i runs_i (mean_i - law_i)^2 / (C - p) / seed variance; None where there are no seeds."""
-    if sample.seed_dof == 0 or sample.seed_sd == 0:
+    """The residuals of the means over what their seeds imply; None where there are no seeds.
+
+    With equally many runs of the same scatter that is the textbook's runs sum_i (mean_i - law_i)^2 / (C - p) / seed
+    variance on (C - p, runs - C) degrees of freedom; else both are Satterthwaite's.
+    """
+    if sample.replication is None:
         return None
-    left = float(np.sum(sample.runs * (sample.y - fit.value(sample.x)) ** 2))
-    f = left / fit.dof / sample.seed_sd**2
-    return LackOfFit(f, (fit.dof, sample.seed_dof), float(stats.f.sf(f, fit.dof, sample.seed_dof)))
+    f, dof = replace(fit, replication=sample.replication).uncertainty.homogeneity
+    return LackOfFit(f, dof, float(stats.f.sf(f, *dof)), float(stats.f.cdf(f, *dof)))
 
 
 class Influence(NamedTuple):
@@ -321,7 +391,21 @@ def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
     dof = sample.n - 3
     if dof < 1 or len(np.unique(u)) < 3:
         return None
-    found = regress(np.vander((u - centre) / scale, 3, increasing=True), sample.y, sample.weights)
-    low, high = found.conf_int(alpha=0.05)[2] / scale**2
-    bend, slope = float(found.params[2]) / scale**2, float(found.params[1]) / scale
-    return Curvature(bend, float(low), float(high), dof, float(found.pvalues[2]), slope, centre)
+    design = np.vander((u - centre) / scale, 3, increasing=True)
+    found = regress(design, sample.y, sample.weights)
+    error, free = float(found.bse[2]), float(dof)
+    if sample.replication is not None:
+        rss = float(np.sum(sample.weights * found.resid**2))
+        margin = Uncertainty(design, sample.weights, rss, sample.replication).margin(np.eye(3)[2:])
+        error, free = math.sqrt(margin.law[0]), float(margin.dof[0])
+    half = float(stats.t.ppf(0.975, free)) * error
+    bend, slope = float(found.params[2]), float(found.params[1]) / scale
+    p = float(2 * stats.t.sf(abs(bend) / error, free)) if error > 0 else 0.0
+    low, high = ((bend + sign * half) / scale**2 for sign in (-1, 1))
+    return Curvature(bend / scale**2, low, high, dof, p, slope, centre)
+
+
+def bend(sample: Sample, law: Law = "log-linear") -> Curvature | None:
+    """Returns what `curvature` does where it may be judged by: from 5 configurations of 4 sizes on, else None."""
+    judged = sample.n >= 5 and len(np.unique(sample.x)) >= 4 and (law == "linear" or sample.low > 0)
+    return curvature(sample, law) if judged else None

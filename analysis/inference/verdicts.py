@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, ParamSpec
 
 import numpy as np
 from scipy import stats
 
-from analysis.inference.evidence import BackTest, Curvature, LawComparison, curvature, lack_of_fit
+from analysis.inference.evidence import PLAUSIBLE, LawComparison, bend, influence, lack_of_fit
 from analysis.inference.predict import forecast
-from analysis.laws.intervals import Sample, parameter_intervals
+from analysis.laws.intervals import Interval, parameter_intervals
+from analysis.laws.line import Law
 from drorae.errors import UserError
+
+Judging = ParamSpec("Judging")
 
 Word = Literal["supported", "not supported", "undecided"]
 
@@ -27,16 +32,29 @@ class Verdict(NamedTuple):
     reason: str
     would_decide: str = ""
     """What would decide it; empty where it is decided."""
+    level: str = ""
+    """The level of the tests that decide it, and which they are."""
 
     def lines(self, indent: str = "  ") -> list[str]:
-        """For a terminal: what is said, and what would decide it."""
-        said = [f"{indent}{self.verdict.upper()}: {self.claim}; {self.reason}"]
+        """For a terminal: what is said at what level, and what would decide it."""
+        said = [f"{indent}{self.verdict.upper()}: {self.claim}; {self.reason} [level: {self.level}]"]
         return said + ([f"{indent}  would decide it: {self.would_decide}"] if self.would_decide else [])
 
 
-def verdicts(
-    comparison: LawComparison, tests: tuple[BackTest, ...] = (), law: str = "log-linear"
-) -> tuple[Verdict, ...]:
+def judged_at(level: str) -> Callable[[Callable[Judging, Verdict]], Callable[Judging, Verdict]]:
+    """Marks a judge: its verdicts carry this level."""
+
+    def mark(judge: Callable[Judging, Verdict]) -> Callable[Judging, Verdict]:
+        @functools.wraps(judge)
+        def judged(*args: Judging.args, **kwargs: Judging.kwargs) -> Verdict:
+            return judge(*args, **kwargs)._replace(level=level)
+
+        return judged
+
+    return mark
+
+
+def verdicts(comparison: LawComparison, law: Law = "log-linear") -> tuple[Verdict, ...]:
     """Judges the claims that every fit invites: a trend like `law`'s, no saturation, its own back-test.
 
     law: log-linear or linear. Sizes without a logarithm carry no verdict.
@@ -44,17 +62,18 @@ def verdicts(
     if comparison.sample.low <= 0:
         return ()
     found = [trend(comparison, law), no_saturation(comparison)]
-    if tests:
-        found.append(predicts_its_largest(comparison, tests))
+    if comparison.back_tests:
+        found.append(predicts_its_largest(comparison))
     return tuple(found)
 
 
-def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
+@judged_at(f"5% for slope, bend and lack of fit; rival laws {PLAUSIBLE:g} AICc")
+def trend(comparison: LawComparison, law: Law = "log-linear") -> Verdict:
     """Judges whether the metric follows log10 of the size (linear: the size) over the sizes measured, and no farther.
 
-    Not supported: the quadratic term in log10 x (against log-linear) leaves out zero, or another law is better by 4
-    AICc or more.
-    Undecided: no slope is resolved, or seeds show that the configurations do not lie on it.
+    Not supported: the quadratic term beside the line leaves out zero, or another law is better by 4 AICc or more.
+    Undecided: no slope is resolved, one configuration sets its sign, or seeds show that the configurations do not lie
+    on the line.
     """
     sample = comparison.sample
     term, per = (f"log10({sample.x_name})", "decade") if law == "log-linear" else (sample.x_name, "unit")
@@ -62,16 +81,22 @@ def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
     line = comparison.get(law)
     low, high = parameter_intervals(line)["slope"]
     slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
-    bent = _bend(sample) if law == "log-linear" else None
+    bent = bend(sample, law)
     if bent is not None and bent.resolved:
         return Verdict(claim, "not supported", f"the points bend: {bent.text}")
-    if comparison.delta(line) >= 4:
-        reason = f"{comparison.preferred.name} fits better by {comparison.delta(line):.1f} AICc"
+    if comparison.delta(line) >= PLAUSIBLE:
+        better = f"{comparison.delta(line):.1f} {comparison.criterion}"
+        reason = f"{comparison.preferred.name} fits better by {better}"
         return Verdict(claim, "not supported", reason)
     if low <= 0 <= high:
         factor = ((high - low) / 2 / max(abs(float(line.parameters[1])), 1e-300)) ** 2
-        more = f"about {math.ceil(factor * sample.n)} configurations like these" if factor < 50 else "far more data"
+        wanted = max(math.ceil(factor * sample.n), sample.n + 1)
+        more = f"about {wanted} configurations like these {sample.n}" if factor < 50 else "far more data"
         return Verdict(claim, "undecided", f"no trend is resolved: {slope}", f"{more}, or a wider range of sizes")
+    without = [item.without[1] for item in influence(line)]
+    if min(without) <= 0 <= max(without):
+        reason = f"{slope}, but one configuration sets its sign"
+        return Verdict(claim, "undecided", reason, "more configurations at the sizes that carry the slope")
     misfit = lack_of_fit(sample, line)
     if misfit is not None and misfit.p < 0.05:
         reason = f"{slope}, but configurations scatter about the line more than their seeds do ({misfit.text})"
@@ -79,54 +104,56 @@ def trend(comparison: LawComparison, law: str = "log-linear") -> Verdict:
         return Verdict(claim, "undecided", reason, more)
     others = [fit.name for fit in comparison.plausible if fit.name != law]
     if others:
-        do = "does" if len(others) == 1 else "do"
-        slope += f"; {', '.join(others)} {do} as well, so this is a trend, not the form"
+        within = f"within {PLAUSIBLE:g} {comparison.criterion}"
+        slope += f"; {', '.join(others)} cannot be told from it ({within}), so this is a trend, not the form"
+    foreseen = min(comparison.fits, key=lambda fit: fit.loo_rmse)
+    if comparison.few and len(foreseen.parameters) > 2:
+        slope += f"; {foreseen.name} predicts left-out configurations better, which AICc cannot say of {sample.n}"
     trusted = f"trusted for predictions to {comparison.horizon.high:.4g}, not decided beyond"
     return Verdict(claim, "supported", f"{slope}; said of the sizes measured, {trusted}")
 
 
-def _bend(sample: Sample) -> Curvature | None:
-    """The quadratic term, where there are enough configurations and sizes to judge by it."""
-    return curvature(sample) if sample.n >= 5 and len(np.unique(sample.x)) >= 4 else None
-
-
+@judged_at("5% for the bend, 2.5% for the most that an offset takes")
 def no_saturation(comparison: LawComparison) -> Verdict:
-    """Judges whether the metric keeps improving at an undiminished rate per decade.
+    """Judges whether the metric keeps improving at an undiminished rate per decade over the sizes measured.
 
     Appraisal by the power law with offset, whose slope per decade shrinks by the factor 10^-(b decades) over the data,
-    b -> 0 being log-linear. Supported, and then only up to the horizon: even the upper 95% limit of b takes no more
-    than a fifth. Not supported: the points bend towards an asymptote, the quadratic term's interval leaving out zero.
+    b -> 0 being log-linear. Supported, and then of the sizes measured alone: even the upper 95% limit of b takes no
+    more than a fifth. Not supported: the points bend towards an asymptote, the quadratic term's interval leaving out
+    zero.
     """
     sample = comparison.sample
-    claim = f"no saturation: {sample.y_name} goes on at the same rate as {sample.x_name} grows"
+    claim = f"no saturation: {sample.y_name} changes at one rate per decade from {sample.low:.4g} to {sample.high:.4g}"
     line = comparison.get("log-linear")
     span = math.log10(sample.high / sample.low)
-    bent = _bend(sample)
+    bent = bend(sample)
     if bent is None:
         reason = f"{sample.n} configurations cannot show a bend"
         return Verdict(claim, "undecided", reason, "at least 5 configurations of 4 different sizes")
     slope = float(line.parameters[1])
     slope_low, slope_high = parameter_intervals(line)["slope"]
-    # Saturation bends against the trend.
-    if bent.resolved and np.sign(bent.bend) != np.sign(slope):
+    if bent.resolved:
         ends = " to ".join(f"{bent.slope_at(math.log10(size)):.3g}" for size in (sample.low, sample.high))
         reason = f"the slope goes from {ends} per decade over the data ({bent.text})"
-        return Verdict(claim, "not supported", reason)
-    intervals = parameter_intervals(comparison.rival or comparison.get("power-offset"))
+        # Saturation bends against the trend.
+        if np.sign(bent.bend) != np.sign(slope):
+            return Verdict(claim, "not supported", reason)
+        reason += ": neither levelling off nor one rate"
+        return Verdict(claim, "undecided", reason, "sizes beyond the largest, where it levels off if it ever does")
+    rival = comparison.rival or comparison.get("power-offset")
+    intervals = parameter_intervals(rival)
     upper = intervals["b"].high
     loss = 1 - 10 ** (-upper * span) if math.isfinite(upper) else 1.0
     offset = "a power law with offset"
-    if not bent.resolved and (slope_low > 0 or slope_high < 0) and loss <= NEARLY_STRAIGHT:
+    if (slope_low > 0 or slope_high < 0) and loss <= NEARLY_STRAIGHT:
         reason = f"{offset} may lose at most {loss:.0%} of its slope over the data"
-        return Verdict(claim, "supported", f"{reason}; said of sizes up to {comparison.horizon.high:.4g} only")
-    reason = f"{offset} that loses up to {loss:.0%} of its slope over these {span:.2g} decades fits as well"
-    # The asymptote lies ahead of the trend: above the values where they rise, below where they fall.
-    nearest, farthest = intervals["E"] if slope > 0 else reversed(intervals["E"])
-    if math.isfinite(nearest):
-        reason += f", with an asymptote as near as {nearest:.3g}"
-        reason += "" if math.isfinite(farthest) else " or nowhere"
+        return Verdict(claim, "supported", f"{reason}; it goes on beyond the sizes measured only if no break follows")
+    reason = f"{offset} may lose up to {loss:.0%} of its slope over these {span:.2g} decades"
+    reason += _asymptote(intervals["E"], rising=slope > 0)
+    reason += f"; that law: {comparison.behind(rival)} {comparison.criterion} behind the best"
     wanted = abs(slope) * NEARLY_STRAIGHT / (2 * span)
-    factor = max((bent.high - bent.low) / 2 / wanted, 1.0)
+    # Never the design at hand, which did not decide it.
+    factor = max((bent.high - bent.low) / 2 / wanted, math.sqrt(1 + 1 / sample.n), 1.1)
     decide = (
         f"a quadratic term known to within {wanted:.2g}, which takes about {math.ceil(factor**2 * sample.n)} "
         f"configurations over the same range, or these {sample.n} over {span * math.sqrt(factor):.2g} decades; "
@@ -135,20 +162,34 @@ def no_saturation(comparison: LawComparison) -> Verdict:
     return Verdict(claim, "undecided", reason, decide)
 
 
-def predicts_its_largest(comparison: LawComparison, tests: tuple[BackTest, ...]) -> Verdict:
-    """Judges whether the smaller sizes predicted the larger ones, judged by the envelope of the plausible laws."""
+def _asymptote(ends: Interval, rising: bool) -> str:
+    """The asymptote lies ahead of the trend: above the values where they rise, below where they fall."""
+    nearest, farthest = ends if rising else reversed(ends)
+    if not math.isfinite(nearest):
+        return ""
+    return f", with an asymptote as near as {nearest:.3g}" + ("" if math.isfinite(farthest) else " or nowhere")
+
+
+@judged_at("5% for the count of misses")
+def predicts_its_largest(comparison: LawComparison) -> Verdict:
+    """Judges whether the smaller sizes predicted the larger ones, by how many intervals of the envelope held.
+
+    Not supported: more of them missed than of 95% intervals would in 95 of 100 such back-tests (binomial).
+    Undecided: some missed, and as many might of intervals that hold every second time; or they are too wide to miss.
+    """
+    tests = comparison.back_tests
     envelope = tests[0]
     count = len(envelope.held_out)
     claim = f"the {envelope.trained} smallest predict the {count} largest"
     reason = "; ".join(test.text for test in tests if test.law in ("envelope", "log-linear", "linear"))
     widths = [item.high - item.low for item in envelope.held_out]
     reason += f"; intervals {min(widths):.3g} to {max(widths):.3g} wide"
-    misses = count - envelope.hits
-    if misses > stats.binom.ppf(0.95, count, 0.05):
+    reason += f"; {envelope.misses} of {count} missed, chance allows {envelope.allowed}"
+    if envelope.failed:
         return Verdict(claim, "not supported", reason)
-    if misses:
+    if not envelope.decided:
         more = "sizes beyond the largest, predicted before they are run"
-        return Verdict(claim, "undecided", reason + f"; {misses} missed of {count} is no more than chance allows", more)
+        return Verdict(claim, "undecided", f"{reason}, but {count} are too few to tell", more)
     # An interval wider than all that was ever seen holds whatever comes.
     if min(widths) > float(np.ptp(comparison.sample.y)):
         more = "more configurations among the smaller sizes, until the intervals could be missed"
@@ -156,6 +197,7 @@ def predicts_its_largest(comparison: LawComparison, tests: tuple[BackTest, ...])
     return Verdict(claim, "supported", reason)
 
 
+@judged_at("2.5%, one end of the law's 95% interval")
 def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
     """Judges whether the metric at size `at` is `value` or better, better being the way the trend goes."""
     sample = comparison.sample
@@ -171,7 +213,7 @@ def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
         return Verdict(claim, "supported", reason)
     if low > value if falls else high < value:
         return Verdict(claim, "not supported", reason)
-    decide = f"runs at or beside {sample.x_name} = {at:.4g}, up to {comparison.horizon.high:.4g}"
+    decide = f"more runs at or beside {sample.x_name} = {at:.4g}, up to {comparison.horizon.high:.4g}"
     return Verdict(claim, "undecided", reason, decide)
 
 
@@ -195,10 +237,10 @@ def printed_line(comparison: LawComparison, slope: float, intercept: float) -> t
     off = intercept + slope * math.log10(middle) - float(fit.value(np.array([middle]))[0])
     if p < 0.05:
         reason += f": the printed line lies {abs(off):.3g} {'above' if off > 0 else 'below'} the points"
-    whole = Verdict(claim, "supported" if p >= 0.05 else "not supported", reason)
+    whole = Verdict(claim, "supported" if p >= 0.05 else "not supported", reason, level="5%, F test")
     best = float(np.average(sample.y - slope * np.log10(sample.x[:, 0]), weights=fit.weights))
     claim = f"the printed intercept {intercept:g} belongs to the fit"
     digits = max(len(f"{intercept:g}".partition(".")[2]), 0)
     belongs = round(float(fit.parameters[0]), digits) == round(intercept, digits)
     reason = f"the fit's intercept is {fit.parameters[0]:.4f}; with the printed slope {slope:g} it would be {best:.4f}"
-    return whole, Verdict(claim, "supported" if belongs else "not supported", reason)
+    return whole, Verdict(claim, "supported" if belongs else "not supported", reason, level="none: digits compared")

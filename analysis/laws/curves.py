@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Literal
@@ -11,6 +11,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from analysis.laws.forms import Form, find_form, sizes
+from analysis.laws.noise import Replication, Uncertainty
 from drorae.errors import UserError
 
 Method = Literal["least-squares", "log-log", "huber"]
@@ -76,7 +77,11 @@ class Profile:
         return np.asarray(left[best, points] / (1 - hat[best, points]) / self.root)
 
     def interval(
-        self, y: np.ndarray, functional: np.ndarray, extra: np.ndarray | float = 0.0, t_value: np.ndarray | float = 0.0
+        self,
+        y: np.ndarray,
+        functional: np.ndarray,
+        extra: np.ndarray | float = 0.0,
+        allowance: np.ndarray | float = float("nan"),
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the 95% interval of functional(t) . c(t) plus noise of variance extra sigma^2, its ends each (...).
 
@@ -84,16 +89,16 @@ class Profile:
             y: data sets, shape (..., n).
             functional: weights of the coefficients at every t, shape (G, k); of one data set many, (points, G, k).
             extra: variance of the noise in units of sigma^2, a number or one for each functional; none by default.
-            t_value: quantile in place of t's, likewise; 0 for t's own.
+            allowance: by how much RSS may exceed its least, likewise; nan for RSS_min q^2 / dof with q the t quantile.
 
-        The union over t of m(t) +/- sqrt((h(t) + extra) (limit - RSS(t))) with limit = RSS_min (1 + q^2 / dof) and q
-        the t quantile (or `t_value`), m the functional's best value at t and h its variance in units of sigma^2: the
-        set of values that an F test of the extra sum of squares keeps. Without curved parameters that is
-        m +/- q s sqrt(h + extra).
+        The union over t of m(t) +/- sqrt((h(t) + extra) (limit - RSS(t))) with limit = RSS_min + allowance, m the
+        functional's best value at t and h its variance in units of sigma^2: the set of values that an F test of the
+        extra sum of squares keeps. Without curved parameters that is m +/- q s sqrt(h + extra).
         """
         rss, extra = self.rss(y), np.asarray(extra)
-        quantile = np.where(np.asarray(t_value) > 0, t_value, stats.t.ppf(0.975, self.dof))
-        slack = (rss.min(axis=-1) * (1 + quantile**2 / self.dof))[..., None] - rss
+        least = rss.min(axis=-1)
+        own = least * stats.t.ppf(0.975, self.dof) ** 2 / self.dof
+        slack = (least + np.where(np.isnan(allowance), own, allowance))[..., None] - rss
         kept = slack >= 0
         reach = np.einsum("...gk,gkj->...gj", functional, self.back)
         middle = np.sum(self.coefficients(y) * functional, axis=-1)
@@ -123,6 +128,10 @@ class CurveFit:
     """Natural, in the order of `form.parameters`."""
     rss: float
     """Weighted sum of squared residuals of y (of log y with method log-log)."""
+    replication: Replication | None = None
+    """What the seeds of the points know of their scatter; None where the residuals alone tell."""
+    method: Method = "least-squares"
+    """Intervals, covariance and leave-one-out errors are those of least squares; other methods refuse them."""
 
     @property
     def name(self) -> str:
@@ -198,9 +207,21 @@ class CurveFit:
         lengths = np.linalg.norm(jacobian, axis=0)
         return float(np.linalg.cond(jacobian / lengths)) if np.all(lengths > 0) else float("inf")
 
+    def _only_least_squares(self) -> None:
+        if self.method != "least-squares":
+            raise UserError(
+                f"law {self.name}, method {self.method}: no interval is known; one of least squares need not hold the "
+                "estimate; fit it with method least-squares for intervals"
+            )
+
     @cached_property
     def covariance(self) -> np.ndarray:
-        """s^2 (J'WJ)^-1 of the natural parameters: exact for linear forms, the delta method for others."""
+        """s^2 (J'WJ)^-1 of the natural parameters: exact for linear forms, the delta method for others.
+
+        Raises:
+            UserError: another method than least squares.
+        """
+        self._only_least_squares()
         unit, lengths = self.jacobian()
         inverse = np.linalg.pinv(unit.T @ unit, rcond=1e-15, hermitian=True)
         return np.asarray(self.residual_sd**2 * inverse / np.outer(lengths, lengths))
@@ -211,6 +232,22 @@ class CurveFit:
         lengths = np.linalg.norm(jacobian, axis=0)
         lengths[lengths == 0] = 1
         return jacobian / lengths, lengths
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """How residuals and seeds together measure the scatter; only where there are seeds."""
+        assert self.replication is not None
+        gradient = self.form.gradient(self.x, self.parameters)
+        return Uncertainty(gradient, self.weights, self.rss, self.replication)
+
+    @cached_property
+    def allowances(self) -> np.ndarray:
+        """By how much RSS may exceed its least in the 95% interval of each parameter, (parameters,)."""
+        own = np.full(len(self.parameters), self.rss * stats.t.ppf(0.975, self.dof) ** 2 / self.dof)
+        if self.replication is None:
+            return own
+        found = self.uncertainty.margin(np.eye(len(self.parameters))).allowance
+        return np.where(np.isnan(found), own, found)
 
     @cached_property
     def correlation(self) -> float:
@@ -229,7 +266,12 @@ class CurveFit:
 
     @cached_property
     def profile(self) -> Profile:
-        """The profile on a grid laid over those curved parameters that the data do not rule out."""
+        """The profile on a grid laid over those curved parameters that the data do not rule out.
+
+        Raises:
+            UserError: another method than least squares.
+        """
+        self._only_least_squares()
         box = self.form.box(self.x)
         if not box:
             return Profile(self.form, self.x, np.zeros((1, 0)), self.weights)
@@ -242,11 +284,11 @@ class CurveFit:
         sd = np.where(self.form.logged, sd / np.where(self.form.logged, self.form.natural(best), 1), sd)
         reach = np.minimum(np.where(np.isfinite(sd), 4 * sd, 0) + 1e-9 * (highs - lows), highs - lows)
         # At n = 8 the widest interval asked for is that of a single new run: q^2 for 2 degrees of freedom covers all.
-        factor = 1 + stats.t.ppf(0.975, self.dof) ** 2 / self.dof
+        limit = max(self.rss * stats.t.ppf(0.975, self.dof) ** 2 / self.dof, float(self.allowances.max()))
         for _ in range(2):
             profile = Profile(self.form, self.x, wide, self.weights)
             rss = profile.rss(self.y)
-            inside = wide[rss <= rss.min() * factor]
+            inside = wide[rss <= rss.min() + limit]
             low = np.clip(np.minimum(inside.min(axis=0) - steps, best - reach), lows, highs)
             high = np.clip(np.maximum(inside.max(axis=0) + steps, best + reach), lows, highs)
             wide = np.vstack([grid(list(zip(low, high, strict=True))), best])
@@ -258,6 +300,17 @@ class CurveFit:
         """Leave-one-out residuals, (n,)."""
         return self.profile.leave_one_out(self.y)
 
+    @cached_property
+    def loo_rmse(self) -> float:
+        """Root mean square of the leave-one-out residuals: how well the others predict each point."""
+        return float(np.sqrt(np.mean(self.loo() ** 2)))
+
+    @property
+    def text(self) -> str:
+        """The form with its parameters, such as 'y = A x^-b; A = 3.1, b = 0.12'."""
+        pairs = zip(self.form.parameters, self.parameters, strict=True)
+        return f"{self.form.formula}; {', '.join(f'{name} = {value:.4g}' for name, value in pairs)}"
+
 
 def fit_curve(
     form: Form | str,
@@ -265,6 +318,7 @@ def fit_curve(
     y: np.ndarray,
     weights: np.ndarray | None = None,
     method: Method = "least-squares",
+    replication: Replication | None = None,
 ) -> CurveFit:
     """Fits a form to points; the search starts from every point of a grid over the curved parameters.
 
@@ -275,6 +329,7 @@ def fit_curve(
         weights: relative precisions, shape (n,); equal by default.
         method: least-squares; log-log, a power law as a line of log y on log x, which minimises relative errors and so
             answers another question; huber, the Huber loss (delta 1e-3) of log residuals.
+        replication: what the seeds of the points know of their scatter; nothing by default.
 
     >>> import numpy as np
     >>> x = np.geomspace(1e5, 1e8, 8)
@@ -305,7 +360,7 @@ def fit_curve(
     methods = {"least-squares": _least_squares, "log-log": _log_log, "huber": _huber}
     if method not in methods:
         raise UserError(f"method {method}: no such method; methods: {', '.join(methods)}")
-    return methods[method](form, x, y, w)
+    return replace(methods[method](form, x, y, w), replication=replication)
 
 
 def _solve(phi: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -389,7 +444,7 @@ def _log_log(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFi
         raise UserError("method log-log: expected values above 0")
     slope, intercept = np.polyfit(np.log(x[:, 0]), np.log(y), 1, w=np.sqrt(w))
     left = np.log(y) - intercept - slope * np.log(x[:, 0])
-    return CurveFit(form, x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)), method="log-log")
 
 
 def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
@@ -418,4 +473,4 @@ def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
         ).x  # fmt: skip
     parameters = point * scale
     left = y - form.value(x, parameters)
-    return CurveFit(form, x, y, w, parameters, float(np.sum(w * left**2)))
+    return CurveFit(form, x, y, w, parameters, float(np.sum(w * left**2)), method="huber")

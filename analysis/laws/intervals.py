@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
-from analysis.laws.curves import CurveFit, Profile
-from analysis.laws.forms import sizes
+from analysis.laws.curves import CurveFit, Profile, fit_curve
+from analysis.laws.forms import Form, sizes
+from analysis.laws.noise import Replication
 from drorae.errors import UserError
 
 
@@ -33,6 +34,8 @@ class Sample:
     """Pooled standard deviation of runs that differ only in seed; 0 where there are none."""
     seed_dof: int = 0
     runs_at_unit_weight: float = 1.0
+    replication: Replication | None = None
+    """What the seeds know of the scatter; None where there are none, or they agree to the last digit."""
     common_sd: float = 0.0
     """Standard error that all values share because they were measured on the same images: no run more removes it."""
     x_name: str = "x"
@@ -57,7 +60,12 @@ class Sample:
         """The sample with some of its configurations; weights as they are, relative to each other."""
         weights = self.weights[chosen]
         x, y, runs = self.x[chosen], self.y[chosen], self.runs[chosen]
-        return replace(self, x=x, y=y, runs=runs, weights=weights / weights.mean())
+        seeds = None if self.replication is None else self.replication.take(chosen)
+        return replace(self, x=x, y=y, runs=runs, weights=weights / weights.mean(), replication=seeds)
+
+    def fit(self, form: Form | str) -> CurveFit:
+        """A law fitted to the sample by least squares, with what its seeds know."""
+        return fit_curve(form, self.x, self.y, self.weights, replication=self.replication)
 
 
 def points(
@@ -80,61 +88,6 @@ def points(
     return Sample(sizes(x), y, np.ones(len(y)), w / w.mean(), x_name=x_name, y_name=y_name)
 
 
-class Precision(NamedTuple):
-    """Relative precisions (n,) of configuration means, mean 1, and the runs that a weight of 1 stands for."""
-
-    weights: np.ndarray
-    runs_at_unit_weight: float
-
-
-def precision(
-    design: np.ndarray,
-    y: np.ndarray,
-    runs: np.ndarray,
-    seed_sd: float,
-    sampling_se: np.ndarray | None = None,
-    image_correlation: float = 1.0,
-) -> Precision:
-    """Weighs configuration means by 1 / (tau^2 + seed_sd^2 / runs + (1 - image_correlation) se^2 / runs).
-
-    tau^2, the scatter of configurations about the law, makes the weighted residuals as large as expected (Paule and
-    Mandel 1982; DerSimonian and Kacker 2007). Equal for all, and so 1, where configurations have equally many runs
-    and no standard errors of their own.
-
-    Args:
-        design: the law's basis at every configuration, shape (n, p).
-        y: configuration means, shape (n,).
-        runs: runs of every configuration, shape (n,).
-        seed_sd: standard deviation of runs that differ in seed alone; 0 where it is not known.
-        sampling_se: standard error of one run's value through its evaluation images, shape (n,); none by default.
-        image_correlation: share of that variance that is common to all values, 1 where all see the same images.
-    """
-    known = seed_sd**2 / runs
-    if sampling_se is not None:
-        known = known + (1 - image_correlation) * sampling_se**2 / runs
-    typical = float(len(runs) / np.sum(1 / runs))
-    if np.ptp(known) <= 1e-12 * max(float(known.max()), 1e-300):
-        return Precision(np.ones(len(y)), typical)
-    dof = len(y) - design.shape[1]
-
-    def excess(tau2: float) -> float:
-        root = 1 / np.sqrt(tau2 + known)
-        q, _ = np.linalg.qr(design * root[:, None])
-        left = y * root - q @ (q.T @ (y * root))
-        return float(left @ left - dof)
-
-    # A configuration without any known error would get all the weight.
-    floor = 1e-3 * float(known.max())
-    top = 10 * float(np.var(y)) * len(y) + floor
-    tau2 = floor
-    if excess(floor) > 0:
-        tau2 = float(optimize.brentq(excess, floor, top)) if excess(top) < 0 else top
-    inverse = 1 / (tau2 + known)
-    unit = 1 / float(inverse.mean())
-    runs_at_unit = seed_sd**2 / (unit - tau2) if seed_sd > 0 and unit > tau2 else typical
-    return Precision(inverse / inverse.mean(), min(max(runs_at_unit, 1.0), float(runs.max())))
-
-
 class Interval(NamedTuple):
     """Ends of a 95% interval; an infinite end where the data do not bound that side."""
 
@@ -149,9 +102,9 @@ EVERYTHING = Interval(0.0, np.inf)
 def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Interval]:
     """95% intervals of a law's natural parameters by name.
 
-    profile: exact t where a law is linear, the F-calibrated profile likelihood elsewhere; infinite on a side where
-    even the end of the search is compatible with the data. delta: estimate +/- t s.e., which is symmetric and at
-    eight points often wrong; for comparison.
+    profile: t where a law is linear (exact without seeds), the F-calibrated profile likelihood elsewhere; infinite on
+    a side where even the end of the search is compatible with the data. delta: estimate +/- t s.e., which is symmetric
+    and at eight points often wrong; for comparison.
     """
     if kind not in ("profile", "delta"):
         raise UserError(f"interval {kind}: no such kind; kinds: profile, delta")
@@ -163,14 +116,17 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
         return {name: Interval(*pair) for name, pair in zip(names, ends, strict=True)}
     profile, found = fit.profile, {}
     k, rss = len(fit.form.coefficients), profile.rss(fit.y)
-    kept = profile.t[rss <= rss.min() * (1 + quantile**2 / fit.dof)]
+    allowances = fit.allowances
+    kept = profile.t[rss <= rss.min() + max(allowances[k:], default=allowances.max())]
     # Whether the compatible curved parameters reach the lower and the upper end of their box.
     lows, highs = np.array(fit.form.box(fit.x)).reshape(-1, 2).T
     near = 1e-6 * (highs - lows)
     open_low, open_high = kept.min(axis=0) <= lows + near, kept.max(axis=0) >= highs - near
     runs_off = _runs_off(fit, kept, open_low, open_high)
     for j, name in enumerate(names[:k]):
-        low, high = map(float, profile.interval(fit.y, np.broadcast_to(np.eye(k)[j], (len(profile.t), k))))
+        low, high = map(
+            float, profile.interval(fit.y, np.broadcast_to(np.eye(k)[j], (len(profile.t), k)), 0.0, allowances[j])
+        )
         # Towards the end of the search a coefficient may run off to one side: no number is its end.
         found[name] = Interval(-np.inf if (j, -1) in runs_off else low, np.inf if (j, 1) in runs_off else high)
     for m, name in enumerate(names[k:]):
@@ -206,12 +162,15 @@ def _runs_off(fit: CurveFit, kept: np.ndarray, low: np.ndarray, high: np.ndarray
 
 def law_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends (points,) of the 95% interval of the law itself, the mean over all runs, at sizes `at`."""
-    return _intervals(fit, at, 0.0)
+    return _intervals(fit, at, None)
 
 
 def new_point_interval(fit: CurveFit, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (points,) of the 95% interval of a new point like those fitted, of weight 1, at sizes `at`."""
-    return _intervals(fit, at, 1.0)
+    """Ends (points,) of the 95% interval of a new point like those fitted, of weight 1, at sizes `at`.
+
+    Where configurations have several runs: of the mean of as many as they typically have.
+    """
+    return _intervals(fit, at, 1 if fit.replication is None else fit.replication.typical)
 
 
 def run_interval(
@@ -225,35 +184,31 @@ def run_interval(
         at: sizes, shape (points,) or (points, axes).
         seeds: number of new runs in the mean, one for all sizes or of shape (points,).
 
-    Where configurations have one run each that is s^2 (1 + h) and exact t. With r seeds each, means scatter by less
-    than runs do: the variance is s^2 (1 + h) + seed_sd^2 (1 / seeds - 1 / r), with Satterthwaite's degrees of freedom.
+    Where configurations have one run each that is s^2 (1 + h) and exact t; else see `analysis.laws.noise.Uncertainty`.
     """
-    at = sizes(at)
-    spread = fit.residual_sd**2
-    if spread <= 0 or sample.seed_dof == 0:
-        return new_point_interval(fit, at)
-    # With more seeds than the data have: the exact part alone, which is no narrower than it should be.
-    added = np.maximum(sample.seed_sd**2 * (1 / np.asarray(seeds) - 1 / sample.runs_at_unit_weight), 0)
-    profile = fit.profile
-    best = int(np.argmin(profile.rss(fit.y)))
-    functional = fit.form.basis(at, profile.t[best])[0]
-    own = spread * (1 + np.sum((functional @ profile.back[best]) ** 2, axis=1))
-    dof = (own + added) ** 2 / (own**2 / fit.dof + added**2 / sample.seed_dof)
-    return _intervals(fit, at, 1 + added / spread, stats.t.ppf(0.975, dof))
+    if fit.replication is None and sample.replication is not None:
+        fit = replace(fit, replication=sample.replication)
+    return _intervals(fit, sizes(at), seeds)
 
 
-def _intervals(
-    fit: CurveFit, at: np.ndarray, extra: np.ndarray | float, t_values: np.ndarray | float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (points,) of the intervals at sizes `at`, a part of the sizes at a time to keep the arrays small."""
+def _intervals(fit: CurveFit, at: np.ndarray, seeds: np.ndarray | float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (points,) of the intervals at sizes `at`, a part of the sizes at a time to keep the arrays small.
+
+    seeds: of the new configuration's mean; None for the law.
+    """
     profile, at = fit.profile, sizes(at)
-    extras, quantiles = np.broadcast_to(extra, len(at)), np.broadcast_to(t_values, len(at))
+    extras, allowances = np.full(len(at), 0.0 if seeds is None else 1.0), np.full(len(at), np.nan)
+    if fit.replication is not None:
+        rows = fit.form.gradient(at, fit.parameters)
+        margin = fit.uncertainty.margin(rows, None if seeds is None else at[:, 0], 1 if seeds is None else seeds)
+        allowances = margin.allowance
+        extras = np.where(margin.law > 0, margin.noise / np.maximum(margin.law, 1e-300) * margin.unit, extras)
     ends = np.empty((2, len(at)))
     step = max(1, 4_000_000 // (len(profile.t) * profile.n))
     for first in range(0, len(at), step):
         part = slice(first, first + step)
         functionals = np.swapaxes(fit.form.basis(at[part], profile.t)[0], 0, 1)
-        ends[:, part] = profile.interval(fit.y, functionals, extras[part], quantiles[part])
+        ends[:, part] = profile.interval(fit.y, functionals, extras[part], allowances[part])
     return ends[0], ends[1]
 
 
@@ -318,7 +273,7 @@ def inverse(fit: CurveFit, target: float) -> InverseSet:
     For other laws found on a grid from six decades below the data to six above; a piece that reaches an end is
     called unbounded on that side.
     """
-    if fit.name == "log-linear":
+    if fit.name == "log-linear" and fit.replication is None:
         return fieller(fit, target)
     low, high = np.log10(fit.x[:, 0].min()), np.log10(fit.x[:, 0].max())
     u = np.linspace(low - 6, high + 6, 301)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from analysis.laws.curves import CurveFit, fit_curve
-from analysis.laws.intervals import Interval, Sample, precision
+from analysis.laws.curves import CurveFit
+from analysis.laws.intervals import Interval, Sample, law_interval, new_point_interval, parameter_intervals
+from analysis.laws.noise import replication, weights_of
 from analysis.table.columns import floats
 from analysis.table.design import LEAST_CONFIGURATIONS
 from analysis.table.selection import Selection
@@ -38,10 +40,11 @@ class Line:
     """y = intercept + slope * u with u = log10(x) (log-linear) or x (linear), and the runs it was fitted to.
 
     Where a configuration was run with several seeds the line goes through the configurations' means, so that
-    configurations, not runs, set the degrees of freedom. The means weigh the same, or, where configurations have
-    different numbers of seeds or standard errors of their own, by `precision`. What `curve` says (r2, residual_sd,
-    dof, covariance) is of those means, and the prediction interval is that of a new configuration's mean over as many
-    seeds; a single new run scatters more, by the seeds (`run_interval`). All intervals are 95%, exact t.
+    configurations, not runs, set the degrees of freedom. The means weigh the same, unless seeds scatter more at one end
+    of the sizes (`analysis.laws.noise.replication`) or values have standard errors of their own. What `curve` says (r2,
+    residual_sd, dof) is of those means, and the prediction interval is that of a new configuration's mean over as many
+    seeds; a single new run scatters more, by the seeds (`run_interval`). All intervals are 95%: exact t without seeds,
+    with them of the scatter that residuals and seeds measure together (`analysis.laws.noise.Uncertainty`).
     """
 
     selection: Selection
@@ -83,8 +86,7 @@ class Line:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95% intervals of intercept and slope by name."""
-        intercept, slope = self.regression.conf_int(alpha=0.05).tolist()
-        return {"intercept": Interval(*intercept), "slope": Interval(*slope)}
+        return parameter_intervals(self.curve)
 
     @property
     def slope_ci95(self) -> Interval:
@@ -94,13 +96,22 @@ class Line:
     @property
     def slope_se(self) -> float:
         """Standard error of the slope."""
-        return float(self.regression.bse[1])
+        return self._slope_error[0]
+
+    @cached_property
+    def _slope_error(self) -> tuple[float, float]:
+        """Standard error of the slope and its degrees of freedom."""
+        if self.curve.replication is None:
+            return float(self.regression.bse[1]), float(self.curve.dof)
+        margin = self.curve.uncertainty.margin(np.array([[0.0, 1.0]]))
+        return float(np.sqrt(margin.law[0])), float(margin.dof[0])
 
     @property
     def p_value(self) -> float:
         """Two-sided, of a slope of zero; 0 for points that lie on a line."""
+        error, dof = self._slope_error
         with np.errstate(divide="ignore"):
-            return float(self.regression.pvalues[1])
+            return float(2 * stats.t.sf(np.abs(np.float64(self.slope) / error), dof))
 
     @property
     def seed_sd(self) -> float | None:
@@ -127,9 +138,7 @@ class Line:
         if not np.all(np.isfinite(at)) or (self.law == "log-linear" and np.any(at <= 0)):
             raise UserError(f"predict at {self.sample.x_name} = {x}: expected positive finite numbers")
         flat = at.ravel()
-        found = self.regression.get_prediction(self._design(flat), weights=np.ones(len(flat)))
-        ends = [interval.T for interval in (found.conf_int(alpha=0.05), found.conf_int(obs=True, alpha=0.05))]
-        columns = [found.predicted_mean, *ends[0], *ends[1]]
+        columns = [self.curve.value(flat), *law_interval(self.curve, flat), *new_point_interval(self.curve, flat)]
         return LinePrediction(*(float(item[0]) if at.ndim == 0 else item.reshape(at.shape) for item in columns))
 
 
@@ -175,7 +184,7 @@ def fit_line(
         )
     if np.ptp(y) == 0:
         raise UserError(f"{what}: {selection.y_name} is {y[0]:g} in every configuration; there is nothing to fit")
-    return Line(selection, sample, fit_curve(law, x, y, sample.weights), unit, groups)
+    return Line(selection, sample, sample.fit(law), unit, groups)
 
 
 def average(
@@ -194,11 +203,17 @@ def average(
     seed_sd = seed_spread(selection.y, groups)
     errors = _sampling_errors(selection, groups) if x.shape[1] == 1 else None
     design = np.column_stack([np.ones(len(y)), np.log10(sizes[:, 0]) if log else sizes[:, 0], sizes[:, 1:]])
-    weights, runs_at_unit = precision(design, y, runs, seed_sd or 0.0, errors, image_correlation)
+    # A trend of the seeds' scatter is looked for along one axis; along two, sizes of the other hide it.
+    seeds = replication(sizes[:, 0] if x.shape[1] == 1 else np.zeros(len(y)), selection.y, groups)
+    known = np.zeros(len(y))
+    if seeds is not None and (seeds.weighed or (errors is not None and image_correlation < 1)):
+        known = known + seeds.of_means
+    if errors is not None:
+        known = known + (1 - image_correlation) * errors**2 / runs
     common = 0.0 if errors is None else float(np.sqrt(image_correlation * np.mean(errors**2)))
     return Sample(
-        sizes, y, runs, weights, seed_sd or 0.0, len(groups) - len(y), runs_at_unit, common,
-        selection.x_name, selection.y_name,
+        sizes, y, runs, weights_of(design, y, known), seed_sd or 0.0, len(groups) - len(y),
+        float(len(runs) / np.sum(1 / runs)), seeds, common, selection.x_name, selection.y_name,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
+from analysis.laws.intervals import law_interval, new_point_interval
 from analysis.laws.line import Line
 from analysis.table.columns import find_column, floats
 from drorae.metrics.registry import title
@@ -67,7 +68,7 @@ def equation(line: Line) -> str:
 
 @plain_figures()
 def law_figure(analyses: Sequence[Analysis]) -> Figure:
-    """One panel per metric: runs marked by seed, line, confidence and prediction band, hatched beyond the data.
+    """One panel per metric: runs marked by seed, the leading law thick with its bands, hatched beyond the data.
 
     Everything is told apart by marker, line style or hatching as well as by colour.
     """
@@ -179,7 +180,7 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     end = max(analysis.horizon.high, sample.high)
     space = np.geomspace if line.law == "log-linear" else np.linspace
     inside, beyond = space(sample.low, sample.high, 200), space(sample.high, end, 80)
-    _draw_line(axes, line, inside, beyond)
+    _draw_leading(axes, analysis, inside, beyond)
     others = _draw_rivals(axes, analysis)
     axes.axvline(sample.high, color="#888888", lw=0.8, ls=":")
     axes.axvline(end, color="#888888", lw=0.8)
@@ -201,29 +202,34 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     axes.legend(facecolor="white", edgecolor="white", framealpha=1, fontsize=8, loc=loc)
 
 
-def _draw_line(axes: Axes, line: Line, inside: np.ndarray, beyond: np.ndarray) -> None:
-    at, after = line.predict(inside), line.predict(beyond)
+def _draw_leading(axes: Axes, analysis: Analysis, inside: np.ndarray, beyond: np.ndarray) -> None:
+    line, law = analysis.line, analysis.leading
+    near, far = new_point_interval(law, inside), new_point_interval(law, beyond)
     band = "95% prediction interval" + (", new configuration's mean" if line.replicated else "")
-    axes.fill_between(inside, at.prediction_low, at.prediction_high, color=LINE, alpha=0.13, lw=0, label=band)
-    for edge in (at.prediction_low, at.prediction_high):
+    axes.fill_between(inside, *near, color=LINE, alpha=0.13, lw=0, label=band)
+    for edge in near:
         axes.plot(inside, edge, color=LINE, lw=0.7, ls=(0, (6, 3)))
-    axes.fill_between(inside, at.mean_ci_low, at.mean_ci_high, color=LINE, alpha=0.3, lw=0, label="95% CI of the line")
+    axes.fill_between(inside, *law_interval(law, inside), color=LINE, alpha=0.3, lw=0, label="95% CI of the law")
     hatched: Any = {"facecolor": "none", "edgecolor": LINE, "alpha": 0.35, "lw": 0, "hatch": "////"}
-    axes.fill_between(beyond, after.prediction_low, after.prediction_high, label="beyond the data", **hatched)
-    low, high = line.slope_ci95
-    label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {line.curve.r2:.3f}"
-    axes.plot(inside, at.mean, color=LINE, lw=2, label=label)
-    axes.plot(beyond, after.mean, color=LINE, lw=1.6, ls=(0, (4, 3)))
+    axes.fill_between(beyond, *far, label="beyond the data", **hatched)
+    label = f"{law.name}: {law.text.replace('; ', chr(10))}; R² = {law.r2:.3f}"
+    if law.name == line.law:
+        low, high = line.slope_ci95
+        label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {law.r2:.3f}"
+    axes.plot(inside, law.value(inside), color=LINE, lw=2, label=label)
+    axes.plot(beyond, law.value(beyond), color=LINE, lw=1.6, ls=(0, (4, 3)))
 
 
 def _draw_rivals(axes: Axes, analysis: Analysis) -> int:
-    """Draws the other plausible laws and the envelope of all that are heard; returns how many the legend lists."""
+    """Draws the line asked for, the other plausible laws and the envelope of all heard; returns how many there are."""
     comparison, sample = analysis.comparison, analysis.line.sample
     end = analysis.horizon.high
     at = (np.geomspace if sample.low > 0 else np.linspace)(sample.low, end, 60)
-    others = [law for law in comparison.plausible if law.name != analysis.line.law]
+    heard = dict.fromkeys((comparison.get(analysis.line.law), *comparison.plausible))
+    others = [law for law in heard if law.name != analysis.leading.name]
     for law, style in zip(others, _LAW_STYLES * len(others), strict=False):
-        axes.plot(at, law.value(at), color=INK, lw=1, ls=style, label=law.name)
+        rejected = analysis.rejected and law.name == analysis.line.law
+        axes.plot(at, law.value(at), color=INK, lw=1, ls=style, label=law.name + ", not supported" * rejected)
     if not analysis.disputed:
         return len(others)
     for i, y in enumerate(comparison.envelope(at, analysis.typical_seeds)):

@@ -100,8 +100,11 @@ def _summary(analysis: Analysis) -> str:
     spread = f"residual sd {curve.residual_sd:.4g}"
     if line.replicated:
         spread += f" of configuration means, seed sd {line.seed_sd:.4g}"
+    lead = [f"{sample.y_name} follows {analysis.leading.name}: {analysis.leading.text}"] if analysis.rejected else []
+    asked = "  the line asked for, not supported: " * analysis.rejected
     lines = [
-        f"{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
+        *lead,
+        f"{asked}{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
         f"  slope {line.slope:.4f} {per}, 95% CI {low:.4f} .. {high:.4f} "
         f"(t, {curve.dof} degrees of freedom); R2 {curve.r2:.4f}",
         f"  {counted}; {sample.x_name} {sample.low:.6g} .. {sample.high:.6g}; {spread}",
@@ -109,11 +112,7 @@ def _summary(analysis: Analysis) -> str:
     if selection.eval_images:
         lines[-1] += f"; {selection.eval_images} evaluation images"
     lines += [f"  left out: {text}" for text in _left_out(selection.excluded)]
-    lines += [f"  note: {item.message} [{item.code}]" for item in analysis.cautions]
-    compared = [f"{item.name} {analysis.comparison.delta(item):.1f}" for item in analysis.comparison.fits]
-    lines.append(f"  laws by AICc behind the best: {', '.join(compared)}")
-    lines += [text for verdict in analysis.verdicts for text in verdict.lines()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *analysis.remarks()])
 
 
 def _left_out(excluded: Sequence[tuple[str, str]]) -> list[str]:

@@ -6,8 +6,6 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.evidence import BackTest
@@ -36,12 +34,13 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
     | excluded | row, reason |
     | version | of these keys |
     | preferred | name of the law with the least AICc |
+    | leading | name of the law that is said first: the preferred one, unless it is a line that is rejected |
     | laws | name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound, condition, residual_sd |
     | laws_skipped | name, reason |
     | horizon | low, high, decades, rule |
     | back_tests | law, trained, rows (x, y, mean, prediction95, inside) |
     | predictions | at the horizon: as `forecast_tree` |
-    | verdicts | claim, verdict (supported, not supported, undecided), reason, would_decide |
+    | verdicts | claim, verdict (supported, not supported, undecided), reason, would_decide, level |
     """
     comparison, far = analysis.comparison, analysis.horizon.high
     tree = {
@@ -49,10 +48,8 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
         **remarks(analysis),
         "version": VERSION,
         "preferred": comparison.preferred.name,
-        "laws": [
-            law_tree(fit, comparison.delta(fit)) | {"loo_rmse": float(np.sqrt(np.mean(fit.loo() ** 2)))}
-            for fit in comparison.fits
-        ],
+        "leading": analysis.leading.name,
+        "laws": [law_tree(fit, comparison.delta(fit)) | {"loo_rmse": fit.loo_rmse} for fit in comparison.fits],
         "laws_skipped": [{"name": name, "reason": reason} for name, reason in comparison.skipped],
         "horizon": asdict(analysis.horizon),
         "back_tests": [_back_test_tree(test) for test in analysis.back_tests],

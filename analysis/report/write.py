@@ -108,9 +108,14 @@ def _pages(folder: Path, title: str, blocks: Sequence[Block]) -> dict[str, Path]
     }
 
 
-def headline(line: Line) -> str:
-    """The fit in one sentence that claims no more than its interval."""
+def headline(analysis: Analysis) -> str:
+    """What is supported, in one sentence that claims no more: the slope, or the law that leads where it is rejected."""
+    line, leading = analysis.line, analysis.leading
     x = line.sample.x_name
+    if analysis.rejected:
+        reason = analysis.verdicts[0].reason
+        law = "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {leading.r2:.2f})."
+        return f"{display_name(line.sample.y_name)}: a {line.law} law is not supported, {reason}.{law}"
     per = f"per tenfold {display_name(x).lower()}" if line.law == "log-linear" else f"per unit of {x}"
     name = display_name(line.sample.y_name)
     low, high = line.slope_ci95
@@ -149,10 +154,10 @@ def _blocks(
 ) -> list[Block]:
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
-    drawn = f"{names} against {analyses[0].selection.x_name} with fitted line and bands"
+    drawn = f"{names} against {analyses[0].selection.x_name} with the leading law and its bands"
     below = "Run minus line; shaded: ± 1 residual sd."
     return [
-        *(Text(headline(item.line), "lead") for item in analyses),
+        *(Text(headline(item), "lead") for item in analyses),
         Picture(paths["svg"], paths["png"], drawn, _caption(analyses), several),
         *_verdict_table(analyses),
         Heading("Fits"),
@@ -180,7 +185,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
     band = "Light band with dashed edges: 95% prediction interval"
     if any(item.line.replicated for item in analyses):
         band += " of a new configuration's mean over as many seeds (a single run scatters more)"
-    caption = band + "; darker band: 95% interval of the line. Hatched: beyond the data, up to the trusted horizon"
+    caption = f"Thick: the law that leads. {band}; darker band: 95% interval of the law. "
+    caption += "Hatched: beyond the data, up to the trusted horizon"
     if any(item.disputed for item in analyses):
         caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, "
         caption += "of a power law with offset"
@@ -202,7 +208,8 @@ def _metric_table(
 
 def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
     def why(verdict: Verdict) -> str:
-        return verdict.reason + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
+        said = f"{verdict.reason}. Level: {verdict.level}"
+        return said + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
     said = [(item.selection.y_name, verdict) for item in analyses for verdict in item.verdicts]
     rows = [(name, verdict.claim, _MARKS[verdict.verdict], why(verdict)) for name, verdict in said]
@@ -228,7 +235,9 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
         rows.append(tuple(cells.values()))
     head, line = tuple(cells), analyses[0].line
     sizes = f"x: {display_name(line.sample.x_name)}, {short(line.sample.low)} to {short(line.sample.high)}. "
-    return [Table(head, rows), Text(f"{sizes}{_method(line)}.", "soft")]
+    rejected = ", ".join(item.line.sample.y_name for item in analyses if item.rejected)
+    doubt = f" Of the {line.law} law, which these points do not support: {rejected}." if rejected else ""
+    return [Table(head, rows), Text(f"{sizes}{_method(line)}.{doubt}", "soft")]
 
 
 def _method(line: Line) -> str:
@@ -247,10 +256,12 @@ def _parameters(fit: CurveFit) -> str:
 def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
-        delta, aicc = item.comparison.delta(law), f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}")
-        cells = (law.name, law.form.formula, _parameters(law), f"{law.r2:.4f}", aicc, f"{delta:.2f}")
+        aicc = f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(law.aicc) else _NONE
+        numbers = (f"{law.r2:.4f}", number(law.loo_rmse), aicc, item.comparison.behind(law))
+        cells = (law.name, law.form.formula, _parameters(law), *numbers)
         rows.append((item.selection.y_name, *cells))
-    head = ("Law", "Form", "Parameters (95% CI)", "R²", "AICc", "ΔAICc")
+    criterion = analyses[0].comparison.criterion
+    head = ("Law", "Form", "Parameters (95% CI)", "R²", "Leave-one-out error", "AICc", f"Δ{criterion}")
     note = "Laws within 4 AICc of the best cannot be told apart by these runs; R² is no evidence for a form."
     return [*_metric_table(len(analyses) > 1, "Laws", head, rows, (1, 2)), Text(note, "soft")]
 
@@ -327,6 +338,8 @@ def checklist(analysis: Analysis) -> list[tuple[str, str]]:
     close = [law.name for law in analysis.comparison.plausible if law.name != line.law]
     rivals = f"asked for, not selected; within 4 AICc stand also {', '.join(close)}"
     why = rivals if close else "no other law tried comes within 4 AICc"
+    if analysis.rejected:
+        why = f"asked for and not supported: {analysis.verdicts[0].reason}; {analysis.leading.name} leads"
     conditions = "".join(f"; {condition}" for condition in selection.used.attrs.get("where", ()))
     count = selection.eval_images
     images = f"{count:,} evaluation images for every value" if count else "number of images unknown"
@@ -434,7 +447,7 @@ def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], c
     return [
         Picture(paths["svg"], paths["png"], title, caption, True),
         Heading("Verdicts"),
-        Table(("claim", "verdict", "reason", "would decide it"), [tuple(item) for item in found.verdicts], (0, 2, 3)),
+        Table(("claim", "verdict", "reason", "would decide it", "level"), list(found.verdicts), (0, 2, 3, 4)),
         Heading("Laws"),
         Table(("law", "formula", "parameters (95%)", "R²", "ΔAICc"), found.rows(), (1, 2)),
         Notes(tuple(notes)),

@@ -78,7 +78,7 @@ class Predict(SizeOptions):
             **remarks(found),
         }
         words = [_forecast_text(found, item) for item in made] + [_reach_text(found, item) for item in reached]
-        self.answer(finite(tree), "\n".join(words))
+        self.answer(finite(tree), "\n".join([*words, "of the fit", *found.remarks()]))
         for record in records:
             say(f"registered: {record}", keep=[record])
         return 0
@@ -153,7 +153,7 @@ def _forecast_text(found: Analysis, made: Forecast) -> str:
         lines.append(f"  on new evaluation images: {made.on_new_images.low:.4g} .. {made.on_new_images.high:.4g}")
     for item in made.laws:
         lines.append(f"  {item.law}: {item.value:.4g}, {what} {item.of_run.low:.4g} .. {item.of_run.high:.4g}")
-    return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
+    return "\n".join([*lines, _trusted(found)])
 
 
 def _reach_text(found: Analysis, item: Reach) -> str:
@@ -163,4 +163,9 @@ def _reach_text(found: Analysis, item: Reach) -> str:
         estimate = "" if sizes.estimate is None else f"{sizes.estimate:.4g}; "
         beyond = "" if trusted or sizes.note else " [EXTRAPOLATED beyond the trusted horizon]"
         lines.append(f"  {law}: {estimate}{sizes.text}{beyond if sizes.pieces else ''}")
-    return "\n".join([*lines, f"  trusted: {found.horizon.low:.4g} .. {found.horizon.high:.4g}"])
+    return "\n".join([*lines, _trusted(found)])
+
+
+def _trusted(found: Analysis) -> str:
+    limits = found.horizon
+    return f"  trusted: {limits.low:.4g} .. {limits.high:.4g} ({limits.rule})"

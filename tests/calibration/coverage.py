@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis.inference.evidence import CANDIDATES, HORIZON, compare_laws
 from analysis.inference.verdicts import no_saturation, trend
-from analysis.laws.curves import Profile, fit_curve, grid
+from analysis.laws.curves import Profile, grid
 from analysis.laws.forms import FORMS
 from analysis.laws.intervals import (
     Interval,
@@ -26,15 +26,18 @@ from analysis.laws.intervals import (
     law_interval,
     parameter_intervals,
     points,
-    precision,
     run_interval,
 )
+from analysis.laws.noise import replication, weights_of
 
 LINE = (0.9, -0.05)
 SATURATING = (0.3, 0.2, 0.3)
 """E, A, b of 0.3 + 0.2 x^-0.3, which looks log-linear over two decades about x = 1."""
 
 SMALLEST, LARGEST = 0.1, 10.0
+
+UNEQUAL = ((5, 4, 3, 3, 2, 2, 1, 1), (8, 1, 1, 1, 1, 1, 1, 8), (1, 1, 8, 8, 8, 8, 1, 1), (6, 2, 2, 2, 2, 2, 2, 6))
+"""Runs of eight configurations: falling, heavy ends, heavy middle, every one replicated."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,11 @@ def _curved_ends(profile: Profile, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def replicated(
-    runs: tuple[int, ...], between: float, replications: int, seed: int, bootstrap: int = 0
+    runs: tuple[int, ...], between: float, replications: int, seed: int, bootstrap: int = 0, rise: float = 1.0
 ) -> Iterator[Row]:
-    """Configurations of several seeds each (sd 1), which scatter by `between` themselves; a line is true.
+    """Configurations of several seeds each, which scatter by `between` themselves; a line is true.
+
+    The seeds' sd is 1 in the middle of the sizes and `rise` times as large at the largest as at the smallest.
 
     The default path, means with their weights; for comparison every run as a size of its own, and the wild cluster
     bootstrap on the first `bootstrap` replications.
@@ -135,18 +140,23 @@ def replicated(
     rng = np.random.default_rng(seed)
     form, x, at = FORMS["log-linear"], sizes_of(len(runs)), np.array([[LARGEST * 10**HORIZON]])
     owner = np.repeat(np.arange(len(runs)), counts)
-    values = rng.normal(0, between, (replications, len(runs)))[:, owner] + rng.normal(0, 1, (replications, len(owner)))
+    sd = rise ** (u / float(np.ptp(u)))
+    beyond = rise ** ((u[-1] + HORIZON) / float(np.ptp(u)))
+    values = rng.normal(0, between, (replications, len(runs)))[:, owner]
+    values = values + rng.normal(0, 1, (replications, len(owner))) * sd[owner]
     means = np.stack([values[:, owner == k].mean(axis=1) for k in range(len(runs))], axis=1)
     seed_dof = len(owner) - len(runs)
     seed_sd = np.sqrt(np.sum((values - means[:, owner]) ** 2, axis=1) / seed_dof)
-    new_mean = rng.normal(0, between, replications) + rng.normal(0, 1, replications) / np.sqrt(counts[0])
-    new_run = rng.normal(0, between, replications) + rng.normal(0, 1, replications)
+    new_mean = rng.normal(0, between, replications) + rng.normal(0, beyond, replications) / np.sqrt(counts[0])
+    new_run = rng.normal(0, between, replications) + rng.normal(0, beyond, replications)
     design = np.column_stack([np.ones_like(u), u])
     ends: dict[str, list[tuple[float, float]]] = {name: [] for name in ("slope", "law", "run", "mean")}
     for i in range(replications):
-        weights, typical = precision(design, means[i], counts.astype(float), float(seed_sd[i]))
-        sample = Sample(x, means[i], counts, weights, float(seed_sd[i]), seed_dof, typical)
-        fit = fit_curve(form, x, means[i], weights)
+        seeds = replication(x[:, 0], values[i], owner)
+        assert seeds is not None
+        weights = weights_of(design, means[i], seeds.of_means) if seeds.weighed else np.ones(len(runs))
+        sample = Sample(x, means[i], counts, weights, float(seed_sd[i]), seed_dof, seeds.typical, seeds)
+        fit = sample.fit(form)
         ends["slope"].append(parameter_intervals(fit)["slope"])
         for name, (low, high) in (
             ("law", law_interval(fit, at)),
@@ -155,7 +165,7 @@ def replicated(
         ):
             ends[name].append((float(low[0]), float(high[0])))
     n = f"{len(runs)} x {counts[0]}" if len(set(runs)) == 1 else f"{len(runs)} x {counts.min()}-{counts.max()}"
-    truth = f"line; configurations sd {between:g}; seeds sd 1"
+    truth = f"line; configurations sd {between:g}; seeds sd 1" + f", times {rise:g} over the sizes" * (rise != 1)
 
     def made(part: str, law: str, quantity: str, pairs: np.ndarray, value: np.ndarray | float) -> Row:
         return _row(part, truth, law, n, 1.0, quantity, (pairs[:, 0], pairs[:, 1]), value)
@@ -285,8 +295,11 @@ def table(quick: bool = False) -> list[Row]:
             rows += single_runs("power-offset", SATURATING, n, sd, 10000 // part, 4)
     for between in (0.0, 0.5, 1.0, 2.0):
         rows += replicated((3,) * 8, between, 4000 // part, 5, 1000 // part)
-    for between in (0.0, 1.0):
-        rows += replicated((5, 4, 3, 3, 2, 2, 1, 1), between, 4000 // part, 6)
+    for between in (0.0, 0.5, 1.0):
+        for runs in UNEQUAL:
+            rows += replicated(runs, between, 4000 // part, 6)
+        for rise in (0.1, 0.2, 5.0, 10.0):
+            rows += replicated((3,) * 8, between, 4000 // part, 10, rise=rise)
     for n, sd in ((8, 0.04), (8, 0.02), (8, 0.005), (12, 0.02), (30, 0.04), (30, 0.02)):
         rows += wrong_form(n, sd, 10000, 7)
         rows += tool(n, sd, 300 // part, 8)

@@ -177,3 +177,20 @@ def test_unknown_metrics_need_their_direction(tmp_path: Path, capsys: pytest.Cap
 
 def test_its_example_runs() -> None:
     assert doctest.testmod(analysis.inference.designs).failed == 0
+
+
+@pytest.mark.parametrize("rise", [0.1, 10.0])
+def test_seeds_that_scatter_more_at_one_end_make_no_winner(rise: float) -> None:
+    """Two designs of one law: a winner is found about as often as the level says."""
+    found = 0
+    for draw in range(120):
+        rng = np.random.default_rng(draw)
+        rows = [
+            (name, 10 ** (6 + u), k, seed, 1 - 0.05 * u + rng.normal(0, 0.1 * rise ** (u / 2)))
+            for name in ("mean", "energy") for k, u in enumerate(np.linspace(-1, 1, 6)) for seed in range(3)
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=["variant", "params", "expert_hidden_dim", "seed", "rfid"])
+        result = compare_designs(frame, "params", "rfid")
+        assert "unequal-seed-variance" in [item.code for item in result.cautions]
+        found += next(item for item in result.differences if item.what == "slope").p_holm < 0.05
+    assert found / 120 <= 0.09

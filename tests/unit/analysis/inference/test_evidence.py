@@ -9,10 +9,20 @@ import statsmodels.api as sm
 from tables import saturating, uneven
 
 from analysis.inference.analysis import Analysis, analyse
-from analysis.inference.evidence import back_test, compare_laws, curvature, influence, lack_of_fit
-from analysis.inference.verdicts import no_saturation, trend
+from analysis.inference.evidence import (
+    BackTest,
+    HeldOutSize,
+    back_test,
+    compare_laws,
+    curvature,
+    influence,
+    lack_of_fit,
+)
+from analysis.inference.predict import forecast
+from analysis.inference.verdicts import no_saturation, predicts_its_largest, trend, verdicts
 from analysis.laws.intervals import points
 from analysis.report.trees import fit_tree
+from drorae.errors import UserError
 
 
 def test_back_test_is_a_fit_to_the_small_asked_for_the_large(paper: Analysis) -> None:
@@ -62,7 +72,61 @@ def test_horizon_is_never_far(paper: Analysis) -> None:
     span = np.log10(113439756 / 2480652)
     assert 0.3 - 1e-9 <= limits.decades <= min(1.0, span / 2)
     short = compare_laws(points(np.array([1.0, 1.2, 1.4, 1.6]), np.array([4, 3.1, 2.2, 1.0])))
-    assert short.horizon.decades == pytest.approx(np.log10(1.6) / 2)
+    assert short.horizon.decades == pytest.approx(0.3 * np.log10(1.6))
+
+
+def _decades(n: int, low: float, high: float, bent: float = 0.0, broken: float = 0.0) -> float:
+    """The horizon of a line with little scatter, with a quadratic term or a jump in the largest third."""
+    u = np.linspace(low, high, n)
+    wiggle = np.random.default_rng(1).normal(0, 1e-3, n)
+    y = 1 - 0.05 * u + bent * u**2 + broken * (np.arange(n) >= n - n // 3) + wiggle
+    return compare_laws(points(10**u, y)).horizon.decades
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(12, 0, 2), (12, 5, 8), (30, 0, 2)])
+def test_the_horizon_heeds_what_the_data_say_against_it(n: int, low: float, high: float) -> None:
+    assert _decades(n, low, high) >= 0.3 - 1e-9
+    assert 0 < _decades(n, low, high, bent=0.002) <= 0.15 + 1e-9
+    assert _decades(n, low, high, broken=0.2) == 0
+    assert 0 < _decades(n, low, low + 0.8) <= 0.24 + 1e-9
+
+
+def test_after_a_failed_back_test_the_horizon_is_the_data() -> None:
+    u = np.linspace(0, 3, 12)
+    y = 1 - 0.05 * u - 0.2 * (u > 2) + np.random.default_rng(0).normal(0, 1e-3, 12)
+    found = compare_laws(points(10**u, y))
+    assert verdicts(found)[2].verdict == "not supported"
+    assert (found.horizon.low, found.horizon.high) == (pytest.approx(1), pytest.approx(1000))
+    with pytest.raises(UserError, match="smaller sizes did not predict the larger"):
+        forecast(found, 1001)
+    assert not forecast(found, 1001, extrapolate=True).trusted
+
+
+@pytest.mark.parametrize(
+    ("count", "misses", "word"),
+    [(80, 0, "supported"), (80, 4, "supported"), (80, 7, "supported"), (80, 8, "not supported"),
+     (20, 1, "supported"), (20, 4, "not supported"), (3, 0, "supported"), (3, 1, "undecided"), (3, 2, "not supported"),
+     (1, 1, "not supported"), (10, 1, "supported"), (10, 3, "not supported")],
+)  # fmt: skip
+def test_a_back_test_is_scored_by_its_count(count: int, misses: int, word: str) -> None:
+    x = np.geomspace(1, 1000, 4 + count)
+    found = compare_laws(points(x, 1 - 0.05 * np.log10(x) + np.random.default_rng(0).normal(0, 0.01, 4 + count)))
+    rows = tuple(HeldOutSize(float(k), 0.0 if k < misses else 1.0, 1.0, 0.99, 1.01) for k in range(count))
+    # What `cached_property` would compute.
+    found.__dict__["back_tests"] = (BackTest("envelope", 4, rows),)
+    verdict = predicts_its_largest(found)
+    assert verdict.verdict == word
+    assert f"{misses} of {count} missed, chance allows" in verdict.reason
+
+
+def test_a_calibrated_law_passes_its_back_test_on_many_held_out_points() -> None:
+    words = []
+    for seed in range(12):
+        x = np.geomspace(1, 1000, 240)
+        y = 1 - 0.05 * np.log10(x) + np.random.default_rng(seed).normal(0, 0.02, 240)
+        found = compare_laws(points(x, y), ("log-linear",))
+        words.append(predicts_its_largest(found).verdict)
+    assert words.count("supported") >= 10
 
 
 def test_sizes_stay_together_in_a_back_test() -> None:
@@ -73,7 +137,10 @@ def test_sizes_stay_together_in_a_back_test() -> None:
 
 
 def test_a_bend_and_a_leave_one_out_slope_are_those_of_the_weighted_laws() -> None:
-    found = analyse(uneven(), "params", "rfid")
+    rising = uneven()
+    middle = rising.groupby("params")["rfid"].transform("mean")
+    rising["rfid"] = middle + (rising["rfid"] - middle) * (rising["params"] / 1e5) ** 0.7
+    found = analyse(rising, "params", "rfid")
     sample = found.line.sample
     quadratic = next(law for law in fit_tree(found)["laws"] if law["name"] == "log-quadratic")
     bend = curvature(sample)

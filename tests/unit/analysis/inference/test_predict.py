@@ -70,6 +70,12 @@ def test_predict_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     tree = json.loads(capsys.readouterr().out)
     assert tree["predictions"][0]["trusted"] and not tree["targets"][0]["trusted"]
     assert {"laws", "prediction95", "decades_beyond"} <= set(tree["predictions"][0])
+    assert main(["predict", str(PAPER), "--y", "rfid", "--at", "2e8"]) == 0
+    said = capsys.readouterr().out
+    fit = analyse(read_table(PAPER), "params", "rfid")
+    assert all(item.message in said and f"[{item.code}]" in said for item in fit.cautions)
+    assert all(item.reason in said for item in fit.verdicts)
+    assert f"({fit.horizon.rule})" in said
     assert main(["predict", str(PAPER), "--y", "rfid", "--at", "1e10"]) == 2
     assert "--extrapolate" in capsys.readouterr().err
     assert main(["predict", str(PAPER), "--y", "rfid", "--at", "1e10", "--extrapolate"]) == 0

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from calibration.coverage import LINE, SATURATING, replicated, single_runs, wrong_form
+from calibration.coverage import LINE, SATURATING, UNEQUAL, replicated, single_runs, wrong_form
 from scipy import stats
 
 from analysis.laws.curves import fit_curve
-from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, points, precision, run_interval
+from analysis.laws.intervals import fieller, inverse, law_interval, parameter_intervals, points, run_interval
 from analysis.laws.line import fit_line
+from analysis.laws.noise import weights_of
 from analysis.table.selection import select
 from drorae.errors import UserError
 
@@ -29,6 +30,59 @@ def test_default_intervals_of_eight_configurations_with_three_seeds_cover(betwee
     assert all(0.924 <= row.coverage <= 0.976 for row in rows if row.part == "default"), rows
     naive = next(row for row in rows if "taken for sizes" in row.law)
     assert between == 0 or naive.coverage < 0.85
+
+
+@pytest.mark.parametrize("between", [0.0, 1.0])
+@pytest.mark.parametrize("rise", [0.1, 0.2, 5.0, 10.0])
+def test_intervals_follow_seeds_that_scatter_more_at_one_end(rise: float, between: float) -> None:
+    rows = [row for row in replicated((3,) * 8, between, 400, seed=15, rise=rise) if row.part == "default"]
+    shares = {row.quantity: row.coverage for row in rows}
+    # 400 replications: two standard errors beside the band.
+    assert 0.915 <= shares["slope"] <= 0.985 and 0.915 <= shares["new run at +0.3 decade"] <= 0.985, shares
+
+
+@pytest.mark.parametrize("between", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("runs", UNEQUAL)
+def test_intervals_of_unequal_seeds_cover(runs: tuple[int, ...], between: float) -> None:
+    rows = [row for row in replicated(runs, between, 400, seed=16) if row.part == "default"]
+    shares = {row.quantity: row.coverage for row in rows}
+    assert 0.91 <= shares["slope"] <= 0.99 and 0.915 <= shares["new run at +0.3 decade"] <= 0.985, shares
+
+
+@pytest.mark.parametrize(("configurations", "seeds"), [(5, 2), (6, 2), (8, 3), (12, 4)])
+@pytest.mark.parametrize("ratio", [0.05, 0.174, 0.5, 0.9])
+def test_no_interval_is_narrower_than_residuals_and_seeds_pooled(configurations: int, seeds: int, ratio: float) -> None:
+    """Against the closed form: s^2 of both on C - 2 + C (r - 1) degrees of freedom."""
+    rng = np.random.default_rng(17)
+    u = np.linspace(0, 3, configurations)
+    design = np.column_stack([np.ones_like(u), u])
+    left = rng.normal(size=configurations)
+    left -= design @ np.linalg.lstsq(design, left, rcond=None)[0]
+    dof, seed_dof = configurations - 2, configurations * (seeds - 1)
+    left *= np.sqrt(ratio * dof / seeds / np.sum(left**2))
+    # The same scatter of seeds at every size, of variance 1.
+    scatter = np.linspace(-1, 1, seeds) / np.std(np.linspace(-1, 1, seeds), ddof=1)
+    rows = [(10**a, k, s, 2 - 0.3 * a + left[k] + scatter[s]) for k, a in enumerate(u) for s in range(seeds)]
+    frame = pd.DataFrame(rows, columns=["params", "expert_hidden_dim", "seed", "rfid"])
+    found = fit_line(select(frame, "params", "rfid"))
+    pooled = (dof * ratio + seed_dof) / (dof + seed_dof) / seeds
+    half = stats.t.ppf(0.975, dof + seed_dof) * np.sqrt(pooled / np.sum((u - u.mean()) ** 2))
+    low, high = found.slope_ci95
+    assert (low, high) == pytest.approx((found.slope - half, found.slope + half), rel=1e-6)
+    assert high - low > 2 * stats.t.ppf(0.975, dof) * found.regression.bse[1] or ratio > 0.2
+
+
+def test_residuals_larger_than_their_seeds_imply_keep_the_exact_t() -> None:
+    rng = np.random.default_rng(19)
+    rows = [
+        (10.0**k, k, s, k + noise + rng.normal(0, 0.1)) for k, noise in enumerate(rng.normal(size=7)) for s in (0, 1)
+    ]
+    frame = pd.DataFrame(rows, columns=["params", "expert_hidden_dim", "seed", "rfid"])
+    found = fit_line(select(frame, "params", "rfid"))
+    assert not found.curve.replication.weighed
+    means = frame.groupby("params", as_index=False)[["rfid"]].mean()
+    alone = fit_line(select(means, "params", "rfid"))
+    assert found.slope_ci95 == pytest.approx(alone.slope_ci95, rel=0.02)
 
 
 @pytest.mark.parametrize("n", [8, 30])
@@ -55,7 +109,7 @@ def test_interval_of_a_run_beside_replicated_ones_is_wider_by_the_seeds() -> Non
     )
     fit = fit_line(select(frame, "params", "psnr"))
     sample = fit.sample
-    line = fit_curve("log-linear", sample.x, sample.y, sample.weights)
+    line = sample.fit("log-linear")
     at = np.array([1e6])
     as_means = np.array(run_interval(line, sample, at, seeds=3))[:, 0]
     assert as_means == pytest.approx([fit.predict(1e6).prediction_low, fit.predict(1e6).prediction_high])
@@ -66,20 +120,15 @@ def test_interval_of_a_run_beside_replicated_ones_is_wider_by_the_seeds() -> Non
     assert one[0] < as_means[0] < as_means[1] < one[1]
 
 
-def test_weights_follow_seeds_and_standard_errors() -> None:
+def test_weights_follow_what_is_known_of_the_means() -> None:
     u = np.linspace(0, 2, 8)
     design = np.column_stack([np.ones(8), u])
     y = 1 - 0.1 * u + np.array([1, -1, 1, -1, -1, 1, -1, 1]) * 1e-4
-    same = precision(design, y, np.full(8, 3.0), 0.2)
-    assert np.all(same.weights == 1) and same.runs_at_unit_weight == 3
-    runs = np.array([4.0, 4, 4, 4, 1, 1, 1, 1])
-    # The points lie closer to the line than their seeds scatter: no variance between configurations is left.
-    unequal = precision(design, y, runs, 0.2).weights
-    assert unequal[0] / unequal[-1] == pytest.approx(4, rel=0.01)
-    errors = np.where(u < 1, 0.1, 0.2)
-    assert np.ptp(precision(design, y, np.ones(8), 0.0, errors, image_correlation=1.0).weights) == 0
-    own = precision(design, y, np.ones(8), 0.0, errors, image_correlation=0.0).weights
-    assert own[0] / own[-1] == pytest.approx(4, rel=0.01)
+    assert np.all(weights_of(design, y, np.full(8, 0.04)) == 1)
+    # The points lie closer to the line than is known of them: no variance between configurations is left.
+    known = np.where(u < 1, 0.01, 0.04)
+    weights = weights_of(design, y, known)
+    assert weights[0] / weights[-1] == pytest.approx(4, rel=0.01) and weights.mean() == pytest.approx(1)
 
 
 def test_error_shared_by_all_runs_is_kept_apart() -> None:
@@ -126,6 +175,22 @@ def test_a_law_with_an_asymptote_may_never_arrive() -> None:
     reached = inverse(fit, 0.35)
     low, high = reached.pieces[0]
     assert reached.bounded and low < 16 < high and high / low < 1.5
+
+
+@pytest.mark.parametrize(("law", "method"), [("power", "log-log"), ("power", "huber"), ("power-offset", "huber")])
+def test_no_interval_of_least_squares_is_given_for_another_method(law: str, method: str) -> None:
+    x = np.geomspace(1e5, 1e8, 12)
+    y = 3 * x**-0.12 * np.exp(np.random.default_rng(0).normal(0, 0.05, 12))
+    fit = fit_curve(law, x, y, method=method)  # type: ignore[arg-type]
+    at = np.array([1e7])
+    for asked in (
+        lambda: parameter_intervals(fit), lambda: parameter_intervals(fit, "delta"), lambda: law_interval(fit, at),
+        lambda: run_interval(fit, points(x, y), at), lambda: inverse(fit, 0.4), fit.loo,
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"{method}.*least-squares for intervals"):
+            asked()
+    for name, (low, high) in parameter_intervals(fit_curve(law, x, y)).items():
+        assert low <= fit_curve(law, x, y).parameters[fit.form.parameters.index(name)] <= high
 
 
 def test_the_asymptote_is_unbounded_where_the_data_do_not_bend() -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 from tables import sweep
 
-from analysis.inference.analysis import analyse
-from analysis.report.outcome import FitOutcome, fit_table
+from analysis.inference.analysis import Analysis, analyse
+from analysis.report.figures import law_figure
+from analysis.report.outcome import FitOutcome, fit_table, report_analyses
+from analysis.report.trees import fit_tree
 from analysis.report.write import checklist, headline, write_report
 from analysis.table.columns import arrange
 
@@ -149,6 +152,44 @@ def test_figures_are_written_and_repeatable(outcome: FitOutcome, tmp_path: Path)
 
 def test_headline_claims_no_trend_its_interval_does_not_show() -> None:
     frame = sweep().assign(psnr=[1.0, 1.1, -1, -1, 1, 1.2, -1, -1, 1, 1])
-    flat = analyse(frame, "params", "psnr").line
+    flat = analyse(frame, "params", "psnr")
     assert "no trend is resolved" in headline(flat)
-    assert headline(analyse(sweep(), "params", "psnr").line).startswith("PSNR (dB) rises by")
+    assert headline(analyse(sweep(), "params", "psnr")).startswith("PSNR (dB) rises by")
+
+
+def _levelling(n: int, law: str, sd: float = 1e-3) -> Analysis:
+    """Points of a law that is no line, on which a line is rejected."""
+    x = np.geomspace(1e4, 1e8, n)
+    u = np.log10(x)
+    y = {"offset": 0.3 + 20 * x**-0.4, "steepening": 1 - 0.01 * (u - 4) ** 2, "power": 30 * x**-0.3}[law]
+    noise = np.random.default_rng(3).normal(0, sd, n)
+    return analyse(pd.DataFrame({"params": x, "rfid": y + noise}), "params", "rfid")
+
+
+@pytest.mark.parametrize("n", [6, 12, 24])
+@pytest.mark.parametrize("law", ["offset", "steepening", "power"])
+def test_headline_figure_and_terminal_lead_with_what_is_supported(n: int, law: str, tmp_path: Path) -> None:
+    found = _levelling(n, law)
+    assert found.rejected and found.leading.name != "log-linear"
+    assert found.verdicts[0].verdict == "not supported"
+    said = headline(found)
+    assert "not supported" in said and f"{found.leading.name} leads" in said and "per tenfold" not in said
+    text = report_analyses([found], None, "t").text
+    assert text.startswith(f"rfid follows {found.leading.name}: ")
+    assert "the line asked for, not supported: rfid = " in text
+    thick = max(law_figure([found]).axes[0].get_lines(), key=lambda item: item.get_linewidth())
+    x, y = np.asarray(thick.get_xdata(), float), np.asarray(thick.get_ydata(), float)
+    np.testing.assert_allclose(y, found.leading.value(x))
+    assert fit_tree(found)["leading"] == found.leading.name
+    assert "no other law tried" not in dict(checklist(found))["Which form, and why"]
+
+
+def test_where_the_line_stands_the_thick_curve_is_the_preferred_law() -> None:
+    for seed in range(4):
+        x = np.geomspace(1e4, 1e8, 10)
+        y = 1 - 0.05 * np.log10(x) + np.random.default_rng(seed).normal(0, 5e-3, 10)
+        found = analyse(pd.DataFrame({"params": x, "rfid": y}), "params", "rfid")
+        thick = max(law_figure([found]).axes[0].get_lines(), key=lambda item: item.get_linewidth())
+        x = np.asarray(thick.get_xdata(), float)
+        law = found.leading if found.rejected else found.comparison.preferred
+        np.testing.assert_allclose(np.asarray(thick.get_ydata(), float), law.value(x))

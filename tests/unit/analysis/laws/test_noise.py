@@ -1,0 +1,89 @@
+"""What seeds know of the scatter: estimates of their variance, and the variances of a fit against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize, stats
+from tables import codes, fit
+
+from analysis.laws.noise import replication
+
+
+def _runs(
+    rise: float, rng: np.random.Generator, seeds: int = 4, configurations: int = 8, between: float = 0.0
+) -> pd.DataFrame:
+    """Configurations over two decades whose seeds' sd, .1 in the middle, grows `rise` times over the sizes."""
+    u = np.linspace(-1, 1, configurations)
+    rows = [
+        (10 ** (6 + a), k, seed, 1 - 0.05 * a + shift + rng.normal(0, 0.1 * rise ** (a / 2)))
+        for k, (a, shift) in enumerate(zip(u, rng.normal(0, between, configurations), strict=True))
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows, columns=["params", "expert_hidden_dim", "seed", "rfid"])
+
+
+@pytest.mark.parametrize("rise", [5.0, 10.0, 0.1])
+def test_the_variance_is_that_of_greatest_likelihood(rise: float) -> None:
+    frame = _runs(rise, np.random.default_rng(0))
+    x = np.sort(frame["params"].unique())
+    found = replication(x, frame["rfid"].to_numpy(), frame["expert_hidden_dim"].to_numpy())
+    assert found is not None and found.trend
+    squares = frame.groupby("params")["rfid"].apply(lambda y: float(np.sum((y - y.mean()) ** 2))).to_numpy()
+
+    def misfit(v: np.ndarray) -> float:
+        log = v[0] + v[1] * np.log10(x / 1e6)
+        return float(np.sum(3 * log + squares * np.exp(-log)))
+
+    level, tilt = optimize.minimize(misfit, [-4.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8}).x
+    assert 2 * np.log(found.sd(1e6)) == pytest.approx(level, abs=1e-3)
+    assert found.theta[1] == pytest.approx(tilt, abs=1e-3)
+    assert found.covariance[1, 1] == pytest.approx(2 / 3 / np.sum((np.log10(x) - 6) ** 2), rel=1e-6)
+    assert "unequal-seed-variance" in codes(fit(frame))
+
+
+def test_a_trend_is_seen_where_there_is_one_and_seldom_weighed_where_there_is_none() -> None:
+    def share(rise: float) -> tuple[float, float]:
+        found = []
+        for k in range(150):
+            frame = _runs(rise, np.random.default_rng(k), seeds=3)
+            found.append(fit(frame).sample.replication)
+        return float(np.mean([item.trend for item in found])), float(np.mean([item.weighed for item in found]))
+
+    assert share(10)[0] >= 0.95
+    assert share(1)[0] <= 0.36 and share(1)[1] <= 0.12
+
+
+def test_equal_scatter_is_the_pooled_variance_and_unequal_runs_weigh_the_same() -> None:
+    frame = _runs(1.0, np.random.default_rng(1))
+    frame = frame[(frame["seed"] == 0) | frame["expert_hidden_dim"].isin([0, 7])]
+    line = fit(frame)
+    seeds = line.sample.replication
+    assert seeds is not None and np.all(line.sample.weights == 1)
+    assert seeds.sd(1e6) == pytest.approx(line.seed_sd)
+    assert seeds.typical == pytest.approx(8 / np.sum(1 / line.sample.runs))
+    by_hand = np.polyfit(np.log10(line.sample.x[:, 0]), line.sample.y, 1)
+    assert (line.slope, line.intercept) == pytest.approx(tuple(by_hand))
+
+
+def test_residuals_over_seeds_is_the_textbook_f_and_its_small_side_is_a_note() -> None:
+    frame = _runs(1.0, np.random.default_rng(5), seeds=3, between=0.1)
+    line = fit(frame)
+    f, (first, second) = line.curve.uncertainty.homogeneity
+    left = line.sample.y - np.polyval(np.polyfit(np.log10(line.sample.x[:, 0]), line.sample.y, 1),
+                                      np.log10(line.sample.x[:, 0]))  # fmt: skip
+    assert f == pytest.approx(3 * np.sum(left**2) / 6 / line.seed_sd**2, rel=1e-6)
+    if not line.sample.replication.trend:
+        assert (first, second) == pytest.approx((6, 16))
+    # Seeds that err alike at all sizes: the means lie closer to the line than their seeds say.
+    shared = frame.assign(rfid=1 - 0.05 * np.log10(frame["params"]) + 0.5 * frame["seed"])
+    shared["rfid"] += np.random.default_rng(6).normal(0, 0.01, len(shared))
+    assert "less-scatter-than-seeds" in codes(fit(shared))
+    assert stats.f.cdf(fit(shared).curve.uncertainty.homogeneity.f, 6, 16) < 0.05
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_without_seeds_that_scatter_there_is_nothing_to_know(seeds: int) -> None:
+    y = np.repeat(np.arange(6.0), seeds)
+    assert replication(10.0 ** np.arange(6), y, np.repeat(np.arange(6), seeds)) is None
