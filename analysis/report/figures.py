@@ -70,6 +70,9 @@ def equation(line: Line) -> str:
 def law_figure(analyses: Sequence[Analysis]) -> Figure:
     """One panel per metric: runs marked by seed, the leading law thick with its bands, hatched beyond the data.
 
+    The means of configurations with several seeds have bars of one standard error. Where the table says what the
+    tokenizer measures without fusion (`baseline_...`), that is a line across.
+
     Everything is told apart by marker, line style or hatching as well as by colour.
     """
     figure, drawn = panels(len(analyses))
@@ -191,6 +194,8 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
         textcoords="offset points", rotation=90, fontsize=7, color="#555555",
     )  # fmt: skip
     _scatter(axes, line, line.selection.y)
+    _draw_means(axes, line)
+    _draw_baseline(axes, line)
     _x_axis(axes, line, end)
     images = line.selection.eval_images
     axes.set_ylabel(display_name(sample.y_name) + (f"\nN = {images:,} images" if images else ""))
@@ -216,8 +221,19 @@ def _draw_leading(axes: Axes, analysis: Analysis, inside: np.ndarray, beyond: np
     if law.name == line.law:
         low, high = line.slope_ci95
         label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {law.r2:.3f}"
+    label += f"\n{_counted(line)}"
     axes.plot(inside, law.value(inside), color=LINE, lw=2, label=label)
     axes.plot(beyond, law.value(beyond), color=LINE, lw=1.6, ls=(0, (4, 3)))
+
+
+def _counted(line: Line) -> str:
+    """Says how many configurations and runs a law goes through: `n = 6 of 2 seeds each`."""
+    configurations = line.selection.configurations
+    counts = np.bincount(configurations)
+    if counts.max() == 1:
+        return f"n = {len(counts)} configurations"
+    seeds = f"{counts[0]} seeds each" if len(set(counts)) == 1 else f"{len(configurations)} runs in all"
+    return f"n = {len(counts)} configurations, {seeds}"
 
 
 def _draw_rivals(axes: Axes, analysis: Analysis) -> int:
@@ -253,6 +269,33 @@ def _scatter(axes: Axes, line: Line, y: np.ndarray) -> None:
             x[chosen], y[chosen], marker=marker, s=12 if many else 42, color=colour, edgecolors=INK,
             linewidths=0.3 if many else 0.7, zorder=3, label=label, rasterized=many,
         )  # fmt: skip
+
+
+def _draw_means(axes: Axes, line: Line) -> None:
+    """Draws the mean of every configuration that was run more than once, with its standard error over seeds."""
+    selection = line.selection
+    groups = pd.Series(selection.y).groupby(selection.configurations)
+    means, errors, counts = groups.mean(), groups.sem(), groups.size()
+    several = counts > 1
+    if not several.any() or len(means) > RASTER_POINTS:
+        return
+    x = pd.Series(selection.x).groupby(selection.configurations).first()
+    axes.errorbar(
+        x[several], means[several], errors[several], fmt="_", ms=13, color=INK, mew=1.4, elinewidth=1.1, capsize=3,
+        zorder=4, label="mean ± 1 standard error over seeds",
+    )  # fmt: skip
+
+
+def _draw_baseline(axes: Axes, line: Line) -> None:
+    """Draws what the tokenizer measures without fusion, as far as the table says it of the runs used."""
+    used, name = line.selection.used, f"baseline_{line.selection.y_name}"
+    values = np.unique(floats(used[name])) if name in used.columns else np.array([])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
+    label = f"no fusion: {number(values[0])}" if len(values) == 1 else f"no fusion, {len(values)} decoders"
+    for i, value in enumerate(values):
+        axes.axhline(value, color="#D55E00", lw=1.2, ls=(0, (6, 2, 1, 2)), label="" if i else label)
 
 
 def _x_axis(axes: Axes, line: Line, end: float) -> None:

@@ -65,3 +65,38 @@ def test_panels_stand_two_in_a_row() -> None:
     for count, rows in ((1, 1), (2, 1), (3, 2)):
         figure, axes = panels(count, 4.0)
         assert len(axes) == len(figure.axes) == count and figure.get_size_inches()[1] == 4.0 * rows
+
+
+def labels(frame: pd.DataFrame, y: str = "psnr") -> list[str]:
+    """What the legend of a law's figure says."""
+    (axes,) = law_figure([analyse(frame, "params", y)]).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_what_the_tokenizer_measures_without_fusion_is_a_line() -> None:
+    frame = sweep()
+    assert not any(text.startswith("no fusion") for text in labels(frame))
+    assert "no fusion: 18.63" in labels(frame.assign(baseline_psnr=18.6265, baseline_rfid=9.0))
+    assert "no fusion: 18.63" in labels(frame.assign(baseline_psnr=[18.6265, *[math.nan] * (len(frame) - 1)]))
+    (axes,) = law_figure([analyse(frame.assign(baseline_psnr=18.6265), "params", "psnr")]).axes
+    level = [line for line in axes.get_lines() if str(line.get_label()).startswith("no fusion")]
+    assert [list(np.unique(np.asarray(line.get_ydata(), dtype=float))) for line in level] == [[18.6265]]
+
+
+def test_repeated_configurations_have_their_mean_and_standard_error() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        (size, seed, 15 + np.log10(size) + rng.normal(0, 0.1)) for size in 10.0 ** np.arange(4, 9) for seed in range(4)
+    ]
+    frame = pd.DataFrame(rows, columns=["params", "seed", "psnr"])
+    (axes,) = law_figure([analyse(frame, "params", "psnr")]).axes
+    (bars,) = axes.containers
+    means = frame.groupby("params")["psnr"].mean()
+    np.testing.assert_allclose(np.asarray(bars.lines[0].get_xydata()), np.column_stack([means.index, means]))
+    ends = [np.ptp(np.asarray(path.vertices)[:, 1]) for path in bars.lines[2][0].get_paths()]
+    np.testing.assert_allclose(ends, 2 * frame.groupby("params")["psnr"].std(ddof=1) / 2)
+    assert any("n = 5 configurations, 4 seeds each" in text for text in labels(frame))
+    once = frame[frame["seed"] == 0].drop(columns="seed")
+    assert any(text.endswith("n = 5 configurations") for text in labels(once))
