@@ -192,7 +192,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     usable = np.isfinite(floats(frame[column]))
     if not usable.any():
         raise UserError(f"{second}: no cell of column {column} is a number; expected a second size, such as layers")
-    selection = select(frame[usable], x, y, include)
+    selection = select(frame[usable], x, y, include, second=column)
     if selection.x_column == column:
         raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
     check_decoders(selection.used, y, [selection.x_column, column])

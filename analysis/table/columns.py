@@ -37,6 +37,9 @@ def arrange(
     roles: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     mix_decoders: bool = False,
+    configuration: Iterable[str] = (),
+    best_of: Iterable[str] = (),
+    better: str | None = None,
 ) -> pd.DataFrame:
     """Returns a table as the analysis wants it: columns named by their roles, plain units, the rows asked for.
 
@@ -48,10 +51,14 @@ def arrange(
         roles: role (`ROLES`) to the column that has it; a column without one keeps its name.
         units: column to the unit (`UNITS`) its numbers stand in; plain numbers by default.
         mix_decoders: whether one law may go through runs of different phase-1 decoders (`check_decoders`).
+        configuration: columns that tell configurations apart beside drorae's own; none by default.
+        best_of: columns of settings, of which the best run of every size and seed is taken; none by default.
+        better: which values of a metric are better for `best_of`, lower or higher; by the metric's name by default.
 
     Raises:
         UserError: an unknown role, unit or column, a role's name already taken, or no row that matches.
     """
+    frame = frame.copy(deep=False)
     for role, column in (roles or {}).items():
         frame = _rename(frame, role, column)
     for column, unit in (units or {}).items():
@@ -66,8 +73,13 @@ def arrange(
         frame = frame[matches]
     if conditions:
         frame.attrs["where"] = conditions
-    if mix_decoders:
-        frame.attrs["mix_decoders"] = True
+    told = {
+        "mix_decoders": mix_decoders,
+        "configuration": [find_column(frame, name) for name in configuration],
+        "best_of": [find_column(frame, name) for name in best_of],
+        "better": better,
+    }
+    frame.attrs |= {name: value for name, value in told.items() if value}
     return frame
 
 

@@ -45,7 +45,7 @@ def _fault(selection: Selection, unit: str) -> str:
     same = len(set(seeds)) > 1 and np.array_equal(floats(pd.Series(seeds)), selection.x)
     if same or x.lower() in SEED_NAMES:
         return f"{x} numbers repeats (seeds), it is no size; expected a size such as params"
-    if unit == "row" and configurations < runs:
+    if unit == "row" and configurations < runs and any(seeds):
         return (
             f"{runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not sizes, "
             "and would make the interval too narrow; use unit configuration, which averages them"
