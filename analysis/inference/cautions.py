@@ -14,6 +14,7 @@ from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
 from analysis.table.decoders import decoder_notes
 from analysis.table.selection import Selection
+from analysis.table.trackers import status_of
 from drorae.trial.folder import SKIPPED, TrialStatus
 
 FEW_CONFIGURATIONS = 6
@@ -100,10 +101,13 @@ def _selection_cautions(selection: Selection) -> Iterator[Caution]:
         names = ", ".join(sorted(map(str, used["variant"].dropna().unique())))
         yield Caution("mixed-variants", f"one line through several fusion variants ({names})")
     if "status" in used.columns:
-        others = used["status"][used["status"].astype(str).str.lower() != TrialStatus.FINISHED]
+        others = used["status"][used["status"].astype(str).map(status_of) != TrialStatus.FINISHED]
         if len(others):
             names = ", ".join(sorted(set(map(str, others))))
             yield Caution("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
+    if unused := used.attrs.get("unused_status"):
+        message = f"{', '.join(unused)} looks like a status and was not used; say which column is with --roles status="
+        yield Caution("unused-status", message + unused[0])
     if SKIPPED in used.columns:
         for text in used[SKIPPED].dropna().unique():
             if str(text).strip():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ def choose_best(
     """
     if not used.attrs.get("best_of"):
         return []
-    better = used.attrs.get("better") or registry.better(y_name)
+    better = used.attrs.get("better") or registry.better(re.split(r"[./]", y_name)[-1])
     if better is None:
         raise UserError(f"{y_name}: not known whether lower or higher is better; say so with --better lower or higher")
     columns = list(dict.fromkeys([*configuration_columns(used), *apart]))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.table.trackers import adopt, plain
 from drorae.errors import UserError
 
 X_ALIASES = {
@@ -61,6 +62,7 @@ def arrange(
     frame = frame.copy(deep=False)
     for role, column in (roles or {}).items():
         frame = _rename(frame, role, column)
+    frame = adopt(frame)
     for column, unit in (units or {}).items():
         found = find_column(frame, column)
         if unit not in UNITS:
@@ -122,16 +124,23 @@ def _text(value: object) -> str:
 def find_column(frame: pd.DataFrame, name: str) -> str:
     """Returns the column called `name`, or the first of its aliases (`X_ALIASES`) that the table has.
 
+    A tracker's prefix (`metrics.psnr`) may be left out where one column only has that name without it.
+
     Raises:
         UserError: none of them; names the nearest columns and lists all.
     """
     for candidate in (name, *X_ALIASES.get(name, ())):
         if candidate in frame.columns:
             return candidate
+    for candidate in (name, *X_ALIASES.get(name, ())):
+        # A column that was renamed to its role, or one that a tracker wrote with a prefix.
+        found = [column for column in map(str, frame.columns) if plain(column) == plain(candidate)]
+        if len(found) == 1:
+            return found[0]
     columns = [str(item) for item in frame.columns]
     near = difflib.get_close_matches(name, columns, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
-    listed = ", ".join(item for item in columns if "." not in item)
+    listed = ", ".join(item for item in columns if "." not in plain(item))
     raise UserError(f"{name}: no such column{hint} columns: {listed}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.table.decoders import DECODER
+from analysis.table.trackers import plain
 from drorae.config import TrialConfig, flatten
 from drorae.errors import UserError
 from drorae.metrics import registry
@@ -45,7 +46,7 @@ _IDENTITIES = _words(
     "id uuid uri url hash name run runs host hostname node machine gpu device user username notes note tag tags group "
     "job sweep created updated started ended start end date timestamp state status reason commit git sha seed seeds "
     "rep replicate repeat row index worker pid sys source entity project path dir artifact tuning comment description "
-    "message"
+    "message duration runtime time walltime"
 )
 _OURS = (DECODER, SKIPPED)
 
@@ -56,8 +57,8 @@ def configuration_columns(frame: pd.DataFrame) -> list[str]:
     Settings of which the best is taken (`attrs["best_of"]`) do not.
     """
     known = CONFIG_FIELDS.union(CONFIGURATION_COLUMNS, frame.attrs.get("configuration", ()))
-    known -= {*frame.attrs.get("best_of", ())}
-    return [name for name in map(str, frame.columns) if name in known]
+    best = {*frame.attrs.get("best_of", ())}
+    return [name for name in map(str, frame.columns) if name not in best and known & {name, plain(name)}]
 
 
 def number_groups(frame: pd.DataFrame, columns: Sequence[str], **more: Sequence[object] | np.ndarray) -> np.ndarray:
@@ -131,7 +132,9 @@ def _is_told(used: pd.DataFrame, name: str, names: Sequence[str]) -> bool:
     """Whether a column is known to be no setting: an identity, a tag, a time or a measurement."""
     if name in (*names, *_OURS, *used.attrs.get("measured", ())) or used[name].nunique(dropna=False) < 2:
         return True
-    words = _words(name)
+    if name.startswith(("metrics.", "metrics/", "summary.", "summary/", "tags.", "system.", "system/", "monitoring/")):
+        return True
+    words = _words(plain(name))
     if words & SETTINGS:
         return False
     if words & _IDENTITIES and not words & _KNOBS:

@@ -14,6 +14,7 @@ from analysis.table.best_of import Best, choose_best
 from analysis.table.columns import bad_cell, find_column, floats, numbers, texts
 from analysis.table.configurations import check_repeats, configuration_columns, number_groups
 from analysis.table.decoders import check_decoders
+from analysis.table.trackers import adopt, check_history, status_of
 from drorae.errors import UserError
 from drorae.trial.folder import TrialStatus
 
@@ -109,7 +110,7 @@ def select(
             used rows that do not measure the same thing (`check_measurements`), do not start from the same decoder
             (`check_decoders`) or are no repeats where they look like them (`check_repeats`).
     """
-    include = tuple(include)
+    include, frame = tuple(include), adopt(frame)
     x_column, y_column = _columns(frame, x, y, include)
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
     reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
@@ -148,6 +149,7 @@ def _columns(frame: pd.DataFrame, x: str, y: str, include: Sequence[str]) -> tup
     x_column, y_column = find_column(frame, x), find_column(frame, y)
     if x_column == y_column:
         raise UserError(f"{y} on {x}: both are the column {y}; expected a size for x and a metric for y")
+    check_history(frame, x_column, f"{y} on {x}", configuration_columns(frame))
     return x_column, y_column
 
 
@@ -191,10 +193,10 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
     tuned = any("best" in role for role in roles)
     reasons = []
     for i in range(len(frame)):
-        status = statuses[i].lower() if "status" in frame.columns else TrialStatus.FINISHED
+        status = status_of(statuses[i]) if "status" in frame.columns else TrialStatus.FINISHED
         bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
         if status not in allowed:
-            reasons.append(f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
+            reasons.append(f"status {statuses[i].lower() or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
         elif tuned and "best" not in roles[i]:
             reasons.append("tried while tuning; another run of this size was better")
         else:
