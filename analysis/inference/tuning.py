@@ -10,7 +10,8 @@ import pandas as pd
 
 from analysis.inference.designs import DesignComparison, compare_designs
 from analysis.laws.line import Law
-from analysis.table.columns import find_column, floats
+from analysis.table.cells import floats
+from analysis.table.columns import find_column
 from analysis.table.configurations import CONFIG_FIELDS
 from analysis.table.decoders import DECODER, check_decoders
 from drorae.errors import UserError

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.laws.curves import CurveFit, fit_curve
 from analysis.laws.intervals import Interval, Sample, precision
-from analysis.table.columns import floats
+from analysis.table.cells import floats
 from analysis.table.design import LEAST_CONFIGURATIONS
 from analysis.table.selection import Selection
 from drorae.errors import UserError

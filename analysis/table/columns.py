@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.table.cells import check_commas, floats, suffixed
 from analysis.table.trackers import adopt, plain
 from drorae.errors import UserError
 
@@ -67,7 +68,9 @@ def arrange(
         found = find_column(frame, column)
         if unit not in UNITS:
             raise UserError(f"units {column}={unit}: no such unit; units: {', '.join(UNITS)}")
-        frame = frame.assign(**{found: pd.to_numeric(frame[found], errors="coerce") * UNITS[unit]})
+        if (cell := suffixed(frame[found])) and unit != "1":
+            raise UserError(f"units {column}={unit}: {cell!r} says its unit itself; leave the option out")
+        frame = frame.assign(**{found: numbers(frame, found) * UNITS[unit]})
     conditions = []
     for condition in where:
         matches = _matches(frame, condition)
@@ -148,20 +151,15 @@ def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     """Returns a column as floats of shape (rows,), NaN for cells that are no numbers.
 
     Raises:
-        UserError: no cell is a number.
+        UserError: no cell is a number, or commas may be decimal or between thousands.
     """
+    check_commas(frame[column])
     values = floats(frame[column])
     texts = [value for value in frame[column] if isinstance(value, str)]
-    if len(texts) == len(frame) and not np.isfinite(values).any():
-        comma = all("," in text and text.replace(",", "", 1).strip(" +-").isdigit() for text in texts)
-        remedy = "write decimals with a point" if comma else "name another column, or clean this one"
+    if len(texts) == len(frame) and np.isnan(values).all():
+        remedy = "name another column, or clean this one"
         raise UserError(f"{column}: no cell is a number (the first is {texts[0]!r}); {remedy}")
     return values
-
-
-def floats(cells: pd.Series) -> np.ndarray:
-    """Returns cells as floats of shape (rows,), NaN for those that are no numbers."""
-    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
 
 
 def bad_cell(value: object) -> str:
@@ -169,7 +167,8 @@ def bad_cell(value: object) -> str:
     text = _text(value)
     if not text or text.lower() == "nan":
         return "is missing"
-    return f"is {text}, not finite" if text.lower().strip("+-") in ("inf", "infinity") else f"is {text!r}, not a number"
+    number = floats(pd.Series([value], dtype=object))[0]
+    return f"is {text}, not finite" if np.isinf(number) else f"is {text!r}, not a number"
 
 
 def texts(frame: pd.DataFrame, column: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.table.columns import floats
+from analysis.table.cells import floats
 from analysis.table.decoders import check_decoders
 from analysis.table.selection import Selection
 from analysis.table.trackers import is_seed

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.table.best_of import Best, choose_best
-from analysis.table.columns import bad_cell, find_column, floats, numbers, texts
+from analysis.table.cells import floats
+from analysis.table.columns import bad_cell, find_column, numbers, texts
 from analysis.table.configurations import check_repeats, configuration_columns, number_groups
 from analysis.table.decoders import check_decoders
 from analysis.table.trackers import adopt, check_history, status_of
@@ -241,11 +242,11 @@ def check_measurements(used: pd.DataFrame, y: str) -> None:
     """
     sample = sample_column(used, y)
     if sample is not None:
-        counts = pd.to_numeric(used[sample], errors="coerce").dropna().astype(int).value_counts().sort_index()
+        counts = pd.Series(floats(used[sample])).dropna().value_counts().sort_index()
         if len(counts) > 1:
-            listed = ", ".join(f"{number} ({rows} rows)" for number, rows in counts.items())
+            listed = ", ".join(f"{number:.0f} ({rows} rows)" for number, rows in counts.items())
             what = f"{y}: rows measured on different {sample}, {listed}; expected one number"
-            remedy = f"keep the rows of one with where {sample}={counts.index[-1]}"
+            remedy = f"keep the rows of one with where {sample}={counts.index[-1]:.0f}"
             raise UserError(f"{what}: the Frechet distance depends on it; {remedy}")
     fields = [name for name in used.columns if str(name).startswith("evaluation.") and name not in _NO_MATTER]
     fields += [f"images.{name}" for name in _IMAGE_FIELDS]

@@ -54,6 +54,11 @@ def is_seed(name: str) -> bool:
     return _key(name) in (*_NAMES["seed"], "seeds", "rep", "replicate", "repeat")
 
 
+def is_identity(name: str) -> bool:
+    """Whether a column's name says that it names runs."""
+    return _key(name) in _NAMES["run_id"]
+
+
 def adopt(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns a table whose seed, status, identity and evaluation images have the names that the analysis knows.
 

@@ -25,7 +25,8 @@ class SourceOptions:
     """Where runs are read from."""
 
     source: Positional[Annotated[str, option("SOURCE")]]
-    """A .csv or .parquet table, a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
+    """A table (.csv, .tsv, .jsonl, .parquet, .xlsx, also .gz; - for standard input), a sweep's folder or URL,
+    mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
     out: Annotated[Path | None, option("DIR")] = None
     """Folder for the report."""
     tracking_uri: Annotated[str | None, option("URI", "default: $MLFLOW_TRACKING_URI or ROOT/mlflow.db")] = None
@@ -83,9 +84,12 @@ class SourceOptions:
         )  # fmt: skip
 
     def _table(self) -> Path:
+        from analysis.table.files import STDIN
         from sweeps.folder.mirror import local_copy
         from sweeps.folder.sweep import TABLE
 
+        if self.source == STDIN:
+            return Path(STDIN)
         path = local_copy(self.source, (TABLE,))
         if not path.is_dir():
             return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -78,3 +79,14 @@ def test_settings_of_a_foreign_table_are_refused_then_told_apart_or_chosen_from(
     assert best["n_configurations"] == 7 and best["slope"] == pytest.approx(-1, abs=0.01)
     assert "best-of" in [item["code"] for item in best["warnings"]] and len(best["excluded"]) == 14
     assert "is the best of 2 runs over lr" in Path("law/report.html").read_text()
+
+
+def test_a_table_comes_by_standard_input(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(PAPER).read_bytes())))
+    assert main(["fit", "-", "--y", "rfid", "--json"]) == 0
+    assert round(json.loads(capsys.readouterr().out)["slope"], 4) == -0.0564
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(PAPER).read_bytes())))
+    assert main(["report", "-", "--out", "law"]) == 0
+    assert Path("law/report.html").is_file()
