@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,9 +28,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text).lower()))
 
 
-SETTINGS = _words(
-    "lr wd dropout optimizer optim schedule scheduler warmup momentum betas batch learning decay epochs clip"
-)
+SETTINGS = _words("lr wd dropout optimizer optim schedule scheduler warmup momentum betas batch learning decay clip")
 """Words in the names of columns that are settings whatever their values look like."""
 
 _KNOBS = SETTINGS | _words(
@@ -66,7 +65,7 @@ def number_groups(frame: pd.DataFrame, columns: Sequence[str], **more: Sequence[
 
     Rows of a group agree in all `columns` and in every array of `more`; missing cells are a value like others.
     """
-    keys = frame[[name for name in columns if frame[name].nunique(dropna=False) > 1]]
+    keys = frame[[name for name in columns if frame[name].astype(str).nunique() > 1]]
     keys = keys.astype(str).reset_index(drop=True).assign(**{f"\0{name}": list(item) for name, item in more.items()})
     return np.asarray(keys.groupby(list(keys.columns), sort=False, dropna=False).ngroup())
 
@@ -101,7 +100,7 @@ def check_repeats(used: pd.DataFrame, x: np.ndarray, seeds: Sequence[str], names
 
 
 def _refusal(names: Sequence[str], what: str, columns: Sequence[str]) -> str:
-    listed = " ".join(columns[:6])
+    listed = " ".join(map(shlex.quote, columns[:6]))
     return (
         f"{names[0]}: {what}: averaged as seeds they would be noise; tell configurations apart with --configuration "
         f"{listed}, take the best run of each size and seed with --best-of {listed}, keep the rows of one value with "
@@ -130,20 +129,20 @@ def _check_seeds(
 
 def _is_told(used: pd.DataFrame, name: str, names: Sequence[str]) -> bool:
     """Whether a column is known to be no setting: an identity, a tag, a time or a measurement."""
-    if name in (*names, *_OURS, *used.attrs.get("measured", ())) or used[name].nunique(dropna=False) < 2:
+    if name in (*names, *_OURS, *used.attrs.get("measured", ())) or used[name].astype(str).nunique() < 2:
         return True
     if name.startswith(("metrics.", "metrics/", "summary.", "summary/", "tags.", "system.", "system/", "monitoring/")):
         return True
     words = _words(plain(name))
     if words & SETTINGS:
         return False
-    if words & _IDENTITIES and not words & _KNOBS:
+    if words & _IDENTITIES and not words & (_KNOBS - {"type"}):
         return True
     values = pd.to_numeric(used[name], errors="coerce")
     if values.notna().sum() == used[name].notna().sum() and used[name].dtype != bool:
         return not words & _KNOBS and bool(words & _MEASURED or registry.better(name))
     # As many texts as rows name the runs.
-    return bool(used[name].nunique() == len(used) > 1)
+    return bool(used[name].astype(str).nunique() == len(used) > 1)
 
 
 def _varies(cells: pd.Series, groups: np.ndarray) -> bool:

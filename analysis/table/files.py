@@ -31,8 +31,8 @@ _SEPARATORS = (",", "\t", ";")
 def read_table(path: str | Path) -> pd.DataFrame:
     """Reads a table with one row per run: CSV, TSV, JSON lines, parquet or xlsx, also with .gz, or "-", the input.
 
-    Text is UTF-8, UTF-16 or, where it is neither, Latin-1; lines that begin with # are comments, and a first line
-    sep=; names the separator. What standard input holds is told by its content.
+    Text is UTF-8, UTF-16 or, where it is neither, Latin-1 as Windows has it; lines that begin with # are comments, and
+    a first line sep=; names the separator. What standard input holds is told by its content.
 
     Raises:
         UserError: no such file, of no such kind, unreadable, or empty.
@@ -106,7 +106,7 @@ def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return content.decode("latin-1")
+        return content.decode("cp1252")
 
 
 def _lines(text: str, kind: str) -> tuple[list[str], str]:

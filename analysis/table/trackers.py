@@ -98,15 +98,16 @@ def _key(name: str) -> str:
 
 
 def _is_status(cells: pd.Series) -> bool:
-    return any(status_of(str(value)) in [*TrialStatus] for value in cells.dropna().unique()[:50])
+    return any(status_of(value) in [*TrialStatus] for value in cells.dropna().astype(str).unique()[:50])
 
 
 def _looks_like_status(frame: pd.DataFrame, column: str) -> bool:
     """Whether a column is called like a status, or all its cells are words for one."""
     if _key(column) in _NAMES["status"] or column.lower().endswith(("status", "state")):
         return True
-    values = frame[column].dropna().unique()[:50] if not pd.api.types.is_numeric_dtype(frame[column]) else ()
-    sure = [value for value in values if isinstance(value, str) and status_of(value) in [*TrialStatus]]
+    text = not pd.api.types.is_numeric_dtype(frame[column])
+    values = frame[column].dropna().astype(str).unique()[:50].tolist() if text else []
+    sure = [value for value in values if status_of(value) in [*TrialStatus]]
     return (
         len(values) > 0 and len(sure) == len(values) and any(status_of(value) != TrialStatus.FINISHED for value in sure)
     )

@@ -25,8 +25,7 @@ class SourceOptions:
     """Where runs are read from."""
 
     source: Positional[Annotated[str, option("SOURCE")]]
-    """A table (.csv, .tsv, .jsonl, .parquet, .xlsx, also .gz; - for standard input), a sweep's folder or URL,
-    mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
+    """A table or - (one on stdin), a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
     out: Annotated[Path | None, option("DIR")] = None
     """Folder for the report."""
     tracking_uri: Annotated[str | None, option("URI", "default: $MLFLOW_TRACKING_URI or ROOT/mlflow.db")] = None

@@ -84,7 +84,8 @@ def test_settings_drawn_at_random_are_no_seeds() -> None:
     "columns",
     [{"host": ["a", "b"] * 6}, {"val_loss": range(12)}, {"psnr": np.linspace(20, 30, 12)}, {"Runtime": range(12)},
      {"startTime": [f"10:0{i % 10}" for i in range(12)]}, {"baseline_psnr": [20.1, 20.2] * 6},
-     {"phase1_weights": ["x", "y"] * 6}, {"notes": ["", "again"] * 6}],
+     {"phase1_weights": ["x", "y"] * 6}, {"notes": ["", "again"] * 6},
+     {"GPU Type": ["A100", "H100"] * 6}, {"tags": [["a"], ["b"]] * 6}],
 )  # fmt: skip
 def test_measurements_times_and_identities_are_no_settings(columns: dict) -> None:
     frame = runs().assign(**columns)
