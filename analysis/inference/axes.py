@@ -17,7 +17,8 @@ from analysis.laws.curves import CurveFit
 from analysis.laws.forms import FORMS
 from analysis.laws.intervals import Interval, Sample, parameter_intervals
 from analysis.laws.line import average
-from analysis.table.columns import find_column, floats
+from analysis.table.cells import check_commas, floats
+from analysis.table.columns import find_column
 from analysis.table.decoders import check_decoders
 from analysis.table.design import check_axes
 from analysis.table.selection import Selection, select
@@ -196,10 +197,11 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
             plane's parameters + 2; the same y everywhere.
     """
     column = find_column(frame, second)
+    check_commas(frame[column])
     usable = np.isfinite(floats(frame[column]))
     if not usable.any():
         raise UserError(f"{second}: no cell of column {column} is a number; expected a second size, such as layers")
-    selection = select(frame[usable], x, y, include)
+    selection = select(frame[usable], x, y, include, second=column)
     if selection.x_column == column:
         raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
     check_decoders(selection.used, y, [selection.x_column, column])

@@ -14,6 +14,7 @@ from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
 from analysis.table.decoders import decoder_notes
 from analysis.table.selection import Selection
+from analysis.table.trackers import status_of
 from drorae.trial.folder import SKIPPED, TrialStatus
 
 FEW_CONFIGURATIONS = 6
@@ -29,7 +30,8 @@ class Caution(NamedTuple):
 
 def cautions(line: Line) -> list[Caution]:
     """What a reader of `line` should be told, the gravest first."""
-    return [*_line_cautions(line), *_selection_cautions(line.selection), _bend_caution(line)]
+    repeats = [] if line.unit == "row" else row_cautions(line.selection)
+    return [*_line_cautions(line), *repeats, *_selection_cautions(line.selection), _bend_caution(line)]
 
 
 def _line_cautions(line: Line) -> Iterator[Caution]:
@@ -118,10 +120,13 @@ def _selection_cautions(selection: Selection) -> Iterator[Caution]:
         names = ", ".join(sorted(map(str, used["variant"].dropna().unique())))
         yield Caution("mixed-variants", f"one line through several fusion variants ({names})")
     if "status" in used.columns:
-        others = used["status"][used["status"].astype(str).str.lower() != TrialStatus.FINISHED]
+        others = used["status"][used["status"].astype(str).map(status_of) != TrialStatus.FINISHED]
         if len(others):
             names = ", ".join(sorted(set(map(str, others))))
             yield Caution("unfinished-included", f"{len(others)} runs were fitted that are not finished ({names})")
+    if unused := used.attrs.get("unused_status"):
+        message = f"{', '.join(unused)} looks like a status and was not used; say which column is with --roles status="
+        yield Caution("unused-status", message + unused[0])
     if SKIPPED in used.columns:
         for text in used[SKIPPED].dropna().unique():
             if str(text).strip():
@@ -129,6 +134,44 @@ def _selection_cautions(selection: Selection) -> Iterator[Caution]:
     yield from decoder_cautions(selection)
     if selection.pruned is not None:
         yield Caution("survivors", _survivors(selection, selection.pruned))
+
+
+def row_cautions(selection: Selection) -> list[Caution]:
+    """What a reader should know of rows that are the best of several, or were taken as repeats without saying so."""
+    return [*_best_caution(selection), *_repeat_caution(selection)]
+
+
+def _best_caution(selection: Selection) -> list[Caution]:
+    if not selection.best:
+        return []
+    counts = [len(item.tried) for item in selection.best]
+    least, most = min(counts), max(counts)
+    number, flattery = f"{least}" if least == most else f"{least} to {most}", np.abs(selection.flattery).mean()
+    message = (
+        f"every value is the best of {number} runs over {', '.join(selection.used.attrs['best_of'])}, which flatters "
+        f"it: by {flattery:.2g} on average; the intervals of slope and intercept allow for that, predictions are of "
+        "runs chosen like these"
+    )
+    return [Caution("best-of", message)]
+
+
+def _repeat_caution(selection: Selection) -> list[Caution]:
+    keys = pd.DataFrame({"configuration": selection.configurations, "seed": selection.seeds, "y": selection.y})
+    again = keys.duplicated(["configuration", "seed"])
+    if not again.any():
+        return []
+    twice = int(keys.duplicated().sum())
+    equal = f"; {twice} of them equal in {selection.y_name} too: the same run listed twice?" if twice else ""
+    if any(selection.seeds):
+        message = (
+            f"{int(again.sum())} rows have the configuration and seed of another; they count as its repeats{equal}"
+        )
+        return [Caution("repeated-seed", message)]
+    message = (
+        f"{len(keys)} rows without seeds are {keys['configuration'].nunique()} configurations: rows of one "
+        f"{selection.x_name} count as repeats of one configuration{equal}"
+    )
+    return [Caution("repeats-without-seeds", message)]
 
 
 def decoder_cautions(selection: Selection) -> list[Caution]:

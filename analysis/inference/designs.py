@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.inference.cautions import Caution, decoder_cautions
+from analysis.inference.cautions import Caution, decoder_cautions, row_cautions
 from analysis.inference.evidence import curvature
 from analysis.inference.verdicts import Verdict, Word
 from analysis.laws.intervals import Sample, points
@@ -238,6 +238,8 @@ class _Cell:
     """Values of the runs."""
     groups: np.ndarray
     """Their configurations."""
+    told: tuple[Caution, ...]
+    """Of its rows: what was taken as repeats, or as the best of several."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,8 @@ def _cell(name: str, part: Selection, law: Law) -> _Cell:
         raise UserError(f"{name}: {error}") from None
     x, y, runs = configuration_means(part.x, part.y, part.configurations)
     u = np.log10(x) if law == "log-linear" else x
-    return _Cell(name, replace(points(x, y), runs=runs), u, part.y, part.configurations)
+    told = tuple(row_cautions(part))
+    return _Cell(name, replace(points(x, y), runs=runs), u, part.y, part.configurations, told)
 
 
 def _middle(cells: Sequence[_Cell], what: str, x: str) -> float:
@@ -447,6 +450,7 @@ def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Error
             "different sizes differ without any difference between designs",
         )
     for cell in cells:
+        yield from (Caution(item.code, f"{cell.name}: {item.message}") for item in cell.told)
         bent = curvature(cell.sample, law)
         if bent is not None and bent.dof >= 2 and bent.p < 0.05:
             said = f"{cell.name}: its points bend (quadratic term p = {bent.p:.2g}); a slope sums it up"

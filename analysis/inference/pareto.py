@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.table.columns import find_column, floats
+from analysis.table.cells import floats
+from analysis.table.columns import find_column
 from drorae.errors import UserError
 from drorae.metrics.registry import better
 from drorae.trial.folder import TrialStatus

@@ -10,7 +10,9 @@ import pandas as pd
 
 from analysis.inference.designs import DesignComparison, compare_designs
 from analysis.laws.line import Law
-from analysis.table.columns import find_column, floats
+from analysis.table.cells import floats
+from analysis.table.columns import find_column
+from analysis.table.configurations import CONFIG_FIELDS
 from analysis.table.decoders import DECODER, check_decoders
 from drorae.errors import UserError
 from drorae.trial.folder import TrialStatus
@@ -87,7 +89,7 @@ def compare_tuned(frame: pd.DataFrame, x: str, y: str, law: Law = "log-linear") 
         raise UserError(f"no column {COLUMN} in the table; expected the trials.csv of a sweep with --tune")
     frame = frame.assign(**{COLUMN: frame[COLUMN].fillna("").astype(str)})
     size = find_column(frame, x)
-    searched = [name for name in frame.columns if "." in str(name)]
+    searched = [name for name in map(str, frame.columns) if name in CONFIG_FIELDS]
     tried = set(frame.loc[frame[COLUMN] == "tried", "seed"]) if "seed" in frame.columns else set()
     chosen = frame[~frame["seed"].isin(tried)] if tried else frame
     fresh = bool(tried and chosen[COLUMN].str.contains("best").any())

@@ -23,6 +23,13 @@ _GRID = {0: 1, 1: 241, 2: 41, 3: 17}
 """Values per curved parameter in a search, by the number of curved parameters."""
 
 
+def _lengths(columns: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Norms along an axis of columns whose squares, as of powers of sizes near 1e21, may overflow."""
+    peak = np.abs(columns).max(axis=axis)
+    peak = np.where(peak == 0, 1.0, peak)
+    return np.asarray(peak * np.linalg.norm(columns / np.expand_dims(peak, axis), axis=axis))
+
+
 class Profile:
     """Least squares of many data sets at many fixed values of the curved parameters at once.
 
@@ -35,7 +42,7 @@ class Profile:
         self.root = np.sqrt(np.ones(len(x)) if weights is None else weights)
         self.n = len(x)
         phi = form.basis(x, t)[0] * self.root[:, None]
-        scale = np.linalg.norm(phi, axis=1, keepdims=True)
+        scale = _lengths(phi, axis=1)[:, None]
         scale[scale == 0] = 1
         self.q, r = np.linalg.qr(phi / scale)
         diagonal = np.abs(np.diagonal(r, axis1=1, axis2=2))
@@ -199,12 +206,12 @@ class CurveFit:
         """
         phi, slopes = self.form.basis(self.x, self.t_best)
         if self.form.curved:
-            q, _ = np.linalg.qr(phi / np.linalg.norm(phi, axis=0))
+            q, _ = np.linalg.qr(phi / _lengths(phi))
             jacobian = np.einsum("nkm,k->nm", slopes, self.parameters[: phi.shape[1]])
             jacobian = jacobian - q @ (q.T @ jacobian)
         else:
             jacobian = phi[:, 1:] - phi[:, 1:].mean(axis=0)
-        lengths = np.linalg.norm(jacobian, axis=0)
+        lengths = _lengths(jacobian)
         return float(np.linalg.cond(jacobian / lengths)) if np.all(lengths > 0) else float("inf")
 
     def _only_least_squares(self) -> None:
@@ -229,7 +236,7 @@ class CurveFit:
     def jacobian(self) -> tuple[np.ndarray, np.ndarray]:
         """The weighted gradient with columns of unit length, (n, parameters), and the lengths they had."""
         jacobian = self.form.gradient(self.x, self.parameters) * np.sqrt(self.weights)[:, None]
-        lengths = np.linalg.norm(jacobian, axis=0)
+        lengths = _lengths(jacobian)
         lengths[lengths == 0] = 1
         return jacobian / lengths, lengths
 
@@ -365,7 +372,7 @@ def fit_curve(
 
 def _solve(phi: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coefficients, residuals and pseudo-inverse of a small least-squares problem, columns scaled."""
-    scale = np.linalg.norm(phi, axis=0)
+    scale = _lengths(phi)
     scale[scale == 0] = 1
     inverse = np.linalg.pinv(phi / scale, rcond=1e-14) / scale[:, None]
     c = inverse @ y

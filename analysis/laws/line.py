@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -13,7 +13,7 @@ from scipy import stats
 from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Interval, Sample, law_interval, new_point_interval, parameter_intervals
 from analysis.laws.noise import replication, weights_of
-from analysis.table.columns import floats
+from analysis.table.cells import floats
 from analysis.table.design import LEAST_CONFIGURATIONS
 from analysis.table.selection import Selection
 from drorae.errors import UserError
@@ -85,8 +85,19 @@ class Line:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """95% intervals of intercept and slope by name."""
-        return parameter_intervals(self.curve)
+        """95% intervals of intercept and slope by name.
+
+        Where the values are each the best of several, they hold the intervals of values less their flattery, too.
+        """
+        found = parameter_intervals(self.curve)
+        if not self.selection.best:
+            return found
+        flattery = np.bincount(self.configurations, self.selection.flattery) / np.bincount(self.configurations)
+        plain = parameter_intervals(replace(self.sample, y=self.sample.y + flattery).fit(self.curve.form))
+        return {
+            name: Interval(min(own.low, plain[name].low), max(own.high, plain[name].high))
+            for name, own in found.items()
+        }
 
     @property
     def slope_ci95(self) -> Interval:
@@ -159,18 +170,18 @@ def fit_line(
     Args:
         selection: the runs.
         law: log-linear, straight in log10(x), or linear, straight in x.
-        unit: configuration, runs that differ in seed alone are averaged first; a table without seeds is taken row by
-            row, unless its repeated x values show that it hides replicates. row, every row is a point of its own.
+        unit: configuration, runs that differ in seed alone are averaged first, as are, without seeds, rows of one
+            size; row, every row is a point of its own.
         image_correlation: share of the sampling variance that is common to all values, 1 where all runs are measured
             on the same images: it says nothing about their order, and the rest weighs them.
 
     Raises:
-        UserError: fewer than 4 configurations, one x only, y the same everywhere, or hidden replicates.
+        UserError: fewer than 4 configurations, one x only, or y the same everywhere.
     """
     for what, asked, known in (("law", law, get_args(Law)), ("unit", unit, get_args(Unit))):
         if asked not in known:
             raise UserError(f"{what} {asked}: no such {what}; {what}s: {', '.join(known)}")
-    groups = _configurations(selection, unit)
+    groups = np.arange(len(selection.x)) if unit == "row" else selection.configurations
     sample = average(selection, selection.x[:, None], groups, law == "log-linear", image_correlation)
     x, y = sample.x[:, 0], sample.y
     what = f"{selection.y_name} on {selection.x_name}"
@@ -233,20 +244,6 @@ def _sampling_errors(selection: Selection, groups: np.ndarray) -> np.ndarray | N
     if not (np.all(np.isfinite(errors)) and np.all(errors >= 0)):
         raise UserError(f"{column}: a standard error is missing or negative; expected one for every used row")
     return np.sqrt(np.bincount(groups, weights=errors**2) / np.bincount(groups))
-
-
-def _configurations(selection: Selection, unit: Unit) -> np.ndarray:
-    """Number of the configuration of every used row, in order of first appearance."""
-    n, distinct = len(selection.x), len(np.unique(selection.x))
-    if unit == "row":
-        return np.arange(n)
-    if not any(selection.seeds) and n > distinct and 2 * distinct <= n:
-        raise UserError(
-            f"{selection.y_name} on {selection.x_name}: {n} rows take only {distinct} values of "
-            f"{selection.x_column} and no seed column says whether they are repeats, which are not sizes; "
-            "add a seed column, or take every row as a configuration with unit row"
-        )
-    return selection.configurations
 
 
 def seed_spread(y: np.ndarray, groups: np.ndarray) -> float | None:

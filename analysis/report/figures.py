@@ -16,7 +16,8 @@ from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
 from analysis.laws.intervals import law_interval, new_point_interval
 from analysis.laws.line import Line
-from analysis.table.columns import find_column, floats
+from analysis.table.cells import floats
+from analysis.table.columns import find_column
 from drorae.metrics.registry import title
 from drorae.runtime.figures import plain_figures
 from drorae.storage.files import write_atomic

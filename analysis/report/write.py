@@ -24,6 +24,7 @@ from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
 from analysis.report.figures import display_name, number, short
 from analysis.report.trees import fit_tree, joint_tree
+from analysis.table.configurations import CONFIGURATION_COLUMNS, configuration_columns
 from analysis.table.selection import Selection
 from drorae.errors import UserError
 from drorae.storage.files import write_atomic
@@ -384,8 +385,8 @@ def _seeds(line: Line) -> str:
 
 def _hyper_parameters(selection: Selection) -> str:
     """Config columns that varied over the used runs, and how many did not."""
-    skip = {"fusion.expert_hidden_dim", "fusion.num_layers", selection.x_column}
-    names = [name for name in map(str, selection.used.columns) if "." in name and "/" not in name and name not in skip]
+    skip = {"fusion.expert_hidden_dim", "fusion.num_layers", *CONFIGURATION_COLUMNS, selection.x_column}
+    names = [name for name in configuration_columns(selection.used) if name not in skip]
     if not names:
         return "not in the table"
     values = {name: list(map(str, selection.used[name].unique())) for name in names}

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.table.cells import check_commas, floats, suffixed
+from analysis.table.trackers import adopt, plain
 from drorae.errors import UserError
 
 X_ALIASES = {
@@ -37,6 +39,9 @@ def arrange(
     roles: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     mix_decoders: bool = False,
+    configuration: Iterable[str] = (),
+    best_of: Iterable[str] = (),
+    better: str | None = None,
 ) -> pd.DataFrame:
     """Returns a table as the analysis wants it: columns named by their roles, plain units, the rows asked for.
 
@@ -48,17 +53,24 @@ def arrange(
         roles: role (`ROLES`) to the column that has it; a column without one keeps its name.
         units: column to the unit (`UNITS`) its numbers stand in; plain numbers by default.
         mix_decoders: whether one law may go through runs of different phase-1 decoders (`check_decoders`).
+        configuration: columns that tell configurations apart beside drorae's own; none by default.
+        best_of: columns of settings, of which the best run of every size and seed is taken; none by default.
+        better: which values of a metric are better for `best_of`, lower or higher; by the metric's name by default.
 
     Raises:
         UserError: an unknown role, unit or column, a role's name already taken, or no row that matches.
     """
+    frame = frame.copy(deep=False)
     for role, column in (roles or {}).items():
         frame = _rename(frame, role, column)
+    frame = adopt(frame)
     for column, unit in (units or {}).items():
         found = find_column(frame, column)
         if unit not in UNITS:
             raise UserError(f"units {column}={unit}: no such unit; units: {', '.join(UNITS)}")
-        frame = frame.assign(**{found: pd.to_numeric(frame[found], errors="coerce") * UNITS[unit]})
+        if (cell := suffixed(frame[found])) and unit != "1":
+            raise UserError(f"units {column}={unit}: {cell!r} says its unit itself; leave the option out")
+        frame = frame.assign(**{found: numbers(frame, found) * UNITS[unit]})
     conditions = []
     for condition in where:
         matches = _matches(frame, condition)
@@ -66,8 +78,13 @@ def arrange(
         frame = frame[matches]
     if conditions:
         frame.attrs["where"] = conditions
-    if mix_decoders:
-        frame.attrs["mix_decoders"] = True
+    told = {
+        "mix_decoders": mix_decoders,
+        "configuration": [find_column(frame, name) for name in configuration],
+        "best_of": [find_column(frame, name) for name in best_of],
+        "better": better,
+    }
+    frame.attrs |= {name: value for name, value in told.items() if value}
     return frame
 
 
@@ -110,16 +127,23 @@ def _text(value: object) -> str:
 def find_column(frame: pd.DataFrame, name: str) -> str:
     """Returns the column called `name`, or the first of its aliases (`X_ALIASES`) that the table has.
 
+    A tracker's prefix (`metrics.psnr`) may be left out where one column only has that name without it.
+
     Raises:
         UserError: none of them; names the nearest columns and lists all.
     """
     for candidate in (name, *X_ALIASES.get(name, ())):
         if candidate in frame.columns:
             return candidate
+    for candidate in (name, *X_ALIASES.get(name, ())):
+        # A column that was renamed to its role, or one that a tracker wrote with a prefix.
+        found = [column for column in map(str, frame.columns) if plain(column) == plain(candidate)]
+        if len(found) == 1:
+            return found[0]
     columns = [str(item) for item in frame.columns]
     near = difflib.get_close_matches(name, columns, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
-    listed = ", ".join(item for item in columns if "." not in item)
+    listed = ", ".join(item for item in columns if "." not in plain(item))
     raise UserError(f"{name}: no such column{hint} columns: {listed}")
 
 
@@ -127,20 +151,15 @@ def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     """Returns a column as floats of shape (rows,), NaN for cells that are no numbers.
 
     Raises:
-        UserError: no cell is a number.
+        UserError: no cell is a number, or commas may be decimal or between thousands.
     """
+    check_commas(frame[column])
     values = floats(frame[column])
     texts = [value for value in frame[column] if isinstance(value, str)]
-    if len(texts) == len(frame) and not np.isfinite(values).any():
-        comma = all("," in text and text.replace(",", "", 1).strip(" +-").isdigit() for text in texts)
-        remedy = "write decimals with a point" if comma else "name another column, or clean this one"
+    if len(texts) == len(frame) and np.isnan(values).all():
+        remedy = "name another column, or clean this one"
         raise UserError(f"{column}: no cell is a number (the first is {texts[0]!r}); {remedy}")
     return values
-
-
-def floats(cells: pd.Series) -> np.ndarray:
-    """Returns cells as floats of shape (rows,), NaN for those that are no numbers."""
-    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
 
 
 def bad_cell(value: object) -> str:
@@ -148,7 +167,8 @@ def bad_cell(value: object) -> str:
     text = _text(value)
     if not text or text.lower() == "nan":
         return "is missing"
-    return f"is {text}, not finite" if text.lower().strip("+-") in ("inf", "infinity") else f"is {text!r}, not a number"
+    number = floats(pd.Series([value], dtype=object))[0]
+    return f"is {text}, not finite" if np.isinf(number) else f"is {text!r}, not a number"
 
 
 def texts(frame: pd.DataFrame, column: str) -> list[str]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.table.columns import floats
+from analysis.table.cells import floats
 from analysis.table.decoders import check_decoders
 from analysis.table.selection import Selection
+from analysis.table.trackers import is_seed
 from drorae.errors import UserError
 
 LEAST_LEVELS = 3
@@ -21,9 +22,6 @@ more than 30 times what it would be on its own (condition numbers above 1e3 are 
 
 LEAST_CONFIGURATIONS = 4
 """Parameters of a line + 2: below it the residual says next to nothing."""
-
-SEED_NAMES = ("seed", "seeds", "random_seed", "rep", "replicate", "repeat")
-"""Columns that number repeats."""
 
 
 def check_design(selection: Selection, unit: str = "configuration") -> None:
@@ -43,9 +41,9 @@ def _fault(selection: Selection, unit: str) -> str:
     seeds, x, levels = selection.seeds, selection.x_column, np.unique(selection.x)
     configurations, runs = int(selection.configurations.max()) + 1, len(selection.x)
     same = len(set(seeds)) > 1 and np.array_equal(floats(pd.Series(seeds)), selection.x)
-    if same or x.lower() in SEED_NAMES:
+    if same or is_seed(x):
         return f"{x} numbers repeats (seeds), it is no size; expected a size such as params"
-    if unit == "row" and configurations < runs:
+    if unit == "row" and configurations < runs and any(seeds):
         return (
             f"{runs} rows are {configurations} configurations run with several seeds; seeds are repeats, not sizes, "
             "and would make the interval too narrow; use unit configuration, which averages them"

@@ -74,7 +74,9 @@ def read_mlflow(
         raise UserError(f"{experiment or parent_run}: no trials{where}; expected runs of a drorae sweep")
     remote = tracking_uri.startswith(("http:", "https:"))
     address = f"{public_address(tracking_uri) if remote else LOCAL_UI}/#/experiments/{experiment_id}/runs/"
-    return _tidy([_trial_row(run) | {"run_url": address + run.run_id} for run in trials])
+    frame = _tidy([_trial_row(run) | {"run_url": address + run.run_id} for run in trials])
+    frame.attrs["measured"] = sorted({name for run in trials for name in run.metrics})
+    return frame
 
 
 class _Run(NamedTuple):

@@ -10,13 +10,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.table.columns import bad_cell, find_column, floats, numbers, texts
+from analysis.table.best_of import Best, choose_best
+from analysis.table.cells import floats
+from analysis.table.columns import bad_cell, find_column, numbers, texts
+from analysis.table.configurations import check_repeats, configuration_columns, number_groups
 from analysis.table.decoders import check_decoders
+from analysis.table.trackers import adopt, check_history, status_of
 from drorae.errors import UserError
 from drorae.trial.folder import TrialStatus
-
-CONFIGURATION_COLUMNS = ("variant", "expert_hidden_dim", "num_layers")
-"""Columns that, beside x and every dotted config column, tell one configuration from another."""
 
 _METRIC_COLUMNS = ("metric", "metric_name", "extractor", "feature_extractor", "fid_tool", "dataset", "split")
 """Columns of a table that say what its numbers measure."""
@@ -48,37 +49,46 @@ class Selection:
     """Number of images every used value was measured on; None where the table does not say."""
     pruned: pd.DataFrame | None = None
     """Rows of runs that a scheduler stopped early, if any were left out; of a tuned sweep none, as its best decide."""
+    best: tuple[Best, ...] = ()
+    """What every used row was chosen from, in the order of `used`; empty where nothing was chosen."""
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seed of every used row as text; empty where the table has none."""
-        column = self.used["seed"] if "seed" in self.used.columns else [None] * len(self.used)
-        return tuple("" if pd.isna(item) else f"{item:g}" if isinstance(item, float) else str(item) for item in column)
+        return seed_texts(self.used)
 
     @cached_property
     def configurations(self) -> np.ndarray:
         """Number of the configuration of every used row, in order of first appearance, shape (rows,).
 
-        Rows of one configuration agree in x, `CONFIGURATION_COLUMNS` and every dotted config column, and so
-        differ in seed alone. Without seeds every row is one of its own.
+        Rows of one configuration agree in x and in every column of `configuration_columns`, and so differ in seed
+        alone. Without seeds they are repeats as well.
         """
-        if not any(self.seeds):
-            return np.arange(len(self.x))
-        columns = [name for name in self.used.columns if name in CONFIGURATION_COLUMNS or "." in str(name)]
-        columns = [name for name in columns if self.used[name].nunique(dropna=False) > 1]
-        keys = self.used[columns].astype(str).reset_index(drop=True).assign(x=self.x)
-        return keys.groupby(list(keys.columns), sort=False, dropna=False).ngroup().to_numpy()
+        return number_groups(self.used, configuration_columns(self.used), x=self.x)
+
+    @cached_property
+    def flattery(self) -> np.ndarray:
+        """By how much the value of every used row is flattered by having been chosen (`Best`), shape (rows,)."""
+        return np.array([item.flattery for item in self.best]) if self.best else np.zeros(len(self.x))
 
     def take(self, chosen: np.ndarray) -> Selection:
         """Returns the selection with the used rows for which `chosen`, a mask of shape (rows,), holds."""
-        labels = tuple(label for label, wanted in zip(self.labels, chosen, strict=True) if wanted)
+        rows = np.flatnonzero(chosen)
+        labels, best = tuple(self.labels[i] for i in rows), tuple(self.best[i] for i in rows if self.best)
         return replace(
-            self, used=self.used[chosen], excluded=(), x=self.x[chosen], y=self.y[chosen], labels=labels, pruned=None
-        )
+            self, used=self.used.iloc[rows], excluded=(), x=self.x[rows], y=self.y[rows], labels=labels, pruned=None,
+            best=best,
+        )  # fmt: skip
 
 
 def select(
-    frame: pd.DataFrame, x: str, y: str, include: Iterable[str] = (), log: bool = True, by: str = ""
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    include: Iterable[str] = (),
+    log: bool = True,
+    by: str = "",
+    second: str = "",
 ) -> Selection:
     """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
 
@@ -94,49 +104,80 @@ def select(
         include: statuses to use beside finished.
         log: whether the law takes the logarithm of x.
         by: column that tells designs apart, which may account for different decoders; none by default.
+        second: column of a second size; none by default.
 
     Raises:
         UserError: no such column or status, x and y the same column, a column without numbers, nothing left, or
-            used rows that do not measure the same thing (`check_measurements`) or do not start from the same decoder
-            (`check_decoders`).
+            used rows that do not measure the same thing (`check_measurements`), do not start from the same decoder
+            (`check_decoders`) or are no repeats where they look like them (`check_repeats`).
     """
-    include = tuple(include)
+    include, frame = tuple(include), adopt(frame)
+    x_column, y_column = _columns(frame, x, y, include)
+    x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
+    reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
+    for i in np.flatnonzero(x_values <= 0).tolist() if log else ():
+        reasons[i] = reasons[i] or f"{x_column} is {x_values[i]:g}, which has no logarithm"
+    size = sample_column(frame, y)
+    counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
+    for i in np.flatnonzero(~np.isfinite(counts)).tolist() if np.isfinite(counts).any() else ():
+        reasons[i] = reasons[i] or f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
+    labels = _labels(frame)
+    _mark_copies(frame, labels, reasons)
+    kept = _kept(reasons, f"{y} on {x}")
+    used = frame.iloc[kept]
+    check_measurements(used, y)
+    check_decoders(used, y, by=by)
+    apart = tuple(filter(None, (by, second)))
+    check_repeats(used, x_values[kept], seed_texts(used), (y_column, x_column, *apart))
+    best = choose_best(used, x_values[kept], y_values[kept], seed_texts(used), y, apart)
+    if best:
+        chosen = [int(kept[item.row]) for item in best]
+        for i in set(kept) - {*chosen}:
+            reasons[i] = f"tried; another {', '.join(frame.attrs['best_of'])} was better at this size and seed"
+        kept, used = chosen, frame.iloc[chosen]
+    excluded = tuple((label, reason) for label, reason in zip(labels, reasons, strict=True) if reason)
+    images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
+    return Selection(
+        used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
+        _stopped(frame, include), tuple(best),
+    )  # fmt: skip
+
+
+def _columns(frame: pd.DataFrame, x: str, y: str, include: Sequence[str]) -> tuple[str, str]:
+    """The columns of size and metric, where they are two, and the statuses to include are known."""
     if unknown := [name for name in include if name not in [*TrialStatus]]:
         raise UserError(f"include {unknown[0]}: no such status; statuses: {', '.join(TrialStatus)}")
     x_column, y_column = find_column(frame, x), find_column(frame, y)
     if x_column == y_column:
         raise UserError(f"{y} on {x}: both are the column {y}; expected a size for x and a metric for y")
-    x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
-    reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
-    size = sample_column(frame, y)
-    counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
-    for i in range(len(frame)):
-        if not reasons[i] and log and x_values[i] <= 0:
-            reasons[i] = f"{x_column} is {x_values[i]:g}, which has no logarithm"
-        elif not reasons[i] and np.isfinite(counts).any() and not np.isfinite(counts[i]):
-            reasons[i] = f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
-    labels = _labels(frame)
-    _mark_copies(frame, labels, reasons)
-    excluded = tuple((label, reason) for label, reason in zip(labels, reasons, strict=True) if reason)
+    check_history(frame, x_column, f"{y} on {x}", configuration_columns(frame))
+    return x_column, y_column
+
+
+def _kept(reasons: Sequence[str], what: str) -> list[int]:
+    """The rows that nothing rules out."""
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if not kept:
-        reason, count = Counter(reason for _, reason in excluded).most_common(1)[0]
-        what = f"{y} on {x}: none of {len(frame)} rows can be used ({count} x {reason})"
+        reason, count = Counter(reasons).most_common(1)[0]
+        what = f"{what}: none of {len(reasons)} rows can be used ({count} x {reason})"
         raise UserError(f"{what}; expected finished runs with both numbers")
-    used = frame.iloc[kept]
-    check_measurements(used, y)
-    check_decoders(used, y, by=by)
-    images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
+    return kept
+
+
+def _stopped(frame: pd.DataFrame, include: Sequence[str]) -> pd.DataFrame | None:
+    """Rows of runs that a scheduler stopped early, where there are any that are left out for it."""
     stopped = [status.lower() == TrialStatus.PRUNED for status in texts(frame, "status")]
-    shown = (
-        any(stopped)
-        and TrialStatus.PRUNED not in include
-        and not any("best" in role for role in texts(frame, "tuning"))
+    tuned = any("best" in role for role in texts(frame, "tuning"))
+    return frame[stopped] if any(stopped) and TrialStatus.PRUNED not in include and not tuned else None
+
+
+def seed_texts(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The seed of every row as text; empty where the table has none."""
+    column = frame["seed"] if "seed" in frame.columns else [None] * len(frame)
+    return tuple(
+        "" if pd.isna(item) else f"{item:.0f}" if isinstance(item, float) and item.is_integer() else str(item).strip()
+        for item in column
     )
-    return Selection(
-        used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
-        frame[stopped] if shown else None,
-    )  # fmt: skip
 
 
 def _labels(frame: pd.DataFrame) -> list[str]:
@@ -153,10 +194,10 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
     tuned = any("best" in role for role in roles)
     reasons = []
     for i in range(len(frame)):
-        status = statuses[i].lower() if "status" in frame.columns else TrialStatus.FINISHED
+        status = status_of(statuses[i]) if "status" in frame.columns else TrialStatus.FINISHED
         bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
         if status not in allowed:
-            reasons.append(f"status {status or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
+            reasons.append(f"status {statuses[i].lower() or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
         elif tuned and "best" not in roles[i]:
             reasons.append("tried while tuning; another run of this size was better")
         else:
@@ -201,11 +242,11 @@ def check_measurements(used: pd.DataFrame, y: str) -> None:
     """
     sample = sample_column(used, y)
     if sample is not None:
-        counts = pd.to_numeric(used[sample], errors="coerce").dropna().astype(int).value_counts().sort_index()
+        counts = pd.Series(floats(used[sample])).dropna().value_counts().sort_index()
         if len(counts) > 1:
-            listed = ", ".join(f"{number} ({rows} rows)" for number, rows in counts.items())
+            listed = ", ".join(f"{number:.0f} ({rows} rows)" for number, rows in counts.items())
             what = f"{y}: rows measured on different {sample}, {listed}; expected one number"
-            remedy = f"keep the rows of one with where {sample}={counts.index[-1]}"
+            remedy = f"keep the rows of one with where {sample}={counts.index[-1]:.0f}"
             raise UserError(f"{what}: the Frechet distance depends on it; {remedy}")
     fields = [name for name in used.columns if str(name).startswith("evaluation.") and name not in _NO_MATTER]
     fields += [f"images.{name}" for name in _IMAGE_FIELDS]

@@ -23,8 +23,6 @@ class Compare(SizeOptions):
     """Column that tells the designs apart."""
     law: Law = "log-linear"
     """log-linear: y = a + b log10(x); linear: y = a + b x."""
-    better: Annotated[Literal["lower", "higher"] | None, option(hint="default: by the metric's name")] = None
-    """Which direction of the metric is better."""
     errors: Literal["pooled", "separate"] = "pooled"
     """pooled: one residual variance for all designs; separate: each its own (Welch)."""
     paired: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -25,7 +25,7 @@ class SourceOptions:
     """Where runs are read from."""
 
     source: Positional[Annotated[str, option("SOURCE")]]
-    """A .csv or .parquet table, a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
+    """A table or - (one on stdin), a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
     out: Annotated[Path | None, option("DIR")] = None
     """Folder for the report."""
     tracking_uri: Annotated[str | None, option("URI", "default: $MLFLOW_TRACKING_URI or ROOT/mlflow.db")] = None
@@ -42,6 +42,12 @@ class SourceOptions:
     """Units that columns stand in: K, M, G or %."""
     mix_decoders: bool = False
     """Let one law go through runs of different phase-1 decoders."""
+    configuration: Annotated[Words, option("COLUMN", "default: the fields of drorae's config")] = ()
+    """Further columns that tell configurations apart, such as lr schedule; runs that agree in all differ in seed."""
+    best_of: Annotated[Words, option("COLUMN", "default: none")] = ()
+    """Settings, such as lr, of which the best run at every size and seed is taken."""
+    better: Annotated[Literal["lower", "higher"] | None, option(hint="default: by the metric's name")] = None
+    """Which direction of the metric is better."""
 
     @property
     def experiment(self) -> str | None:
@@ -71,12 +77,18 @@ class SourceOptions:
         else:
             frame = read_table(self._table())
         roles, units = _columns("--roles", self.roles), _columns("--units", self.units)
-        return arrange(frame, flat(self.where), roles, units, self.mix_decoders)
+        return arrange(
+            frame, flat(self.where), roles, units, self.mix_decoders, flat(self.configuration), flat(self.best_of),
+            self.better,
+        )  # fmt: skip
 
     def _table(self) -> Path:
+        from analysis.table.files import STDIN
         from sweeps.folder.mirror import local_copy
         from sweeps.folder.sweep import TABLE
 
+        if self.source == STDIN:
+            return Path(STDIN)
         path = local_copy(self.source, (TABLE,))
         if not path.is_dir():
             return path

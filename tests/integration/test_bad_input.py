@@ -56,13 +56,13 @@ CASES = [
     # The file.
     Case("no file", lambda frame: None, "no such file"),
     Case("a folder that is no sweep", lambda frame: None, "no trials.csv", "fit . --y rfid"),
-    Case("another kind of file", text("a"), "ending in .csv or .parquet", "fit runs.txt --y rfid"),
+    Case("another kind of file", text("a"), "expected a name ending in .csv, .tsv", "fit runs.txt --y rfid"),
     Case("empty file", text(""), "expected one header line"),
     Case("header alone", text("params,rfid\n"), "no rows"),
     Case("not text", text(bytes(range(128, 256))), "expected one header line"),
     Case("not parquet", text(b"PAR1 and then noise"), "not readable as a table", "fit runs.parquet --y rfid"),
-    Case("semicolons", text("params;rfid\n1;2\n"), "separated by semicolons"),
-    Case("tabs", text("params\trfid\n1\t2\n"), "separated by tabs"),
+    Case("semicolons and decimal commas", text("params;rfid\n1;0,5\n2;0,7\n"), "write decimals with a point"),
+    Case("tabs and a row too long", text("params\trfid\n1\t2\t3\n"), "line 2 has 3 cells under 2 column names"),
     Case("a row too long", text("params,rfid\n1,2\n2,0,5\n"), "line 3 has 3 cells under 2 column names"),
     Case("a name twice", text("params,rfid,rfid\n1,2,3\n"), "two columns are called rfid"),
     # Columns and options.
@@ -105,7 +105,9 @@ CASES = [
     Case("the seed as a size", put(seed=range(12)), "no size", "fit runs.csv --x seed --y rfid --law linear"),
     Case("a copy of the seed as a size", put(seed=range(1, 13), params=range(1, 13)), "numbers repeats"),
     Case("seeds counted as sizes", put(), "seeds are repeats, not sizes", f"{FIT} --unit row"),
-    Case("repeats without a seed column", lambda frame: frame.drop(columns="seed"), "add a seed column"),
+    Case("settings counted as seeds", put(lr=[0.1, 0.01] * 6), "--configuration lr"),
+    Case("settings without seeds", lambda frame: frame.drop(columns="seed").assign(lr=[0.1, 0.01] * 6), "--best-of lr"),
+    Case("steps of runs", put(run_id=halves("a", "b"), step=range(12)), "expected one row per run"),
     # Where results go.
     Case("a report where a file is", put(), "needs a folder", f"{FIT} --out runs.csv"),
     Case("tracking a file", put(), "expected a source such as mlflow:", f"{FIT} --track"),

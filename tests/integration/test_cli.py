@@ -85,7 +85,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("probe nowhere", "no finished trial here"),
     ("fit", "missing from drorae fit"),
     ("fit missing.csv --y psnr", "no such file"),
-    ("fit broken.json --y psnr", "ending in .csv or .parquet"),
+    ("fit broken.json --y psnr", "expected a name ending in .csv"),
     ("fit empty.csv --y psnr", "empty.csv"),
     ("fit . --y psnr", "no trials.csv"),
     ("fit mlflow:nothing --y psnr", "no such MLflow store"),

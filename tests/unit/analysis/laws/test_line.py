@@ -33,7 +33,8 @@ NORRIS = """0.1 0.2 338.8 337.4 118.1 118.2 888.0 884.6 9.2 10.1 228.1 226.5 668
     ],
 )
 def test_papers_tables(table: str, x: str, law: str, n: int, slope: float, intercept: float, r2: float) -> None:
-    result = fit(read_table(PAPER / f"{table}.csv"), x, law=law)
+    # The pooled table has one run twice, which the paper counted twice.
+    result = fit(read_table(PAPER / f"{table}.csv"), x, law=law, unit="row")
     assert (result.n, result.sample.n) == (n, n)
     assert (round(result.slope, 4), round(result.intercept, 4), round(result.curve.r2, 4)) == (slope, intercept, r2)
 
@@ -42,7 +43,9 @@ def test_papers_capacity_interval_and_what_it_cannot_show() -> None:
     result = fit(read_table(PAPER / "capacity.csv"))
     assert [round(end, 4) for end in result.slope_ci95] == [-0.0790, -0.0337]
     assert "saturation" in codes(result)
-    assert "repeated-x" in codes(fit(read_table(PAPER / "pooled.csv")))
+    pooled = read_table(PAPER / "pooled.csv")
+    assert "repeated-x" in codes(fit(pooled, unit="row"))
+    assert fit(pooled).sample.n == 19 and "repeats-without-seeds" in codes(fit(pooled))
 
 
 def test_nist_norris() -> None:
@@ -95,14 +98,30 @@ def test_seeds_are_repeats_not_sizes() -> None:
 def test_configs_that_differ_in_more_than_seed_stay_apart() -> None:
     frame = replicated(np.random.default_rng(2), seeds=2)
     frame["phase2.lr"] = np.where(frame["seed"] == 0, 1e-3, 1e-4)
+    frame = pd.concat([frame, frame.assign(seed=frame["seed"] + 2)])
     assert fit(frame, y="psnr").sample.n == 10
 
 
-def test_repeats_without_a_seed_column_are_refused() -> None:
-    frame = replicated(np.random.default_rng(2)).drop(columns=["seed"])
-    with pytest.raises(UserError, match="no seed column"):
-        fit(frame, y="psnr")
-    assert fit(frame, y="psnr", unit="row").n == 15
+@pytest.mark.parametrize("dropped", [0, 4])
+def test_repeats_without_a_seed_column_are_repeats(dropped: int) -> None:
+    seeded = replicated(np.random.default_rng(2)).iloc[dropped:]
+    found, wanted = fit(seeded.drop(columns=["seed"]), y="psnr"), fit(seeded, y="psnr")
+    assert found.slope_ci95 == pytest.approx(wanted.slope_ci95)
+    assert found.sample.n == wanted.sample.n and found.seed_sd == wanted.seed_sd
+    assert "repeats-without-seeds" in codes(found) and "repeats-without-seeds" not in codes(wanted)
+    assert fit(seeded.drop(columns=["seed"]), y="psnr", unit="row").n == len(seeded)
+
+
+def test_the_slope_s_interval_holds_where_rows_without_seeds_repeat_sizes() -> None:
+    rng, x = np.random.default_rng(0), np.repeat(np.geomspace(1e5, 1e8, 8), [2] * 7 + [1])
+    held = 0
+    for _ in range(300):
+        # Configurations scatter about the law, as they do in sweeps, and seeds about their configuration.
+        shared = rng.normal(0, 0.1, 8)[np.unique(x, return_inverse=True)[1]]
+        y = 1 - 0.05 * np.log10(x) + shared + rng.normal(0, 0.05, 15)
+        low, high = fit(pd.DataFrame({"params": x, "rfid": y})).slope_ci95
+        held += low <= -0.05 <= high
+    assert held >= 277, f"{held} of 300: fewer than 2.1 standard errors below 95%"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from tables import trials
 
-from analysis.table.columns import arrange, bad_cell, find_column, floats, numbers, texts
+from analysis.table.cells import floats
+from analysis.table.columns import arrange, bad_cell, find_column, numbers, texts
 from analysis.table.selection import select
 from drorae.errors import UserError
 
@@ -59,7 +60,7 @@ def test_cells_that_are_no_numbers_are_told_apart() -> None:
     assert [bad_cell(value) for value in (None, "", "nan", "-inf", "n/a")] == [
         "is missing", "is missing", "is missing", "is -inf, not finite", "is 'n/a', not a number",
     ]  # fmt: skip
-    with pytest.raises(UserError, match="the first is '20,1'.; write decimals with a point"):
+    with pytest.raises(UserError, match="'20,1' may be a decimal comma.*write decimals with a point"):
         numbers(pd.DataFrame({"psnr": ["20,1", "20,2"]}), "psnr")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +37,68 @@ def test_bad_files(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="expected") as caught:
             read_table(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+TEXT = "params,name,rfid\n100000,é,0.9\n300000,b,0.8\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", TEXT.encode("utf-8-sig")),
+        ("t.csv", TEXT.encode("utf-16")),
+        ("t.csv", TEXT.encode("utf-16-le")),
+        ("t.csv", TEXT.encode("latin-1")),
+        ("t.csv", b"# made by hand\n# twice\n" + TEXT.encode() + b"# the end\n"),
+        ("t.csv", b"sep=;\n" + TEXT.replace(",", ";").encode()),
+        ("t.csv", TEXT.replace(",", ";").encode()),
+        ("t.csv", TEXT.replace(",", "\t").encode()),
+        ("t.tsv", TEXT.replace(",", "\t").encode()),
+        ("t.TSV", TEXT.replace(",", "\t").replace("\n", "\r\n").encode()),
+        ("t.csv.gz", gzip.compress(TEXT.encode())),
+        ("t.tsv.gz", gzip.compress(TEXT.replace(",", "\t").encode("utf-16"))),
+        ("t.jsonl", '{"params":100000,"name":"é","rfid":0.9}\n{"params":300000,"name":"b","rfid":0.8}\n'.encode()),
+    ],
+)
+@pytest.mark.parametrize("from_stdin", [False, True])
+def test_a_table_is_read_in_any_dress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, from_stdin: bool
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    frame = read_table("-" if from_stdin else tmp_path / name)
+    assert list(frame.columns) == ["params", "name", "rfid"]
+    assert [list(row) for row in frame.to_numpy()] == [[100000, "é", 0.9], [300000, "b", 0.8]]
+
+
+def test_parquet_comes_by_standard_input_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials().to_parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "t.parquet").read_bytes())))
+    assert len(read_table("-")) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.xlsx", b"PK\x03\x04", "pip install openpyxl"),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-6], "not readable as gzip"),
+        ("t.csv", b"# params,rfid\n1,2\n3,4\n", "expected the columns' names there, not in a comment"),
+        ("t.csv", b"# one\na,b\n1,2,3\n", "line 3 has 3 cells under 2"),
+        ("t.csv", b"a,a\n1,2\n", "two columns are called a"),
+        ("t.jsonl", b"{'a': 1}\n", "not readable as a table"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    # As where pandas' reader of xlsx is not installed.
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UserError, match=message) as caught:
+        read_table(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_s_hash_in_an_export_stays_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Run ID,params,rfid\n12345678e901,1,2\n00123,2,3\n")
+    assert list(read_table(tmp_path / "t.csv")["run_id"]) == ["12345678e901", "00123"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -54,3 +55,38 @@ def test_columns_of_any_name_are_fitted_into_files(elsewhere: Path, first: str, 
     assert sorted(json.loads(path.read_text())["y"] for path in kept) == sorted([first, second])
     assert {path.name for path in root.iterdir()} == {"runs.csv", "law", "axes", "kept"}
     assert {path.name for path in elsewhere.iterdir()} == {"deep"}
+
+
+def test_settings_of_a_foreign_table_are_refused_then_told_apart_or_chosen_from(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        f"{10**k},{lr},{seed},{9 - k + (lr == 0.1) + 0.01 * ((7 * k + 3 * seed) % 5)}"
+        for k in range(2, 9)
+        for lr in (0.1, 0.01)
+        for seed in (0, 1)
+    ]
+    Path("runs.csv").write_text("\n".join(["params,lr,seed,rfid", *rows]))
+    words = ["fit", "runs.csv", "--y", "rfid", "--json"]
+    assert main(words) == 2
+    refused = capsys.readouterr().err
+    assert "--configuration lr" in refused and "--best-of lr" in refused and refused.count("\n") == 1
+    assert main([*words, "--configuration", "lr"]) == 0
+    apart = json.loads(capsys.readouterr().out)
+    assert apart["n_configurations"] == 14 and apart["seed_sd"] < 0.05
+    assert main([*words, "--best-of", "lr", "--out", "law"]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert best["n_configurations"] == 7 and best["slope"] == pytest.approx(-1, abs=0.01)
+    assert "best-of" in [item["code"] for item in best["warnings"]] and len(best["excluded"]) == 14
+    assert "is the best of 2 runs over lr" in Path("law/report.html").read_text()
+
+
+def test_a_table_comes_by_standard_input(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(PAPER).read_bytes())))
+    assert main(["fit", "-", "--y", "rfid", "--json"]) == 0
+    assert round(json.loads(capsys.readouterr().out)["slope"], 4) == -0.0564
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(PAPER).read_bytes())))
+    assert main(["report", "-", "--out", "law"]) == 0
+    assert Path("law/report.html").is_file()
