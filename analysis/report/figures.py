@@ -35,6 +35,8 @@ _SEED_STYLES = (
     ("v", "#D55E00"), ("P", "#F0E442"), ("X", "#999999"), ("*", "#000000"),
 )  # fmt: skip
 
+BASELINE = "no-fusion"
+"""Name, within a figure, of the lines of what no fusion measures."""
 RASTER_POINTS = 2000
 """Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
 
@@ -200,8 +202,13 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     _x_axis(axes, line, end)
     images = line.selection.eval_images
     axes.set_ylabel(display_name(sample.y_name) + (f"\nN = {images:,} images" if images else ""))
+    # What is far beyond the data may be so wide that the data would be flat.
+    shown = [line.selection.y, *new_point_interval(analysis.leading, inside), analysis.leading.value(beyond)]
+    shown += [np.array(level.get_ydata(), dtype=float) for level in axes.get_lines() if level.get_gid() == BASELINE]
+    every = np.concatenate(shown)
+    margin = 0.05 * np.ptp(every)
+    bottom, top = float(every.min() - margin), float(every.max() + margin)
     # Room for the legend on the side the line leaves free.
-    bottom, top = axes.get_ylim()
     room = (0.34 + 0.05 * others) * (top - bottom)
     axes.set_ylim(bottom - room * rising, top + room * (not rising))
     loc: Literal["lower right", "upper right"] = "lower right" if rising else "upper right"
@@ -296,7 +303,7 @@ def _draw_baseline(axes: Axes, line: Line) -> None:
         return
     label = f"no fusion: {number(values[0])}" if len(values) == 1 else f"no fusion, {len(values)} decoders"
     for i, value in enumerate(values):
-        axes.axhline(value, color="#D55E00", lw=1.2, ls=(0, (6, 2, 1, 2)), label="" if i else label)
+        axes.axhline(value, color="#D55E00", lw=1.2, ls=(0, (6, 2, 1, 2)), label="" if i else label, gid=BASELINE)
 
 
 def _x_axis(axes: Axes, line: Line, end: float) -> None:

@@ -93,6 +93,9 @@ class Signals:
             return error
         if self.received is None and isinstance(error, KeyboardInterrupt):
             return Interrupted()
+        if self.received is None and isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            # Ray's own handler, which is in place of ours while a cluster is joined.
+            return Stopped(signal.SIGTERM)
         return error if self.received is None else exception(self.received)
 
     def check(self) -> None:

@@ -605,6 +605,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=Path("runs/drill"), help="folder for the logs")
     given = parser.parse_args()
     os.chdir(ROOT)
+    # A shell's background jobs ignore it, and so would the drivers that are to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scale = Scale()
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:

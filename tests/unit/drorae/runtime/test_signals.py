@@ -286,6 +286,9 @@ def test_what_no_signal_made_stays_itself() -> None:
         assert signals.meant(error) is error
     # Python's own, where a handler was never set, as in a thread, or was taken away.
     assert type(signals.meant(KeyboardInterrupt())) is Interrupted
+    # And Ray's, while it is joined, whose code is the signal's number.
+    joined = signals.meant(SystemExit(signal.SIGTERM))
+    assert isinstance(joined, Stopped) and joined.code == 143
     # One that knows what it was keeps it, and whether it was told, whatever came first.
     signals.received = signal.SIGTERM
     told = Interrupted()
