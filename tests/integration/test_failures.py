@@ -117,9 +117,10 @@ def test_out_of_memory_goes_on_with_fewer_at_once_and_says_so(
         "gradients added; --micro-batch begins with that"
         for size in (16, 8)
     ]
-    assert [text.split(":")[0] for text in notices[2:]] == 2 * ["phase3, step 1"] + 2 * ["evaluation"] + 2 * [
-        "inspection"
-    ]
+    where = [text.split(":")[0] for text in notices[2:]]
+    assert where == [
+        *2 * ["evaluation"], *2 * ["phase3, step 1"], *2 * ["evaluation"], *2 * ["inspection"],
+    ]  # fmt: skip
     assert result.provenance["micro_batch.phase2"] == result.provenance["micro_batch.phase3"] == "4"
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert {row["micro_batch"] for row in rows if "loss" in row} == {4}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,8 @@ def tiny_config(images: Path, **fields: object) -> TrialConfig:
         "evaluation": EvaluationConfig(extractors=("effnet",)),
     }
     return TrialConfig(**{**own, **fields})  # type: ignore[arg-type]
+
+
+def at_the_end(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A trial's metrics without those that it had after an earlier phase than its last."""
+    return {name: value for name, value in metrics.items() if not name.startswith("phase2.")}
