@@ -18,7 +18,7 @@ help:
 	@echo "make benchmark   what a sweep and its tracking cost, the feature cache against encoding (about 20 minutes)"
 	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, and the speed of a step"
 	@echo "make stack-check the services of docker/ without Docker, and a sweep through them (needs PostgreSQL)"
-	@echo "make drill       sweeps whose workers, nodes, drivers and servers are killed, 20 times (about an hour)"
+	@echo "make drill       sweeps whose workers, nodes, drivers and servers are killed, stopped and moved, 5 times (about 40 minutes)"
 	@echo "make coverage    how often 95% intervals hold, simulated, into results/coverage (about 15 minutes)"
 	@echo "make setup       only the virtual environment"
 	@echo "make clean       remove the virtual environment and tool caches; runs/ stays"
@@ -81,7 +81,7 @@ stack-check: $(VENV)/.tools
 	$(BIN)/python tests/checks/stack_check.py
 
 drill: setup
-	$(BIN)/python tests/drill/drill.py --seeds 20 --out results/drill
+	$(BIN)/python tests/drill/drill.py --seeds 5 --out results/drill
 
 coverage: setup
 	$(BIN)/python tests/calibration/coverage.py --out results/coverage

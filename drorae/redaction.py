@@ -24,7 +24,8 @@ _PATTERNS = (
     # The same within another URI.
     (r"(%3a%2f%2f)(?:(?!%2f)[^\s\"<>/?&])*%40", rf"\1{HIDDEN}@"),
     # Queries, and the words of a connection string.
-    (rf"([?&;]{_SECRET}=)[^\s&;#\"<>]+", rf"\1{HIDDEN}"),
+    # A key that opens nothing: MLflow's, of a view in its UI.
+    (rf"([?&;](?!viewStateShareKey=){_SECRET}=)[^\s&;#\"<>]+", rf"\1{HIDDEN}"),
     (r"\b((?:ssl|account|shared|access)*_?(?:password|passwd|pwd|passphrase|token|secret|accountkey|accesskey"
      r"|accesssignature)\s?=\s?)[^\s&;,#\"<>]+", rf"\1{HIDDEN}"),
     (r"(authorization['\"]?\s*[:=]\s*b?['\"]?(?:basic|bearer)\s+)[\w.~+/=-]+", rf"\1{HIDDEN}"),

@@ -1,6 +1,7 @@
-"""A fault drill: sweeps on a two-node cluster while workers, nodes, drivers and the tracking server are killed.
+"""A fault drill: sweeps on a two-node cluster while workers, nodes, drivers and the tracking server are killed, drivers
+are stopped and ended by signals, a node's memory is full, a result is damaged, runs are moved, the code is exchanged.
 
-    python tests/drill/drill.py --seeds 20 --out results/drill
+    python tests/drill/drill.py --seeds 5 --out results/drill
 
 What is killed when is drawn from the seed. A seed is clean when, at the end, every trial has one finished run, none is
 RUNNING, no step is recorded twice and none is missing, and every metric equals that of an undisturbed sweep to the

@@ -115,3 +115,9 @@ def test_a_store_given_on_the_command_line_is_never_printed_with_its_password(
     assert main(words) == 2
     said = capsys.readouterr()
     assert SECRET not in said.out + said.err and "http://***@host:1" in said.err
+
+
+def test_the_address_of_the_charts_stays_whole() -> None:
+    address = "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=3f2a&compareRunsMode=CHART"
+    assert redact(address) == address
+    assert SECRET not in redact(f"{address}&shareKey={SECRET}")
