@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 
 from drorae.config import PRESETS, Runtime, override
-from drorae.trial.shared import choose_device, decoder_address, decoder_place
+from drorae.errors import UserError
+from drorae.trial.shared import choose_device, decoder_address, decoder_place, open_workshop
 
 FINGERPRINTS = {"images_train": "images", "encoder": "encoder", "perceptual": "none"}
 
@@ -35,3 +40,14 @@ def test_a_released_decoder_is_known_by_what_it_holds() -> None:
     assert decoder_address(here, known) != decoder_address(here, FINGERPRINTS | {"released_decoder": "def"})
     assert decoder_place(here, Runtime(cache_dir="/cache"), {}) == "/here"
     assert decoder_place(PRESETS["smoke"], Runtime(cache_dir="/cache"), {"phase1_decoder": "x"}) == "/cache/decoders/x"
+
+
+def test_one_validation_image_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", train=pixels[:3], val=pixels[3:])
+    config = PRESETS["smoke"]
+    for name, value in (("source", "npz"), ("path", str(tmp_path / "images.npz")), ("val_images", 0)):
+        config = override(config, f"images.{name}", value)
+    with pytest.raises(UserError, match="1 validation image has no spread"):
+        open_workshop(config, Runtime(device="cpu", cache_dir=str(tmp_path / "cache")))
+    assert not (tmp_path / "cache").exists()
