@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from analysis.table.decoders import DECODER
+from analysis.table.trackers import status_of
 from drorae.errors import UserError
 from drorae.redaction import public_address
 from drorae.storage.places import follow_store, sqlite_path
@@ -26,14 +27,6 @@ _MLFLOW_COLUMNS = {
     "fusion.expert_hidden_dim": "expert_hidden_dim",
     "fusion.num_layers": "num_layers",
 }
-
-_UNFINISHED = {
-    "RUNNING": TrialStatus.RUNNING,
-    "SCHEDULED": TrialStatus.RUNNING,
-    "FAILED": TrialStatus.FAILED,
-    "KILLED": TrialStatus.FAILED,
-}
-"""What a trial is that MLflow does not call finished."""
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `drorae ui` shows a local store; links to its runs lead there."""
@@ -210,7 +203,7 @@ def _trial_row(run: _Run) -> dict[str, object]:
     # MLflow stores infinity as the largest float.
     row |= {name: math.inf if abs(value) > 1e308 else value for name, value in run.metrics.items()}
     status = str(run.tags.get("drorae.status", TrialStatus.FINISHED)).lower()
-    row["status"] = _UNFINISHED.get(run.status, status) if status == TrialStatus.FINISHED else status
+    row["status"] = status_of(run.status) if status == TrialStatus.FINISHED else status
     row |= {name: run.tags.get(f"drorae.{name}") for name in ("config_hash", "reason")} | {"run_id": run.run_id}
     row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
     if skipped := run.tags.get(f"drorae.note.{SKIPPED}"):

@@ -33,3 +33,4 @@ from drorae.config.schema import Variant as Variant
 from drorae.config.schema import check_grid as check_grid
 from drorae.config.schema import check_patches as check_patches
 from drorae.config.schema import default_cache_dir as default_cache_dir
+from drorae.config.schema import patch_size as patch_size

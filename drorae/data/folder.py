@@ -29,6 +29,7 @@ from drorae.data.crops import CropSet, Images, subset
 from drorae.data.duplicates import READ_SIDE, Portrait, perceptual_hash, report_shared
 from drorae.data.splits import Role, by_role
 from drorae.errors import OF_IMAGES, Notice, UserError, one_line, printable
+from drorae.storage.remote import expanded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "PCX", "SGI", "QOI")
 """What Pillow may open: formats of photographs that it decodes by itself, and runs no other program for."""
@@ -128,7 +129,7 @@ def _portrait(file: _ImageFile) -> Portrait:
 
 def _roots(config: ImagesConfig) -> tuple[list[str], list[str]]:
     """The training and the validation folder, or the one folder to be split, and what is to be known about them."""
-    given = [Path(path).expanduser() for path in (config.path, config.val_path) if path]
+    given = [expanded(path) for path in (config.path, config.val_path) if path]
     for name, folder in zip(("path", "val_path"), given, strict=False):
         if not folder.is_dir():
             state = "is a file, not a folder" if folder.exists() else "does not exist"

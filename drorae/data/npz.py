@@ -7,7 +7,6 @@ import warnings
 import zipfile
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from drorae.data.crops import CropSet, Images, subset
 from drorae.data.duplicates import Portrait, perceptual_hash, report_shared
 from drorae.data.splits import by_role
 from drorae.errors import OF_IMAGES, Notice, UserError, printable
+from drorae.storage.remote import expanded
 
 EXPECTED = "expected uint8 arrays named train and val of shape [N, H, W, 3]"
 COMPARED = 20_000
@@ -35,7 +35,7 @@ def load_npz(config: ImagesConfig) -> Images:
     """
     path = printable(config.path)
     try:
-        archive = np.load(Path(config.path).expanduser(), allow_pickle=False)
+        archive = np.load(expanded(config.path), allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"images.path: no file {path}; {EXPECTED} in an npz file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
@@ -75,7 +75,7 @@ def _names(archive: np.lib.npyio.NpzFile, config: ImagesConfig) -> list[str]:
         roles = by_role(found)
         sides = [roles.get("train", []), roles.get("val") or roles.get("test", [])]
         # Labels lie beside the images, under names like theirs.
-        sides = [[name for name in side if archive[name].ndim >= 3] for side in sides]
+        sides = [[name for name in side if _read(archive, name, path).ndim >= 3] for side in sides]
         names = [side[0] for side in sides if len(side) == 1]
     if (1 if config.keys else 2) <= len(names) <= 2 and set(names) <= set(found):
         return names
@@ -114,8 +114,8 @@ def _as_rgb(array: np.ndarray, name: str, path: str, notices: list[str]) -> np.n
     if array.shape[3] not in (1, 3):
         mend = f"; write {name}[..., :3]" if array.shape[3] == 4 else ""
         raise UserError(f"{refused}; {EXPECTED}{mend}")
-    low, high = array.min(), array.max()
     if array.dtype != np.uint8:
+        low, high = array.min(), array.max()
         if kind == "f" and low >= 0 and high <= 1:
             array = np.rint(array * np.float32(255)).astype(np.uint8)
         elif kind in "ui" and low >= 0 and high <= 255:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drorae.config import TrialConfig
+from drorae.storage.remote import expanded
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 """torch-fidelity's Inception, under the name torch's hub caches it by."""
@@ -17,7 +18,7 @@ LPIPS_FILE = "vgg16-397923af.pth"
 def downloaded(name: str) -> Path:
     """Returns where torch's hub keeps a file it has downloaded, as torch.hub.get_dir says, without importing torch."""
     hub = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
-    return hub.expanduser() / "hub" / "checkpoints" / name
+    return expanded(hub) / "hub" / "checkpoints" / name
 
 
 @dataclass(frozen=True)
@@ -59,4 +60,4 @@ def needed_weights(config: TrialConfig) -> list[NeededWeights]:
 
 
 def _file(what: str, path: str) -> NeededWeights:
-    return NeededWeights(what, path, Path(path).expanduser().exists())
+    return NeededWeights(what, path, expanded(path).exists())

@@ -8,13 +8,12 @@ driver asks every second.
 from __future__ import annotations
 
 import functools
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from drorae.config import PhaseConfig, Runtime, TrialConfig
+from drorae.config import PhaseConfig, Runtime, TrialConfig, patch_size
 from drorae.errors import UserError
+from drorae.storage.remote import expanded
 
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
@@ -92,8 +91,7 @@ def guessed_shape(name: str) -> EncoderShape:
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]
     shape = next((shape for word, shape in FAMILIES.items() if word in name), FAMILIES["small"])
-    patch = re.search(r"patch([1-9]\d*)", name)
-    return shape._replace(patch=int(patch[1])) if patch else shape
+    return shape._replace(patch=patch_size(name) or shape.patch)
 
 
 @dataclass(frozen=True)
@@ -366,6 +364,6 @@ def train_images(config: TrialConfig) -> tuple[int, bool]:
     from drorae.data.images import load_images
 
     source = config.images
-    if source.source != "photos" and not Path(source.path).expanduser().exists():
+    if source.source != "photos" and not expanded(source.path).exists():
         return min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False
     return len(load_images(source).train) * max(source.views, 1), True

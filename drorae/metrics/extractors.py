@@ -15,6 +15,7 @@ from drorae.errors import UserError, brief
 from drorae.models.effnet import MEAN, NAME, SHA256, STD, load_effnet
 from drorae.models.encoder import load_encoder
 from drorae.models.weights import read_state, state_fingerprint
+from drorae.storage.remote import expanded
 
 INCEPTION_REMEDY = (
     "download weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0 "
@@ -98,7 +99,7 @@ class InceptionExtractor(FeatureExtractor):
         except ImportError:
             remedy = "pip install torch-fidelity"
             raise UserError(f"evaluation.extractors: inception needs torch-fidelity; {remedy}") from None
-        path = str(Path(config.inception_path).expanduser()) if config.inception_path else None
+        path = str(expanded(config.inception_path)) if config.inception_path else None
         if path and not Path(path).is_file():
             raise UserError(f"evaluation.inception_path: no file {path}; {INCEPTION_REMEDY}")
         if path:

@@ -13,6 +13,7 @@ from drorae.errors import UserError, brief
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import FeatureStatistics, Moments
 from drorae.storage.files import file_sha256, replacing
+from drorae.storage.remote import expanded
 
 INCEPTION = "rfid_inception"
 """What mu and sigma without a name are of: ADM's files, pytorch-fid's, clean-fid's."""
@@ -75,7 +76,7 @@ def read_reference(path: str | Path) -> Reference:
     Raises:
         UserError: no such file, or one of another kind.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     expected = "expected an .npz file with mu [d] and sigma [d, d]"
     try:
         with np.load(path, allow_pickle=False) as arrays:

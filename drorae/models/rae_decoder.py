@@ -28,6 +28,7 @@ from drorae.models.decoder import Decoder
 from drorae.models.encoder import Encoder
 from drorae.models.weights import read_state
 from drorae.storage.files import file_sha256
+from drorae.storage.remote import expanded
 
 Layout = Literal["rae", "diffusers"]
 
@@ -126,7 +127,7 @@ def read_released(path: str | Path) -> ReleasedDecoder:
     Raises:
         UserError: no such file or folder, not readable as plain weights, or keys missing or left over.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     settings: dict[str, object] = {}
     weights = path
     if path.is_dir():

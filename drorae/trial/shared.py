@@ -37,6 +37,7 @@ from drorae.runtime import distributed, out_of_memory
 from drorae.runtime.determinism import set_deterministic
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
+from drorae.storage.remote import expanded
 from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, train_phase
@@ -186,9 +187,7 @@ def open_workshop(
         _collect_references(workshop, cache)
         address = _locate_decoder(workshop, cache)
         with distributed.main_lock(cache.lock(f"{address}/.lock")):
-            path = (
-                Path(config.decoder.weights).expanduser() if config.decoder.weights else cache / f"{address}/{DECODER}"
-            )
+            path = expanded(config.decoder.weights) if config.decoder.weights else cache / f"{address}/{DECODER}"
             if not workshop.decoder:
                 _make_decoder(workshop, cache, address, report)
             stamp = _stamp(path)

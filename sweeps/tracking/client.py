@@ -40,6 +40,8 @@ _RAISED = {
 """What the libraries below MLflow's client raise, where it is neither an OSError nor MLflow's own."""
 
 OLDEST_FIRST = ["attributes.start_time ASC"]
+PAGE_RUNS = 100
+"""Runs that are read at once: MLflow takes some 0.2 MB for each while it reads."""
 
 Warn = Callable[[str], None]
 T = TypeVar("T")
@@ -229,20 +231,10 @@ class Store:
         """
         from mlflow.entities import ViewType
 
-        filters = f"tags.`mlflow.parentRunId` = '{former}' and tags.`drorae.kind` = 'trial'"
         known: set[str] = set()
         for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
-            token = None
-            runs: list[Run] = []
-            while True:
-                page = self.client.search_runs(
-                    [experiment_id], filters, view, max_results=100, order_by=OLDEST_FIRST, page_token=token
-                )
-                runs += page
-                token = page.token
-                if not token:
-                    break
-            for run in runs:
+            # All of them first: one that is put below another parent is not found any more.
+            for run in list(self.trial_runs(experiment_id, former, view)):
                 key = run.data.tags.get("drorae.config_hash", "")
                 if view == ViewType.DELETED_ONLY:
                     if key in known:
@@ -250,6 +242,25 @@ class Store:
                     self.client.restore_run(run.info.run_id)
                 known.add(key)
                 self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
+
+    def trial_runs(self, experiment_id: str, parent: str, view: int = 1) -> Iterator[Run]:
+        """Yields the runs of trials below a parent run, oldest first.
+
+        Args:
+            experiment_id: where they are.
+            parent: the sweep's own run.
+            view: MLflow's ViewType; 1: those that are not deleted.
+        """
+        filters = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`drorae.kind` = 'trial'"
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [experiment_id], filters, view, max_results=PAGE_RUNS, order_by=OLDEST_FIRST, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def send(
         self,

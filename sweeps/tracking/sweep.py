@@ -20,7 +20,7 @@ from drorae.storage.places import follow_store, sqlite_path
 from drorae.trial.folder import BROKEN, SPOOL, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
-from sweeps.tracking.client import OLDEST_FIRST, Store, Warn, resolve_uri, store_errors
+from sweeps.tracking.client import Store, Warn, resolve_uri, store_errors
 from sweeps.tracking.trial import DIGEST, RUN_STATUS, TrialTracker, outcome_digest
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 AWAIT_SECONDS = 2.0
 """Between two looks at a store that is waited for."""
-PAGE_RUNS = 100
-"""Runs that are read at once: MLflow takes some 0.2 MB for each while it reads."""
 
 
 TAGS = ("drorae.status", DIGEST, "drorae.tuning")
@@ -268,20 +266,12 @@ class SweepTracker:
 
     def _children(self) -> dict[str, list[_Child]]:
         """Child runs by config hash, oldest first."""
-        filters = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}' and tags.`drorae.kind` = 'trial'"
         found: dict[str, list[_Child]] = {}
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id], filters, max_results=PAGE_RUNS, order_by=OLDEST_FIRST, page_token=token
-            )
-            for run in page:
-                tags = run.data.tags
-                child = _Child(run.info.run_id, run.info.status, {name: tags[name] for name in TAGS if name in tags})
-                found.setdefault(tags.get("drorae.config_hash", ""), []).append(child)
-            token = page.token
-            if not token:
-                return found
+        for run in self._store.trial_runs(self.experiment_id, self.parent_run_id):
+            tags = run.data.tags
+            child = _Child(run.info.run_id, run.info.status, {name: tags[name] for name in TAGS if name in tags})
+            found.setdefault(tags.get("drorae.config_hash", ""), []).append(child)
+        return found
 
     def close(self, counts: Mapping[str, int], files: Sequence[Path], warn: Warn) -> None:
         """Ends the parent run, and records the counts and the given files.
