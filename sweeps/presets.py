@@ -7,14 +7,33 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from drorae.config import PRESETS
+from drorae.config import PRESETS, override
 from sweeps.spec import Axis, SweepSpec
 
 TO_PHASE_2 = replace(PRESETS["paper"], phase3=replace(PRESETS["paper"].phase3, epochs=0))
 """The published setting without the decoder's fine-tuning: every number of the paper's Tables 3, 8 and 9 is after phase
 2."""
+ON_LATENTS = override(
+    override(override(PRESETS["quickstart"], "fusion.expert_hidden_dim", 64), "phase3.lr", 1e-3), "probe.steps", 300
+)
+"""The quickstart with one capacity, and with the probe, which says how well a diffusion model learns the latents."""
 CAPACITIES = Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144))
 """Of the paper."""
+
+
+STRATEGIES: tuple[dict[str, Any], ...] = (
+    # As published (arXiv 2605.10780, Sec. 3.3): the fusion before the frozen decoder, then the decoder.
+    {"phase2.epochs": 6, "phase3.epochs": 6},
+    # Both at once, from the same decoder, for as long; the paper says that it fails.
+    {"phase2.epochs": 12, "phase2.trains": "fusion,decoder"},
+    # Both at once from the beginning, for as long as both decoders together: HiRAE's way (arXiv 2609.37775).
+    {"phase2.epochs": 20, "phase2.trains": "fusion,decoder", "phase2.start": "fresh"},
+    # The control: without fusion the decoder goes on for as long.
+    {"phase2.epochs": 12, "phase2.trains": "decoder", "fusion.variant": "last"},
+    # The encoder and the decoder (the paper's Table 4), without fusion.
+    {"phase2.epochs": 12, "phase2.trains": "decoder,encoder", "fusion.variant": "last"},
+)
+"""Lists of phases at the quickstart's size, of the same number of epochs after its phase 1."""
 
 
 def _fusions(plain: tuple[str, ...], incremental: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
@@ -48,6 +67,7 @@ SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
                 listed=_fusions(("last", "mean", "mean_dc", "cross_attention"), ("softmax", "energy", "hirae")),
             ),
             SweepSpec("paper", PRESETS["paper"], (CAPACITIES,)),
+            SweepSpec("strategies", ON_LATENTS, (Axis("seed", (0, 1, 2)),), STRATEGIES),
         )
     }
 )

@@ -150,9 +150,14 @@ def read_field(config: TrialConfig, dotted: str) -> Any:
     return value
 
 
+def as_cell(value: Any) -> Any:
+    """What a table shows of a field's value: lists with commas, and `auto` for an empty one."""
+    return (",".join(map(str, value)) or "auto") if isinstance(value, tuple) else value
+
+
 def point_label(config: TrialConfig, names: Sequence[str]) -> str:
     """What a config has in the fields of these dotted names: `capacity=8 seed=0`."""
-    return " ".join(f"{short_name(name)}={read_field(config, name)}" for name in names)
+    return " ".join(f"{short_name(name)}={as_cell(read_field(config, name))}" for name in names)
 
 
 def set_field(config: TrialConfig, name: str, value: Any) -> TrialConfig:

@@ -40,7 +40,8 @@ class Inspect(TrialOptions):
         with working(f"looking at {self.images} images of {directory}") as note:
             workshop, tokenizer = load_trained(directory, runtime, report=note)
             quantise = workshop.config.evaluation.quantise
-            found = inspect(tokenizer, workshop.tokenizer(), workshop.val, self.images, quantise)
+            baseline, fused = workshop.baseline_tokenizer(), workshop.config.phases[0].fused
+            found = inspect(tokenizer, baseline, workshop.val, self.images, quantise, fused)
             out = self.out or directory / "inspection"
             found.save(out / SAMPLES, out / INSPECTION_ARRAYS, out / INSPECTION)
             drawn = draw_pictures(out)

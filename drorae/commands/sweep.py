@@ -236,10 +236,10 @@ def import_analysis() -> None:
 
 def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
     """Returns what distinguishes each trial, by short name."""
-    from sweeps.spec import read_field, short_name, varied_fields
+    from sweeps.spec import as_cell, read_field, short_name, varied_fields
 
     names = varied_fields(configs)
-    return [{short_name(name): read_field(config, name) for name in names} for config in configs]
+    return [{short_name(name): as_cell(read_field(config, name)) for name in names} for config in configs]
 
 
 def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:

@@ -147,7 +147,7 @@ def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, Tr
 
 def _print_result(directory: Path, result: TrialResult) -> None:
     rows = [
-        (name, f"{result.baseline.get(name, float('nan')):.5g}", f"{value:.5g}")
+        (name, f"{result.baseline[name]:.5g}" if name in result.baseline else "", f"{value:.5g}")
         for name, value in result.metrics.items()
     ]
     rows.append(("fusion parameters", "0", f"{result.fusion_params:,}"))

@@ -15,6 +15,9 @@ from drorae.config.identity import is_moved as is_moved
 from drorae.config.identity import phase1_key as phase1_key
 from drorae.config.identity import relocated as relocated
 from drorae.config.identity import shared_key as shared_key
+from drorae.config.phases import Module as Module
+from drorae.config.phases import Phase as Phase
+from drorae.config.phases import PhaseConfig as PhaseConfig
 from drorae.config.presets import DECODERS as DECODERS
 from drorae.config.presets import PRESETS as PRESETS
 from drorae.config.schema import BOUNDED as BOUNDED
@@ -25,7 +28,6 @@ from drorae.config.schema import EvaluationConfig as EvaluationConfig
 from drorae.config.schema import FusionConfig as FusionConfig
 from drorae.config.schema import ImagesConfig as ImagesConfig
 from drorae.config.schema import ObjectiveConfig as ObjectiveConfig
-from drorae.config.schema import PhaseConfig as PhaseConfig
 from drorae.config.schema import ProbeConfig as ProbeConfig
 from drorae.config.schema import Runtime as Runtime
 from drorae.config.schema import TrialConfig as TrialConfig

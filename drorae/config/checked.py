@@ -8,7 +8,7 @@ import numbers
 import re
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from drorae.errors import UserError
 
@@ -68,6 +68,16 @@ class Like:
 
     def __str__(self) -> str:
         return self.words
+
+
+Count = Annotated[int, Within(0)]
+Positive = Annotated[int, Within(1)]
+Weight = Annotated[float, Within(0)]
+"""Of a loss, a rate, a norm: nothing below zero."""
+Decay = Annotated[float, Within(0, 0.999999999)]
+"""Of a running average."""
+Share = Annotated[float, Within(0, 1, open=True)]
+Name = Annotated[str, Like(r"\S+", "a name")]
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,13 @@ def former_hash(config: TrialConfig) -> str:
 
 
 def phase1_key(config: TrialConfig) -> dict[str, Any]:
-    """What a phase-1 decoder depends on, places and all: everything but fusion, later phases, evaluation and seed."""
+    """What a phase-1 decoder depends on, places and all: everything but later phases, evaluation and seed.
+
+    The fusion is among it only where the decoder reads the fusion's latent.
+    """
     tree = identity(config, located=True)
-    return {name: tree[name] for name in ("images", "encoder", "decoder", "objective", "discriminator", "phase1")}
+    names = ("images", "encoder", "decoder", "objective", "discriminator", "phase1")
+    return {name: tree[name] for name in (*names, *(("fusion",) if config.phases[0].fused else ()))}
 
 
 def shared_key(config: TrialConfig) -> dict[str, Any]:

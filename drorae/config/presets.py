@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import replace
 
+from drorae.config.phases import PhaseConfig
 from drorae.config.schema import (
     DecoderConfig,
     EncoderConfig,
@@ -13,7 +14,6 @@ from drorae.config.schema import (
     FusionConfig,
     ImagesConfig,
     ObjectiveConfig,
-    PhaseConfig,
     TrialConfig,
 )
 

@@ -14,19 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from drorae.config.checked import Checked, Like, Within
+from drorae.config.checked import Checked, Count, Decay, Like, Name, Positive, Share, Weight, Within
+from drorae.config.phases import Module, Phase, PhaseConfig, check_phases, declared, trained_parts
 from drorae.errors import UserError
 
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
-Precision = Literal["fp32", "bf16"]
-Count = Annotated[int, Within(0)]
-Positive = Annotated[int, Within(1)]
-Weight = Annotated[float, Within(0)]
-"""Of a loss, a rate, a norm: nothing below zero."""
-Decay = Annotated[float, Within(0, 0.999999999)]
-"""Of a running average."""
-Share = Annotated[float, Within(0, 1, open=True)]
-Name = Annotated[str, Like(r"\S+", "a name")]
 
 
 OFFLINE_NAME = "vit_small_patch14_dinov2"
@@ -247,31 +239,6 @@ class DiscriminatorConfig(Checked):
 
 
 @dataclass(frozen=True)
-class PhaseConfig(Checked):
-    """How one phase is optimised (`drorae.training.phases` says what it trains)."""
-
-    epochs: Count
-    batch_size: Positive = 64
-    lr: Weight = 1e-3
-    final_lr: Weight = 1e-5
-    warmup_steps: Count = 20
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    weight_decay: Weight = 0.0
-    clip_norm: Weight = 1.0
-    """Largest gradient norm; 0: no clipping."""
-    ema_decay: Decay = 0.0
-    """Decay of the weight average that is evaluated and handed on; 0: the weights themselves."""
-    latent_noise: Weight = 0.0
-    """tau: sigma ~ U(0, tau) per sample of Gaussian noise on the latent (RAE: 0.8 while the decoder trains)."""
-    disc_start_steps: Count = 0
-    """The discriminator learns from this step on."""
-    gan_start_steps: Count = 0
-    """The tokenizer's loss has its adversarial term from this step on."""
-    precision: Precision = "fp32"
-    """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
-
-
-@dataclass(frozen=True)
 class EvaluationConfig(Checked):
     """What is measured (`drorae.metrics`)."""
 
@@ -354,6 +321,21 @@ class TrialConfig(Checked):
     label: str = ""
     """Tells trials apart that differ only in where their data or weights lie; a sweep over such a place sets it."""
 
+    @property
+    def phases(self) -> tuple[Phase, Phase, Phase]:
+        """What is trained, in turn: the phase that trials share, and each trial's own two."""
+        return declared(self.phase1, self.phase2, self.phase3)
+
+    @property
+    def trained_parts(self) -> tuple[Module, ...]:
+        """The parts that a trial's own phases train, for at least one epoch."""
+        return trained_parts(self.phases[1:])
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether a trial's encoder is one of its own, so that features of the frozen one are of no use."""
+        return "encoder" in self.trained_parts
+
     def check(self) -> None:
         """Raises UserError where the fields, each usable by itself, do not go together.
 
@@ -364,6 +346,7 @@ class TrialConfig(Checked):
             group = getattr(self, item.name)
             if isinstance(group, Checked) and group not in unused:
                 group.check()
+        check_phases(self.phases, self.fusion.variant)
         patch = patch_size(self.encoder.name)
         check_grid(self.images.size, self.encoder.input_size // patch if patch else 1)
         lpips = self.objective.perceptual == "lpips_vgg" or self.evaluation.lpips != "none"

@@ -58,7 +58,7 @@ class Features(Protocol):
         """Items of one epoch."""
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
-        """Returns the given items [B], with the deepest `num_layers` blocks, on the CPU."""
+        """Returns the given items [B], with the deepest `num_layers` blocks, on the CPU; with 0, pixels alone."""
 
 
 def _pixels(images: ImageSet, items: np.ndarray, epoch_view: int) -> np.ndarray:
@@ -112,7 +112,9 @@ class OnlineFeatures:
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
         """Returns the given items [B], encoded now; without targets."""
         pixels = _pixels(self.images, items, epoch if self.views == 0 else 0)
-        layers = self.encoder(_as_images(pixels, self.device)).layers.to(self.dtype).cpu()[:, -num_layers:]
+        layers = torch.empty(len(items), 0, dtype=self.dtype)
+        if num_layers:
+            layers = self.encoder(_as_images(pixels, self.device)).layers.to(self.dtype).cpu()[:, -num_layers:]
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), layers, None)
 
 
@@ -172,7 +174,8 @@ class CachedFeatures:
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
         """Returns the given items [B] from the store."""
         # Laid out layer by layer in memory, as the fusion works, while still in the small type.
-        by_layer = np.ascontiguousarray(self.layers[items, -num_layers:].swapaxes(0, 1))
+        first = self.layers.shape[1] - num_layers
+        by_layer = np.ascontiguousarray(self.layers[items, first:].swapaxes(0, 1))
         layers = torch.from_numpy(by_layer)
         if self.dtype != torch.float32:
             layers = layers.view(self.dtype)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from drorae.data.features import Features
 from drorae.data.pixels import to_uint8
+from drorae.diagnostics.latents import read_batch
 from drorae.models.tokenizer import Tokenizer
 from drorae.storage.files import replacing, write_json
 
@@ -150,6 +151,7 @@ def inspect(
     features: Features,
     count: int = IMAGES,
     quantise: Literal["round", "truncate"] = "round",
+    baseline_fused: bool = False,
 ) -> Inspection:
     """Looks at a tokenizer's work on the first `count` images.
 
@@ -164,17 +166,19 @@ def inspect(
 
     Args:
         tokenizer: the one to look into; its parameters say on which device.
-        baseline: paints z_base with the phase-1 decoder.
+        baseline: the frozen encoder and the phase-1 decoder.
         features: the encoder's features of the images, the validation images as a rule.
         count: images looked at; fewer where there are fewer.
         quantise: how reconstructions become 8-bit images (`evaluation.quantise`).
+        baseline_fused: whether the phase-1 decoder reads the fusion's latent; otherwise z_base.
     """
-    device = tokenizer.decoder.embed.weight.device
-    batch = features.batch(np.arange(min(count, len(features))), 0, tokenizer.fusion.num_layers)
-    seen = observe(tokenizer, batch.layers.to(device).float())
+    items = np.arange(min(count, len(features)))
+    layers, pixels = read_batch(tokenizer, features, items, tokenizer.fusion.num_layers)
+    seen = observe(tokenizer, layers)
+    before = read_batch(baseline, features, items, baseline.fusion.num_layers)[0] if tokenizer.encodes else layers
     images = {
-        "original": batch.pixels.to(device),
-        "phase1": to_uint8(baseline.decode(seen.base), quantise),
+        "original": pixels.to(layers.device),
+        "phase1": to_uint8(baseline.decode(baseline.latent(before, baseline_fused)), quantise),
         "fused": to_uint8(tokenizer.decode(seen.latent), quantise),
     }
     samples = {name: pixels.permute(0, 2, 3, 1).cpu().numpy() for name, pixels in images.items()}
@@ -182,7 +186,7 @@ def inspect(
     last, n = tokenizer.encoder.num_layers, seen.outputs.shape[1]
     blocks = np.arange(last - n + 1, last + 1)
     numbers, arrays = _look(seen, blocks)
-    numbers["images"] = float(len(batch.pixels))
+    numbers["images"] = float(len(pixels))
     arrays["spectrum_original"] = log_spectrum(images["original"]).float().cpu().numpy()
     for name in ("phase1", "fused"):
         difference = spectrum_difference(images[name], images["original"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drorae.data.features import ENCODE_BATCH, Features
+from drorae.data.pixels import as_images
 from drorae.errors import UserError
 from drorae.models.tokenizer import Tokenizer
 
@@ -41,6 +42,27 @@ def as_tokens(latent: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def read_batch(tokenizer: Tokenizer, features: Features, items: np.ndarray, num_layers: int) -> tuple[Tensor, Tensor]:
+    """Reads items as a tokenizer sees them.
+
+    Args:
+        tokenizer: whose encoder; its parameters say on which device.
+        features: the frozen encoder's features of the images; with an encoder of its own, a tokenizer reads their
+            pixels.
+        items: which of them, [B].
+        num_layers: the deepest so many blocks.
+
+    Returns:
+        Layers float32 [B, n or more, N, C] on the device, and crops uint8 [B, 3, H, W] on the CPU.
+    """
+    device = tokenizer.decoder.embed.weight.device
+    batch = features.batch(items, 0, 0 if tokenizer.encodes else num_layers)
+    if tokenizer.encodes:
+        return tokenizer.encoder(as_images(batch.pixels.to(device))).layers, batch.pixels
+    return batch.layers.to(device).float(), batch.pixels
+
+
+@torch.no_grad()
 def latent_batches(
     tokenizer: Tokenizer, features: Features, items: np.ndarray, size: int, fused: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -54,10 +76,9 @@ def latent_batches(
         fused: whether the latents are the fusion's; otherwise z_base. Default: the fusion's.
     """
     depth = tokenizer.fusion.num_layers if fused else 1
-    device = tokenizer.decoder.embed.weight.device
     for part in np.split(items, range(size, len(items), size)):
-        batch = features.batch(part, 0, depth)
-        yield tokenizer.latent(batch.layers.to(device).float(), fused), batch.pixels
+        layers, pixels = read_batch(tokenizer, features, part, depth)
+        yield tokenizer.latent(layers, fused), pixels
 
 
 def latent_statistics(

@@ -148,6 +148,7 @@ class PretrainedTokenizer(
         except (RuntimeError, KeyError) as error:
             reason = brief(error)
             raise UserError(f"{path}: does not fit the config.json beside it ({reason}); export it again") from None
+        tokenizer.encodes = config.get("encoder_trained", False)
         # Exports of drorae 0.1.0 do not say whose latents' they are.
         found = latents_fingerprint(tokenizer, statistics)
         if config.get("latents", found) != found:
@@ -170,9 +171,12 @@ class PretrainedTokenizer(
 
 def latents_fingerprint(tokenizer: Tokenizer, statistics: LatentStatistics) -> str:
     """Returns the fingerprint of the latents' statistics with the fusion and the encoder that they are of."""
-    state = {f"fusion.{name}": tensor for name, tensor in tokenizer.fusion.state_dict().items()}
+    parts = {"fusion": tokenizer.fusion} | ({"encoder": tokenizer.encoder.vit} if tokenizer.encodes else {})
+    state = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
     state |= {"latent_mean": statistics.mean.float(), "latent_std": statistics.std.float()}
-    return f"{tokenizer.encoder.fingerprint}-{state_fingerprint(state)}"
+    # An encoder that was trained has other weights than those of its fingerprint.
+    encoder = "trained" if tokenizer.encodes else tokenizer.encoder.fingerprint
+    return f"{encoder}-{state_fingerprint(state)}"
 
 
 def describe(
@@ -184,15 +188,18 @@ def describe(
         config: the trial's.
         encoder: that of the tokenizer.
         statistics: of its latents.
-        embed_encoder: whether the encoder's weights are in the folder.
+        embed_encoder: whether the encoder's weights are in the folder, as those that the trial has trained always are.
         trial: what is known of the training, such as its metrics and provenance; plain values.
     """
+    # What a trained encoder says is not rounded: nothing of it is cached.
+    rounded = "fp32" if config.trains_encoder else config.encoder.feature_dtype
     return {
         "format": FORMAT,
         "image_size": config.images.size,
-        "encoder": to_dict(replace(config.encoder, path="")),
+        "encoder": to_dict(replace(config.encoder, path="", feature_dtype=rounded)),
         "encoder_fingerprint": encoder.fingerprint,
-        "encoder_embedded": embed_encoder,
+        "encoder_embedded": embed_encoder or config.trains_encoder,
+        "encoder_trained": config.trains_encoder,
         "fusion": to_dict(config.fusion),
         "decoder": to_dict(replace(config.decoder, weights="")),
         "latent_images": statistics.images,

@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from drorae.config import PhaseConfig, Runtime, TrialConfig, patch_size
+from drorae.config import Phase, Runtime, TrialConfig, patch_size
 from drorae.errors import UserError
 from drorae.storage.remote import expanded
 
@@ -127,7 +127,7 @@ class Needs:
     """A whole trial, evaluation left out."""
 
     params: dict[str, int]
-    """By network. All but fusion, decoder and discriminator heads are frozen in every phase."""
+    """By network. Fusion, decoder, encoder and discriminator heads can be trained."""
     phases: list[PhaseNeeds]
 
     def hours(self, flops_per_second: float) -> float:
@@ -175,14 +175,14 @@ def _discriminator_flops(config: TrialConfig) -> float:
 
 
 def flops_per_image(
-    config: TrialConfig, shape: EncoderShape, phase: str, online: bool, recompute: bool
+    config: TrialConfig, shape: EncoderShape, phase: Phase, online: bool, recompute: bool
 ) -> dict[str, float]:
     """Floating-point operations of one training image.
 
     Args:
         config: the trial.
         shape: sizes of its encoder.
-        phase: phase1, phase2 or phase3. Phase 2 trains the fusion through a frozen decoder, the others the decoder.
+        phase: which parts are trained, and on which latent.
         online: whether images are encoded in every step rather than once.
         recompute: whether the decoder's activations are computed again in the backward pass.
 
@@ -190,24 +190,31 @@ def flops_per_image(
         By part: encoder, fusion, decoder, perceptual, gan (as long as the tokenizer hears the discriminator).
     """
     tokens = max(config.encoder.input_size // shape.patch, 1) ** 2
-    decoder, objective, fusing = config.decoder, config.objective, phase == "phase2"
+    decoder, objective = config.decoder, config.objective
+    own = phase.number > 1 and config.trains_encoder
     first, second = _fusion_flops(config, shape, tokens)
     linear, attention = _vit_flops(decoder.depth, decoder.width, decoder.mlp_dim, tokens + 1)
     ends = 2.0 * tokens * decoder.width * (shape.width + 3 * config.images.size**2 / tokens)
     forward = linear + attention + ends
-    back = (1 if fusing else 2) * (linear + ends) + 2 * attention
+    back = (2 if "decoder" in phase.trains else 1) * (linear + ends) + 2 * attention
     lpips = objective.perceptual == "lpips_vgg"
     pixels = (config.images.size if lpips else objective.perceptual_size) ** 2
     seen = PERCEPTUAL_FLOPS[objective.perceptual] * pixels
-    encoder = 0.0
-    if online:
-        encoder = sum(_vit_flops(shape.depth, shape.width, 4 * shape.width, tokens + 1))
-        encoder += 2.0 * tokens * 3 * shape.patch**2 * shape.width
+    encoder, fusion = 0.0, (first + second if phase.fused else 0.0)
+    if online or own:
+        products, scores = _vit_flops(shape.depth, shape.width, 4 * shape.width, tokens + 1)
+        products += 2.0 * tokens * 3 * shape.patch**2 * shape.width
+        encoder = products + scores + (2 * products + 2 * scores if "encoder" in phase.trains else 0.0)
+    if "fusion" in phase.trains:
+        fusion += first + 2 * second
+    if phase.fused and "encoder" in phase.trains:
+        # Back through the experts to the layers.
+        fusion += first if "fusion" in phase.trains else first + second
     # To the decoder's last weight, twice, for the adaptive weight.
     last = 2 * 2.0 * tokens * decoder.width * 3 * config.images.size**2 / tokens + seen
     return {
         "encoder": encoder,
-        "fusion": 0.0 if phase == "phase1" else 2 * first + 3 * second if fusing else first + second,
+        "fusion": fusion,
         "decoder": forward + back + (forward if recompute else 0.0),
         # The original's features as well, unless they are cached.
         "perceptual": seen * (3 if lpips or online else 2),
@@ -229,13 +236,13 @@ def phase_needs(
     """
     online = runtime.features == "online" or config.images.views == 0
     found = []
-    for name, trains in (("phase1", "decoder"), ("phase2", "fusion"), ("phase3", "decoder")):
-        settings: PhaseConfig = getattr(config, name)
+    for phase in config.phases:
+        settings, trained = phase.settings, sum(params[part] for part in phase.trains)
         # A released decoder spares phase 1, and a fusion without weights is not trained.
-        spared = (name == "phase1" and config.decoder.weights) or not params[trains]
+        spared = (phase.number == 1 and config.decoder.weights) or not trained
         if not settings.epochs or spared:
             continue
-        flops = flops_per_image(config, shape, name, online, runtime.activation_checkpointing)
+        flops = flops_per_image(config, shape, phase, online, runtime.activation_checkpointing)
         batch = max(min(settings.batch_size, images), 1)
         steps = settings.epochs * (images // batch)
         flops["gan"] *= max(steps - settings.gan_start_steps, 0) / max(steps, 1)
@@ -243,18 +250,17 @@ def phase_needs(
         heads = params.get("discriminator heads", 0)
         found.append(
             PhaseNeeds(
-                name, steps, steps * batch, flops,
+                phase.name, steps, steps * batch, flops,
                 weight_bytes=4.0 * sum(params.values()),
-                optimiser_bytes=params[trains] * (12.0 + kept) + 12.0 * heads,
-                activation_bytes=_activation_bytes(config, runtime, shape, settings, batch, name == "phase2"),
+                optimiser_bytes=trained * (12.0 + kept) + 12.0 * heads,
+                activation_bytes=_activation_bytes(config, runtime, shape, phase, batch),
             )
         )  # fmt: skip
     return found
 
 
-def _activation_bytes(
-    config: TrialConfig, runtime: Runtime, shape: EncoderShape, settings: PhaseConfig, batch: int, fusing: bool
-) -> float:
+def _activation_bytes(config: TrialConfig, runtime: Runtime, shape: EncoderShape, phase: Phase, batch: int) -> float:
+    settings = phase.settings
     tokens = max(config.encoder.input_size // shape.patch, 1) ** 2
     decoder, element = config.decoder, ELEMENT_BYTES[settings.precision]
     at_once = min(runtime.micro_batch or batch, batch)
@@ -266,20 +272,23 @@ def _activation_bytes(
     kept = decoder.depth * block
     if runtime.activation_checkpointing:
         kept = decoder.depth * rows * decoder.width * element + block
-    if fusing:
+    if phase.fused and {"fusion", "encoder"} & set(phase.trains):
         # Per layer and token: normalised input, hidden before and after its norm, output before and after its own.
         numbers = 3 * shape.width + 2 * config.fusion.expert_hidden_dim
         kept += at_once * tokens * (config.fusion.num_layers or shape.depth) * numbers * element
+    if "encoder" in phase.trains:
+        kept += shape.depth * rows * shape.width * ACTIVATION_BYTES[settings.precision]
     return kept
 
 
 def rough_params(config: TrialConfig, shape: EncoderShape) -> dict[str, int]:
-    """Returns the parameters of the trained networks, biases and norms left out; no network is built for it."""
+    """Returns the parameters of the networks that are trained, without biases and norms; builds none of them."""
     decoder = config.decoder
     first, second = _fusion_flops(config, shape, 1)
     return {
         "fusion": int(first + second) // 2,
         "decoder": decoder.depth * (4 * decoder.width**2 + 2 * decoder.width * decoder.mlp_dim),
+        "encoder": shape.depth * 12 * shape.width**2 if config.trains_encoder else 0,
     }
 
 

@@ -58,7 +58,6 @@ class Encoder(nn.Module):
         self.fingerprint = f"{config.name}-{config.input_size}px-{state_fingerprint(vit.state_dict())}"
         self.eval().requires_grad_(False)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> LayerFeatures:
         """Encodes images [B, 3, H, W] in [0, 1], resized (bicubic, antialiased) to the encoder's input size."""
         if images.shape[-2:] != (self.input_size, self.input_size):

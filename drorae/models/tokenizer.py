@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +14,14 @@ from drorae.models.fusion.registry import FusionOutput, LayerFusion
 
 
 class Tokenizer(nn.Module):
-    """A frozen encoder, a fusion module and a decoder.
+    """An encoder, a fusion module and a decoder.
 
-    Training reads features from the store, so `fuse` and `decode` start from the encoder's layers; `encode`
-    starts from images.
+    Training reads a frozen encoder's features from the store, so `fuse` and `decode` start from the encoder's layers;
+    `encode` starts from images.
+
+    Attributes:
+        encodes: whether the encoder is this tokenizer's own, trained or to be trained, so that only pixels are of use
+            and never the features of the frozen one.
     """
 
     def __init__(self, encoder: Encoder, fusion: LayerFusion, decoder: Decoder) -> None:
@@ -23,6 +29,7 @@ class Tokenizer(nn.Module):
         self.encoder = encoder
         self.fusion = fusion
         self.decoder = decoder
+        self.encodes = False
 
     def base(self, layers: Tensor) -> Tensor:
         """Layers [B, n, N, C] -> z_base [B, N, C], the RAE latent."""
@@ -53,10 +60,17 @@ class Tokenizer(nn.Module):
 
 
 def build_tokenizer(config: TrialConfig, encoder: Encoder) -> Tokenizer:
-    """A tokenizer with a freshly initialised fusion (`config.seed`) and decoder (`config.decoder.seed`)."""
+    """A tokenizer with a freshly initialised fusion (`config.seed`) and decoder (`config.decoder.seed`).
+
+    Where the trial trains the encoder, it gets a copy of it.
+    """
+    if config.trains_encoder:
+        encoder = copy.deepcopy(encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.decoder.seed)
         decoder = Decoder(config.decoder, encoder.width, encoder.grid, config.images.size)
         torch.manual_seed(config.seed)
         fusion = LayerFusion(config.fusion, encoder.num_layers, encoder.norm)
-    return Tokenizer(encoder, fusion, decoder)
+    tokenizer = Tokenizer(encoder, fusion, decoder)
+    tokenizer.encodes = config.trains_encoder
+    return tokenizer

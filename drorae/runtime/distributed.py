@@ -42,11 +42,19 @@ def mean(value: Tensor) -> Tensor:
     return total / world_size()
 
 
-def parallel(module: nn.Module, device: torch.device) -> Any:
-    """Returns the module with gradients that are the mean over the processes; in one process the module itself."""
+def parallel(module: nn.Module, device: torch.device, partly: bool = False) -> Any:
+    """Returns the module with gradients that are the mean over the processes; in one process the module itself.
+
+    Args:
+        module: what is trained.
+        device: where it is.
+        partly: whether some of its parameters may have no part in a forward pass.
+    """
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+    return DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=partly
+    )
 
 
 def from_main(value: bool, device: torch.device) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drorae.config import PhaseConfig, Runtime
+from drorae.config import Phase, Runtime
 from drorae.data.features import Features
 from drorae.errors import UserError, brief
 from drorae.losses.objective import Objective
@@ -21,7 +21,7 @@ from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed, out_of_memory
 from drorae.training.adversary import Adversary
 from drorae.training.checkpoint import load_checkpoint, save_checkpoint
-from drorae.training.phases import Phase, freeze_all_but
+from drorae.training.phases import freeze_all_but
 from drorae.training.schedule import learning_rate
 from drorae.training.step import Stepper
 
@@ -55,7 +55,6 @@ class TrainingRecord:
 def train_phase(
     tokenizer: Tokenizer,
     phase: Phase,
-    settings: PhaseConfig,
     features: Features,
     objective: Objective,
     adversary: Adversary | None = None,
@@ -66,7 +65,7 @@ def train_phase(
     runtime: Runtime,
     report: Report,
 ) -> TrainingRecord:
-    """Trains the phase's module in place, from the checkpoint if there is one.
+    """Trains the phase's parts in place, from the checkpoint if there is one.
 
     An interrupted run that is started again ends with the same weights, to the bit on one CPU, as one that was
     not interrupted: model, optimiser, average, discriminator and position are saved together, and everything random
@@ -77,9 +76,8 @@ def train_phase(
     those of the whole batch, and the main one saves.
 
     Args:
-        tokenizer: in which the phase's module is trained.
-        phase: what trains, and on which latent.
-        settings: how it is optimised.
+        tokenizer: whose parts are trained.
+        phase: what trains, on which latent, and how it is optimised.
         features: the training items.
         objective: the loss without its adversarial term.
         adversary: its adversarial term; None: there is none.
@@ -95,11 +93,9 @@ def train_phase(
             memory does not hold one image.
     """
     module = freeze_all_but(tokenizer, phase)
-    if settings.epochs == 0 or not any(parameter.requires_grad for parameter in module.parameters()):
+    if phase.settings.epochs == 0 or not any(parameter.requires_grad for parameter in module.parameters()):
         return TrainingRecord()
-    stepper = Stepper(
-        tokenizer, phase, settings, features, objective, adversary, seed=seed, device=device, runtime=runtime
-    )
+    stepper = Stepper(tokenizer, phase, features, objective, adversary, seed=seed, device=device, runtime=runtime)
     whole = stepper.micro_batch
     record = _resume(checkpoint, stepper)
     for earlier in record.rows:

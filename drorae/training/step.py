@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drorae.config import PhaseConfig, Runtime
+from drorae.config import Phase, Runtime
 from drorae.data.features import Batch, Features
 from drorae.data.pixels import as_images
 from drorae.errors import UserError
@@ -20,7 +20,7 @@ from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed, out_of_memory
 from drorae.training.adversary import Adversary
 from drorae.training.checkpoint import WeightAverage
-from drorae.training.phases import Phase
+from drorae.training.phases import trained
 from drorae.training.schedule import epoch_order, learning_rate, step_seed
 
 T = TypeVar("T")
@@ -29,15 +29,19 @@ Reconstructions = list[tuple[Tensor, Tensor]]
 
 
 class Painter(nn.Module):
-    """A phase's forward pass, from layers to images, as one module, because that is what several processes wrap."""
+    """A phase's forward pass, up to images, as one module, because that is what several processes wrap."""
 
     def __init__(self, tokenizer: Tokenizer, phase: Phase) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.fused = phase.latent == "fused"
+        self.fused = phase.fused
 
-    def forward(self, layers: Tensor, noise: Tensor | None, head_offset: Tensor | None) -> Tensor:
-        """Layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S]."""
+    def forward(self, seen: Tensor, noise: Tensor | None, head_offset: Tensor | None) -> Tensor:
+        """Layers [B, n, N, C], noise on the latent [B, N, C] -> images [B, 3, S, S].
+
+        A tokenizer with an encoder of its own takes crops uint8 [B, 3, H, W] in place of layers.
+        """
+        layers = self.tokenizer.encoder(as_images(seen)).layers if self.tokenizer.encodes else seen
         latent = self.tokenizer.latent(layers, self.fused)
         return self.tokenizer.decode(latent if noise is None else latent + noise, head_offset)
 
@@ -83,7 +87,6 @@ class Stepper:
         self,
         tokenizer: Tokenizer,
         phase: Phase,
-        settings: PhaseConfig,
         features: Features,
         objective: Objective,
         adversary: Adversary | None,
@@ -92,7 +95,8 @@ class Stepper:
         device: torch.device,
         runtime: Runtime,
     ) -> None:
-        self.tokenizer, self.phase, self.settings, self.features = tokenizer, phase, settings, features
+        self.tokenizer, self.phase, self.features = tokenizer, phase, features
+        self.settings = settings = phase.settings
         self.objective, self.adversary, self.seed, self.device = objective, adversary, seed, device
         self.batch_size = min(settings.batch_size, len(features))
         self.steps_per_epoch = len(features) // self.batch_size if self.batch_size else 0
@@ -110,16 +114,18 @@ class Stepper:
         self._mine = slice(first, first + self.share)
         self.micro_batch = min(runtime.micro_batch or self.share, self.share)
         self.total = settings.epochs * self.steps_per_epoch
-        module = phase.trained(tokenizer)
+        module = trained(tokenizer, phase)
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, foreach=True
         )
         self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
         self.module = module
-        self._painter = distributed.parallel(Painter(tokenizer, phase), device)
-        # The fusion reads n layers; decoders of z_base only the last.
-        self._depth = tokenizer.fusion.num_layers if phase.latent == "fused" else 1
+        # Of an encoder that is trained, some parameters have no say in its blocks' outputs, such as its own last norm.
+        self._painter = distributed.parallel(Painter(tokenizer, phase), device, partly="encoder" in phase.trains)
+        # The fusion reads n layers; decoders of z_base only the last; a tokenizer that encodes by itself none.
+        depth = tokenizer.fusion.num_layers if phase.fused else 1
+        self._depth = 0 if tokenizer.encodes else depth
         self._noises = torch.Generator(device)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
         self._order, self._ordered = np.empty(0, np.int64), -1
@@ -198,10 +204,11 @@ class Stepper:
 
     def _paint(self, piece: _Piece, offset: Tensor | None, exchanged: bool) -> Tensor:
         """A piece's reconstructions; with `exchanged`, their backward pass shares gradients with other processes."""
-        layers = piece.batch.layers.to(self.device).float()
+        encodes = self.tokenizer.encodes
+        seen = piece.batch.pixels.to(self.device) if encodes else piece.batch.layers.to(self.device).float()
         quiet = contextlib.nullcontext() if exchanged or distributed.world_size() == 1 else self._painter.no_sync()
         with quiet, self._autocast:
-            painted: Tensor = self._painter(layers, piece.noise, offset)
+            painted: Tensor = self._painter(seen, piece.noise, offset)
             return painted
 
     def _losses(self, piece: _Piece, painted: Tensor) -> tuple[dict[str, Tensor], Tensor]:

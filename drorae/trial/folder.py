@@ -38,8 +38,10 @@ SPOOL = "spool.jsonl"
 LEASE = "worker.lease"
 LAST_WORDS = "last_words.txt"
 """What a worker's process that dies leaves of why."""
-DECODER = "decoder.safetensors"
-"""Of phase 3; in the cache, a phase-1 decoder has this name, too."""
+WEIGHTS = "{}.safetensors"
+"""Of a part of the tokenizer, by its name."""
+DECODER = WEIGHTS.format("decoder")
+"""In the cache, a phase-1 decoder has this name, too."""
 ERRORS = "error-*.txt"
 CHECKPOINTS = "*.pt"
 
@@ -128,6 +130,11 @@ _REQUIRED = (
 )  # fmt: skip
 _NUMBERS = ("metrics", "baseline")
 """What every result has, and which of its parts hold numbers by name."""
+
+
+def part_file(part: str, phase: str = "") -> str:
+    """Returns the name of the file of a part's weights; with a phase, as that one left them and not as in the end."""
+    return WEIGHTS.format(f"{phase}.{part}" if phase else part)
 
 
 def files_for(use: Use) -> tuple[str, ...]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from drorae.config import Runtime, TrialConfig, load_config, override
+from drorae.config import Module, Runtime, TrialConfig, load_config, override
 from drorae.errors import Notice, UserError
 from drorae.models.tokenizer import Tokenizer
-from drorae.models.weights import fit_state, read_state, state_sha256
+from drorae.models.weights import fit_state, read_state
 from drorae.storage.sealed import is_sound
 from drorae.training.loop import Row
-from drorae.training.phases import PHASE2, PHASE3
-from drorae.trial.folder import CONFIG, RESULT, TrialStatus
+from drorae.training.phases import part_of
+from drorae.trial.folder import CONFIG, RESULT, TrialStatus, part_file
 from drorae.trial.result import TrialResult, read_result
 from drorae.trial.shared import DECODER_REMEDY, Workshop, decoder_place, open_workshop
+from drorae.trial.weights import final_files, own_digests
 
 AGAIN = "run the trial again in an empty folder"
 
@@ -47,47 +48,31 @@ def load_trained(
     if result.status == TrialStatus.DIVERGED:
         raise UserError(f"{directory}: the trial diverged and left no weights ({result.reason})")
     config = config or load_config(directory / CONFIG)
-    files = _weight_files(directory, config, result)
+    files = final_files(config, bool(result.fusion_params), directory)
+    _check_files(files)
     workshop = open_workshop(config, runtime, report, partial(_check_decoder, config, runtime, directory, result))
     tokenizer = workshop.tokenizer()
     for part, path in files.items():
-        fit_state(getattr(tokenizer, part), read_state(path), path, AGAIN)
-    for part, found in own_digests(config, tokenizer).items():
-        if result.weights.get(part, found) != found:
+        fit_state(part_of(tokenizer, part), read_state(path), path, AGAIN)
+    for name, found in own_digests(config, tokenizer).items():
+        if result.weights.get(name, found) != found:
             raise UserError(
-                f"{files.get(part, directory)}: the {part}'s weights ({found[:12]}) are not those that the trial was "
-                f"measured with ({result.weights[part][:12]}); put them back, or {AGAIN}"
+                f"{directory / part_file(name)}: the {name}'s weights ({found[:12]}) are not those that the trial was "
+                f"measured with ({result.weights[name][:12]}); put them back, or {AGAIN}"
             )
     return workshop, tokenizer
 
 
-def own_digests(config: TrialConfig, tokenizer: Tokenizer) -> dict[str, str]:
-    """Returns the SHA-256 of the modules that a trial's result is of, beside the phase-1 decoder."""
-    parts = ("fusion", "decoder") if config.phase3.epochs else ("fusion",)
-    return {part: state_sha256(getattr(tokenizer, part).state_dict()) for part in parts}
-
-
-def _weight_files(directory: Path, config: TrialConfig, result: TrialResult) -> dict[str, Path]:
-    """The files of the weights that a finished trial trained, by module.
-
-    A fusion without parameters has none, and neither has a phase of no epochs.
-
-    Raises:
-        UserError: one of them is missing or damaged.
-    """
-    files: dict[str, Path] = {}
-    for phase in (PHASE2, PHASE3):
-        path = directory / f"{phase.trains}.safetensors"
-        if phase.settings(config).epochs and (phase is PHASE3 or result.fusion_params):
-            if not path.is_file():
-                raise UserError(
-                    f"{path}: missing, and without it the trial's {phase.trains} is not the one that it trained; put "
-                    f"the file back, or {AGAIN}"
-                )
-            if not is_sound(path):
-                raise UserError(f"{path}: damaged, its SHA-256 is not the one beside it; {AGAIN}")
-            files[phase.trains] = path
-    return files
+def _check_files(files: Mapping[Module, Path]) -> None:
+    """Refuses weights that a finished trial trained and that are missing or damaged."""
+    for part, path in files.items():
+        if not path.is_file():
+            raise UserError(
+                f"{path}: missing, and without it the trial's {part} is not the one that it trained; put the file "
+                f"back, or {AGAIN}"
+            )
+        if not is_sound(path):
+            raise UserError(f"{path}: damaged, its SHA-256 is not the one beside it; {AGAIN}")
 
 
 def _check_decoder(

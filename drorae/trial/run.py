@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from drorae.config import Runtime, TrialConfig, config_hash, is_moved, load_config, to_dict
+from drorae.config import Phase, Runtime, TrialConfig, config_hash, is_moved, load_config, to_dict
 from drorae.diagnostics.inspection import IMAGES, inspect
 from drorae.diagnostics.probe import probe
 from drorae.errors import UserError
@@ -27,10 +27,9 @@ from drorae.storage.files import naming_full_disk, replacing, write_atomic, writ
 from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, Row, TrainingRecord, train_phase
-from drorae.training.phases import PHASE2, PHASE3
+from drorae.training.phases import part_of
 from drorae.trial.folder import (
     CONFIG,
-    DECODER,
     HISTORY,
     INPUTS,
     INSPECTION,
@@ -44,12 +43,14 @@ from drorae.trial.folder import (
 )
 from drorae.trial.inputs import check_inputs, note_prepared
 from drorae.trial.provenance import provenance
-from drorae.trial.reload import own_digests
 from drorae.trial.result import TrialResult, read_result
 from drorae.trial.shared import Workshop, open_workshop
+from drorae.trial.weights import own_digests, phase_files
 
 BETWEEN = "phase2.metrics.json"
 """What the tokenizer measures between phases 2 and 3."""
+PHASE_LOG, PHASE_CHECKPOINT = "{}.json", "{}.pt"
+"""Of a phase, by its name."""
 UNCONVERGED_DROP = 0.05
 """A trial whose training loss still fell by more than this share over its last fifth counts as unconverged."""
 
@@ -193,8 +194,8 @@ def _record(
     write_atomic(directory / HISTORY, "".join(json.dumps(row) + "\n" for row in rows).encode())
     write_tree(directory, RESULT, asdict(result))
     if result.status != TrialStatus.DIVERGED:
-        for phase in (PHASE2, PHASE3):
-            (directory / f"{phase.name}.pt").unlink(missing_ok=True)
+        for phase in config.phases[1:]:
+            (directory / PHASE_CHECKPOINT.format(phase.name)).unlink(missing_ok=True)
 
 
 def _measure(
@@ -214,7 +215,7 @@ def _measure(
     report({"phase": "evaluation", "note": f"measuring {len(workshop.val)} images"})
     evaluation = workshop.evaluate(tokenizer)
     between = _read_between(directory)
-    metrics = dict(evaluation.metrics) | {f"{PHASE2.name}.{name}": value for name, value in between.metrics.items()}
+    metrics = dict(evaluation.metrics) | {f"phase2.{name}": value for name, value in between.metrics.items()}
     if config.probe.steps:
         report({"phase": "evaluation", "note": "training the probe"})
         metrics |= probe(tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size)
@@ -224,7 +225,9 @@ def _measure(
         np.savez(path, **dict[str, Any](evaluation.per_image))
     report({"phase": "evaluation", "note": "inspecting the fusion"})
     quantise = config.evaluation.quantise
-    look = partial(inspect, tokenizer, workshop.tokenizer(), workshop.val, quantise=quantise)
+    fused = config.phases[0].fused
+    baseline = workshop.baseline_tokenizer()
+    look = partial(inspect, tokenizer, baseline, workshop.val, quantise=quantise, baseline_fused=fused)
     inspection = out_of_memory.retry_smaller(IMAGES, look, "inspection", "looks at so many")[0]
     inspection.save(directory / SAMPLES, directory / INSPECTION_ARRAYS, directory / INSPECTION)
     seconds = sum(phase.seconds for phase in trained)
@@ -252,41 +255,60 @@ def _measure(
 def _train(
     workshop: Workshop, tokenizer: Tokenizer, directory: Path, note: Report, report: Report
 ) -> list[TrainingRecord]:
-    """Phases 2 and 3 in turn; a phase whose weights are already there, and whole, is not trained again.
+    """The trial's own phases in turn; one whose weights are already there, and whole, is not trained again.
 
     `note` gets the rows of training, `report` what is said beside them.
     """
     outcomes = []
-    for phase in (PHASE2, PHASE3):
-        weights = directory / f"{phase.trains}.safetensors"
-        log = directory / f"{phase.name}.json"
+    first, last = own = workshop.config.phases[1:]
+    for phase in own:
+        if phase.fresh and phase.settings.epochs:
+            anew = workshop.tokenizer(untrained=True)
+            for part in phase.trains:
+                part_of(tokenizer, part).load_state_dict(part_of(anew, part).state_dict())
+        files = phase_files(workshop.config, phase, tokenizer, directory)
+        log = directory / PHASE_LOG.format(phase.name)
         # Damaged ones are set aside by one process, on behalf of all.
-        whole = distributed.is_main() and read_sealed(weights, read_state) is not None
+        whole = distributed.is_main() and all(read_sealed(path, read_state) is not None for path in files.values())
         if distributed.from_main(whole and read_sealed(log, _read_log) is not None, workshop.device):
-            fit_state(phase.trained(tokenizer), read_state(weights), weights, "rename it, and it is trained again")
+            for part, path in files.items():
+                fit_state(part_of(tokenizer, part), read_state(path), path, "rename it, and it is trained again")
             outcome = _read_log(log)
             for row in outcome.rows:
                 note(row)
         else:
-            settings = phase.settings(workshop.config)
-            adversary = make_adversary(workshop.config, settings, workshop.device, workshop.config.seed)
-            outcome = train_phase(
-                tokenizer, phase, settings, workshop.train, workshop.objective, adversary,
-                seed=workshop.config.seed, device=workshop.device, checkpoint=directory / f"{phase.name}.pt",
-                runtime=workshop.runtime, report=note,
-            )  # fmt: skip
+            outcome = _train_phase(workshop, tokenizer, phase, directory, note)
             if outcome.steps and distributed.is_main():
-                # A later phase that was trained on other weights, set aside since, would not be of this trial.
-                for name in (DECODER, BETWEEN, "phase3.json", "phase3.pt") if phase is PHASE2 else ():
-                    (directory / name).unlink(missing_ok=True)
-                save_sealed(weights, phase.trained(tokenizer).state_dict())
+                if phase is first:
+                    _forget(directory, last, phase_files(workshop.config, last, tokenizer, directory).values())
+                for part, path in files.items():
+                    save_sealed(path, part_of(tokenizer, part).state_dict())
                 write_sealed(log, partial(write_json, tree=asdict(outcome)))
             distributed.barrier()
         if outcome.steps:
             outcomes.append(outcome)
-            if phase is PHASE2 and workshop.config.phase3.epochs:
+            if phase is first and last.settings.epochs:
                 _measure_between(workshop, tokenizer, directory, report)
     return outcomes
+
+
+def _train_phase(
+    workshop: Workshop, tokenizer: Tokenizer, phase: Phase, directory: Path, note: Report
+) -> TrainingRecord:
+    config, device = workshop.config, workshop.device
+    return train_phase(
+        tokenizer, phase, workshop.train, workshop.objective,
+        make_adversary(config, phase.settings, device, config.seed),
+        seed=config.seed, device=device, checkpoint=directory / PHASE_CHECKPOINT.format(phase.name),
+        runtime=workshop.runtime, report=note,
+    )  # fmt: skip
+
+
+def _forget(directory: Path, phase: Phase, weights: Iterable[Path]) -> None:
+    """Removes what a later phase made of other weights, set aside since: it would not be of this trial."""
+    names = (BETWEEN, PHASE_LOG.format(phase.name), PHASE_CHECKPOINT.format(phase.name))
+    for path in (*weights, *(directory / name for name in names)):
+        path.unlink(missing_ok=True)
 
 
 class _Between(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
+from drorae.config import PhaseConfig, Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
 from drorae.data.crops import Images, evaluation_crop
 from drorae.data.features import Features, Note, open_features
 from drorae.data.images import load_images
@@ -41,9 +41,9 @@ from drorae.storage.remote import expanded
 from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, train_phase
-from drorae.training.phases import PHASE1
 from drorae.trial.folder import DECODER, SKIPPED
 
+UNTRAINED = PhaseConfig(epochs=0)
 DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
 """What to do about a phase-1 decoder of other weights."""
 
@@ -69,16 +69,23 @@ class Workshop:
     references: dict[str, FeatureSample] = field(default_factory=dict)
     """Features of the validation images by metric."""
     baseline: dict[str, float] = field(default_factory=dict)
-    """Metrics of the phase-1 decoder on z_base: RAE, no fusion."""
+    """Metrics of the phase-1 decoder on the latent that it was trained on, z_base as a rule: RAE, no fusion. Empty
+    where no phase 1 has trained it."""
     external: dict[str, Moments] = field(default_factory=dict)
     """Statistics of `evaluation.reference` by metric."""
     notes: dict[str, str] = field(default_factory=dict)
     """What a reader of the results should know, for their provenance."""
 
-    def tokenizer(self) -> Tokenizer:
-        """Returns a fresh fusion before the phase-1 decoder, on the device."""
-        tokenizer = build_tokenizer(self.config, self.encoder)
-        if self.decoder:
+    def tokenizer(self, untrained: bool = False) -> Tokenizer:
+        """Returns a fresh fusion before the phase-1 decoder, or an untrained one, on the device."""
+        return self._ready(build_tokenizer(self.config, self.encoder), untrained)
+
+    def baseline_tokenizer(self) -> Tokenizer:
+        """Returns what phase 1 has made, behind the frozen encoder itself, on the device."""
+        return self._ready(build_tokenizer(replace(self.config, phase2=UNTRAINED, phase3=UNTRAINED), self.encoder))
+
+    def _ready(self, tokenizer: Tokenizer, untrained: bool = False) -> Tokenizer:
+        if self.decoder and not untrained:
             tokenizer.decoder.load_state_dict(self.decoder)
         tokenizer.decoder.checkpointing = self.runtime.activation_checkpointing
         return tokenizer.to(self.device).requires_grad_(False).eval()
@@ -241,6 +248,8 @@ def decoder_address(config: TrialConfig, fingerprints: Mapping[str, str], locate
         key["decoder"] = {**tree["decoder"], "weights": fingerprints["released_decoder"]}
     if "discriminator" in fingerprints and not located:
         key["discriminator"] = fingerprints["discriminator"]
+    if config.phases[0].fused:
+        key["fusion"] = tree["fusion"]
     return f"decoders/{config_hash(key)}"
 
 
@@ -343,7 +352,7 @@ def _locate_decoder(workshop: Workshop, cache: Cache) -> str:
 
 def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report) -> None:
     """Reads the phase-1 decoder from the cache; trains it where it is missing or damaged."""
-    weights, tokenizer = cache / f"{address}/{DECODER}", workshop.tokenizer()
+    weights, tokenizer = cache / f"{address}/{DECODER}", workshop.baseline_tokenizer()
     if distributed.is_main():
         cache.fetch(f"{address}/{DECODER}")
     # Damaged weights are set aside by one process, on behalf of all.
@@ -353,7 +362,7 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
         adversary = make_adversary(config, config.phase1, workshop.device, config.decoder.seed)
         try:
             trained = train_phase(
-                tokenizer, PHASE1, config.phase1, workshop.train, workshop.objective, adversary,
+                tokenizer, config.phases[0], workshop.train, workshop.objective, adversary,
                 seed=config.decoder.seed, device=workshop.device, checkpoint=checkpoint,
                 runtime=workshop.runtime, report=report,
             )  # fmt: skip
@@ -372,7 +381,10 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
 
 def _measure_baseline(workshop: Workshop, cache: Cache, address: str, note: Note) -> None:
     """Reads what the phase-1 decoder measures without fusion; measured once per decoder and way of measuring."""
-    settings = workshop.config.evaluation
+    config = workshop.config
+    if not config.phase1.epochs and not config.decoder.weights:
+        return
+    settings = config.evaluation
     val = workshop.fingerprints["images_val"]
     how = {"val": val, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
     name = f"{address}/baseline-{config_hash(how | workshop.fingerprints)}.json"
@@ -380,7 +392,7 @@ def _measure_baseline(workshop: Workshop, cache: Cache, address: str, note: Note
         cache.fetch(name)
         if read_sealed(cache / name, _read_metrics) is None:
             note("measuring the baseline", 0, 1)
-            metrics = workshop.evaluate(workshop.tokenizer(), fused=False).metrics
+            metrics = workshop.evaluate(workshop.baseline_tokenizer(), config.phases[0].fused).metrics
             write_sealed(cache / name, partial(write_json, tree=metrics))
             cache.share(name)
     distributed.barrier()

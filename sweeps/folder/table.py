@@ -13,7 +13,7 @@ from drorae.config import TrialConfig, config_hash
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import write_atomic
 from drorae.trial.folder import SKIPPED, read_outcome
-from sweeps.spec import read_field, varied_fields
+from sweeps.spec import as_cell, read_field, varied_fields
 
 COLUMNS = (
     "config_hash", "variant", "incremental", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
@@ -38,8 +38,7 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
     }
     for name in varied:
         if name not in _IN_COLUMNS:
-            value = read_field(config, name)
-            row[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            row[name] = as_cell(read_field(config, name))
     # An earlier version knew the trial by another hash.
     row |= {name: value for name, value in outcome.items() if not isinstance(value, dict) and name != "config_hash"}
     if digest := outcome.get("weights", {}).get("phase1_decoder"):

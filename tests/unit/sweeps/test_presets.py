@@ -18,6 +18,7 @@ def test_presets_expand() -> None:
         "layers": 12,
         "ablation": 6,
         "variants": 7,
+        "strategies": 15,
     }
     sizes = [paper_params(12, 384, config.fusion.expert_hidden_dim) for config in expand(SWEEPS["quickstart"])]
     assert math.log10(max(sizes) / min(sizes)) > 1.5

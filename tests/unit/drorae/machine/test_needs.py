@@ -134,7 +134,7 @@ def test_arithmetic_is_what_torch_counts(variant: str, width: int) -> None:
         decoder = Decoder(config.decoder, shape.width, 4, config.images.size)
         layers = torch.zeros(1, shape.depth, 16, shape.width)
         latent = torch.zeros(1, 16, shape.width, requires_grad=True)
-    phases = {phase: flops_per_image(config, shape, phase, False, False) for phase in ("phase2", "phase3")}
+    phases = {phase.name: flops_per_image(config, shape, phase, False, False) for phase in config.phases}
     trains = counted(lambda: fusion(layers).latent.sum().backward())
     assert phases["phase2"]["fusion"] == pytest.approx(trains, rel=0.02)
     with torch.no_grad():
@@ -143,6 +143,31 @@ def test_arithmetic_is_what_torch_counts(variant: str, width: int) -> None:
     assert phases["phase3"]["decoder"] == pytest.approx(learns, rel=0.03)
     decoder.requires_grad_(False)
     assert phases["phase2"]["decoder"] == pytest.approx(counted(lambda: decoder(latent).sum().backward()), rel=0.02)
+
+
+@pytest.mark.parametrize("trains", ["fusion,decoder", "decoder,encoder", "fusion,decoder,encoder"])
+def test_arithmetic_of_parts_trained_together_is_what_torch_counts(trains: str) -> None:
+    config = override(override(PRESETS["quickstart"], "phase2.trains", trains), "fusion.expert_hidden_dim", 64)
+    # Sizes at which the attention's arithmetic, which torch's counter does not see on every device, is little.
+    shape, side = KNOWN_SHAPES[config.encoder.name], config.encoder.input_size
+    phase = config.phases[1]
+    with torch.device("meta"):
+        vit = build_vit(config.encoder.name, img_size=side)
+        norm = nn.LayerNorm(shape.width, elementwise_affine=False)
+        fusion = LayerFusion(config.fusion, shape.depth, norm).requires_grad_("fusion" in phase.trains)
+        decoder = Decoder(config.decoder, shape.width, 4, config.images.size)
+        image = torch.zeros(1, 3, side, side)
+
+    def step() -> None:
+        vit.requires_grad_("encoder" in phase.trains)
+        blocks = vit.forward_intermediates(image, output_fmt="NLC", norm=False, intermediates_only=True)
+        decoder(fusion(torch.stack(blocks, 1)).latent).sum().backward()
+
+    found = flops_per_image(config, shape, phase, not config.trains_encoder, False)
+    assert sum(found[part] for part in ("encoder", "fusion", "decoder")) == pytest.approx(counted(step), rel=0.05)
+    params = measure(config, Runtime(), 64).params
+    trained = next(each for each in measure(config, Runtime(), 64).phases if each.name == "phase2")
+    assert trained.optimiser_bytes == 12 * sum(params[part] for part in phase.trains)
 
 
 @pytest.mark.slow
@@ -159,7 +184,7 @@ def test_the_discriminator_s_arithmetic_is_what_torch_counts() -> None:
         forward = counted(lambda: network(image))
     back = counted(lambda: network(image.requires_grad_()).sum().backward()) - forward
     features = counted_perceptual_and_last_weight(config)
-    whole = flops_per_image(config, KNOWN_SHAPES[config.encoder.name], "phase3", True, False)["gan"]
+    whole = flops_per_image(config, KNOWN_SHAPES[config.encoder.name], config.phases[2], True, False)["gan"]
     assert whole == pytest.approx(forward + 2 * back + 2 * heads + features, rel=0.02)
 
 

@@ -15,7 +15,6 @@ from drorae.losses.augment import augment
 from drorae.models.weights import read_state
 from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.loop import train_phase
-from drorae.training.phases import PHASE2
 from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
 
@@ -48,7 +47,7 @@ def test_a_phase_with_an_adversary_moves_the_fusion_alone(config: TrialConfig, r
     before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
     rows: list[dict[str, float | str]] = []
     train_phase(
-        tokenizer, PHASE2, phase2, workshop.train, workshop.objective, adversary, seed=0, device=CPU,
+        tokenizer, config.phases[1], workshop.train, workshop.objective, adversary, seed=0, device=CPU,
         checkpoint=Path(runtime.cache_dir) / "none.pt", runtime=runtime, report=rows.append,
     )  # fmt: skip
     for name, value in tokenizer.state_dict().items():

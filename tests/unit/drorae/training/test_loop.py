@@ -16,7 +16,6 @@ from drorae.models.tokenizer import build_tokenizer
 from drorae.models.weights import state_sha256
 from drorae.training.checkpoint import load_checkpoint, save_checkpoint
 from drorae.training.loop import DivergenceError, train_phase
-from drorae.training.phases import PHASE1
 from drorae.trial.shared import open_workshop
 
 Run = Callable[..., tuple[list[dict[str, Any]], str]]
@@ -30,13 +29,14 @@ def run(config: TrialConfig, runtime: Runtime) -> Run:
     def train(checkpoint: Path, report: Callable[[dict[str, Any]], None] = lambda row: None, **settings: Any) -> Any:
         tokenizer = build_tokenizer(config, workshop.encoder)
         rows: list[dict[str, Any]] = []
+        phase = dataclasses.replace(config, phase1=dataclasses.replace(config.phase1, **settings)).phases[0]
 
         def note(row: dict[str, Any]) -> None:
             rows.append(row)
             report(row)
 
         train_phase(
-            tokenizer, PHASE1, dataclasses.replace(config.phase1, **settings), workshop.train, workshop.objective,
+            tokenizer, phase, workshop.train, workshop.objective,
             seed=0, device=torch.device("cpu"), checkpoint=checkpoint,
             runtime=dataclasses.replace(runtime, checkpoint_seconds=0), report=note,
         )  # fmt: skip

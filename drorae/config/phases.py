@@ -1,0 +1,128 @@
+"""The phases of a trial as one list: which parts each trains, what the decoder reads, what the parts start from.
+
+Published are three (arXiv 2605.10780, Sec. 3.3): the decoder on z_base, the fusion before the frozen decoder, the
+decoder on the fusion's latent. A config gives another list: joint training of fusion and decoder is a phase 2 with
+`trains=fusion,decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from drorae.config.checked import Checked, Count, Decay, Positive, Weight
+from drorae.errors import UserError
+
+Precision = Literal["fp32", "bf16"]
+Module = Literal["fusion", "decoder", "encoder"]
+"""A part of the tokenizer that a phase can train."""
+PARTS: tuple[Module, ...] = ("fusion", "decoder", "encoder")
+"""In the order in which they are named."""
+WEIGHTLESS = ("last", "mean", "mean_dc")
+"""Fusions without parameters."""
+
+
+@dataclass(frozen=True)
+class PhaseConfig(Checked):
+    """What one phase trains, and how it is optimised."""
+
+    epochs: Count
+    batch_size: Positive = 64
+    lr: Weight = 1e-3
+    final_lr: Weight = 1e-5
+    warmup_steps: Count = 20
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: Weight = 0.0
+    clip_norm: Weight = 1.0
+    """Largest gradient norm; 0: no clipping."""
+    ema_decay: Decay = 0.0
+    """Decay of the weight average that is evaluated and handed on; 0: the weights themselves."""
+    latent_noise: Weight = 0.0
+    """tau: sigma ~ U(0, tau) per sample of Gaussian noise on the latent (RAE: 0.8 while the decoder trains)."""
+    disc_start_steps: Count = 0
+    """The discriminator learns from this step on."""
+    gan_start_steps: Count = 0
+    """The tokenizer's loss has its adversarial term from this step on."""
+    precision: Precision = "fp32"
+    """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
+    trains: tuple[Module, ...] = ()
+    """Parts that are trained together; empty: the published one, the fusion in phase 2, the decoder in 1 and 3."""
+    latent: Literal["auto", "base", "fused"] = "auto"
+    """What the decoder reads: z_base, or the fusion's latent; auto: as published, base in phase 1, fused after it."""
+    start: Literal["trained", "fresh"] = "trained"
+    """What the parts start from: what the phases before made of them, or a new initialisation (the encoder: its
+    pretrained weights)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase, as a config declares it."""
+
+    name: Literal["phase1", "phase2", "phase3"]
+    number: int
+    trains: tuple[Module, ...]
+    """Parts whose parameters move; all others are frozen."""
+    latent: Literal["base", "fused"]
+    """What the decoder reads: z_base, or the fusion's latent."""
+    settings: PhaseConfig
+
+    @property
+    def fused(self) -> bool:
+        """Whether the decoder reads the fusion's latent."""
+        return self.latent == "fused"
+
+    @property
+    def fresh(self) -> bool:
+        """Whether its parts are initialised anew when it begins."""
+        return self.settings.start == "fresh"
+
+
+def _declared(usual: Phase) -> Phase:
+    settings = usual.settings
+    trains = tuple(part for part in PARTS if part in settings.trains) or usual.trains
+    latent = usual.latent if settings.latent == "auto" else settings.latent
+    return Phase(usual.name, usual.number, trains, latent, settings)
+
+
+def declared(phase1: PhaseConfig, phase2: PhaseConfig, phase3: PhaseConfig) -> tuple[Phase, Phase, Phase]:
+    """Returns the three phases; what a config leaves open is as published (arXiv 2605.10780, Sec. 3.3)."""
+    return (
+        _declared(Phase("phase1", 1, ("decoder",), "base", phase1)),
+        _declared(Phase("phase2", 2, ("fusion",), "fused", phase2)),
+        _declared(Phase("phase3", 3, ("decoder",), "fused", phase3)),
+    )
+
+
+def trained_parts(phases: Sequence[Phase]) -> tuple[Module, ...]:
+    """Returns the parts that some of these phases train, for at least one epoch."""
+    trained = {part for phase in phases if phase.settings.epochs for part in phase.trains}
+    return tuple(part for part in PARTS if part in trained)
+
+
+def check_phases(phases: tuple[Phase, Phase, Phase], variant: str) -> None:
+    """Checks that phases can be trained as they are declared, with a fusion of this variant.
+
+    Raises:
+        UserError: a part is named twice; phase 1 would train more than the decoder, or on a latent that is still to be
+            learned; a phase would train a fusion that the decoder does not read.
+    """
+    for phase in phases:
+        if len(set(phase.settings.trains)) < len(phase.settings.trains):
+            raise UserError(f"{phase.name}.trains: {','.join(phase.settings.trains)} names one twice; name each once")
+    shared, *own = phases
+    if shared.trains != ("decoder",):
+        raise UserError(
+            "phase1.trains: all trials of a sweep share phase 1, which trains the decoder alone; set phase1.epochs=0 "
+            f"and phase2.trains={','.join(shared.trains)}"
+        )
+    if shared.fused and variant not in WEIGHTLESS:
+        raise UserError(
+            f"phase1.latent: the fusion {variant} has learned nothing yet in phase 1; leave it at base, or use "
+            f"fusion.variant={', '.join(WEIGHTLESS)}"
+        )
+    if shared.fresh:
+        raise UserError("phase1.start: phase 1 begins with a new decoder as it is; leave it at trained")
+    for phase in own:
+        if "fusion" in phase.trains and not phase.fused:
+            raise UserError(f"{phase.name}.latent: a fusion that the decoder does not read learns nothing; use fused")
