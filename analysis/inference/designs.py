@@ -24,10 +24,11 @@ from scipy import stats
 
 from analysis.inference.cautions import Caution, decoder_cautions, row_cautions
 from analysis.inference.evidence import curvature
+from analysis.inference.scatter import UnevenScatter, uneven_scatter
 from analysis.inference.verdicts import Verdict, Word
 from analysis.laws.intervals import Sample, points
 from analysis.laws.line import Law, configuration_means, regress
-from analysis.laws.noise import Replication, Uncertainty, replication
+from analysis.laws.noise import Replication, replication
 from analysis.table.columns import find_column
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
@@ -38,7 +39,7 @@ from drorae.metrics.registry import Better
 SCHEMA = 1
 """Version of `DesignComparison.as_json`; it changes when a key is renamed or dropped."""
 
-LEVEL = "5% over all pairs (Holm)"
+LEVEL = "5% over all claims of the comparison (Holm)"
 """Of the verdicts."""
 
 SPREAD_RATIO = 3.0
@@ -79,12 +80,12 @@ class Difference:
     ci95: tuple[float, float]
     """Of this difference alone."""
     simultaneous95: tuple[float, float]
-    """Bonferroni: all differences of this kind at once lie inside theirs with 95%."""
+    """Bonferroni: all differences of the comparison at once lie inside theirs with 95%."""
     t: float
     dof: float
     p_value: float
     p_holm: float
-    """Holm's step-down adjustment over all pairs, slopes and levels apart."""
+    """Holm's step-down adjustment over all pairs, slopes and levels together."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class DesignComparison:
     level_at: float
     """x in the middle (on the law's axis) of the sizes that all designs share."""
     parallel_p: float
-    """F test that all slopes are equal."""
+    """Test that all slopes are equal: F, or where scatter changes with size the least p of a pair after Holm."""
     lines: tuple[DesignLine, ...]
     differences: tuple[Difference, ...]
     verdicts: tuple[Verdict, ...]
@@ -169,7 +170,10 @@ def compare_designs(
 
     Each design gets its own line through the means of its configurations (runs that differ in seed alone are one
     configuration, as everywhere in this package), so that seeds narrow nothing but the means. Adjustment for several
-    pairs: Holm (1979) for p-values, slopes and levels apart; Bonferroni for the simultaneous intervals.
+    pairs: Holm (1979) for p-values, slopes and levels together; Bonferroni for the simultaneous intervals.
+
+    Where runs scatter more at one end of the sizes, as their seeds say or without seeds the residuals, errors follow it
+    (`analysis.inference.scatter`).
 
     Args:
         frame: one row per run.
@@ -208,10 +212,10 @@ def compare_designs(
     differences = _differences(names, pairs, estimates)
     have = {cell.name: cell.sample.n for cell in cells}
     claims = tuple(verdict for item in differences for verdict in _verdicts(item, direction, have))
-    cautions = (*_cautions(cells, lines, errors, law), *decoder_cautions(chosen))
+    cautions = (*_cautions(cells, lines, errors, law, estimates.uneven), *decoder_cautions(chosen))
     return DesignComparison(
         x, y, by, law, direction, errors, paired, 10**middle if law == "log-linear" else middle,
-        estimates.parallel_p, lines, differences, claims, cautions, chosen.excluded, chosen.eval_images,
+        _parallel_p(estimates, differences), lines, differences, claims, cautions, chosen.excluded, chosen.eval_images,
     )  # fmt: skip
 
 
@@ -253,28 +257,37 @@ class _Estimates:
     parts: tuple[int, ...]
     """Residual degrees of freedom of every design, for Satterthwaite's; empty where the variance is pooled."""
     parallel_p: float
-    uncertainty: Uncertainty | None = None
-    """Where seeds scatter more at one end of the sizes: of slopes (in units of `spread`) and levels of all designs."""
+    uneven: UnevenScatter | None = None
+    """Where points scatter more at one end of the sizes."""
+    columns: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    """Of the regression: every design's slope (in units of `spread`) and level; -1 where it is the first design's."""
     spread: float = 1.0
 
-    def margin(self, what: Quantity, i: int, j: int) -> tuple[float, float] | None:
-        """Variance of a difference and its degrees of freedom by what the seeds know; None where that is not asked."""
-        if self.uncertainty is None:
-            return None
-        row = np.zeros(self.uncertainty.gradient.shape[1])
-        start, unit = (len(row) // 2, self.spread) if what == "slope" else (0, 1.0)
-        row[start + i], row[start + j] = 1 / unit, -1 / unit
-        found = self.uncertainty.margin(row[None, :])
-        return float(found.law[0]), float(found.dof[0])
+    def error(self, what: Quantity, i: int, j: int | None = None) -> tuple[float, float]:
+        """Variance of design i's slope or level, or of its difference from design j's, and the degrees of freedom."""
+        if self.uneven is not None:
+            row = np.zeros(self.uneven.design.shape[1])
+            columns, unit = (self.columns[0], self.spread) if what == "slope" else (self.columns[1], 1.0)
+            for design, sign in ((i, 1), (j, -1)):
+                if design is not None and columns[design] >= 0:
+                    row[columns[design]] = sign / unit
+            return self.uneven.error(row)
+        covariance = (self.slopes if what == "slope" else self.levels)[1]
+        if j is None:
+            return float(covariance[i, i]), float(self.parts[i] if self.parts else self.dof)
+        variance = float(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j])
+        if not (self.parts and variance):
+            return variance, self.dof
+        # Satterthwaite (1946): the degrees of freedom of a sum of two variance estimates.
+        return variance, float(variance**2 / sum(covariance[k, k] ** 2 / self.parts[k] for k in (i, j)))
 
 
-def _uneven(cells: Sequence[_Cell]) -> Replication | None:
-    """The seeds of all designs together, if they scatter more at one end of the sizes."""
+def _seeds(cells: Sequence[_Cell]) -> Replication | None:
+    """What the seeds of all designs together know of the scatter."""
     starts = np.cumsum([0, *(cell.sample.n for cell in cells)])
     groups = np.concatenate([cell.groups + start for cell, start in zip(cells, starts, strict=False)])
     sizes, values = (np.concatenate(part) for part in zip(*((c.sample.x[:, 0], c.y) for c in cells), strict=True))
-    seeds = replication(sizes, values, groups)
-    return seeds if seeds is not None and seeds.trend else None
+    return replication(sizes, values, groups)
 
 
 def _pairs(names: Sequence[str], by: str, rows: int, reference: str | None) -> list[tuple[int, int]]:
@@ -328,9 +341,8 @@ def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: b
     lines = np.hstack([own[:, lost:], own[:, lost:] * (u / spread)[:, None]])
     design = np.hstack([effects, lines])
     fit = regress(design, np.concatenate([cell.sample.y for cell in cells]))
-    seeds = None if paired or errors == "separate" else _uneven(cells)
-    known = None if seeds is None else Uncertainty(design, np.ones(len(u)), float(fit.ssr), seeds)
     separate = errors == "separate" and not paired
+    uneven = uneven_scatter(design, np.asarray(fit.resid), u, _seeds(cells), not separate)
     variances = own.T @ fit.resid**2 / (counts - 2) if separate else np.full(number, fit.scale)
 
     def block(start: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
@@ -346,19 +358,22 @@ def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: b
     apart = contrasts @ slopes
     with np.errstate(divide="ignore"):
         ratio = apart @ np.linalg.solve(contrasts @ slope_inverse @ contrasts.T, apart) / (number - 1) / fit.scale
+    first = effects.shape[1] - lost
+    columns = [tuple(start + k if k >= lost else -1 for k in range(number)) for start in (first + number - lost, first)]
     return _Estimates(
         (slopes, slope_inverse * variances), (levels, level_inverse * variances), float(fit.df_resid),
-        tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)), known, spread,
+        tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)), uneven,
+        (columns[0], columns[1]), spread,
     )  # fmt: skip
 
 
 def _lines(cells: Sequence[_Cell], middle: float, found: _Estimates) -> Iterator[DesignLine]:
     """Each design's line about `middle`, with intervals from the pooled or its own variance."""
     for k, cell in enumerate(cells):
-        sample, quantile = cell.sample, float(stats.t.ppf(0.975, found.parts[k] if found.parts else found.dof))
-        (slope, slope_half), (level, level_half) = (
-            (float(values[k]), quantile * math.sqrt(covariance[k, k]))
-            for values, covariance in (found.slopes, found.levels)
+        sample, slope, level = cell.sample, float(found.slopes[0][k]), float(found.levels[0][k])
+        slope_half, level_half = (
+            float(stats.t.ppf(0.975, dof)) * math.sqrt(variance)
+            for variance, dof in (found.error("slope", k), found.error("level", k))
         )
         left = sample.y - level - slope * (cell.u - middle)
         yield DesignLine(
@@ -378,26 +393,26 @@ def _check_paired(cells: Sequence[_Cell], by: str, x: str) -> None:
 
 
 def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates) -> tuple[Difference, ...]:
-    differences: list[Difference] = []
-    kinds: tuple[tuple[Quantity, tuple[np.ndarray, np.ndarray]], ...] = ("slope", found.slopes), ("level", found.levels)
-    for what, (values, covariance) in kinds:
-        rows = []
+    rows: list[Difference] = []
+    kinds: tuple[tuple[Quantity, np.ndarray], ...] = ("slope", found.slopes[0]), ("level", found.levels[0])
+    for what, values in kinds:
         for i, j in pairs:
-            variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
-            dof = found.dof
-            if found.parts and variance:
-                # Satterthwaite (1946): the degrees of freedom of a sum of two variance estimates.
-                dof = float(variance**2 / sum(covariance[k, k] ** 2 / found.parts[k] for k in (i, j)))
-            variance, dof = found.margin(what, i, j) or (variance, dof)
+            variance, dof = found.error(what, i, j)
             error, delta = math.sqrt(variance), float(values[i] - values[j])
             t = delta / error if error else math.copysign(math.inf, delta)
-            halves = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, len(pairs)))
+            halves = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, 2 * len(pairs)))
             intervals = [(delta - half, delta + half) for half in halves]
             p = float(2 * stats.t.sf(abs(t), dof))
             rows.append(Difference(what, names[i], names[j], delta, intervals[0], intervals[1], t, dof, p, p))
-        adjusted = holm([row.p_value for row in rows])
-        differences += [replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
-    return tuple(differences)
+    adjusted = holm([row.p_value for row in rows])
+    return tuple(replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True))
+
+
+def _parallel_p(found: _Estimates, differences: Sequence[Difference]) -> float:
+    """The F test's p, which supposes even scatter; elsewhere the least of all pairs of slopes after Holm."""
+    if found.uneven is None:
+        return found.parallel_p
+    return float(holm([item.p_value for item in differences if item.what == "slope"]).min())
 
 
 def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int]) -> list[Verdict]:
@@ -426,7 +441,25 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
     return [Verdict(claim, "undecided", f"{reason}, includes zero", decides, LEVEL) for claim in claims]
 
 
-def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Errors, law: Law) -> Iterator[Caution]:
+def _scatter_cautions(cells: Sequence[_Cell], uneven: UnevenScatter | None) -> Iterator[Caution]:
+    if uneven is not None and uneven.seeds is not None:
+        low, high = min(cell.sample.low for cell in cells), max(cell.sample.high for cell in cells)
+        yield Caution(
+            "unequal-seed-variance",
+            f"the sd between seeds goes from {uneven.seeds.sd(low):.3g} to {uneven.seeds.sd(high):.3g} over the sizes "
+            f"(likelihood ratio, p = {uneven.p:.2g}): intervals and tests follow it",
+        )
+    elif uneven is not None:
+        yield Caution(
+            "unequal-scatter",
+            "points may scatter more about their lines at one end of the sizes (likelihood ratio, "
+            f"p = {uneven.p:.2g}): intervals and tests allow for it; seeds would tell",
+        )
+
+
+def _cautions(
+    cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Errors, law: Law, uneven: UnevenScatter | None
+) -> Iterator[Caution]:
     most, least = (choose(lines, key=lambda line: line.residual_sd) for choose in (max, min))
     if errors == "pooled" and 0 < least.residual_sd * SPREAD_RATIO < most.residual_sd:
         yield Caution(
@@ -434,13 +467,7 @@ def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Error
             f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
             f"{least.design}; errors separate gives each its own variance",
         )
-    if (seeds := _uneven(cells)) is not None:
-        low, high = min(cell.sample.low for cell in cells), max(cell.sample.high for cell in cells)
-        yield Caution(
-            "unequal-seed-variance",
-            f"the sd between seeds goes from {seeds.sd(low):.3g} to {seeds.sd(high):.3g} over the sizes (likelihood "
-            f"ratio, p = {seeds.p:.2g}): unpaired differences with pooled errors follow it, nothing else does",
-        )
+    yield from _scatter_cautions(cells, uneven)
     lows, highs = zip(*((cell.u.min(), cell.u.max()) for cell in cells), strict=True)
     shared = (min(highs) - max(lows)) / (max(highs) - min(lows))
     if shared < 0.8:
