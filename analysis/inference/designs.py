@@ -7,7 +7,7 @@
 >>> rows += [("energy", s, 9 - 2 * i + e) for i, (s, e) in enumerate(zip(sizes, wiggle))]
 >>> found = compare_designs(pd.DataFrame(rows, columns=["variant", "params", "rfid"]), "params", "rfid")
 >>> round(found.differences[0].difference, 6), found.verdicts[0].claim, found.verdicts[0].verdict
-(1.0, 'mean scales better than energy', 'not supported')
+(1.0, 'energy scales better than mean', 'supported')
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import pandas as pd
 from scipy import stats
 
 from analysis.inference.cautions import Caution, decoder_cautions, row_cautions
+from analysis.inference.curved import CurvedDesigns, curved_designs
 from analysis.inference.evidence import curvature
 from analysis.inference.scatter import UnevenScatter, uneven_scatter
-from analysis.inference.verdicts import Verdict, Word
+from analysis.inference.verdicts import Verdict
 from analysis.laws.intervals import Sample, points
 from analysis.laws.line import Law, configuration_means, regress
 from analysis.laws.noise import Replication, replication
@@ -76,6 +77,8 @@ class Difference:
     what: Quantity
     a: str
     b: str
+    at: float | None
+    """Size that a level is of; None for slopes."""
     difference: float
     ci95: tuple[float, float]
     """Of this difference alone."""
@@ -110,13 +113,29 @@ class DesignComparison:
     excluded: tuple[tuple[str, str], ...]
     """(row, reason)."""
     eval_images: int | None
+    curved: CurvedDesigns | None = None
+    """The law that differences are of where the designs' points rule out lines; None where lines are compared."""
+    samples: tuple[Sample, ...] = ()
+    """Configurations of every design, in the order of `lines`."""
+
+    @property
+    def compared_law(self) -> str:
+        """The law that differences and verdicts are of."""
+        return self.law if self.curved is None else self.curved.name
+
+    def value(self, k: int, x: np.ndarray) -> np.ndarray:
+        """The law of design number `k` that is compared, at sizes x (m,)."""
+        if self.curved is not None:
+            return self.curved.fits[k].value(x)
+        line = self.lines[k]
+        return np.asarray(line.intercept + line.slope * (np.log10(x) if self.law == "log-linear" else x))
 
     def as_json(self) -> dict[str, Any]:
         """One JSON-able object.
 
         Keys: schema, x, y, by, law, better, errors, paired, level_at, parallel_p, designs (one per line, the fields
         of `DesignLine`), differences (the fields of `Difference`), verdicts (claim, verdict, reason, would_decide,
-        level), warnings (code, message), excluded (row, reason), eval_images.
+        level), warnings (code, message), excluded (row, reason), eval_images, compared_law, laws (design, its text).
         """
         own = ("by", "law", "better", "errors", "paired", "level_at", "parallel_p", "eval_images")
         return {
@@ -129,6 +148,11 @@ class DesignComparison:
             "verdicts": [item._asdict() for item in self.verdicts],
             "warnings": [item._asdict() for item in self.cautions],
             "excluded": [{"row": row, "reason": reason} for row, reason in self.excluded],
+            "compared_law": self.compared_law,
+            "laws": [
+                {"design": line.design, "text": fit.text}
+                for line, fit in zip(self.lines, self.curved.fits if self.curved else (), strict=False)
+            ],
         }
 
     def text(self) -> str:
@@ -143,9 +167,17 @@ class DesignComparison:
                 f"{item.n_configurations} configurations, {item.n} runs"
             )
         lines.append(f"all slopes equal: p = {self.parallel_p:.3g}")
-        for pair in self.differences:
+        if self.curved is not None:
             lines.append(
-                f"  {pair.what} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
+                f"compared by {self.curved.name} (least AICc over all designs; {self.law} is {self.curved.behind:.1f} "
+                "behind), slopes as means over the sizes all share"
+            )
+            named = zip(self.lines, self.curved.fits, strict=True)
+            lines += [f"  {item.design}: {fit.text}" for item, fit in named]
+        for pair in self.differences:
+            where = "" if pair.at is None else f" at {pair.at:.4g}"
+            lines.append(
+                f"  {pair.what}{where} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
                 f"{pair.ci95[1]:.4g}, p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
             )
         lines += [line for verdict in self.verdicts for line in verdict.lines("")]
@@ -173,7 +205,9 @@ def compare_designs(
     pairs: Holm (1979) for p-values, slopes and levels together; Bonferroni for the simultaneous intervals.
 
     Where runs scatter more at one end of the sizes, as their seeds say or without seeds the residuals, errors follow it
-    (`analysis.inference.scatter`).
+    (`analysis.inference.scatter`). Where the points of the designs bend and rule out lines, the law that AICc prefers
+    over all designs is compared instead: its mean slope over the sizes all share, and its level at the least, the
+    middle and the largest of them. Every claim is made once.
 
     Args:
         frame: one row per run.
@@ -209,13 +243,21 @@ def compare_designs(
     if paired:
         _check_paired(cells, by, x)
         estimates = _regression(cells, middle, errors, paired=True)
-    differences = _differences(names, pairs, estimates)
+    found: _Estimates | _Curves = estimates
+    curved = None if paired else curved_designs(
+        [cell.sample for cell in cells], [cell.u for cell in cells], law, _seeds(cells), errors == "separate"
+    )  # fmt: skip
+    if curved is not None:
+        found = _Curves(curved, _shared(cells), middle, law)
+    differences = _differences(names, pairs, found, law)
     have = {cell.name: cell.sample.n for cell in cells}
-    claims = tuple(verdict for item in differences for verdict in _verdicts(item, direction, have))
-    cautions = (*_cautions(cells, lines, errors, law, estimates.uneven), *decoder_cautions(chosen))
+    claims = tuple(_verdict(item, direction, have) for item in differences)
+    uneven = estimates.uneven if curved is None else curved.uneven
+    cautions = (*_cautions(cells, lines, errors, law, uneven), *decoder_cautions(chosen))
     return DesignComparison(
         x, y, by, law, direction, errors, paired, 10**middle if law == "log-linear" else middle,
         _parallel_p(estimates, differences), lines, differences, claims, cautions, chosen.excluded, chosen.eval_images,
+        curved, tuple(cell.sample for cell in cells),
     )  # fmt: skip
 
 
@@ -257,13 +299,23 @@ class _Estimates:
     parts: tuple[int, ...]
     """Residual degrees of freedom of every design, for Satterthwaite's; empty where the variance is pooled."""
     parallel_p: float
+    middle: float
     uneven: UnevenScatter | None = None
     """Where points scatter more at one end of the sizes."""
     columns: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     """Of the regression: every design's slope (in units of `spread`) and level; -1 where it is the first design's."""
     spread: float = 1.0
 
-    def error(self, what: Quantity, i: int, j: int | None = None) -> tuple[float, float]:
+    @property
+    def kinds(self) -> list[tuple[Quantity, float | None]]:
+        """What is compared: quantity, and its size on the line's axis, about which the lines were fitted."""
+        return [("slope", None), ("level", self.middle)]
+
+    def values(self, what: Quantity, at: float | None) -> np.ndarray:
+        """Of all designs, (designs,)."""
+        return (self.slopes if what == "slope" else self.levels)[0]
+
+    def error(self, what: Quantity, i: int, j: int | None = None, at: float | None = None) -> tuple[float, float]:
         """Variance of design i's slope or level, or of its difference from design j's, and the degrees of freedom."""
         if self.uneven is not None:
             row = np.zeros(self.uneven.design.shape[1])
@@ -280,6 +332,39 @@ class _Estimates:
             return variance, self.dof
         # Satterthwaite (1946): the degrees of freedom of a sum of two variance estimates.
         return variance, float(variance**2 / sum(covariance[k, k] ** 2 / self.parts[k] for k in (i, j)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """What a curved law says of all designs: mean slopes over the shared sizes, and levels at three of them."""
+
+    laws: CurvedDesigns
+    shared: tuple[float, float]
+    """Ends of the shared sizes, on the line's axis."""
+    middle: float
+    law: Law
+
+    @property
+    def kinds(self) -> list[tuple[Quantity, float | None]]:
+        """What is compared: quantity, and its size on the line's axis."""
+        low, high = self.shared
+        return [("slope", None), *(("level", u) for u in (low, self.middle, high))]
+
+    def _combination(self, at: float | None) -> tuple[list[float], list[float]]:
+        """Sizes and the shares of the law's values there."""
+        ends = self.shared if at is None else (at,)
+        sizes = [10**u if self.law == "log-linear" else u for u in ends]
+        span = self.shared[1] - self.shared[0]
+        return sizes, [-1 / span, 1 / span] if at is None else [1.0]
+
+    def values(self, what: Quantity, at: float | None) -> np.ndarray:
+        """Of all designs, (designs,)."""
+        return self.laws.values(*self._combination(at))
+
+    def error(self, what: Quantity, i: int, j: int, at: float | None = None) -> tuple[float, float]:
+        """Variance of a difference and its degrees of freedom."""
+        rows = self.laws.rows(*self._combination(at))
+        return self.laws.error(rows[i] - rows[j])
 
 
 def _seeds(cells: Sequence[_Cell]) -> Replication | None:
@@ -315,9 +400,14 @@ def _cell(name: str, part: Selection, law: Law) -> _Cell:
     return _Cell(name, replace(points(x, y), runs=runs), u, part.y, part.configurations, told)
 
 
+def _shared(cells: Sequence[_Cell]) -> tuple[float, float]:
+    """Ends of the sizes that all designs share, on the law's axis."""
+    return float(max(cell.u.min() for cell in cells)), float(min(cell.u.max() for cell in cells))
+
+
 def _middle(cells: Sequence[_Cell], what: str, x: str) -> float:
     """The middle of the sizes that all designs share, on the law's axis."""
-    low, high = max(cell.u.min() for cell in cells), min(cell.u.max() for cell in cells)
+    low, high = _shared(cells)
     if low >= high:
         raise UserError(
             f"{what}: the designs share no range of {x}, so that a bend of one law would look like a "
@@ -362,7 +452,7 @@ def _regression(cells: Sequence[_Cell], middle: float, errors: Errors, paired: b
     columns = [tuple(start + k if k >= lost else -1 for k in range(number)) for start in (first + number - lost, first)]
     return _Estimates(
         (slopes, slope_inverse * variances), (levels, level_inverse * variances), float(fit.df_resid),
-        tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)), uneven,
+        tuple(counts - 2) if separate else (), float(stats.f.sf(ratio, number - 1, fit.df_resid)), middle, uneven,
         (columns[0], columns[1]), spread,
     )  # fmt: skip
 
@@ -392,18 +482,22 @@ def _check_paired(cells: Sequence[_Cell], by: str, x: str) -> None:
         )
 
 
-def _differences(names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates) -> tuple[Difference, ...]:
+def _differences(
+    names: Sequence[str], pairs: Sequence[tuple[int, int]], found: _Estimates | _Curves, law: Law
+) -> tuple[Difference, ...]:
     rows: list[Difference] = []
-    kinds: tuple[tuple[Quantity, np.ndarray], ...] = ("slope", found.slopes[0]), ("level", found.levels[0])
-    for what, values in kinds:
+    count = len(found.kinds) * len(pairs)
+    for what, at in found.kinds:
+        values = found.values(what, at)
+        size = at if at is None or law == "linear" else float(10**at)
         for i, j in pairs:
-            variance, dof = found.error(what, i, j)
+            variance, dof = found.error(what, i, j, at)
             error, delta = math.sqrt(variance), float(values[i] - values[j])
             t = delta / error if error else math.copysign(math.inf, delta)
-            halves = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, 2 * len(pairs)))
+            halves = (float(stats.t.ppf(1 - 0.025 / k, dof)) * error for k in (1, count))
             intervals = [(delta - half, delta + half) for half in halves]
             p = float(2 * stats.t.sf(abs(t), dof))
-            rows.append(Difference(what, names[i], names[j], delta, intervals[0], intervals[1], t, dof, p, p))
+            rows.append(Difference(what, names[i], names[j], size, delta, intervals[0], intervals[1], t, dof, p, p))
     adjusted = holm([row.p_value for row in rows])
     return tuple(replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True))
 
@@ -415,20 +509,19 @@ def _parallel_p(found: _Estimates, differences: Sequence[Difference]) -> float:
     return float(holm([item.p_value for item in differences if item.what == "slope"]).min())
 
 
-def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int]) -> list[Verdict]:
-    """The claim that a is better than b and its converse: scales better, or is better at the middle size."""
+def _verdict(item: Difference, better: Better, configurations: Mapping[str, int]) -> Verdict:
+    """Which of two designs scales better, or is better at a size: one claim, of the better where that is decided."""
     low, high = item.simultaneous95
     reason = (
         f"difference of {item.what}s {item.difference:.4g}, 95% CI {item.ci95[0]:.4g} .. {item.ci95[1]:.4g}, "
         f"p = {item.p_holm:.2g} after Holm"
     )
-    says = "scales better than" if item.what == "slope" else "is better in the middle of the shared sizes than"
-    claims = [f"{one} {says} {other}" for one, other in ((item.a, item.b), (item.b, item.a))]
+    scales = item.at is None
     if item.p_holm < 0.05:
-        words: list[Word] = ["supported", "not supported"]
-        if (item.difference < 0) != (better == "lower"):
-            words.reverse()
-        return [Verdict(claim, word, reason, level=LEVEL) for claim, word in zip(claims, words, strict=True)]
+        first, second = (item.a, item.b) if (item.difference < 0) == (better == "lower") else (item.b, item.a)
+        says = f"{first} scales better than {second}" if scales else f"{first} is better than {second} at {item.at:.4g}"
+        return Verdict(says, "supported", reason, level=LEVEL)
+    says = f"one of {item.a} and {item.b} " + ("scales better" if scales else f"is better at {item.at:.4g}")
     size = abs(item.difference)
     have = configurations[item.a] + configurations[item.b]
     factor = math.ceil(((high - low) / 2 / size) ** 2) if size > 0 else math.inf
@@ -438,7 +531,7 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
             f"about {factor * have} configurations of the two over the same sizes instead of {have}, were the "
             "difference really that large"
         )
-    return [Verdict(claim, "undecided", f"{reason}, includes zero", decides, LEVEL) for claim in claims]
+    return Verdict(says, "undecided", f"{reason}, not told from zero", decides, LEVEL)
 
 
 def _scatter_cautions(cells: Sequence[_Cell], uneven: UnevenScatter | None) -> Iterator[Caution]:

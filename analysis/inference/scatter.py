@@ -11,7 +11,7 @@ from scipy import optimize, stats
 from analysis.laws.noise import Replication, Uncertainty
 
 SUSPECTED = 0.5
-"""Level at which residuals alone are taken to scatter unevenly. A dozen of them seldom show it, and to miss it costs the
+"""Level at which residuals alone are taken to scatter unevenly. A dozen of them seldom show it, and to miss it costs
 most: with an sd that rises tenfold equal designs have a winner in 12% at a level of 0, in 5 to 6% at this."""
 
 _STEEPEST = 12.0
