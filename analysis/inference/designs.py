@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -200,14 +201,12 @@ def compare_designs(
 ) -> DesignComparison:
     """Compares how `y` scales with `x` in the designs that column `by` tells apart.
 
-    Each design gets its own line through the means of its configurations (runs that differ in seed alone are one
-    configuration, as everywhere in this package), so that seeds narrow nothing but the means. Adjustment for several
-    pairs: Holm (1979) for p-values, slopes and levels together; Bonferroni for the simultaneous intervals.
+    Each design gets its own line through the means of its configurations. Adjustment for all claims together: Holm
+    (1979) for p-values, Bonferroni for the simultaneous intervals. Every claim is made once.
 
     Where runs scatter more at one end of the sizes, as their seeds say or without seeds the residuals, errors follow it
     (`analysis.inference.scatter`). Where the points of the designs bend and rule out lines, the law that AICc prefers
-    over all designs is compared instead: its mean slope over the sizes all share, and its level at the least, the
-    middle and the largest of them. Every claim is made once.
+    over all designs is compared instead: its mean slope over the sizes all share, and its level at three of them.
 
     Args:
         frame: one row per run.
@@ -216,11 +215,10 @@ def compare_designs(
         by: column that tells the designs apart.
         law: log-linear, y = a + b log10(x), or linear, y = a + b x.
         better: which direction of y is better; by default known from the metric's name.
-        errors: pooled, one residual variance for all designs, exact t on C - 2 V degrees of freedom for C
-            configurations and V designs; separate, each its own, differences by Welch's t (Satterthwaite).
+        errors: pooled, exact t on C - 2 V degrees of freedom for C configurations and V designs; separate, Welch's t.
         paired: compares size by size, by an effect of every size beside the designs' own, on C - S - 2 (V - 1) degrees
-            of freedom for S sizes: what all designs share at one size (evaluation images, a law that is no straight
-            line) drops out of every difference. Slopes and levels of single designs stay those of the unpaired fit.
+            of freedom for S sizes: what all designs share at one size drops out of every difference. Slopes and levels
+            of single designs stay those of the unpaired fit.
         reference: compares this design with each other one; every pair by default.
         include: statuses of runs to use beside finished.
 
@@ -229,29 +227,19 @@ def compare_designs(
             metric of unknown direction without `better`; designs without a size range in common; paired designs
             that were not run at the same sizes.
     """
-    direction = better or registry.better(y)
-    if direction is None:
-        raise UserError(f"{y}: not known whether lower or higher is better; say so with better lower or better higher")
-    column = find_column(frame, by)
-    chosen = select(frame, x, y, include, law == "log-linear", column)
-    names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
-    pairs = _pairs(names, by, len(chosen.x), reference)
-    cells = [_cell(name, chosen.take((chosen.used[column].astype(str) == name).to_numpy()), law) for name in names]
+    direction = _direction(y, better)
+    chosen, cells = _cells(frame, x, y, by, law, include)
+    pairs = _pairs([cell.name for cell in cells], by, reference)
     middle = _middle(cells, f"{y} on {x} by {by}", x)
     estimates = _regression(cells, middle, errors)
     lines = tuple(_lines(cells, middle, estimates))
     if paired:
         _check_paired(cells, by, x)
         estimates = _regression(cells, middle, errors, paired=True)
-    found: _Estimates | _Curves = estimates
-    curved = None if paired else curved_designs(
-        [cell.sample for cell in cells], [cell.u for cell in cells], law, _seeds(cells), errors == "separate"
-    )  # fmt: skip
-    if curved is not None:
-        found = _Curves(curved, _shared(cells), middle, law)
-    differences = _differences(names, pairs, found, law)
-    have = {cell.name: cell.sample.n for cell in cells}
-    claims = tuple(_verdict(item, direction, have) for item in differences)
+    curved = None if paired else _curves(cells, law, errors)
+    found = estimates if curved is None else _Curves(curved, _shared(cells), middle, law)
+    differences = _differences([cell.name for cell in cells], pairs, found, law)
+    claims = tuple(_verdict(item, direction, {cell.name: cell.sample.n for cell in cells}) for item in differences)
     uneven = estimates.uneven if curved is None else curved.uneven
     cautions = (*_cautions(cells, lines, errors, law, uneven), *decoder_cautions(chosen))
     return DesignComparison(
@@ -259,6 +247,43 @@ def compare_designs(
         _parallel_p(estimates, differences), lines, differences, claims, cautions, chosen.excluded, chosen.eval_images,
         curved, tuple(cell.sample for cell in cells),
     )  # fmt: skip
+
+
+def _direction(y: str, better: Better | None) -> Better:
+    """Which direction of a metric is better."""
+    direction = better or registry.better(y)
+    if direction is None:
+        raise UserError(f"{y}: not known whether lower or higher is better; say so with better lower or better higher")
+    return direction
+
+
+def _cells(
+    frame: pd.DataFrame, x: str, y: str, by: str, law: Law, include: Iterable[str]
+) -> tuple[Selection, list[_Cell]]:
+    """The usable rows, and the configurations of every design among them."""
+    column = find_column(frame, by)
+    chosen = select(frame, x, y, include, law == "log-linear", column)
+    names = list(dict.fromkeys(chosen.used[column].dropna().astype(str)))
+    if len(names) < 2:
+        raise UserError(
+            f"by {by}: {f'only {names[0]}' if names else 'no value'} in {len(chosen.x)} usable rows; "
+            f"expected at least two designs to compare{_lost(chosen)}"
+        )
+    of = chosen.used[column].astype(str)
+    return chosen, [_cell(name, chosen.take((of == name).to_numpy()), law) for name in names]
+
+
+def _lost(chosen: Selection) -> str:
+    """Why most of the rows that were left out were."""
+    if not chosen.excluded:
+        return ""
+    reason, count = Counter(reason for _, reason in chosen.excluded).most_common(1)[0]
+    return f"; {count} rows were left out: {reason}"
+
+
+def _curves(cells: Sequence[_Cell], law: Law, errors: Errors) -> CurvedDesigns | None:
+    samples, us = [cell.sample for cell in cells], [cell.u for cell in cells]
+    return curved_designs(samples, us, law, _seeds(cells), errors == "separate")
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -375,13 +400,8 @@ def _seeds(cells: Sequence[_Cell]) -> Replication | None:
     return replication(sizes, values, groups)
 
 
-def _pairs(names: Sequence[str], by: str, rows: int, reference: str | None) -> list[tuple[int, int]]:
+def _pairs(names: Sequence[str], by: str, reference: str | None) -> list[tuple[int, int]]:
     """The designs to compare, by their numbers."""
-    if len(names) < 2:
-        raise UserError(
-            f"by {by}: {f'only {names[0]}' if names else 'no value'} in {rows} usable rows; "
-            "expected at least two designs to compare"
-        )
     if reference is None:
         return list(itertools.combinations(range(len(names)), 2))
     if reference not in names:
