@@ -7,12 +7,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from analysis.inference.evidence import Horizon, LawComparison
 from analysis.laws.intervals import Interval, InverseSet, Sample, inverse, law_interval, run_interval
+from analysis.table.configurations import CONFIGURATION_COLUMNS
+from analysis.table.selection import Selection, sample_column
 from drorae.errors import UserError
 
 
@@ -164,11 +167,46 @@ def data_hash(sample: Sample) -> str:
     return hashlib.sha256(json.dumps([sample.x_name, sample.y_name, rows]).encode()).hexdigest()
 
 
-PREDICTION_VERSION = 1
+PREDICTION_VERSION = 2
+"""2 says what the runs were (`of`) and how they were chosen (`origin`); 1 is still scored."""
 
 
-def register(comparison: LawComparison, made: Forecast) -> dict[str, Any]:
-    """A prediction as a plain record: what was said, of what, from which data; to be scored when the run is in."""
+def constants(selection: Selection, rows: np.ndarray | None = None) -> dict[str, list[str]]:
+    """What used rows say they are, by column: variant and other fields of a configuration, evaluation images.
+
+    Args:
+        selection: the rows; its size is left out.
+        rows: mask of those to look at, shape (rows,); all by default.
+    """
+    used = selection.used if rows is None else selection.used[rows]
+    names = [*CONFIGURATION_COLUMNS, sample_column(used, selection.y_name)]
+    found = {}
+    for name in names:
+        if name is None or name not in used.columns or name == selection.x_column:
+            continue
+        if (values := sorted({_plain(value) for value in used[name].dropna()})) and name != "expert_hidden_dim":
+            found[name] = values
+    return found
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def register(
+    comparison: LawComparison,
+    made: Forecast,
+    of: Mapping[str, list[str]] | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A prediction as a plain record: what was said, of what, from which data; to be scored when the run is in.
+
+    Args:
+        comparison: the laws.
+        made: what they say.
+        of: what the runs are (`constants`); nothing by default.
+        origin: source, filter and conditions of the runs, version of drorae; none by default.
+    """
     sample = comparison.sample
     return {
         "kind": "drorae.prediction",
@@ -181,7 +219,26 @@ def register(comparison: LawComparison, made: Forecast) -> dict[str, Any]:
         "laws": [{"law": item.law, "value": item.value, "interval": list(item.of_run)} for item in made.laws],
         "n_configurations": sample.n,
         "data_sha256": data_hash(sample),
+        "of": dict(of or {}),
+        "origin": dict(origin or {}),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def check_same(record: Mapping[str, Any], selection: Selection) -> None:
+    """Refuses to score a record against runs of its size that are something else than those it was made from.
+
+    Raises:
+        UserError: they differ in a column that the record names, such as variant.
+    """
+    near = np.abs(selection.x / float(record["at"]) - 1) < 0.01
+    there = constants(selection, near)
+    for name, values in record.get("of", {}).items():
+        if other := [value for value in there.get(name, []) if value not in values]:
+            raise UserError(
+                f"score: the prediction is of {name} {', '.join(values)}, and runs of that size have {name} "
+                f"{', '.join(other)}; score against the runs that were predicted, --where {name}={values[0]}"
+            )
 
 
 def observed_value(record: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> float:
@@ -218,8 +275,9 @@ def score(record: Mapping[str, Any], value: float) -> Score:
     Raises:
         UserError: not such a record, or a value that is not finite.
     """
-    if record.get("kind") != "drorae.prediction" or record.get("version") != PREDICTION_VERSION:
-        raise UserError(f"not a registered prediction of version {PREDICTION_VERSION}; expected what --register wrote")
+    if record.get("kind") != "drorae.prediction" or record.get("version") not in range(1, PREDICTION_VERSION + 1):
+        known = f"up to version {PREDICTION_VERSION}"
+        raise UserError(f"not a registered prediction {known}; expected what --register wrote")
     if not math.isfinite(value):
         raise UserError(f"score against {value}: expected a finite value of {record['y']}")
     low, high = record["envelope"]

@@ -63,14 +63,14 @@ def write_report(
     """
     first, *others = trees or [fit_tree(item) for item in analyses]
     tree = dict(first) | ({"also": others} if others else {})
-    with _folder(directory) as folder:
+    with report_folder(directory) as folder:
         paths = figures.save(figures.law_figure(analyses), folder, "law")
         residuals = figures.save(figures.residual_figure(analyses), folder, "residuals")
         paths |= {f"residuals_{kind}": path for kind, path in residuals.items()}
         text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         paths["json"] = _write(folder / "law.json", text)
         paths["csv"] = _write(folder / "law.csv", _table_csv(analyses))
-        return paths | _pages(folder, title, _blocks(analyses, paths, images or {}, command))
+        return paths | write_pages(folder, title, _blocks(analyses, paths, images or {}, command))
 
 
 def write_joint_report(found: JointAnalysis, directory: str | Path, command: str | None = None) -> dict[str, Path]:
@@ -80,14 +80,14 @@ def write_joint_report(found: JointAnalysis, directory: str | Path, command: str
         UserError: the directory cannot be written.
     """
     title = f"{display_name(found.y_name)} against {found.x_name} and {found.second_name}"
-    with _folder(directory) as folder:
+    with report_folder(directory) as folder:
         paths = figures.save(figures.joint_figure(found), folder, "axes")
         paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found), indent=1))
-        return paths | _pages(folder, title, _joint_blocks(found, title, paths, command))
+        return paths | write_pages(folder, title, _joint_blocks(found, title, paths, command))
 
 
 @contextlib.contextmanager
-def _folder(directory: str | Path) -> Iterator[Path]:
+def report_folder(directory: str | Path) -> Iterator[Path]:
     """The folder of a report; what the system refuses within becomes a UserError."""
     folder = Path(directory)
     try:
@@ -102,7 +102,8 @@ def _write(path: Path, text: str) -> Path:
     return write_atomic(path, text.encode())
 
 
-def _pages(folder: Path, title: str, blocks: Sequence[Block]) -> dict[str, Path]:
+def write_pages(folder: Path, title: str, blocks: Sequence[Block]) -> dict[str, Path]:
+    """Writes report.html and report.md and returns their paths by kind."""
     return {
         "html": _write(folder / "report.html", html_page(title, blocks)),
         "markdown": _write(folder / "report.md", markdown_page(title, blocks, folder)),
@@ -174,11 +175,12 @@ def _blocks(
         _run_table([item.selection for item in analyses]),
         *_excluded([item.selection for item in analyses]),
         *(Picture(Path(path), Path(path), caption, caption) for caption, path in images.items()),
-        *_again(command),
+        *how_again(command),
     ]
 
 
-def _again(command: str | None) -> list[Block]:
+def how_again(command: str | None) -> list[Block]:
+    """The command that makes a report again; nothing where there is none."""
     return [Heading("Again"), Text(command, "code")] if command else []
 
 
@@ -194,7 +196,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
     return caption + "."
 
 
-_MARKS = {"supported": "✓ supported", "not supported": "✗ not supported", "undecided": "? undecided"}
+MARKS = {"supported": "✓ supported", "not supported": "✗ not supported", "undecided": "? undecided"}
+"""How a verdict's word is marked in a table."""
 
 
 def _metric_table(
@@ -213,7 +216,7 @@ def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
         return said + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
     said = [(item.selection.y_name, verdict) for item in analyses for verdict in item.verdicts]
-    rows = [(name, verdict.claim, _MARKS[verdict.verdict], why(verdict)) for name, verdict in said]
+    rows = [(name, verdict.claim, MARKS[verdict.verdict], why(verdict)) for name, verdict in said]
     return _metric_table(len(analyses) > 1, "Verdicts", ("Claim", "Verdict", "Why"), rows, (0, 1, 2))
 
 
@@ -454,5 +457,5 @@ def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], c
         Notes(tuple(notes)),
         Heading("Tests"),
         Table(("of", "F", "degrees of freedom", "p"), tests, (0,)),
-        *_again(command),
+        *how_again(command),
     ]

@@ -15,6 +15,7 @@ from analysis.table.cells import floats
 from analysis.table.columns import bad_cell, find_column, numbers, texts
 from analysis.table.configurations import check_repeats, configuration_columns, number_groups
 from analysis.table.decoders import check_decoders
+from analysis.table.join import SOURCE
 from analysis.table.trackers import adopt, check_history, status_of
 from drorae.errors import UserError
 from drorae.trial.folder import TrialStatus
@@ -183,6 +184,8 @@ def seed_texts(frame: pd.DataFrame) -> tuple[str, ...]:
 def _labels(frame: pd.DataFrame) -> list[str]:
     """Every row by its number in the file and the name of its run."""
     numbered = frame.index.is_unique and pd.api.types.is_integer_dtype(frame.index)
+    if SOURCE in frame.columns and pd.api.types.is_string_dtype(frame.index):
+        return [str(row) for row in frame.index]
     rows = [int(i) + 1 for i in frame.index] if numbered else range(1, len(frame) + 1)
     names = [key or run[:8] for key, run in zip(texts(frame, "config_hash"), texts(frame, "run_id"), strict=True)]
     return [f"row {row}" + (f" ({name})" if name else "") for row, name in zip(rows, names, strict=True)]

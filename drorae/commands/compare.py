@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from drorae.commands.options import Column, Law, Statuses, flat, option
+from drorae.commands.options import Column, Law, Statuses, Words, flat, option
 from drorae.commands.source import SizeOptions
-from drorae.commands.terminal import working
+from drorae.commands.terminal import say, working
+from drorae.errors import UserError
+from drorae.runtime.shell import portable_command
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(kw_only=True)
@@ -19,7 +26,9 @@ class Compare(SizeOptions):
 
     y: Column
     """Metric, such as rfd_dinov2."""
-    by: Column = "variant"
+    other: Annotated[Words, option("SOURCE", "repeatable", "with")] = ()
+    """Further sources of runs: tables, sweeps' folders or mlflow:EXPERIMENT."""
+    by: Annotated[str | None, option("COLUMN", "default: variant, or source with --with")] = None
     """Column that tells the designs apart."""
     law: Law = "log-linear"
     """log-linear: y = a + b log10(x); linear: y = a + b x."""
@@ -33,15 +42,19 @@ class Compare(SizeOptions):
     """Other statuses to use as well."""
 
     def run(self) -> int:
-        """Prints the comparison."""
+        """Prints the comparison; with --out writes its report."""
         from analysis.inference.designs import compare_designs
+        from analysis.report.comparison import write_comparison
+        from analysis.table.join import SOURCE
 
+        by = self.by or (SOURCE if flat(self.other) else "variant")
+        paths = {}
         with working(f"comparing {self.source}"):
             found = compare_designs(
-                self.read(),
+                self._tables(by),
                 self.x,
                 self.y,
-                self.by,
+                by,
                 self.law,
                 self.better,
                 self.errors,
@@ -49,5 +62,28 @@ class Compare(SizeOptions):
                 self.reference,
                 flat(self.include),
             )
+            if self.out is not None:
+                paths = write_comparison(found, self.out, portable_command(*sys.argv[1:]))
         self.answer(found.as_json(), found.text())
+        if paths:
+            say(f"report: {paths['html']}", keep=[paths["html"]])
         return 0
+
+    def _tables(self, by: str) -> pd.DataFrame:
+        """Returns the runs of all sources, joined where there are several.
+
+        Raises:
+            UserError: a source is given twice or holds nothing readable.
+        """
+        from analysis.table.join import SOURCE, join_tables
+
+        sources = [self.source, *flat(self.other)]
+        if len(sources) == 1:
+            return self.read()
+        if len(set(sources)) < len(sources):
+            raise UserError(f"--with {sources[-1]}: given twice; expected sources that differ")
+        short = [Path(source.rstrip("/")).stem for source in sources]
+        names = short if len(set(short)) == len(short) else sources
+        tables = {name: replace(self, source=source).read() for name, source in zip(names, sources, strict=True)}
+        columns = [self.x, self.y, *([by] if by != SOURCE else [])]
+        return join_tables(tables, columns, by == SOURCE)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from drorae import __version__
 from drorae.commands.options import Count, Law, Words, flat, option, write_new
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
@@ -85,9 +86,11 @@ class Predict(SizeOptions):
 
     def _register(self, found: Analysis, made: list[Forecast]) -> list[str]:
         """Writes the predictions and returns where each is: a run id or a file."""
-        from analysis.inference.predict import register
+        from analysis.inference.predict import constants, register
 
-        records = [register(found.comparison, item) for item in made]
+        origin = {"source": self.source, "filter": self.filter, "where": flat(self.where), "drorae": __version__}
+        of = constants(found.selection)
+        records = [register(found.comparison, item, of, origin) for item in made]
         if self.experiment is not None:
             from analysis.report.mlflow import write_predictions
 
@@ -100,7 +103,7 @@ class Predict(SizeOptions):
         return written
 
     def _score(self, path: Path) -> int:
-        from analysis.inference.predict import observed_value, score
+        from analysis.inference.predict import check_same, observed_value, score
         from analysis.table.selection import select
 
         try:
@@ -109,7 +112,8 @@ class Predict(SizeOptions):
             raise UserError(f"{path}: not readable as JSON ({error}); expected what --register wrote") from None
         if not isinstance(record, dict) or not {"x", "y", "at"} <= set(record):
             raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
-        chosen = select(self.read(), str(record["x"]), str(record["y"]))
+        chosen = select(self._as_registered(record).read(), str(record["x"]), str(record["y"]))
+        check_same(record, chosen)
         result = score(record, observed_value(record, chosen.x, chosen.y))
         tree = {
             "x": record["x"],
@@ -124,6 +128,28 @@ class Predict(SizeOptions):
         words = [f"  {law}: off by {off:+.4g}, {'inside' if inside else 'outside'}" for law, off, inside in result.laws]
         self.answer(tree, "\n".join([result.text, *words]))
         return 0
+
+    def _as_registered(self, record: dict[str, Any]) -> Predict:
+        """Returns the command with the record's own filter and conditions.
+
+        Raises:
+            UserError: it asks for another metric, size, filter or condition than was predicted.
+        """
+        origin = record.get("origin", {})
+        where, chosen = list(origin.get("where", [])), str(origin.get("filter", ""))
+        asked = (
+            ("--y", self.y, record["y"], ""),
+            ("--x", self.x, record["x"], "params"),
+            ("--where", " ".join(flat(self.where)), " ".join(where), ""),
+            ("--filter", self.filter, chosen, ""),
+        )
+        for flag, given, registered, default in asked if record.get("origin") else asked[:2]:
+            if given not in (default, registered):
+                was = registered or "none"
+                raise UserError(f"{flag} {given}: the prediction was registered with {was}; leave {flag} out")
+        if not origin:
+            return self
+        return replace(self, where=(tuple(where),) if where else (), filter=chosen)
 
 
 def _numbers(flag: str, words: Sequence[str]) -> list[float]:

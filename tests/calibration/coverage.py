@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
+from analysis.inference.designs import compare_designs
 from analysis.inference.evidence import CANDIDATES, HORIZON, compare_laws
 from analysis.inference.verdicts import no_saturation, trend
 from analysis.laws.curves import Profile, grid
@@ -36,6 +38,9 @@ SATURATING = (0.3, 0.2, 0.3)
 
 SMALLEST, LARGEST = 0.1, 10.0
 
+FALSE_WINNERS = 0.06
+"""Share of comparisons of equal designs that may name a winner."""
+
 UNEQUAL = ((5, 4, 3, 3, 2, 2, 1, 1), (8, 1, 1, 1, 1, 1, 1, 8), (1, 1, 8, 8, 8, 8, 1, 1), (6, 2, 2, 2, 2, 2, 2, 6))
 """Runs of eight configurations: falling, heavy ends, heavy middle, every one replicated."""
 
@@ -45,7 +50,7 @@ class Row:
     """One simulated interval."""
 
     part: str
-    """default: must cover 0.935 to 0.965; other: for comparison; wrong form; tool."""
+    """default: must cover 0.935 to 0.965; other: for comparison; wrong form; tool; compare: at most `FALSE_WINNERS`."""
     truth: str
     law: str
     n: str
@@ -53,7 +58,7 @@ class Row:
     quantity: str
     replications: int
     coverage: float
-    """Share of replications in which it held (for verdicts: in which it was given)."""
+    """Share of replications in which it held (for verdicts and winners: in which it was given)."""
     width: float
     """Median width; nan where it has none."""
 
@@ -282,6 +287,52 @@ def tool(
     ]
 
 
+def false_winner(
+    mode: str, rise: float, replications: int, seed: int, sizes: int = 6, between: float = 0.0, designs: int = 2
+) -> Row:
+    """How often a comparison of equal designs claims that one scales better or is better, on any count.
+
+    The sd of a run is 1 in the middle of the sizes and `rise` times as large at the largest as at the smallest.
+
+    Args:
+        mode: pooled, paired or separate, with three seeds each; single, pooled with one.
+        rise: see above.
+        replications: comparisons.
+        seed: of the simulation.
+        sizes: of every design.
+        between: sd of configurations by themselves.
+        designs: number of designs.
+    """
+    seeds = 1 if mode == "single" else 3
+    u = np.linspace(-0.5, 0.5, sizes)
+    rows = [(f"design {d}", 10 ** (7 + 2 * at), s) for d in range(designs) for at in u for s in range(seeds)]
+    frame = pd.DataFrame(rows, columns=["variant", "params", "seed"])
+    sd = np.tile(np.repeat(rise**u, seeds), designs)
+    rng = np.random.default_rng(seed)
+    found = 0
+    for _ in range(replications):
+        own = np.repeat(rng.normal(0, between, designs * sizes), seeds)
+        values = -0.05 * np.log10(frame["params"]) + own + rng.normal(0, 1, len(frame)) * sd
+        compared = compare_designs(
+            frame.assign(rfid=values), "params", "rfid", paired=mode == "paired",
+            errors="separate" if mode == "separate" else "pooled",
+        )  # fmt: skip
+        found += any(item.verdict == "supported" for item in compared.verdicts)
+    truth = f"{designs} equal lines; configurations sd {between:g}; runs sd 1, times {rise:g} over the sizes"
+    name = f"false winner, {mode}"
+    return Row("compare", truth, "log-linear", f"{sizes} x {seeds}", 1.0, name, replications, found / replications,
+               float("nan"))  # fmt: skip
+
+
+def winners(part: int) -> list[Row]:
+    """False winners by every way of comparing, with even and uneven scatter."""
+    return [
+        false_winner(mode, rise, 1000 // part, 11)
+        for mode in ("pooled", "single", "paired", "separate")
+        for rise in (0.1, 1.0, 10.0)
+    ]
+
+
 def table(quick: bool = False) -> list[Row]:
     """All rows; `quick` with a twentieth of the replications."""
     part = 20 if quick else 1
@@ -305,7 +356,7 @@ def table(quick: bool = False) -> list[Row]:
         rows += tool(n, sd, 300 // part, 8)
     for n in (8, 12, 30):
         rows += tool(n, 0.02, 300 // part, 9, saturating=False)
-    return rows
+    return rows + winners(part)
 
 
 def as_csv(rows: list[Row]) -> str:
@@ -332,6 +383,9 @@ def main() -> None:
     print(f"{given.out / 'coverage.csv'}: {len(rows)} rows; default path: {len(default) - len(off)} of {len(default)}")
     for row in off:
         print(f"  outside .935 .. .965: {row}")
+    for row in rows:
+        if row.part == "compare" and row.coverage > FALSE_WINNERS:
+            print(f"  more than {FALSE_WINNERS} false winners: {row}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.inference.analysis import Analysis, analyse
-from analysis.inference.predict import forecast, observed_value, reach, register, score
+from analysis.inference.predict import check_same, constants, forecast, observed_value, reach, register, score
 from analysis.table.files import read_table
 from drorae.commands.main import main
 from drorae.errors import UserError
@@ -87,3 +87,49 @@ def test_predict_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     later.to_csv(tmp_path / "later.csv", index=False)
     assert main(["predict", str(tmp_path / "later.csv"), "--score", str(written), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["inside"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), ""),
+        (("--where", "variant=energy"), ""),
+        (("--where", "variant=mean"), "--where variant=mean: the prediction was registered with variant=energy"),
+        (("--y", "psnr"), "--y psnr: the prediction was registered with rfid"),
+        (("--x", "layers"), "--x layers: the prediction was registered with params"),
+        (("--filter", "metrics.rfid > 1"), "the prediction was registered with none"),
+    ],
+)
+def test_a_record_keeps_what_it_is_of_and_is_scored_against_nothing_else(
+    options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.geomspace(1e5, 1e8, 6)
+    clean = 1 - 0.05 * np.log10(x) + 0.002 * (-1) ** np.arange(6)
+    frame = pd.concat([pd.DataFrame({"params": x, "rfid": clean + more, "variant": name, "psnr": 1.0 + x})
+                       for name, more in (("energy", 0), ("mean", 1))])  # fmt: skip
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    said = ["predict", str(tmp_path / "runs.csv"), "--y", "rfid", "--where", "variant=energy", "--at", "1.5e8"]
+    assert main([*said, "--register", "--out", str(tmp_path)]) == 0
+    (written,) = tmp_path.glob("prediction-*.json")
+    record = json.loads(written.read_text())
+    assert record["of"] == {"variant": ["energy"]} and record["origin"]["where"] == ["variant=energy"]
+    assert record["origin"]["source"].endswith("runs.csv") and record["y"] == "rfid"
+    assert record["origin"]["drorae"] and record["date"].startswith("20")
+    new = [{"params": 1.5e8, "rfid": 1 - 0.05 * np.log10(1.5e8) + more, "variant": name, "psnr": 1.0}
+           for name, more in (("energy", 0), ("mean", 1))]  # fmt: skip
+    pd.concat([frame, pd.DataFrame(new)]).to_csv(tmp_path / "later.csv", index=False)
+    capsys.readouterr()
+    code = main(["predict", str(tmp_path / "later.csv"), "--score", str(written), "--json", *options])
+    out, err = capsys.readouterr()
+    assert (code, message in err) == (2 if message else 0, True)
+    if not message:
+        assert json.loads(out)["inside"] is True, "of energy alone, though mean has that size too"
+
+
+def test_runs_of_another_variant_are_no_score(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"params": np.geomspace(1e5, 1e8, 6), "rfid": [1.0, 0.9, 0.81, 0.7, 0.6, 0.5]})
+    found = analyse(frame.assign(variant="energy"), "params", "rfid")
+    record = register(found.comparison, found.predict(1.5e8), constants(found.selection))
+    other = analyse(frame.assign(variant="mean", params=frame["params"] * 1.5), "params", "rfid")
+    with pytest.raises(UserError, match="of variant energy, and runs of that size have variant mean"):
+        check_same(record, other.selection)
