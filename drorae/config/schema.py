@@ -131,6 +131,9 @@ class EncoderConfig(Checked):
     """safetensors or weights-only .pth file, with `weights="file"`."""
     input_size: Positive = 56
     """Side in pixels the crop is resized to (bicubic) before encoding; a multiple of the patch size."""
+    resize: Literal["antialiased", "plain"] = "antialiased"
+    """How it is resized. antialiased: as Pillow does, clamped to the range of pixels; plain: from four by four
+    neighbours at any scale, not clamped, as RAE and diffusers feed their encoders: 3% apart from 256 to 224 px."""
     norm_affine: bool = False
     """Keep scale and shift of the backbone's final LayerNorm. RAE's released recipe drops them, and only
     without them is LN(LN(x)) = LN(x), which makes Eq. 5 at beta = 0 the RAE latent."""

@@ -44,6 +44,7 @@ class Encoder(nn.Module):
         self.width: int = vit.embed_dim
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.input_size = config.input_size
+        self.resize = config.resize
         self.grid = config.input_size // self.patch_size
         eps = getattr(vit.norm, "eps", 1e-6)
         self.norm = nn.LayerNorm(self.width, eps=eps, elementwise_affine=config.norm_affine)
@@ -55,14 +56,17 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
         # Read by caches and tracking: which features these are, to the last weight.
-        self.fingerprint = f"{config.name}-{config.input_size}px-{state_fingerprint(vit.state_dict())}"
+        resized = "" if config.resize == "antialiased" else f"-{config.resize}"
+        self.fingerprint = f"{config.name}-{config.input_size}px{resized}-{state_fingerprint(vit.state_dict())}"
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> LayerFeatures:
-        """Encodes images [B, 3, H, W] in [0, 1], resized (bicubic, antialiased) to the encoder's input size."""
+        """Encodes images [B, 3, H, W] in [0, 1], resized (`EncoderConfig.resize`) to the encoder's input size."""
         if images.shape[-2:] != (self.input_size, self.input_size):
-            images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=True).clamp(0, 1)
+            antialiased = self.resize == "antialiased"
+            images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=antialiased)
+            images = images.clamp(0, 1) if antialiased else images
         normalised = (images - self.mean) / self.std
         blocks: Any = self.vit.forward_intermediates(normalised, output_fmt="NLC", norm=False, intermediates_only=True)
         layers = torch.stack(blocks, dim=1)
