@@ -7,13 +7,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from drorae.models.backbones import build_vit
 
 DEPTH = 3
 COMMON = {
@@ -167,6 +171,15 @@ def block_outputs(family: Family, model: nn.Module, images: Tensor) -> Tensor:
         handle.remove()
     assert len(seen) == DEPTH
     return torch.stack(seen, dim=1)[:, :, family.prefix :]
+
+
+def save_official(family: Family, model: nn.Module, path: Path) -> None:
+    """Writes the weights as a file that `encoder.weights=file` reads, with what the model lacks behind its blocks."""
+    state = official_state(family, model)
+    own = build_vit(family.name).state_dict()
+    # The final norm without scale and shift is theirs with ones and zeros; a pooling head is laid out in another way.
+    spare = {name: tensor for name, tensor in own.items() if name.startswith(("norm.", "attn_pool."))}
+    save_file({name: tensor.contiguous() for name, tensor in {**spare, **state}.items()}, path)
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

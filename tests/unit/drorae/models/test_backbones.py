@@ -17,7 +17,7 @@ from drorae.models.backbones import SUPPORTED, build_vit, mlp_width
 from drorae.models.encoder import Encoder, load_encoder
 
 pytest.importorskip("transformers")
-from transformers_vits import DEPTH, FAMILIES, Family, block_outputs, official_state, randomise, relative_error
+from transformers_vits import DEPTH, FAMILIES, Family, block_outputs, randomise, relative_error, save_official
 
 
 @pytest.fixture
@@ -29,12 +29,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loaded(family: Family, model: torch.nn.Module, size: int, folder: Path, **fields: Any) -> Encoder:
     path = folder / "weights.safetensors"
-    state = official_state(family, model)
-    if "siglip" in family.name:
-        # The pooling head stands behind the blocks, and is laid out in another way: timm's own will do.
-        own = build_vit(family.name).state_dict()
-        state |= {name: tensor for name, tensor in own.items() if name.startswith("attn_pool.")}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    save_official(family, model, path)
     config = EncoderConfig(name=family.name, weights="file", path=str(path), input_size=size, **fields)
     return load_encoder(config, folder)
 
