@@ -35,7 +35,7 @@ def _paper() -> TrialConfig:
     )  # fmt: skip
     return TrialConfig(
         images=ImagesConfig(source="folder", path="imagenet", size=256, resize=384, views=0),
-        encoder=EncoderConfig(name="vit_base_patch14_reg4_dinov2", weights="hub", input_size=224),
+        encoder=EncoderConfig(name="vit_base_patch14_reg4_dinov2", weights="hub", input_size=224, resize="plain"),
         fusion=FusionConfig(),
         decoder=DECODERS["XL"],
         # The paper gives lambda_p = 1 and no lambda_g: RAE's 0.75.

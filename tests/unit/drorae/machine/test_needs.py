@@ -25,13 +25,14 @@ from drorae.machine.needs import (
     check_encoder,
     encoder_shape,
     flops_per_image,
+    guessed_shape,
     measure,
     rough_needs,
     trial_flops,
 )
+from drorae.models.backbones import build_vit
 from drorae.models.decoder import Decoder
 from drorae.models.effnet import NAME
-from drorae.models.encoder import build_vit
 from drorae.models.fusion.registry import LayerFusion
 
 IMAGES = 1_281_167
@@ -233,9 +234,39 @@ def test_known_encoder_shapes_are_timms(name: str, monkeypatch: pytest.MonkeyPat
     assert encoder_shape.__wrapped__(name) == KNOWN_SHAPES[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "prefix"),
+    [
+        ("vit_small_plus_patch16_dinov3", 256, 5),  # a gated MLP
+        ("vit_base_patch16_siglip_256.v2_webli", 256, 0),
+        ("vit_base_patch16_224.mae", 224, 1),
+        ("vit_so400m_patch14_siglip_224", 224, 0),  # 3.7 times as wide
+    ],
+)
+def test_an_encoder_s_arithmetic_is_what_torch_counts(name: str, size: int, prefix: int) -> None:
+    config = override(override(PRESETS["paper"], "encoder.name", name), "encoder.input_size", size)
+    shape = encoder_shape(name)
+    assert shape is not None
+    with torch.device("meta"):
+        vit = build_vit(name, img_size=size)
+        image = torch.zeros(1, 3, size, size)
+    with torch.no_grad():
+        found = counted(lambda: vit.forward_intermediates(image, intermediates_only=True))
+    estimate = flops_per_image(config, shape, config.phases[0], True, False)["encoder"]
+    assert vit.num_prefix_tokens == prefix and estimate == pytest.approx(found, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_large_patch16_dinov3", "vit_base_patch16_siglip_256", "vit_so400m_patch14_siglip_224"]
+)
+def test_a_name_tells_the_sizes_of_an_encoder(name: str) -> None:
+    built = encoder_shape(name)
+    assert built is not None and guessed_shape(name) == pytest.approx(built, rel=1e-3)
+
+
 def test_the_estimate_grows_with_what_it_is_about() -> None:
     shape = encoder_shape("vit_base_patch14_reg4_dinov2")
-    assert shape == (12, 768, 14)
+    assert shape == (12, 768, 14, 4)
     paper = rough_needs(PRESETS["paper"], Runtime(), shape)
     # 675 M weights in 28 blocks, 256 tokens, batches of 256: 2 x 3 floating-point operations each, and the rest.
     weights = 28 * (4 * 1152**2 + 2 * 1152 * 4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_official_layout_loads_from_a_file(tmp_path: Path, cache_dir: Path, phot
         encoder = load_encoder(EncoderConfig(weights="file", path=str(tmp_path / name)), cache_dir)
         assert torch.equal(encoder(photo_224).layers, offline(photo_224).layers)
         assert encoder.fingerprint == offline.fingerprint
+
+
+def test_plain_resizing_is_bicubic_without_antialiasing_and_clamping(photo_224: torch.Tensor) -> None:
+    config = EncoderConfig(name="vit_tiny_patch16_224", weights="random", input_size=48)
+    antialiased, plain = (
+        load_encoder(dataclasses.replace(config, resize=how), "unused") for how in ("antialiased", "plain")
+    )
+    seen: list[torch.Tensor] = []
+    for encoder in (antialiased, plain):
+        encoder.vit.patch_embed.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        encoder((photo_224 > 0.5).float())
+    sharp = torch.nn.functional.interpolate(
+        (photo_224 > 0.5).float(), size=(48, 48), mode="bicubic", align_corners=False
+    )
+    assert torch.equal(seen[1], (sharp - plain.mean) / plain.std)
+    assert sharp.min() < 0 and sharp.max() > 1 and not torch.allclose(seen[0], seen[1], atol=0.1)
 
 
 def test_hub_asks_timm_for_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
