@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.cautions import Caution, cautions, few_for_aicc, fit_flags
+from analysis.inference.draws import Draws
 from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
@@ -86,10 +87,15 @@ class Analysis:
         return float(np.median(self.line.sample.runs))
 
     @cached_property
+    def draws(self) -> Draws:
+        """What the line says beyond the images and decoders that all runs share."""
+        return Draws(self.line)
+
+    @cached_property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader should be told, of the line and of each plausible law."""
         flags = (flag for fit in self.comparison.plausible for flag in fit_flags(fit))
-        return (*cautions(self.line), *few_for_aicc(self.comparison), *flags)
+        return (*cautions(self.line), *self.draws.cautions, *few_for_aicc(self.comparison), *flags)
 
     def remarks(self) -> list[str]:
         """What every answer repeats, as lines for a terminal: notes, how the laws compare, verdicts."""
@@ -100,7 +106,7 @@ class Analysis:
 
     def predict(self, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
         """See `analysis.inference.predict.forecast`."""
-        return forecast(self.comparison, at, extrapolate, seeds)
+        return self.draws.widen(forecast(self.comparison, at, extrapolate, seeds))
 
     def target(self, value: float, extrapolate: bool = False) -> Reach:
         """See `analysis.inference.predict.reach`."""
