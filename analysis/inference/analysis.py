@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from analysis.inference.cautions import Caution, cautions, few_for_aicc, fit_flags
+from analysis.inference.chosen import heed_choice, join_forecasts, join_reaches
+from analysis.inference.draws import Draws
 from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
@@ -49,7 +51,16 @@ class Analysis:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of a trend, of saturation, and of their own largest sizes."""
-        return verdicts(self.comparison, self.line.law)
+        own = verdicts(self.comparison, self.line.law)
+        return own if self.unflattered is None else heed_choice(own, self.unflattered.verdicts)
+
+    @cached_property
+    def unflattered(self) -> Analysis | None:
+        """The same of values less what having been chosen flatters them by; None where nothing was chosen."""
+        if not self.selection.best:
+            return None
+        plain = replace(self.selection, y=self.selection.y + self.selection.flattery, best=())
+        return Analysis(fit_line(plain, self.line.law, self.line.unit))
 
     @property
     def rejected(self) -> bool:
@@ -71,8 +82,9 @@ class Analysis:
 
     @property
     def horizon(self) -> Horizon:
-        """The sizes that predictions are trusted for."""
-        return self.comparison.horizon
+        """The sizes that predictions are trusted for, with and without the flattery of what was chosen."""
+        own, other = self.comparison.horizon, self.unflattered
+        return own if other is None else min(own, other.horizon, key=lambda limits: limits.high)
 
     @property
     def disputed(self) -> bool:
@@ -86,10 +98,15 @@ class Analysis:
         return float(np.median(self.line.sample.runs))
 
     @cached_property
+    def draws(self) -> Draws:
+        """What the line says beyond the images and decoders that all runs share."""
+        return Draws(self.line)
+
+    @cached_property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader should be told, of the line and of each plausible law."""
         flags = (flag for fit in self.comparison.plausible for flag in fit_flags(fit))
-        return (*cautions(self.line), *few_for_aicc(self.comparison), *flags)
+        return (*cautions(self.line), *self.draws.cautions, *few_for_aicc(self.comparison), *flags)
 
     def remarks(self) -> list[str]:
         """What every answer repeats, as lines for a terminal: notes, how the laws compare, verdicts."""
@@ -100,11 +117,14 @@ class Analysis:
 
     def predict(self, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
         """See `analysis.inference.predict.forecast`."""
-        return forecast(self.comparison, at, extrapolate, seeds)
+        made = self.draws.widen(forecast(self.comparison, at, extrapolate, seeds))
+        other = self.unflattered
+        return made if other is None else join_forecasts(made, other.predict(at, extrapolate, seeds))
 
     def target(self, value: float, extrapolate: bool = False) -> Reach:
         """See `analysis.inference.predict.reach`."""
-        return reach(self.comparison, value, extrapolate)
+        found, other = reach(self.comparison, value, extrapolate), self.unflattered
+        return found if other is None else join_reaches(found, other.target(value, extrapolate))
 
 
 def analyse(

@@ -149,8 +149,8 @@ def _best_caution(selection: Selection) -> list[Caution]:
     number, flattery = f"{least}" if least == most else f"{least} to {most}", np.abs(selection.flattery).mean()
     message = (
         f"every value is the best of {number} runs over {', '.join(selection.used.attrs['best_of'])}, which flatters "
-        f"it: by {flattery:.2g} on average; the intervals of slope and intercept allow for that, predictions are of "
-        "runs chosen like these"
+        f"it: by {flattery:.2g} on average; intervals of slope, intercept and predictions hold with and without that, "
+        "and verdicts that hang on it are undecided"
     )
     return [Caution("best-of", message)]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.inference.evidence import Horizon, LawComparison
+from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Interval, InverseSet, Sample, inverse, law_interval, run_interval
 from analysis.table.configurations import CONFIGURATION_COLUMNS
 from analysis.table.selection import Selection, sample_column
@@ -47,6 +48,8 @@ class Forecast:
     on_new_images: Interval | None
     """of_run on evaluation images other than those of the data; None where the metric's own error is not known."""
     seeds: float
+    on_new_decoders: Interval | None = None
+    """of_run from a phase-1 decoder other than those of the data; None where there is no more than one."""
 
 
 def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, seeds: float = 1) -> Forecast:
@@ -85,13 +88,19 @@ def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, se
         laws.append(LawForecast(fit.name, value, *(Interval(float(a[0]), float(b[0])) for a, b in (mean, run))))
     of_law = _envelope([item.of_law for item in laws])
     of_run = _envelope([item.of_run for item in laws])
-    fresh = None
-    if sample.common_sd > 0:
+    fresh, image_sd = None, _image_sd(sample, comparison.laws_at(at)[0], at)
+    if image_sd > 0:
         # The data's images err together, and so do the new ones: two draws of an error that more runs do not shrink.
-        middle, added = laws[0].value, 1.96 * math.sqrt(2) * sample.common_sd
+        middle, added = laws[0].value, 1.96 * math.sqrt(2) * image_sd
         below, above = math.hypot(middle - of_run.low, added), math.hypot(of_run.high - middle, added)
         fresh = Interval(middle - below, middle + above)
     return Forecast(at, beyond, trusted, tuple(laws), of_law, of_run, fresh, seeds)
+
+
+def _image_sd(sample: Sample, fit: CurveFit, at: float) -> float:
+    """Standard error of a law's value over other images; 0 where nothing is known of it."""
+    paired = sample.image_variance(fit, fit.form.gradient(np.array([[at]]), fit.parameters))
+    return sample.common_sd if paired is None else float(np.sqrt(paired[0]))
 
 
 def _envelope(intervals: list[Interval]) -> Interval:

@@ -7,6 +7,7 @@ the scatter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -40,6 +41,10 @@ class Sample:
     """Standard error that all values share because they were measured on the same images: no run more removes it."""
     x_name: str = "x"
     y_name: str = "y"
+    image_covariance: np.ndarray | None = None
+    """Covariance (n, n) of the means over other sets of as many images; None where no image's influence is known."""
+    images: int = 0
+    """How many images that covariance is from."""
 
     @property
     def n(self) -> int:
@@ -61,11 +66,37 @@ class Sample:
         weights = self.weights[chosen]
         x, y, runs = self.x[chosen], self.y[chosen], self.runs[chosen]
         seeds = None if self.replication is None else self.replication.take(chosen)
-        return replace(self, x=x, y=y, runs=runs, weights=weights / weights.mean(), replication=seeds)
+        images = None if self.image_covariance is None else self.image_covariance[np.ix_(chosen, chosen)]
+        return replace(
+            self, x=x, y=y, runs=runs, weights=weights / weights.mean(), replication=seeds, image_covariance=images
+        )
+
+    def image_variance(self, fit: CurveFit, rows: np.ndarray) -> np.ndarray | None:
+        """Variance (points,), over other images, of rows . parameters of a law fitted to the sample, to first order.
+
+        rows: gradients by the parameters, shape (points, p). None where no influence of an image is known.
+        """
+        if self.image_covariance is None:
+            return None
+        pull = rows @ _pull(fit)
+        return np.asarray(np.einsum("pi,ij,pj->p", pull, self.image_covariance, pull))
+
+    def image_scatter(self, fit: CurveFit) -> float:
+        """The part of a fit's residual variance that its images account for; 0 where nothing is known of them."""
+        if self.image_covariance is None:
+            return 0.0
+        left = np.eye(self.n) - fit.form.gradient(fit.x, fit.parameters) @ _pull(fit)
+        return float(np.sum(fit.weights * np.diag(left @ self.image_covariance @ left.T)) / fit.dof)
 
     def fit(self, form: Form | str) -> CurveFit:
         """A law fitted to the sample by least squares, with what its seeds know."""
         return fit_curve(form, self.x, self.y, self.weights, replication=self.replication)
+
+
+def _pull(fit: CurveFit) -> np.ndarray:
+    """How the parameters follow the points, (p, n): (J'WJ)^-1 J'W."""
+    root = np.sqrt(fit.weights)
+    return np.asarray(np.linalg.pinv(fit.form.gradient(fit.x, fit.parameters) * root[:, None]) * root)
 
 
 def points(
@@ -93,6 +124,14 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+def satterthwaite(middle: float, parts: Sequence[tuple[float, float]]) -> Interval:
+    """95% interval about a number whose variance is a sum of estimates, each with its degrees of freedom (1946)."""
+    total = sum(variance for variance, _ in parts)
+    spread = sum(variance**2 / dof for variance, dof in parts)
+    half = float(stats.t.ppf(0.975, total**2 / spread)) * total**0.5 if spread > 0 else 0.0
+    return Interval(middle - half, middle + half)
 
 
 EVERYTHING = Interval(0.0, np.inf)

@@ -11,10 +11,12 @@ import pandas as pd
 from scipy import stats
 
 from analysis.laws.curves import CurveFit
+from analysis.laws.decoders import DecoderLines, decoder_lines
 from analysis.laws.intervals import Interval, Sample, law_interval, new_point_interval, parameter_intervals
 from analysis.laws.noise import replication, weights_of
 from analysis.table.cells import floats
 from analysis.table.design import LEAST_CONFIGURATIONS
+from analysis.table.influences import image_covariance, image_influences
 from analysis.table.selection import Selection
 from drorae.errors import UserError
 
@@ -69,6 +71,11 @@ class Line:
         """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions."""
         return regress(self._design(self.sample.x[:, 0]), self.sample.y, self.sample.weights)
 
+    @cached_property
+    def decoders(self) -> DecoderLines | None:
+        """The lines of several phase-1 decoders that were run at the same sizes; None of one."""
+        return decoder_lines(self.selection, self.law == "log-linear")
+
     def _design(self, x: np.ndarray) -> np.ndarray:
         u = np.log10(x) if self.law == "log-linear" else x
         return np.column_stack([np.ones_like(u), u])
@@ -85,11 +92,13 @@ class Line:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """95% intervals of intercept and slope by name.
+        """95% intervals of intercept and slope by name; of several decoders the mean of these.
 
         Where the values are each the best of several, they hold the intervals of values less their flattery, too.
         """
         found = parameter_intervals(self.curve)
+        if self.decoders is not None:
+            found = {name: self.decoders.here(row) for name, row in zip(found, np.eye(2), strict=True)}
         if not self.selection.best:
             return found
         flattery = np.bincount(self.configurations, self.selection.flattery) / np.bincount(self.configurations)
@@ -107,11 +116,14 @@ class Line:
     @property
     def slope_se(self) -> float:
         """Standard error of the slope."""
-        return self._slope_error[0]
+        return self.slope_error[0]
 
     @cached_property
-    def _slope_error(self) -> tuple[float, float]:
+    def slope_error(self) -> tuple[float, float]:
         """Standard error of the slope and its degrees of freedom."""
+        if self.decoders is not None:
+            low, high = self.decoders.here(np.array([0.0, 1.0]))
+            return (high - low) / 2 / float(stats.t.ppf(0.975, self.decoders.dof)), float(self.decoders.dof)
         if self.curve.replication is None:
             return float(self.regression.bse[1]), float(self.curve.dof)
         margin = self.curve.uncertainty.margin(np.array([[0.0, 1.0]]))
@@ -120,7 +132,7 @@ class Line:
     @property
     def p_value(self) -> float:
         """Two-sided, of a slope of zero; 0 for points that lie on a line."""
-        error, dof = self._slope_error
+        error, dof = self.slope_error
         with np.errstate(divide="ignore"):
             return float(2 * stats.t.sf(np.abs(np.float64(self.slope) / error), dof))
 
@@ -221,10 +233,14 @@ def average(
         known = known + seeds.of_means
     if errors is not None:
         known = known + (1 - image_correlation) * errors**2 / runs
+    influences = image_influences(selection.used, selection.y_name) if x.shape[1] == 1 else None
+    covariance, images = (
+        (None, 0) if influences is None else (image_covariance(influences, groups), influences.shape[1])
+    )
     common = 0.0 if errors is None else float(np.sqrt(image_correlation * np.mean(errors**2)))
     return Sample(
         sizes, y, runs, weights_of(design, y, known), seed_sd or 0.0, len(groups) - len(y),
-        float(len(runs) / np.sum(1 / runs)), seeds, common, selection.x_name, selection.y_name,
+        float(len(runs) / np.sum(1 / runs)), seeds, common, selection.x_name, selection.y_name, covariance, images,
     )  # fmt: skip
 
 

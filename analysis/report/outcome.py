@@ -106,7 +106,8 @@ def _summary(analysis: Analysis) -> str:
         *lead,
         f"{asked}{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
         f"  slope {line.slope:.4f} {per}, 95% CI {low:.4f} .. {high:.4f} "
-        f"(t, {curve.dof} degrees of freedom); R2 {curve.r2:.4f}",
+        f"(t, {line.slope_error[1]:.3g} degrees of freedom{analysis.draws.given}); R2 {curve.r2:.4f}",
+        *(f"  {item.text}" for item in analysis.draws.intervals),
         f"  {counted}; {sample.x_name} {sample.low:.6g} .. {sample.high:.6g}; {spread}",
     ]
     if selection.eval_images:

@@ -39,6 +39,7 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
     | laws_skipped | name, reason |
     | horizon | low, high, decades, rule |
     | back_tests | law, trained, rows (x, y, mean, prediction95, inside) |
+    | new_draws | of (images, decoders, images and decoders), slope_ci95 and what it rests on |
     | predictions | at the horizon: as `forecast_tree` |
     | verdicts | claim, verdict (supported, not supported, undecided), reason, would_decide, level |
     """
@@ -52,6 +53,9 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
         "laws": [law_tree(fit, comparison.delta(fit)) | {"loo_rmse": fit.loo_rmse} for fit in comparison.fits],
         "laws_skipped": [{"name": name, "reason": reason} for name, reason in comparison.skipped],
         "horizon": asdict(analysis.horizon),
+        "new_draws": [
+            {"of": item.what, "slope_ci95": item.slope, "source": item.source} for item in analysis.draws.intervals
+        ],
         "back_tests": [_back_test_tree(test) for test in analysis.back_tests],
         "predictions": [forecast_tree(analysis.predict(far))] if far > 0 else [],
         "verdicts": [item._asdict() for item in analysis.verdicts],
@@ -109,7 +113,8 @@ def forecast_tree(made: Forecast) -> dict[str, Any]:
     """Returns a prediction as plain values.
 
     Keys: x, seeds, trusted, extrapolated, decades_beyond, laws (law, mean, ci95, prediction95), the envelopes ci95 and
-    prediction95, and prediction95_new_images (None where the metric's own error is not known).
+    prediction95, prediction95_new_images (None where the metric's own error is not known) and
+    prediction95_new_decoders (None of one decoder).
     """
     laws = [
         {"law": item.law, "mean": item.value, "ci95": item.of_law, "prediction95": item.of_run} for item in made.laws
@@ -121,6 +126,7 @@ def forecast_tree(made: Forecast) -> dict[str, Any]:
         "ci95": made.of_law,
         "prediction95": made.of_run,
         "prediction95_new_images": made.on_new_images,
+        "prediction95_new_decoders": made.on_new_decoders,
     }
     return finite(tree)
 

@@ -222,12 +222,14 @@ def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
 
 def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
-    for line in (item.line for item in analyses):
+    drawn = list(dict.fromkeys(new.what for item in analyses for new in item.draws.intervals))
+    for item, line in ((item, item.line) for item in analyses):
         images = line.selection.eval_images
         cells = {
             "Metric": line.sample.y_name,
             "Slope": number(line.slope),
             "95% CI": _interval(*line.slope_ci95),
+            **{f"For new {what}": _new_draws(item, what) for what in drawn},
             "Intercept": number(line.intercept),
             "R²": f"{line.curve.r2:.4f}",
             "Residual sd": number(line.curve.residual_sd),
@@ -242,6 +244,10 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
     rejected = ", ".join(item.line.sample.y_name for item in analyses if item.rejected)
     doubt = f" Of the {line.law} law, which these points do not support: {rejected}." if rejected else ""
     return [Table(head, rows), Text(f"{sizes}{_method(line)}.{doubt}", "soft")]
+
+
+def _new_draws(analysis: Analysis, what: str) -> str:
+    return next((_interval(*new.slope) for new in analysis.draws.intervals if new.what == what), _NONE)
 
 
 def _method(line: Line) -> str:
@@ -278,6 +284,8 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         said = [(law.law, law.value, law.of_run) for law in made.laws]
         if len(said) > 1:
             said.append(("envelope", made.laws[0].value, made.of_run))
+        fresh = (("on new images", made.on_new_images), ("from a new decoder", made.on_new_decoders))
+        said += [(what, made.laws[0].value, ends) for what, ends in fresh if ends is not None]
         name = item.selection.y_name
         rows += [(name, law, short(made.x), number(value), _interval(*run), "") for law, value, run in said]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")

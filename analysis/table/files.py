@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.table.decoders import DECODER
+from analysis.table.influences import FOLDER
 from analysis.table.trackers import adopt, is_identity
 from drorae.errors import UserError
 
@@ -49,6 +50,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     frame.columns = [str(name).strip() for name in frame.columns]
     if frame.empty:
         raise UserError(f"{path}: the table has no rows; expected one row per run")
+    if str(path) != STDIN:
+        frame.attrs[FOLDER] = str(Path(path).parent)
     return adopt(frame)
 
 

@@ -177,6 +177,8 @@ def _forecast_text(found: Analysis, made: Forecast) -> str:
     ]
     if made.on_new_images is not None:
         lines.append(f"  on new evaluation images: {made.on_new_images.low:.4g} .. {made.on_new_images.high:.4g}")
+    if made.on_new_decoders is not None:
+        lines.append(f"  from a new decoder: {made.on_new_decoders.low:.4g} .. {made.on_new_decoders.high:.4g}")
     for item in made.laws:
         lines.append(f"  {item.law}: {item.value:.4g}, {what} {item.of_run.low:.4g} .. {item.of_run.high:.4g}")
     return "\n".join([*lines, _trusted(found)])

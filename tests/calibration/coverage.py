@@ -10,7 +10,7 @@ import argparse
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from analysis.inference.designs import compare_designs
 from analysis.inference.evidence import CANDIDATES, HORIZON, compare_laws
 from analysis.inference.verdicts import no_saturation, trend
 from analysis.laws.curves import Profile, grid
+from analysis.laws.decoders import decoder_lines
 from analysis.laws.forms import FORMS
 from analysis.laws.intervals import (
     Interval,
@@ -31,6 +32,8 @@ from analysis.laws.intervals import (
     run_interval,
 )
 from analysis.laws.noise import replication, weights_of
+from analysis.table.decoders import DECODER
+from analysis.table.selection import select
 
 LINE = (0.9, -0.05)
 SATURATING = (0.3, 0.2, 0.3)
@@ -187,6 +190,41 @@ def replicated(
     if bootstrap:
         wild = np.array([wild_cluster_bootstrap(u[owner], row, owner, 999) for row in values[:bootstrap]])
         yield made("other", "log-linear; wild cluster bootstrap", "slope", wild, 0.0)
+
+
+def shared_decoder(count: int, level: float, tilt: float, replications: int, seed: int) -> list[Row]:
+    """Decoders drawn at random, each at the same eight sizes: intervals for new ones, and what one decoder tells.
+
+    Points scatter by 0.1 about their decoder's line; decoders' levels by `level`, their slopes per decade by `tilt`.
+    """
+    rng, x = np.random.default_rng(seed), sizes_of(8)[:, 0]
+    names = np.repeat([f"decoder {i}" for i in range(count)], len(x))
+    frame = pd.DataFrame({DECODER: names, "params": np.tile(x, count), "y": 0.0})
+    frame.attrs["mix_decoders"] = True
+    runs, which = select(frame, "params", "y"), np.repeat(np.arange(count), len(x))
+    end = np.array([1.0, np.log10(LARGEST) + HORIZON])
+    ends: dict[str, list[Interval]] = {"slope": [], "law": [], "run": [], "one": []}
+    for _ in range(replications):
+        y = rng.normal(0, level, count)[which] + rng.normal(0, tilt, count)[which] * np.log10(runs.x)
+        found = decoder_lines(replace(runs, y=y + rng.normal(0, 0.1, len(y))), True)
+        assert found is not None
+        ends["slope"].append(found.new(np.array([0.0, 1.0])))
+        ends["law"].append(found.new(end))
+        ends["run"].append(found.run(end))
+        ends["one"].append(found.here(np.array([0.0, 1.0])))
+    fresh = rng.normal(0, level, replications) + rng.normal(0, tilt, replications) * end[1]
+    values = {"slope": 0.0, "law": 0.0, "run": fresh + rng.normal(0, 0.1, replications), "one": 0.0}
+    said = {
+        "slope": ("default", "slope, new decoders"),
+        "law": ("default", f"law at +{HORIZON} decade, new decoders"),
+        "run": ("default", f"new run at +{HORIZON} decade, new decoder"),
+        "one": ("other", "slope, interval for these decoders"),
+    }
+    truth = f"shared decoder: line; decoders' levels sd {level:g}, slopes sd {tilt:g}"
+    return [
+        _row(part, truth, "log-linear", f"{count} x 8", 0.1, quantity, tuple(np.array(ends[name]).T), values[name])
+        for name, (part, quantity) in said.items()
+    ]
 
 
 def wild_cluster_bootstrap(
@@ -351,6 +389,9 @@ def table(quick: bool = False) -> list[Row]:
             rows += replicated(runs, between, 4000 // part, 6)
         for rise in (0.1, 0.2, 5.0, 10.0):
             rows += replicated((3,) * 8, between, 4000 // part, 10, rise=rise)
+    for count in (4, 8):
+        for level, tilt in ((0.3, 0.0), (0.3, 0.1), (0.1, 0.05)):
+            rows += shared_decoder(count, level, tilt, 4000 // part, 11)
     for n, sd in ((8, 0.04), (8, 0.02), (8, 0.005), (12, 0.02), (30, 0.04), (30, 0.02)):
         rows += wrong_form(n, sd, 10000, 7)
         rows += tool(n, sd, 300 // part, 8)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from calibration.broken import rates
 from tables import saturating, uneven
 
 from analysis.inference.analysis import Analysis, analyse
@@ -152,3 +153,11 @@ def test_a_bend_and_a_leave_one_out_slope_are_those_of_the_weighted_laws() -> No
     u = np.log10(sample.x[:, 0])
     slopes = np.polyfit(u[rest], sample.y[rest], 1, w=np.sqrt(sample.weights[rest]))
     assert influence(found.line.curve)[7].without[1] == pytest.approx(slopes[0], rel=1e-6)
+
+
+def test_a_break_beyond_the_data_is_missed_whatever_the_rule_of_trust() -> None:
+    rows = rates("turns at 1.1 times the largest size", 12, 0.01, 5, 1)
+    assert [(row["decades"], row["rule"].partition(":")[0]) for row in rows] == [
+        ("0.1", "horizon"), ("0.1", "before"), ("0.3", "horizon"), ("0.3", "before"),
+    ]  # fmt: skip
+    assert rows[3]["trusted"] == "1.000" and float(rows[3]["missed of trusted"]) > 0.5

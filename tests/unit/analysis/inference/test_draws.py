@@ -1,0 +1,127 @@
+"""Intervals for images and decoders other than those that all runs of a law share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.inference.analysis import Analysis, analyse
+from analysis.report.outcome import fit_table
+from analysis.table.files import read_table
+from drorae.commands.main import main
+from drorae.trial.folder import PER_IMAGE
+
+SIZES = np.geomspace(1e5, 1e7, 6)
+U = np.log10(SIZES)
+
+
+def sweep(folder: Path, tilt: float, images: int = 400, name: str = "psnr") -> Path:
+    """A sweep's table with its trials' values per image, every one of which moves the slope by its own `tilt`."""
+    rng = np.random.default_rng(0)
+    common, pull = rng.normal(0, 1, images), rng.normal(0, tilt, images)
+    rows = []
+    for k, size in enumerate(SIZES):
+        values = 20 + 0.5 * U[k] + common + pull * (U[k] - U.mean()) + rng.normal(0, 0.2)
+        rows.append({"config_hash": f"hash{k}", "params": size, name: values.mean(), "seed": 0, "eval_images": images})
+        (folder / "trials" / f"hash{k}").mkdir(parents=True)
+        np.savez(folder / "trials" / f"hash{k}" / PER_IMAGE, **{name: values})
+    pd.DataFrame(rows).to_csv(folder / "trials.csv", index=False)
+    return folder / "trials.csv"
+
+
+def of_decoders(effects: np.ndarray, sd: float = 0.05, seed: int = 1, **columns: object) -> pd.DataFrame:
+    """Every decoder at every size; effects: (decoders, 2), what each adds to level and slope."""
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        [
+            {"decoder.seed": d, "phase1_weights": f"w{d}", "params": size, "psnr": 20 + a + (0.5 + b) * u + noise}
+            for d, (a, b) in enumerate(effects)
+            for size, u, noise in zip(SIZES, U - U.mean(), rng.normal(0, sd, len(U)), strict=True)
+        ]
+    ).assign(**columns)
+
+
+def test_paired_images_move_the_slope_by_their_differences(tmp_path: Path) -> None:
+    found = analyse(read_table(sweep(tmp_path, 3.0)), "params", "psnr")
+    (new,) = found.draws.intervals
+    # By hand: with every image's line fitted by itself, the slope is the mean of theirs.
+    values = np.array([np.load(tmp_path / "trials" / f"hash{k}" / PER_IMAGE)["psnr"] for k in range(6)])
+    slopes = np.polyfit(U, values, 1)[0]
+    error = np.hypot(slopes.std(ddof=1) / np.sqrt(400), found.line.slope_se)
+    assert new.what == "images" and found.line.slope == pytest.approx(slopes.mean())
+    assert (new.slope.high - new.slope.low) / 2 == pytest.approx(1.96 * error, rel=0.05)
+    assert found.draws.level_sd == pytest.approx(values.var(axis=1, ddof=1).mean() ** 0.5 / 20)
+
+
+def test_images_that_move_all_runs_alike_leave_the_slope_alone(tmp_path: Path) -> None:
+    found = analyse(read_table(sweep(tmp_path, 0.0)), "params", "psnr")
+    (new,) = found.draws.intervals
+    assert new.slope == pytest.approx(found.line.slope_ci95, rel=1e-6)
+    made = found.predict(1.5e7)
+    assert made.on_new_images is not None
+    width = made.on_new_images.high - made.on_new_images.low
+    assert width > 2 * 1.96 * np.sqrt(2) * 0.9 * found.draws.level_sd
+
+
+def test_the_text_says_what_holds_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = sweep(tmp_path, 3.0)
+    outcome = fit_table(read_table(table).assign(phase1_weights="w"), "params", ["psnr"], out=tmp_path / "law")
+    assert "for these 400 images and this decoder" in outcome.text
+    assert "for new images: slope" in outcome.text and "of another nothing is known" in outcome.text
+    assert [item["of"] for item in outcome.trees[0]["new_draws"]] == ["images"]
+    assert "For new images" in (tmp_path / "law" / "report.md").read_text()
+    assert main(["predict", str(table), "--y", "psnr", "--at", "1.5e7"]) == 0
+    said = capsys.readouterr().out
+    assert "on new evaluation images" in said
+
+
+@pytest.mark.parametrize(
+    ("columns", "code"),
+    [
+        ({"psnr_se": 0.1}, "shared-images"),
+        ({"psnr_se": 0.1}, "one-decoder"),
+        ({"phase1_weights": "w"}, "one-decoder"),
+        ({"decoder.seed": 3}, "one-decoder"),
+    ],
+)
+def test_what_is_not_known_is_said(columns: dict[str, object], code: str) -> None:
+    frame = pd.DataFrame({"params": SIZES, "psnr": 20 + U + 0.1 * (-1) ** np.arange(6)}).assign(**columns)
+    found = analyse(frame, "params", "psnr")
+    assert code in {item.code for item in found.cautions} and not found.draws.intervals
+    bare = analyse(frame[["params", "psnr"]], "params", "psnr")
+    assert code not in {item.code for item in bare.cautions}
+
+
+def test_decoders_are_an_axis_and_a_random_effect() -> None:
+    import statsmodels.formula.api as smf
+
+    frame = of_decoders(np.array([[0.5, 0.3], [-0.4, -0.2], [0.1, 0.25], [-0.6, -0.1], [0.3, 0.05]]))
+    found = analyse(frame, "params", "psnr")
+    (new,) = found.draws.intervals
+    u = np.log10(frame["params"]) - U.mean()
+    model = smf.mixedlm("psnr ~ u", frame.assign(u=u), groups=frame["phase1_weights"], re_formula="~u").fit()
+    assert found.line.slope == pytest.approx(model.params["u"], rel=1e-6)
+    half = stats.t.ppf(0.975, 4) * model.bse["u"]
+    assert (new.slope.high - new.slope.low) / 2 == pytest.approx(half, rel=1e-2)
+    several = found.line.decoders
+    assert several is not None
+    assert several.sds[1] == pytest.approx(model.cov_re.iloc[1, 1] ** 0.5, rel=2e-2)
+    assert several.variance == pytest.approx(model.scale, rel=2e-2)
+    # For these decoders: a level and a slope of its own for each.
+    within = smf.ols("psnr ~ C(phase1_weights) * u", frame.assign(u=u)).fit()
+    assert several.variance == pytest.approx(within.mse_resid) and several.dof == within.df_resid
+    made = found.predict(1.5e7)
+    assert made.on_new_decoders is not None and made.on_new_decoders.high - made.on_new_decoders.low > 1
+
+
+def test_decoders_at_some_sizes_say_nothing_of_new_ones() -> None:
+    frame = of_decoders(np.array([[0.5, 0.0], [-0.4, 0.0]]))
+    frame.attrs["mix_decoders"] = True
+    crossed: Analysis = analyse(frame, "params", "psnr")
+    assert "few-decoders" in {item.code for item in crossed.cautions}
+    part = analyse(frame.drop(index=3), "params", "psnr")
+    assert "decoders-not-crossed" in {item.code for item in part.cautions} and not part.draws.intervals
