@@ -18,6 +18,7 @@ from drorae.config.identity import shared_key as shared_key
 from drorae.config.presets import DECODERS as DECODERS
 from drorae.config.presets import PRESETS as PRESETS
 from drorae.config.schema import BOUNDED as BOUNDED
+from drorae.config.schema import WITHOUT_WEIGHTS as WITHOUT_WEIGHTS
 from drorae.config.schema import DecoderConfig as DecoderConfig
 from drorae.config.schema import DiscriminatorConfig as DiscriminatorConfig
 from drorae.config.schema import EncoderConfig as EncoderConfig

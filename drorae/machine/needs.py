@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from drorae.config import PhaseConfig, Runtime, TrialConfig, patch_size
+from drorae.config import WITHOUT_WEIGHTS, PhaseConfig, Runtime, TrialConfig, patch_size
 from drorae.errors import UserError
 from drorae.storage.remote import expanded
 
@@ -23,8 +23,6 @@ PERCEPTUAL_FLOPS = {"none": 0.0, "effnet": 9696.625, "lpips_vgg": 611_712.0}
 """Per pixel, forward: the convolutions of EfficientNet-Lite0's stages and of VGG16."""
 PERCEPTUAL_PARAMS = {"none": 0, "effnet": 700_768, "lpips_vgg": 14_714_688}
 """Of the same."""
-HEAD_KERNELS = 1 + 9
-"""Widths over tokens of the convolutions of a discriminator's head, of which there are five."""
 GPU_TFLOPS = 300.0
 """TFLOP/s that one GPU is assumed to sustain: 30% of an H100's bf16 peak."""
 IMAGENET_IMAGES = 1_281_167
@@ -154,7 +152,7 @@ def _fusion_flops(config: TrialConfig, shape: EncoderShape, tokens: int) -> tupl
     """Of one image forward: products whose input needs no gradient (the layers), and the others."""
     fusion = config.fusion
     layers, width, hidden = fusion.num_layers or shape.depth, shape.width, fusion.expert_hidden_dim
-    if fusion.variant in ("last", "mean", "mean_dc"):
+    if fusion.variant in WITHOUT_WEIGHTS:
         return 0.0, 0.0
     if fusion.variant == "cross_attention":
         return 2.0 * tokens * (1 + 2 * layers) * width * hidden, 2.0 * tokens * width * hidden
@@ -168,7 +166,7 @@ def _discriminator_flops(config: TrialConfig) -> float:
     patches = max(side // shape.patch, 1) ** 2
     linear, attention = _vit_flops(shape.depth, shape.width, 4 * shape.width, patches + 1)
     linear += 2.0 * patches * 3 * shape.patch**2 * shape.width
-    heads = 5 * 2.0 * patches * HEAD_KERNELS * shape.width**2
+    heads = 5 * 2.0 * patches * (1 + config.discriminator.kernel) * shape.width**2
     forward, back = linear + attention + heads, linear + 2 * attention + heads
     # The tokenizer's term; once more back for the adaptive weight; the heads' step on a reconstruction and an original.
     return forward + 2 * back + 2 * (forward + 2 * heads)
@@ -349,7 +347,7 @@ def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:
             "discriminator transformer": 0,
         }
         if config.objective.gan_weight:
-            discriminator = DinoDiscriminator(build_vit(critic.name, img_size=critic.input_size), critic.input_size)
+            discriminator = DinoDiscriminator(build_vit(critic.name, img_size=critic.input_size), critic)
             params["discriminator heads"] = exact_params(discriminator)
             params["discriminator transformer"] = exact_params(discriminator.vit)
     return Needs(params, phase_needs(config, runtime, shape, images, params))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,16 @@ from drorae.training.schedule import learning_rate
 class Adversary:
     """The discriminator of one phase, and when it has a say.
 
-    A phase starts with fresh heads. They learn from step `disc_start_steps` on, and the tokenizer hears them from
-    `gan_start_steps` on.
+    A phase starts with fresh heads, or with an earlier phase's. They learn from step `disc_start_steps` on, and the
+    tokenizer hears them from `gan_start_steps` on.
+
+    Args:
+        config: the discriminator.
+        objective: weights of the adversarial term.
+        settings: of the phase.
+        device: where the networks are.
+        seed: initialises fresh heads.
+        heads: state of an earlier phase's, to go on with; None: fresh ones.
 
     Raises:
         UserError: the discriminator's weights cannot be had.
@@ -34,9 +42,12 @@ class Adversary:
         settings: PhaseConfig,
         device: torch.device,
         seed: int,
+        heads: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.objective, self.settings = config, objective, settings
         self.network = load_discriminator(config, device, seed)
+        if heads is not None:
+            self.network.load_state_dict(heads)
         # Each process sees a part of the batch; wrapped, all heads take the mean of their gradients and stay equal.
         self._learner = distributed.parallel(self.network, device)
         self.optimiser = torch.optim.AdamW(
@@ -123,8 +134,14 @@ class Adversary:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def make_adversary(config: TrialConfig, settings: PhaseConfig, device: torch.device, seed: int) -> Adversary | None:
-    """The adversary of one phase of a trial; None where its objective has no adversarial term."""
+def make_adversary(
+    config: TrialConfig,
+    settings: PhaseConfig,
+    device: torch.device,
+    seed: int,
+    heads: Mapping[str, Tensor] | None = None,
+) -> Adversary | None:
+    """The adversary of one phase of a trial, on `heads` or fresh ones; None where there is no adversarial term."""
     if config.objective.gan_weight == 0:
         return None
-    return Adversary(config.discriminator, config.objective, settings, device, seed)
+    return Adversary(config.discriminator, config.objective, settings, device, seed, heads)

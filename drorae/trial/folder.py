@@ -40,6 +40,8 @@ LAST_WORDS = "last_words.txt"
 """What a worker's process that dies leaves of why."""
 DECODER = "decoder.safetensors"
 """Of phase 3; in the cache, a phase-1 decoder has this name, too."""
+HEADS = "heads.safetensors"
+"""Of the phase-1 discriminator, in the cache; in a trial's folder they have their phase's name before it."""
 ERRORS = "error-*.txt"
 CHECKPOINTS = "*.pt"
 

@@ -42,6 +42,7 @@ from drorae.trial.folder import (
     set_damaged_aside,
     write_tree,
 )
+from drorae.trial.heads import earlier_heads, heads_of, keep_heads
 from drorae.trial.inputs import check_inputs, note_prepared
 from drorae.trial.provenance import provenance
 from drorae.trial.reload import own_digests
@@ -269,7 +270,8 @@ def _train(
                 note(row)
         else:
             settings = phase.settings(workshop.config)
-            adversary = make_adversary(workshop.config, settings, workshop.device, workshop.config.seed)
+            heads = earlier_heads(workshop.config, workshop.runtime, workshop.fingerprints, directory, phase)
+            adversary = make_adversary(workshop.config, settings, workshop.device, workshop.config.seed, heads)
             outcome = train_phase(
                 tokenizer, phase, settings, workshop.train, workshop.objective, adversary,
                 seed=workshop.config.seed, device=workshop.device, checkpoint=directory / f"{phase.name}.pt",
@@ -279,6 +281,8 @@ def _train(
                 # A later phase that was trained on other weights, set aside since, would not be of this trial.
                 for name in (DECODER, BETWEEN, "phase3.json", "phase3.pt") if phase is PHASE2 else ():
                     (directory / name).unlink(missing_ok=True)
+                if adversary is not None and workshop.config.phase3.disc_from == phase.name:
+                    keep_heads(heads_of(directory, phase.name), adversary)
                 save_sealed(weights, phase.trained(tokenizer).state_dict())
                 write_sealed(log, partial(write_json, tree=asdict(outcome)))
             distributed.barrier()

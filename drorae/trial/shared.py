@@ -42,7 +42,8 @@ from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.training.phases import PHASE1
-from drorae.trial.folder import DECODER, SKIPPED
+from drorae.trial.folder import DECODER, HEADS, SKIPPED
+from drorae.trial.heads import keep_heads
 
 DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
 """What to do about a phase-1 decoder of other weights."""
@@ -361,6 +362,9 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
             raise UserError(f"{error}; until then no trial with this decoder can run") from None
         if distributed.is_main():
             write_json(weights.with_name("history.json"), trained.rows)
+            if adversary is not None and trained.steps:
+                keep_heads(weights.with_name(HEADS), adversary)
+                cache.share(f"{address}/{HEADS}")
             save_sealed(weights, tokenizer.decoder.state_dict())
             cache.share(f"{address}/{DECODER}")
             checkpoint.unlink(missing_ok=True)

@@ -151,7 +151,7 @@ def test_the_discriminator_s_arithmetic_is_what_torch_counts() -> None:
     critic = config.discriminator
     with torch.device("meta"):
         vit = build_vit(critic.name, img_size=critic.input_size).requires_grad_(False)
-        network = DinoDiscriminator(vit, critic.input_size).eval()
+        network = DinoDiscriminator(vit, critic).eval()
         image = torch.zeros(1, 3, critic.input_size, critic.input_size)
     heads = counted(lambda: network(image).sum().backward())
     network.requires_grad_(False)

@@ -41,7 +41,7 @@ def test_a_phase_with_an_adversary_moves_the_fusion_alone(config: TrialConfig, r
     runtime = dataclasses.replace(runtime, micro_batch=piece)
     objective = ObjectiveConfig(perceptual="none", gan_weight=0.75)
     phase2 = dataclasses.replace(config.phase2, disc_start_steps=1, gan_start_steps=2)
-    config = dataclasses.replace(config, objective=objective, phase2=phase2)
+    config = dataclasses.replace(config, objective=objective, phase1=phase2, phase2=phase2)
     workshop = open_workshop(config, runtime)
     tokenizer = workshop.tokenizer()
     adversary = make_adversary(config, phase2, CPU, 0)
