@@ -27,6 +27,9 @@ DECODERS = {
     "XL": DecoderConfig(1152, 28, 16, 4096),
 }
 
+RAE_DISCRIMINATOR = DiscriminatorConfig(fakes="repainted", augment="shift_first", power_iterations=2, decay="phase")
+"""As RAE's code trains it (its src/train_stage1.py and src/disc); RAEv2 and HiRAE name the same."""
+
 
 def _paper() -> TrialConfig:
     """The published setting (arXiv 2605.10780, Table 5; RAE's recipe, arXiv 2510.11690, where it is silent)."""
@@ -40,10 +43,10 @@ def _paper() -> TrialConfig:
         images=ImagesConfig(source="folder", path="imagenet", size=256, resize=384, views=0),
         encoder=EncoderConfig(name="vit_base_patch14_reg4_dinov2", weights="hub", input_size=224),
         fusion=FusionConfig(),
-        decoder=DECODERS["XL"],
+        decoder=replace(DECODERS["XL"], init="linear", output="encoder"),
         # The paper gives lambda_p = 1 and no lambda_g: RAE's 0.75.
         objective=ObjectiveConfig(perceptual="lpips_vgg", perceptual_weight=1.0, gan_weight=0.75),
-        discriminator=DiscriminatorConfig(lr=1e-4, final_lr=2e-5, betas=(0.5, 0.9), weight_decay=0.05),
+        discriminator=replace(RAE_DISCRIMINATOR, lr=1e-4, betas=(0.5, 0.9), weight_decay=0.05),
         phase1=learns,
         phase2=replace(recipe, disc_start_steps=7500, gan_start_steps=10000),
         # "All other hyperparameters remain identical to Phase 1" (its Appendix A): warm-ups and noise among them.

@@ -251,6 +251,18 @@ class DiscriminatorConfig(Checked):
     kernel: Positive = 9
     """Width over tokens of the heads' middle convolution, odd (RAE: 9). Five heads on a ViT-B (768 wide) have 29.5 M
     parameters at 9 and 23.6 M at 7, the "24M" of the paper's Table 5."""
+    fakes: Literal["seen", "repainted"] = "seen"
+    """Reconstructions that the heads learn from. seen: those the tokenizer was just trained on; repainted: painted
+    again after its update, without latent noise and dropout, and rounded to 8 bits (RAE: its src/train_stage1.py), at
+    the price of a forward pass."""
+    augment: Literal["colour_first", "shift_first"] = "colour_first"
+    """Order of the augmentation before the discriminator: as published (arXiv 2006.10738), or as in RAE's code, where
+    what is shifted in is coloured as well."""
+    power_iterations: Positive = 1
+    """Of the spectral norms, a step. RAE's heads see originals and reconstructions one after the other: 2."""
+    decay: Literal["updates", "phase"] = "updates"
+    """What the cosine of its rate goes over. updates: the steps in which it learns, so that it ends at `final_lr`;
+    phase: as many as the phase has, which a discriminator that starts late never comes to the end of (RAE)."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""

@@ -35,16 +35,19 @@ class _Residual(nn.Module):
         return total * RESIDUAL_SCALE
 
 
-def _block(width: int, kernel: int) -> nn.Sequential:
+def _block(width: int, kernel: int, iterations: int) -> nn.Sequential:
     convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular")
     # Over the tokens of one image, as RAE's local batch norm with its virtual batch of one.
     norm = nn.InstanceNorm1d(width, eps=NORM_EPS, affine=True)
-    return nn.Sequential(spectral_norm(convolution), norm, nn.LeakyReLU(0.2))
+    return nn.Sequential(spectral_norm(convolution, n_power_iterations=iterations), norm, nn.LeakyReLU(0.2))
 
 
-def _head(width: int, kernel: int) -> nn.Sequential:
+def _head(width: int, config: DiscriminatorConfig) -> nn.Sequential:
+    iterations = config.power_iterations
     return nn.Sequential(
-        _block(width, 1), _Residual(_block(width, kernel)), spectral_norm(nn.Conv1d(width, 1, kernel_size=1))
+        _block(width, 1, iterations),
+        _Residual(_block(width, config.kernel, iterations)),
+        spectral_norm(nn.Conv1d(width, 1, kernel_size=1), n_power_iterations=iterations),
     )
 
 
@@ -56,7 +59,7 @@ class DinoDiscriminator(nn.Module):
 
     Args:
         vit: the frozen transformer.
-        config: input size (images are resized to it, bilinear) and width of the convolutions.
+        config: input size (images are resized to it, bilinear) and what the heads are made of.
     """
 
     mean: Tensor
@@ -68,7 +71,7 @@ class DinoDiscriminator(nn.Module):
         depth = len(vit.blocks)
         self.depths = [depth - 1, *(max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4))]
         self.input_size = config.input_size
-        self.heads = nn.ModuleList(_head(vit.embed_dim, config.kernel) for _ in self.depths)
+        self.heads = nn.ModuleList(_head(vit.embed_dim, config) for _ in self.depths)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 

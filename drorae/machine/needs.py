@@ -203,6 +203,8 @@ def flops_per_image(
         encoder += 2.0 * tokens * 3 * shape.patch**2 * shape.width
     # To the decoder's last weight, twice, for the adaptive weight.
     last = 2 * 2.0 * tokens * decoder.width * 3 * config.images.size**2 / tokens + seen
+    again = forward + (0.0 if phase == "phase1" else first + second)
+    last += again if config.discriminator.fakes == "repainted" else 0.0
     return {
         "encoder": encoder,
         "fusion": 0.0 if phase == "phase1" else 2 * first + 3 * second if fusing else first + second,

@@ -90,3 +90,13 @@ def test_the_sizes_of_raes_recipes_and_the_one_that_the_paper_prints(name: str, 
     with torch.device("meta"):
         network = DinoDiscriminator(timm.create_model(name, num_classes=0), config)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_two_power_iterations_a_step_are_those_of_two_steps() -> None:
+    once, twice = (
+        load_discriminator(dataclasses.replace(TINY, power_iterations=count), CPU, seed=0).train() for count in (1, 2)
+    )
+    twice.load_state_dict(once.state_dict())
+    once(images(1)), once(images(1)), twice(images(1))
+    for name, value in twice.named_buffers():
+        assert torch.equal(value, dict(once.named_buffers())[name]), name

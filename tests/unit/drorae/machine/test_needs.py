@@ -159,8 +159,12 @@ def test_the_discriminator_s_arithmetic_is_what_torch_counts() -> None:
         forward = counted(lambda: network(image))
     back = counted(lambda: network(image.requires_grad_()).sum().backward()) - forward
     features = counted_perceptual_and_last_weight(config)
-    whole = flops_per_image(config, KNOWN_SHAPES[config.encoder.name], "phase3", True, False)["gan"]
-    assert whole == pytest.approx(forward + 2 * back + 2 * heads + features, rel=0.02)
+    shape = KNOWN_SHAPES[config.encoder.name]
+    seen = override(config, "discriminator.fakes", "seen")
+    whole, without = (flops_per_image(each, shape, "phase3", True, False) for each in (config, seen))
+    repainted = whole["gan"] - without["gan"]
+    assert repainted == pytest.approx(without["fusion"] + without["decoder"] / 3, rel=0.02), "a forward pass"
+    assert without["gan"] == pytest.approx(forward + 2 * back + 2 * heads + features, rel=0.02)
 
 
 def counted_perceptual_and_last_weight(config: TrialConfig) -> float:
