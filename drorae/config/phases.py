@@ -19,8 +19,8 @@ Module = Literal["fusion", "decoder", "encoder"]
 """A part of the tokenizer that a phase can train."""
 PARTS: tuple[Module, ...] = ("fusion", "decoder", "encoder")
 """In the order in which they are named."""
-WEIGHTLESS = ("last", "mean", "mean_dc")
-"""Fusions without parameters."""
+WITHOUT_WEIGHTS = ("last", "mean", "mean_dc")
+"""Variants of the fusion that have no parameters, so that no phase trains them."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,13 @@ class PhaseConfig(Checked):
     disc_start_steps: Count = 0
     """The discriminator learns from this step on."""
     gan_start_steps: Count = 0
-    """The tokenizer's loss has its adversarial term from this step on."""
+    """The tokenizer's loss has its adversarial term from this step on: after `disc_start_steps`, so that fresh heads
+    are never heard."""
     precision: Precision = "fp32"
     """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
+    disc_from: Literal["fresh", "phase1", "phase2"] = "fresh"
+    """fresh: a discriminator with fresh heads; phase1, phase2: that phase's, with its optimiser begun anew.
+    The paper has one discriminator for phases 1 to 3 (Table 5) and does not say what becomes of it between them."""
     trains: tuple[Module, ...] = ()
     """Parts that are trained together; empty: the published one, the fusion in phase 2, the decoder in 1 and 3."""
     latent: Literal["auto", "base", "fused"] = "auto"
@@ -116,13 +120,44 @@ def check_phases(phases: tuple[Phase, Phase, Phase], variant: str) -> None:
             "phase1.trains: all trials of a sweep share phase 1, which trains the decoder alone; set phase1.epochs=0 "
             f"and phase2.trains={','.join(shared.trains)}"
         )
-    if shared.fused and variant not in WEIGHTLESS:
+    if shared.fused and variant not in WITHOUT_WEIGHTS:
         raise UserError(
             f"phase1.latent: the fusion {variant} has learned nothing yet in phase 1; leave it at base, or use "
-            f"fusion.variant={', '.join(WEIGHTLESS)}"
+            f"fusion.variant={', '.join(WITHOUT_WEIGHTS)}"
         )
     if shared.fresh:
         raise UserError("phase1.start: phase 1 begins with a new decoder as it is; leave it at trained")
     for phase in own:
         if "fusion" in phase.trains and not phase.fused:
             raise UserError(f"{phase.name}.latent: a fusion that the decoder does not read learns nothing; use fused")
+
+
+def check_discriminators(phases: Sequence[Phase], variant: str, released: bool) -> None:
+    """Checks that no phase hears a discriminator that has not learned, or that there is not.
+
+    Args:
+        phases: all of a trial.
+        variant: of the fusion.
+        released: whether a released decoder takes the place of phase 1.
+
+    Raises:
+        UserError: one does.
+    """
+    trained: list[str] = []
+    for phase in phases:
+        settings = phase.settings
+        if not settings.epochs or (phase.number == 1 and released):
+            continue
+        if settings.disc_from not in ("fresh", *trained):
+            earlier = " or ".join(["fresh", *trained])
+            raise UserError(
+                f"{phase.name}.disc_from: no {settings.disc_from} is trained before {phase.name}; use {earlier}"
+            )
+        if settings.disc_from == "fresh" and settings.gan_start_steps <= settings.disc_start_steps:
+            raise UserError(
+                f"{phase.name}.gan_start_steps: {settings.gan_start_steps} lets a discriminator be heard that learns "
+                f"only from step {settings.disc_start_steps} on; give more, or go on with an earlier one "
+                f"({phase.name}.disc_from)"
+            )
+        if phase.trains != ("fusion",) or variant not in WITHOUT_WEIGHTS:
+            trained.append(phase.name)

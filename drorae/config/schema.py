@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from drorae.config.checked import Checked, Count, Decay, Like, Name, Positive, Share, Weight, Within
-from drorae.config.phases import Module, Phase, PhaseConfig, check_phases, declared, trained_parts
+from drorae.config.phases import Module, Phase, PhaseConfig, check_discriminators, check_phases, declared, trained_parts
 from drorae.errors import UserError
 
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
@@ -195,6 +195,13 @@ class DecoderConfig(Checked):
     weights: str = ""
     """One of RAE's released decoders: a weights file, or a folder in diffusers' `AutoencoderRAE` layout
     (`drorae.models.rae_decoder`). It takes the place of phase 1. Empty: phase 1 trains the decoder."""
+    init: Literal["xavier", "linear"] = "xavier"
+    """xavier: linear layers as in MAE's decoder, a class token of deviation 0.02; linear: torch's own `nn.Linear` and a
+    class token of zeros, as RAE's decoder begins (its src/stage1/decoders/decoder.py initialises neither)."""
+    output: Literal["imagenet", "encoder", "none"] = "imagenet"
+    """Statistics that the painted image is de-normalised with. imagenet: ImageNet's mean and deviation; encoder: those
+    of the encoder's own preprocessing (RAE: its src/stage1/rae.py; 0.5 for SigLIP); none: pixels are painted as they
+    are (RAEv2: its src/stage1/rae.py)."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
@@ -235,11 +242,28 @@ class DiscriminatorConfig(Checked):
     final_lr: Weight = 2e-5
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: Weight = 0.0
+    kernel: Positive = 9
+    """Width over tokens of the heads' middle convolution, odd (RAE: 9). Five heads on a ViT-B (768 wide) have 29.5 M
+    parameters at 9 and 23.6 M at 7, the "24M" of the paper's Table 5."""
+    fakes: Literal["seen", "repainted"] = "seen"
+    """Reconstructions that the heads learn from. seen: those the tokenizer was just trained on; repainted: painted
+    again after its update, without latent noise and dropout, and rounded to 8 bits (RAE: its src/train_stage1.py), at
+    the price of a forward pass."""
+    augment: Literal["colour_first", "shift_first"] = "colour_first"
+    """Order of the augmentation before the discriminator: as published (arXiv 2006.10738), or as in RAE's code, where
+    what is shifted in is coloured as well."""
+    power_iterations: Positive = 1
+    """Of the spectral norms, a step. RAE's heads see originals and reconstructions one after the other: 2."""
+    decay: Literal["updates", "phase"] = "updates"
+    """What the cosine of its rate goes over. updates: the steps in which it learns, so that it ends at `final_lr`;
+    phase: as many as the phase has, which a discriminator that starts late never comes to the end of (RAE)."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
         _check_file("discriminator", self)
         _check_patches("discriminator", self)
+        if self.kernel % 2 == 0:
+            raise UserError(f"discriminator.kernel: {self.kernel} has no middle; use {self.kernel + 1}")
 
 
 @dataclass(frozen=True)
@@ -351,6 +375,8 @@ class TrialConfig(Checked):
             if isinstance(group, Checked) and group not in unused:
                 group.check()
         check_phases(self.phases, self.fusion.variant)
+        if self.objective.gan_weight:
+            check_discriminators(self.phases, self.fusion.variant, bool(self.decoder.weights))
         patch = patch_size(self.encoder.name)
         check_grid(self.images.size, self.encoder.input_size // patch if patch else 1)
         lpips = self.objective.perceptual == "lpips_vgg" or self.evaluation.lpips != "none"

@@ -17,8 +17,6 @@ from drorae.errors import UserError, brief
 from drorae.models.decoder import IMAGENET_MEAN, IMAGENET_STD
 from drorae.models.weights import read_state, state_fingerprint
 
-KERNEL = 9
-"""Width over tokens of the heads' middle convolution (RAE's published configuration)."""
 NORM_EPS = 1e-6
 RESIDUAL_SCALE = 2**-0.5
 """Of a sum of two branches, so that its variance is theirs (StyleGAN-T, arXiv 2301.09515)."""
@@ -37,16 +35,19 @@ class _Residual(nn.Module):
         return total * RESIDUAL_SCALE
 
 
-def _block(width: int, kernel: int) -> nn.Sequential:
+def _block(width: int, kernel: int, iterations: int) -> nn.Sequential:
     convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular")
     # Over the tokens of one image, as RAE's local batch norm with its virtual batch of one.
     norm = nn.InstanceNorm1d(width, eps=NORM_EPS, affine=True)
-    return nn.Sequential(spectral_norm(convolution), norm, nn.LeakyReLU(0.2))
+    return nn.Sequential(spectral_norm(convolution, n_power_iterations=iterations), norm, nn.LeakyReLU(0.2))
 
 
-def _head(width: int) -> nn.Sequential:
+def _head(width: int, config: DiscriminatorConfig) -> nn.Sequential:
+    iterations = config.power_iterations
     return nn.Sequential(
-        _block(width, 1), _Residual(_block(width, KERNEL)), spectral_norm(nn.Conv1d(width, 1, kernel_size=1))
+        _block(width, 1, iterations),
+        _Residual(_block(width, config.kernel, iterations)),
+        spectral_norm(nn.Conv1d(width, 1, kernel_size=1), n_power_iterations=iterations),
     )
 
 
@@ -58,19 +59,19 @@ class DinoDiscriminator(nn.Module):
 
     Args:
         vit: the frozen transformer.
-        input_size: side in pixels images are resized to (bilinear) before it.
+        config: input size (images are resized to it, bilinear) and what the heads are made of.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, vit: VisionTransformer, input_size: int) -> None:
+    def __init__(self, vit: VisionTransformer, config: DiscriminatorConfig) -> None:
         super().__init__()
         self._vit = (vit,)
         depth = len(vit.blocks)
         self.depths = [depth - 1, *(max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4))]
-        self.input_size = input_size
-        self.heads = nn.ModuleList(_head(vit.embed_dim) for _ in self.depths)
+        self.input_size = config.input_size
+        self.heads = nn.ModuleList(_head(vit.embed_dim, config) for _ in self.depths)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -139,4 +140,4 @@ def load_discriminator(config: DiscriminatorConfig, device: torch.device, seed: 
         _TRANSFORMER[config, device] = _load_vit(config, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DinoDiscriminator(_TRANSFORMER[config, device], config.input_size).to(device)
+        return DinoDiscriminator(_TRANSFORMER[config, device], config).to(device)

@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from drorae.config import Phase, Runtime, TrialConfig, patch_size
+from drorae.config import WITHOUT_WEIGHTS, Phase, Runtime, TrialConfig, patch_size
 from drorae.errors import UserError
 from drorae.storage.remote import expanded
 
@@ -26,8 +26,6 @@ PERCEPTUAL_FLOPS = {"none": 0.0, "effnet": 9696.625, "lpips_vgg": 611_712.0}
 """Per pixel, forward: the convolutions of EfficientNet-Lite0's stages and of VGG16."""
 PERCEPTUAL_PARAMS = {"none": 0, "effnet": 700_768, "lpips_vgg": 14_714_688}
 """Of the same."""
-HEAD_KERNELS = 1 + 9
-"""Widths over tokens of the convolutions of a discriminator's head, of which there are five."""
 GPU_TFLOPS = 300.0
 """TFLOP/s that one GPU is assumed to sustain: 30% of an H100's bf16 peak."""
 IMAGENET_IMAGES = 1_281_167
@@ -169,7 +167,7 @@ def _fusion_flops(config: TrialConfig, shape: EncoderShape, tokens: int) -> tupl
     """Of one image forward: products whose input needs no gradient (the layers), and the others."""
     fusion = config.fusion
     layers, width, hidden = fusion.num_layers or shape.depth, shape.width, fusion.expert_hidden_dim
-    if fusion.variant in ("last", "mean", "mean_dc"):
+    if fusion.variant in WITHOUT_WEIGHTS:
         return 0.0, 0.0
     if fusion.variant == "cross_attention":
         return 2.0 * tokens * (1 + 2 * layers) * width * hidden, 2.0 * tokens * width * hidden
@@ -183,7 +181,7 @@ def _discriminator_flops(config: TrialConfig) -> float:
     patches = max(side // shape.patch, 1) ** 2
     linear, attention = _vit_flops(shape.depth, shape.width, shape.mlp * shape.width, patches + 1)
     linear += 2.0 * patches * 3 * shape.patch**2 * shape.width
-    heads = 5 * 2.0 * patches * HEAD_KERNELS * shape.width**2
+    heads = 5 * 2.0 * patches * (1 + config.discriminator.kernel) * shape.width**2
     forward, back = linear + attention + heads, linear + 2 * attention + heads
     # The tokenizer's term; once more back for the adaptive weight; the heads' step on a reconstruction and an original.
     return forward + 2 * back + 2 * (forward + 2 * heads)
@@ -215,11 +213,13 @@ def flops_per_image(
     lpips = objective.perceptual == "lpips_vgg"
     pixels = (config.images.size if lpips else objective.perceptual_size) ** 2
     seen = PERCEPTUAL_FLOPS[objective.perceptual] * pixels
-    encoder, fusion = 0.0, (first + second if phase.fused else 0.0)
+    encoder, fusion, seeing = 0.0, (first + second if phase.fused else 0.0), 0.0
     if online or own:
         products, scores = _vit_flops(shape.depth, shape.width, shape.mlp * shape.width, tokens + 1)
         products += 2.0 * tokens * 3 * shape.patch**2 * shape.width
         encoder = products + scores + (2 * products + 2 * scores if "encoder" in phase.trains else 0.0)
+        # With an encoder of its own, what is painted again is encoded again.
+        seeing = products + scores if own else 0.0
     if "fusion" in phase.trains:
         fusion += first + 2 * second
     if phase.fused and "encoder" in phase.trains:
@@ -227,6 +227,8 @@ def flops_per_image(
         fusion += first if "fusion" in phase.trains else first + second
     # To the decoder's last weight, twice, for the adaptive weight.
     last = 2 * 2.0 * tokens * decoder.width * 3 * config.images.size**2 / tokens + seen
+    again = forward + seeing + (first + second if phase.fused else 0.0)
+    last += again if config.discriminator.fakes == "repainted" else 0.0
     return {
         "encoder": encoder,
         "fusion": fusion,
@@ -377,7 +379,7 @@ def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:
             transformer = build_vit(critic.name, img_size=critic.input_size)
             if not isinstance(transformer, VisionTransformer):
                 raise UserError(f"discriminator.name: {critic.name} is a {type(transformer).__name__}; expected a ViT")
-            discriminator = DinoDiscriminator(transformer, critic.input_size)
+            discriminator = DinoDiscriminator(transformer, critic)
             params["discriminator heads"] = exact_params(discriminator)
             params["discriminator transformer"] = exact_params(discriminator.vit)
     return Needs(params, phase_needs(config, runtime, shape, images, params))

@@ -37,16 +37,18 @@ class Decoder(nn.Module):
 
     Linear embedding, a trainable class token, fixed sine-cosine positions, pre-norm blocks (biased queries, keys
     and values, exact GELU), a final LayerNorm and one linear layer to the pixels of a patch, which are
-    de-normalised with the ImageNet mean and deviation. `drorae.models.rae_decoder` loads RAE's own weights into it.
+    de-normalised as `config.output` says. `drorae.models.rae_decoder` loads RAE's own weights into it.
 
     Positions and output statistics are part of the state: released decoders bring theirs, which are then kept with
     the weights.
 
     Args:
-        config: width, depth, heads, MLP width.
+        config: width, depth, heads, MLP width, initialisation, output.
         latent_width: C.
         grid: tokens per side.
         size: image side in pixels; a multiple of `grid`.
+        normalisation: mean and deviation of the encoder's own preprocessing, three each, for `config.output=encoder`;
+            default: ImageNet's.
 
     Raises:
         UserError: sizes that do not divide.
@@ -56,7 +58,14 @@ class Decoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: DecoderConfig, latent_width: int, grid: int, size: int) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        latent_width: int,
+        grid: int,
+        size: int,
+        normalisation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         check_grid(size, grid)
         config.check()
@@ -64,6 +73,7 @@ class Decoder(nn.Module):
         self.patch = size // grid
         self.checkpointing = False
         """Compute the blocks' activations again in the backward pass instead of keeping them."""
+        self.output = config.output
         self.heads = config.heads
         self.mlp_dim = config.mlp_dim
         self.embed = nn.Linear(latent_width, config.width)
@@ -79,10 +89,17 @@ class Decoder(nn.Module):
         )
         self.norm = norm(config.width)
         self.head = nn.Linear(config.width, self.patch**2 * 3)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
-        self.apply(_initialise)
-        nn.init.normal_(self.class_token, std=0.02)
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        if config.output == "none":
+            mean, std = torch.zeros(3), torch.ones(3)
+        elif config.output == "encoder" and normalisation is not None:
+            mean, std = normalisation
+        # Copies, as the encoder's own may lie on another device.
+        self.register_buffer("mean", mean.detach().clone().view(1, 3, 1, 1))
+        self.register_buffer("std", std.detach().clone().view(1, 3, 1, 1))
+        if config.init == "xavier":
+            self.apply(_initialise)
+            nn.init.normal_(self.class_token, std=0.02)
 
     def forward(self, latent: Tensor, head_offset: Tensor | None = None) -> Tensor:
         """Latent [B, N, C] -> image float [B, 3, S, S]; nominally in [0, 1], not clamped.

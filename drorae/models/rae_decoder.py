@@ -85,7 +85,7 @@ class ReleasedDecoder:
 
         Without positions in the file the decoder's own stand, RAE's table at any grid (diffusers 0.42 rescales it
         for grids other than 16 x 16, as RAE's code does not). The rae layout leaves the output's statistics to the
-        encoder's image normalisation.
+        encoder's image normalisation, and has none where `decoder.output` is none.
 
         Raises:
             UserError: the sizes are not those of `decoder`; the message names the fields to set.
@@ -107,7 +107,8 @@ class ReleasedDecoder:
         wrong = [f"{name}={theirs} (now {ours})" for name, (theirs, ours) in asked.items() if theirs != ours]
         if wrong:
             raise UserError(f"decoder.weights: {self.path} needs {', '.join(wrong)}; set them so, or use another file")
-        own = {"positions": decoder.positions, "mean": encoder.mean, "std": encoder.std}
+        painted = decoder if decoder.output == "none" else encoder
+        own = {"positions": decoder.positions, "mean": painted.mean, "std": painted.std}
         fitted = {name: tensor.cpu() for name, tensor in {**own, **state}.items()}
         for name, tensor in decoder.state_dict().items():
             if fitted[name].shape != tensor.shape:

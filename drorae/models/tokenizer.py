@@ -68,7 +68,8 @@ def build_tokenizer(config: TrialConfig, encoder: Encoder) -> Tokenizer:
         encoder = copy.deepcopy(encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.decoder.seed)
-        decoder = Decoder(config.decoder, encoder.width, encoder.grid, config.images.size)
+        normalisation = (encoder.mean, encoder.std)
+        decoder = Decoder(config.decoder, encoder.width, encoder.grid, config.images.size, normalisation)
         torch.manual_seed(config.seed)
         fusion = LayerFusion(config.fusion, encoder.num_layers, encoder.norm)
     tokenizer = Tokenizer(encoder, fusion, decoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,16 @@ from drorae.training.schedule import learning_rate
 class Adversary:
     """The discriminator of one phase, and when it has a say.
 
-    A phase starts with fresh heads. They learn from step `disc_start_steps` on, and the tokenizer hears them from
-    `gan_start_steps` on.
+    A phase starts with fresh heads, or with an earlier phase's. They learn from step `disc_start_steps` on, and the
+    tokenizer hears them from `gan_start_steps` on.
+
+    Args:
+        config: the discriminator.
+        objective: weights of the adversarial term.
+        settings: of the phase.
+        device: where the networks are.
+        seed: initialises fresh heads.
+        heads: state of an earlier phase's, to go on with; None: fresh ones.
 
     Raises:
         UserError: the discriminator's weights cannot be had.
@@ -34,9 +42,12 @@ class Adversary:
         settings: PhaseConfig,
         device: torch.device,
         seed: int,
+        heads: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.objective, self.settings = config, objective, settings
         self.network = load_discriminator(config, device, seed)
+        if heads is not None:
+            self.network.load_state_dict(heads)
         # Each process sees a part of the batch; wrapped, all heads take the mean of their gradients and stay equal.
         self._learner = distributed.parallel(self.network, device)
         self.optimiser = torch.optim.AdamW(
@@ -47,10 +58,14 @@ class Adversary:
         """Whether the tokenizer's loss has an adversarial term at a step (counted from 0)."""
         return step >= self.settings.gan_start_steps
 
+    def learns(self, step: int) -> bool:
+        """Whether the heads are trained at a step (counted from 0)."""
+        return step >= self.settings.disc_start_steps
+
     def term(self, painted: Tensor, draws: Draws | None = None) -> Tensor:
         """The adversarial loss -mean logit, of reconstructions [B, 3, S, S] that have a graph, nominally in [0, 1]."""
         self.network.eval().requires_grad_(False)
-        logits: Tensor = self.network(augment(2 * painted - 1, draws))
+        logits: Tensor = self.network(self._augmented(painted, draws))
         return -logits.mean()
 
     def weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
@@ -68,9 +83,6 @@ class Adversary:
     ) -> dict[str, Tensor]:
         """Step `step` of `total` of the heads: `disc_loss`. Equal up to rounding whatever the pieces.
 
-        The reconstructions are those the tokenizer was just trained on; RAE paints them again afterwards, at the
-        price of a forward pass.
-
         Args:
             step: counted from 0.
             total: steps of the phase.
@@ -78,11 +90,11 @@ class Adversary:
             wanted: originals, in pieces of the same sizes.
             draws: augmentation of all originals and of all reconstructions; None: drawn now.
         """
-        start = self.settings.disc_start_steps
-        if step < start:
+        if not self.learns(step):
             return {}
+        start = self.settings.disc_start_steps
         schedule = replace(self.settings, lr=self.config.lr, final_lr=self.config.final_lr)
-        rate = learning_rate(schedule, step - start, max(total - start, 1))
+        rate = learning_rate(schedule, step - start, total if self.config.decay == "phase" else total - start)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         count, (height, width) = sum(len(part) for part in wanted), wanted[0].shape[-2:]
@@ -96,9 +108,9 @@ class Adversary:
             for fake, real in zip(painted, wanted, strict=True):
                 chosen = slice(first, first + len(real))
                 shown = zip((real, fake.detach().clamp(0, 1)), drawn, strict=True)
-                pair = torch.cat([augment(2 * images - 1, each.part(chosen)) for images, each in shown])
+                pair = torch.cat([self._augmented(images, each.part(chosen)) for images, each in shown])
                 logits = self._learner(pair)
-                # One power iteration of the spectral norms a step, which only this mode takes.
+                # The power iterations of the spectral norms once a step; only this mode takes them.
                 self.network.eval()
                 loss = hinge_loss(logits[: len(real)], logits[len(real) :]) * (len(real) / count)
                 torch.autograd.backward(loss)
@@ -113,6 +125,10 @@ class Adversary:
             self.optimiser.step()
         return {"disc_loss": torch.stack(losses).sum()}
 
+    def _augmented(self, images: Tensor, draws: Draws | None) -> Tensor:
+        """Images in [0, 1], augmented, in [-1, 1]."""
+        return augment(2 * images - 1, draws, shift_first=self.config.augment == "shift_first")
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"heads": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
@@ -123,8 +139,14 @@ class Adversary:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def make_adversary(config: TrialConfig, settings: PhaseConfig, device: torch.device, seed: int) -> Adversary | None:
-    """The adversary of one phase of a trial; None where its objective has no adversarial term."""
+def make_adversary(
+    config: TrialConfig,
+    settings: PhaseConfig,
+    device: torch.device,
+    seed: int,
+    heads: Mapping[str, Tensor] | None = None,
+) -> Adversary | None:
+    """The adversary of one phase of a trial, on `heads` or fresh ones; None where there is no adversarial term."""
     if config.objective.gan_weight == 0:
         return None
-    return Adversary(config.discriminator, config.objective, settings, device, seed)
+    return Adversary(config.discriminator, config.objective, settings, device, seed, heads)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from drorae.config import Phase, Runtime
 from drorae.data.features import Batch, Features
-from drorae.data.pixels import as_images
+from drorae.data.pixels import as_images, to_uint8
 from drorae.errors import UserError
 from drorae.losses.augment import Draws, draw
 from drorae.losses.objective import Objective
@@ -24,8 +24,16 @@ from drorae.training.phases import trained
 from drorae.training.schedule import epoch_order, learning_rate, step_seed
 
 T = TypeVar("T")
-Reconstructions = list[tuple[Tensor, Tensor]]
-"""Reconstructions and originals, float32 [b, 3, S, S] in [0, 1], piece by piece."""
+
+
+class _Seen(NamedTuple):
+    """What the tokenizer has seen of a piece, for the discriminator to learn from."""
+
+    read: Tensor
+    """Layers [b, n, N, C], or the crops of a tokenizer that encodes by itself, where the store left them."""
+    painted: Tensor
+    wanted: Tensor
+    """Reconstructions and originals, float32 [b, 3, S, S] in [0, 1]."""
 
 
 class Painter(nn.Module):
@@ -121,8 +129,9 @@ class Stepper:
         )
         self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
         self.module = module
+        self._alone = Painter(tokenizer, phase)
         # Of an encoder that is trained, some parameters have no say in its blocks' outputs, such as its own last norm.
-        self._painter = distributed.parallel(Painter(tokenizer, phase), device, partly="encoder" in phase.trains)
+        self._painter = distributed.parallel(self._alone, device, partly="encoder" in phase.trains)
         # The fusion reads n layers; decoders of z_base only the last; a tokenizer that encodes by itself none.
         depth = tokenizer.fusion.num_layers if phase.fused else 1
         self._depth = 0 if tokenizer.encodes else depth
@@ -142,7 +151,7 @@ class Stepper:
         torch.manual_seed(step_seed(self.seed, self.phase.number, step))
         # Drawn here, because an attempt that memory does not hold is made again.
         draws = self._draws() if self.adversary is not None and self.adversary.speaks(step) else None
-        losses, images = self._retry_smaller(where, lambda piece: self._gradients(step, piece, draws))
+        losses, seen = self._retry_smaller(where, lambda piece: self._gradients(step, piece, draws))
         # A failure from here on leaves moved weights, and fewer images at once would be no help.
         with out_of_memory.as_user_error(f"{where}, the optimiser"):
             if self.settings.clip_norm:
@@ -150,10 +159,10 @@ class Stepper:
             self.optimiser.step()
             if self.average is not None:
                 self.average.update(self.module)
-        if self.adversary is not None:
+        if self.adversary is not None and self.adversary.learns(step):
             both = self._draws(), self._draws()
             losses |= self._retry_smaller(
-                f"{where}, the discriminator", lambda piece: self._teach(step, images, both, piece)
+                f"{where}, the discriminator", lambda piece: self._teach(step, seen, both, piece)
             )
         return losses
 
@@ -202,10 +211,17 @@ class Stepper:
             batch = self.features.batch(items[chosen], step // self.steps_per_epoch, self._depth)
             yield _Piece(chosen, batch, None if noise is None else noise[chosen], chosen.stop == self.share)
 
+    def _read(self, batch: Batch) -> Tensor:
+        """What the tokenizer reads of a batch: the encoder's layers, or the crops where it encodes by itself."""
+        return batch.pixels if self.tokenizer.encodes else batch.layers
+
+    def _on_device(self, read: Tensor) -> Tensor:
+        moved = read.to(self.device)
+        return moved if self.tokenizer.encodes else moved.float()
+
     def _paint(self, piece: _Piece, offset: Tensor | None, exchanged: bool) -> Tensor:
         """A piece's reconstructions; with `exchanged`, their backward pass shares gradients with other processes."""
-        encodes = self.tokenizer.encodes
-        seen = piece.batch.pixels.to(self.device) if encodes else piece.batch.layers.to(self.device).float()
+        seen = self._on_device(self._read(piece.batch))
         quiet = contextlib.nullcontext() if exchanged or distributed.world_size() == 1 else self._painter.no_sync()
         with quiet, self._autocast:
             painted: Tensor = self._painter(seen, piece.noise, offset)
@@ -217,7 +233,7 @@ class Stepper:
         pixels = piece.batch.pixels.to(self.device)
         return self.objective(painted, pixels, targets), pixels
 
-    def _gradients(self, step: int, piece: int, draws: Draws | None) -> tuple[dict[str, Tensor], Reconstructions]:
+    def _gradients(self, step: int, piece: int, draws: Draws | None) -> tuple[dict[str, Tensor], list[_Seen]]:
         """The gradients of a step's loss, `piece` images at once; moves no weight.
 
         With `draws`, the loss has its adversarial term.
@@ -225,18 +241,18 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         if draws is not None:
             return self._opposed_gradients(step, piece, draws)
-        sums, images = _Sums(), []
+        sums, seen = _Sums(), []
         for part in self._pieces(step, piece):
             # Gradients are exchanged once a step, with the last piece.
             painted = self._paint(part, None, exchanged=part.last)
             losses, pixels = self._losses(part, painted)
             sums.add(losses, part.size / self.share)
             torch.autograd.backward(losses["loss"] * (part.size / self.share))
-            if self.adversary is not None:
-                images.append((painted.detach().float(), as_images(pixels)))
-        return sums, images
+            if self.adversary is not None and self.adversary.learns(step):
+                seen.append(_Seen(self._read(part.batch), painted.detach().float(), as_images(pixels)))
+        return sums, seen
 
-    def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], Reconstructions]:
+    def _opposed_gradients(self, step: int, piece: int, draws: Draws) -> tuple[dict[str, Tensor], list[_Seen]]:
         """The same with an adversarial term.
 
         Its weight is a ratio of gradients of the whole batch. So both losses' gradients are first taken back to the
@@ -245,7 +261,7 @@ class Stepper:
         """
         assert self.adversary is not None
         offset = torch.zeros_like(self.tokenizer.decoder.head.weight, requires_grad=True)
-        sums, images = _Sums(), []
+        sums, seen = _Sums(), []
         pulls: list[tuple[_Piece, Tensor, Tensor]] = []
         heads = [torch.zeros_like(offset), torch.zeros_like(offset)]
         alone = piece >= self.share
@@ -262,16 +278,31 @@ class Stepper:
             for head, (gradient, _) in zip(heads, found, strict=True):
                 head += gradient
             pulls.append((part, found[0][1], found[1][1]))
-            images.append((painted.detach().float(), as_images(pixels)))
+            seen.append(_Seen(self._read(part.batch), painted.detach().float(), as_images(pixels)))
         sums["gan_weight"] = weight = self.adversary.weight(*heads)
         for part, reconstruction, adversarial in pulls:
             painted = painted if alone else self._paint(part, None, exchanged=part.last)
             torch.autograd.backward(painted, reconstruction + weight * adversarial)
-        return sums, images
+        return sums, seen
 
-    def _teach(self, step: int, images: Reconstructions, draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
+    def _teach(self, step: int, seen: list[_Seen], draws: tuple[Draws, Draws], piece: int) -> dict[str, Tensor]:
         """The discriminator's own step, on pieces of at most `piece` images; `draws` for originals, reconstructions."""
         assert self.adversary is not None
-        fakes, reals = ([part for pair in images for part in torch.split(pair[which], piece)] for which in (0, 1))
+        read, fakes, reals = (
+            [part for whole in each for part in whole.split(piece)] for each in zip(*seen, strict=True)
+        )
+        if self.adversary.config.fakes == "repainted":
+            fakes = self._repainted(read)
         with self._autocast:
             return self.adversary.learn(step, self.total, fakes, reals, draws)
+
+    @torch.no_grad()
+    def _repainted(self, read: list[Tensor]) -> list[Tensor]:
+        """Reconstructions by the weights of now, as a user gets them: without noise and dropout, in 8 bits."""
+        self.module.eval()
+        try:
+            with self._autocast:
+                painted = [self._alone(self._on_device(part), None, None) for part in read]
+        finally:
+            self.module.train()
+        return [as_images(to_uint8(part.float())) for part in painted]

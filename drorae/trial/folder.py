@@ -42,6 +42,8 @@ WEIGHTS = "{}.safetensors"
 """Of a part of the tokenizer, by its name."""
 DECODER = WEIGHTS.format("decoder")
 """In the cache, a phase-1 decoder has this name, too."""
+HEADS = "heads.safetensors"
+"""Of the phase-1 discriminator, in the cache; in a trial's folder they have their phase's name before it."""
 ERRORS = "error-*.txt"
 CHECKPOINTS = "*.pt"
 

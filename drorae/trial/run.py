@@ -25,7 +25,7 @@ from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import naming_full_disk, replacing, write_atomic, write_json
 from drorae.storage.sealed import read_sealed, write_sealed
-from drorae.training.adversary import make_adversary
+from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.loop import DivergenceError, Report, Row, TrainingRecord, train_phase
 from drorae.training.phases import part_of
 from drorae.trial.folder import (
@@ -41,6 +41,7 @@ from drorae.trial.folder import (
     set_damaged_aside,
     write_tree,
 )
+from drorae.trial.heads import earlier_heads, heads_of, keep_heads
 from drorae.trial.inputs import check_inputs, note_prepared
 from drorae.trial.provenance import provenance
 from drorae.trial.result import TrialResult, read_result
@@ -277,10 +278,12 @@ def _train(
             for row in outcome.rows:
                 note(row)
         else:
-            outcome = _train_phase(workshop, tokenizer, phase, directory, note)
+            outcome, adversary = _train_phase(workshop, tokenizer, phase, directory, note)
             if outcome.steps and distributed.is_main():
                 if phase is first:
                     _forget(directory, last, phase_files(workshop.config, last, tokenizer, directory).values())
+                if adversary is not None and last.settings.disc_from == phase.name:
+                    keep_heads(heads_of(directory, phase.name), adversary)
                 for part, path in files.items():
                     save_sealed(path, part_of(tokenizer, part).state_dict())
                 write_sealed(log, partial(write_json, tree=asdict(outcome)))
@@ -294,14 +297,16 @@ def _train(
 
 def _train_phase(
     workshop: Workshop, tokenizer: Tokenizer, phase: Phase, directory: Path, note: Report
-) -> TrainingRecord:
+) -> tuple[TrainingRecord, Adversary | None]:
     config, device = workshop.config, workshop.device
-    return train_phase(
-        tokenizer, phase, workshop.train, workshop.objective,
-        make_adversary(config, phase.settings, device, config.seed),
+    heads = earlier_heads(config, workshop.runtime, workshop.fingerprints, directory, phase)
+    adversary = make_adversary(config, phase.settings, device, config.seed, heads)
+    record = train_phase(
+        tokenizer, phase, workshop.train, workshop.objective, adversary,
         seed=config.seed, device=device, checkpoint=directory / PHASE_CHECKPOINT.format(phase.name),
         runtime=workshop.runtime, report=note,
     )  # fmt: skip
+    return record, adversary
 
 
 def _forget(directory: Path, phase: Phase, weights: Iterable[Path]) -> None:

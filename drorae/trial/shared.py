@@ -41,7 +41,8 @@ from drorae.storage.remote import expanded
 from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, train_phase
-from drorae.trial.folder import DECODER, SKIPPED
+from drorae.trial.folder import DECODER, HEADS, SKIPPED
+from drorae.trial.heads import keep_heads
 
 UNTRAINED = PhaseConfig(epochs=0)
 DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
@@ -370,6 +371,9 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
             raise UserError(f"{error}; until then no trial with this decoder can run") from None
         if distributed.is_main():
             write_json(weights.with_name("history.json"), trained.rows)
+            if adversary is not None and trained.steps:
+                keep_heads(weights.with_name(HEADS), adversary)
+                cache.share(f"{address}/{HEADS}")
             save_sealed(weights, tokenizer.decoder.state_dict())
             cache.share(f"{address}/{DECODER}")
             checkpoint.unlink(missing_ok=True)

@@ -96,7 +96,7 @@ def modules(small: bool) -> dict[str, tuple[nn.Module, list[Tensor], Callable[..
         [picture],
         lambda m, x: torch.cat([f.flatten() for f in m.features(x)]),
     )
-    critic = DinoDiscriminator(vit, 64).eval()
+    critic = DinoDiscriminator(vit, DiscriminatorConfig(input_size=64)).eval()
     holder = nn.ModuleList([critic, vit])
     found["discriminator"] = (holder, [2 * picture - 1], lambda m, x: m[0](x))
     return found
@@ -137,7 +137,7 @@ def speed(device: torch.device, small: bool, console: Console) -> None:
     if small:
         settings = replace(settings, name="vit_tiny_patch16_224", input_size=64)
     frozen = timm.create_model(settings.name, num_classes=0, img_size=settings.input_size).eval().requires_grad_(False)
-    critic = DinoDiscriminator(frozen.to(device), settings.input_size).to(device).eval().requires_grad_(False)
+    critic = DinoDiscriminator(frozen.to(device), settings).to(device).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(fusion.parameters(), lr=1e-4, foreach=True)
     pixels = torch.rand(batch, 3, size, size, device=device)
     wanted = torch.rand(batch, 3, grid * 16, grid * 16, device=device)

@@ -215,10 +215,12 @@ def test_a_discriminator_that_ran_out_of_memory_has_learnt_nothing(config: Trial
 def test_the_discriminator_goes_on_with_fewer_at_once(
     config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    phase1 = dataclasses.replace(config.phase1, gan_start_steps=1)
     phase2 = dataclasses.replace(config.phase2, epochs=1, disc_start_steps=0, gan_start_steps=10)
     gan = dataclasses.replace(
         config,
         objective=ObjectiveConfig(perceptual="none", gan_weight=0.75),
+        phase1=phase1,
         phase2=phase2,
         phase3=PhaseConfig(epochs=0),
     )

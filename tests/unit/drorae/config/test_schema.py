@@ -70,6 +70,32 @@ def test_every_field_refuses_nonsense_of_its_type_by_its_dotted_name(name: str) 
         ({"fusion.variant": "hirae", "fusion.incremental": "false"}, "fusion.incremental: "),
         ({"objective.gan_weight": 1, "discriminator.input_size": 60}, "discriminator.input_size: 60 .* use 56 or 64"),
         ({"objective.gan_weight": 1, "discriminator.weights": "file"}, "discriminator.weights=file needs"),
+        ({"objective.gan_weight": 1, "discriminator.kernel": 8}, "discriminator.kernel: 8 has no middle; use 9"),
+        ({"objective.gan_weight": 1}, "phase1.gan_start_steps: 0 lets .* step 0 on"),
+        (
+            {
+                "objective.gan_weight": 1,
+                "phase1.gan_start_steps": 9,
+                "phase2.gan_start_steps": 5,
+                "phase2.disc_start_steps": 5,
+            },
+            "phase2.gan_start_steps: 5 lets .* step 5 on",
+        ),
+        (
+            {"objective.gan_weight": 1, "phase1.epochs": 0, "phase2.disc_from": "phase1"},
+            "phase2.disc_from: no phase1 is trained before phase2; use fresh",
+        ),
+        (
+            {
+                "objective.gan_weight": 1,
+                "phase1.gan_start_steps": 9,
+                "fusion.variant": "last",
+                "phase2.gan_start_steps": 9,
+                "phase3.epochs": 1,
+                "phase3.disc_from": "phase2",
+            },
+            "phase3.disc_from: no phase2 is trained before phase3; use fresh or phase1",
+        ),
         ({"evaluation.extractors": "effnet,effnet"}, "evaluation.extractors: .* twice"),
         ({"evaluation.lpips": "vgg", "images.size": 16}, "images.size: 16 px is too small for LPIPS"),
     ],

@@ -37,3 +37,15 @@ def test_no_change_of_colour_and_a_shift_move_the_picture_and_pad_with_zeros() -
     torch.testing.assert_close(moved[0, :, 8:], pictures[0, :, :-8])
     torch.testing.assert_close(moved[1, :, :, :-8], pictures[1, :, :, 8:])
     assert (moved[0, :, :8] == 0).all() and (moved[1, :, :, -8:] == 0).all()
+
+
+def test_what_is_shifted_in_is_coloured_where_shifts_come_first() -> None:
+    """RAE's order. Brightness alone is drawn, half of its range: 0.5 of the padding's zeros."""
+    pictures = 2 * images(2) - 1
+    colours = torch.full((3, 2, 1, 1, 1), 0.5)
+    colours[0] = 1.0
+    shifts = torch.tensor([[[0], [0]], [[8], [8]]])
+    late, first = (augment(pictures, Draws(colours, shifts), shift_first=order) for order in (False, True))
+    assert (late[:, :, :8] == 0).all()
+    torch.testing.assert_close(first[:, :, :8], torch.full_like(first[:, :, :8], 0.5))
+    torch.testing.assert_close(first[:, :, 8:], late[:, :, 8:])

@@ -13,8 +13,9 @@ import timm
 import torch
 from small_discriminator import CPU, TINY, images
 
+from drorae.config import DiscriminatorConfig
 from drorae.errors import UserError
-from drorae.losses.discriminator import load_discriminator
+from drorae.losses.discriminator import DinoDiscriminator, load_discriminator
 
 
 def test_the_discriminator_has_five_heads_and_its_transformer_is_not_its_own() -> None:
@@ -73,3 +74,29 @@ def test_the_transformer_before_is_let_go_before_the_next_is_loaded(monkeypatch:
     monkeypatch.setattr(timm, "create_model", create_model)
     load_discriminator(dataclasses.replace(TINY, input_size=32), CPU, seed=0)
     assert alive == [False]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "millions"),
+    [
+        ("vit_small_patch8_224.dino", 9, 7.4),
+        ("vit_base_patch16_224.dino", 9, 29.5),
+        ("vit_base_patch16_224.dino", 7, 23.6),
+    ],
+)
+def test_the_sizes_of_raes_recipes_and_the_one_that_the_paper_prints(name: str, kernel: int, millions: float) -> None:
+    """The paper's Table 5 has a discriminator 768 wide of 24 M parameters: five heads on a ViT-B are that at 7."""
+    config = DiscriminatorConfig(name=name, kernel=kernel)
+    with torch.device("meta"):
+        network = DinoDiscriminator(timm.create_model(name, num_classes=0), config)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_two_power_iterations_a_step_are_those_of_two_steps() -> None:
+    once, twice = (
+        load_discriminator(dataclasses.replace(TINY, power_iterations=count), CPU, seed=0).train() for count in (1, 2)
+    )
+    twice.load_state_dict(once.state_dict())
+    once(images(1)), once(images(1)), twice(images(1))
+    for name, value in twice.named_buffers():
+        assert torch.equal(value, dict(once.named_buffers())[name]), name

@@ -177,7 +177,7 @@ def test_the_discriminator_s_arithmetic_is_what_torch_counts() -> None:
     critic = config.discriminator
     with torch.device("meta"):
         vit = build_vit(critic.name, img_size=critic.input_size).requires_grad_(False)
-        network = DinoDiscriminator(vit, critic.input_size).eval()
+        network = DinoDiscriminator(vit, critic).eval()
         image = torch.zeros(1, 3, critic.input_size, critic.input_size)
     heads = counted(lambda: network(image).sum().backward())
     network.requires_grad_(False)
@@ -185,8 +185,12 @@ def test_the_discriminator_s_arithmetic_is_what_torch_counts() -> None:
         forward = counted(lambda: network(image))
     back = counted(lambda: network(image.requires_grad_()).sum().backward()) - forward
     features = counted_perceptual_and_last_weight(config)
-    whole = flops_per_image(config, KNOWN_SHAPES[config.encoder.name], config.phases[2], True, False)["gan"]
-    assert whole == pytest.approx(forward + 2 * back + 2 * heads + features, rel=0.02)
+    shape = KNOWN_SHAPES[config.encoder.name]
+    seen = override(config, "discriminator.fakes", "seen")
+    whole, without = (flops_per_image(each, shape, config.phases[2], True, False) for each in (config, seen))
+    repainted = whole["gan"] - without["gan"]
+    assert repainted == pytest.approx(without["fusion"] + without["decoder"] / 3, rel=0.02), "a forward pass"
+    assert without["gan"] == pytest.approx(forward + 2 * back + 2 * heads + features, rel=0.02)
 
 
 def counted_perceptual_and_last_weight(config: TrialConfig) -> float:

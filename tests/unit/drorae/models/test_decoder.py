@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -55,3 +58,26 @@ def test_sizes_that_do_not_divide_are_named() -> None:
         Decoder(DECODERS["tiny"], 8, 4, 30)
     with pytest.raises(UserError, match=r"decoder\.heads"):
         Decoder(DecoderConfig(width=100, heads=3), 8, 4, 32)
+
+
+def test_a_decoder_begins_as_raes_where_it_is_asked_to() -> None:
+    """torch's own linear layers, in the order in which they are made, and a class token of zeros."""
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderConfig(64, 1, 4, 64, init="linear"), latent_width=8, grid=4, size=32)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(8, 64)
+    assert torch.equal(decoder.embed.weight, linear.weight) and torch.equal(decoder.embed.bias, linear.bias)
+    assert not decoder.class_token.any() and decoder.class_token.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("output", "shade"), [("imagenet", (0.485, 0.456, 0.406)), ("encoder", (0.5, 0.5, 0.5)), ("none", (0, 0, 0))]
+)
+def test_what_is_painted_is_denormalised_as_the_config_says(output: Any, shade: tuple[float, ...]) -> None:
+    """RAE: by the encoder's own preprocessing, 0.5 of a SigLIP; RAEv2: not at all."""
+    half = torch.full((1, 3, 1, 1), 0.5)
+    config = dataclasses.replace(DECODERS["tiny"], output=output)
+    decoder = Decoder(config, 8, 4, 32, (half, half))
+    for parameter in (decoder.head.weight, decoder.head.bias):
+        torch.nn.init.zeros_(parameter)
+    assert torch.allclose(decoder(torch.randn(1, 16, 8))[0, :, 5, 5], torch.tensor(shade).float())

@@ -49,6 +49,18 @@ def test_images_go_through_encoder_fusion_and_decoder(config: TrialConfig, encod
     assert painted.shape == images.shape and torch.equal(painted, tokenizer.decoder(tokenizer.encode(images)))
 
 
+def test_the_decoder_takes_the_encoders_own_statistics_where_it_is_asked_to(
+    config: TrialConfig, encoder: Encoder
+) -> None:
+    """timm's tiny ViT normalises by 0.5, unlike ImageNet's mean."""
+    painted = {
+        output: build_tokenizer(override(config, "decoder.output", output), encoder).decoder
+        for output in ("imagenet", "encoder")
+    }
+    assert torch.equal(painted["encoder"].mean, encoder.mean) and torch.equal(painted["encoder"].std, encoder.std)
+    assert not torch.equal(painted["imagenet"].mean, encoder.mean)
+
+
 def test_each_seed_draws_its_own_module_and_leaves_torch_s_alone(config: TrialConfig, encoder: Encoder) -> None:
     def digests(name: str, value: int) -> tuple[str, str]:
         tokenizer = build_tokenizer(override(config, name, value), encoder)

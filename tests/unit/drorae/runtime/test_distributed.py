@@ -24,8 +24,9 @@ def trials(config: TrialConfig) -> dict[str, TrialConfig]:
     """
     phase2 = dataclasses.replace(config.phase2, disc_start_steps=0, gan_start_steps=1, lr=1e-5)
     objective = ObjectiveConfig(perceptual="none", gan_weight=0.75)
-    discriminator = dataclasses.replace(config.discriminator, lr=2e-6)
-    gan = dataclasses.replace(config, phase2=phase2, objective=objective, discriminator=discriminator)
+    discriminator = dataclasses.replace(config.discriminator, lr=2e-6, fakes="repainted", power_iterations=2)
+    phase1 = dataclasses.replace(config.phase1, gan_start_steps=1)
+    gan = dataclasses.replace(config, phase1=phase1, phase2=phase2, objective=objective, discriminator=discriminator)
     together = {
         name: dataclasses.replace(config, phase2=dataclasses.replace(config.phase2, trains=trains, lr=1e-5))
         for name, trains in (("joint", ("fusion", "decoder")), ("all", ("fusion", "decoder", "encoder")))

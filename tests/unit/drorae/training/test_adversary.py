@@ -10,8 +10,10 @@ from small_discriminator import CPU, TINY, images
 from torch import Tensor
 
 from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
+from drorae.data.pixels import as_images, to_uint8
 from drorae.errors import Notice
 from drorae.losses.augment import augment
+from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import read_state
 from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.loop import train_phase
@@ -40,7 +42,7 @@ def test_a_phase_with_an_adversary_moves_the_fusion_alone(config: TrialConfig, r
     runtime = dataclasses.replace(runtime, micro_batch=piece)
     objective = ObjectiveConfig(perceptual="none", gan_weight=0.75)
     phase2 = dataclasses.replace(config.phase2, disc_start_steps=1, gan_start_steps=2)
-    config = dataclasses.replace(config, objective=objective, phase2=phase2)
+    config = dataclasses.replace(config, objective=objective, phase1=phase2, phase2=phase2)
     workshop = open_workshop(config, runtime)
     tokenizer = workshop.tokenizer()
     adversary = make_adversary(config, phase2, CPU, 0)
@@ -56,14 +58,17 @@ def test_a_phase_with_an_adversary_moves_the_fusion_alone(config: TrialConfig, r
     assert ["gan_weight" in row for row in rows] == [False, False, True, True]
 
 
-def adversarial_trial(config: TrialConfig) -> TrialConfig:
-    """Both learn in each phase, the heads from its second step on, slowly, so that rounding does not grow."""
+def adversarial_trial(config: TrialConfig, **fields: Any) -> TrialConfig:
+    """Both learn in each phase, the heads from its second step on, slowly, so that rounding does not grow.
+
+    `fields` are the discriminator's.
+    """
     phase = dataclasses.replace(
         config.phase2, epochs=2, batch_size=8, disc_start_steps=1, gan_start_steps=2, lr=1e-5, precision="fp32"
     )
     return dataclasses.replace(
         config, objective=ObjectiveConfig(perceptual="none", gan_weight=0.75),
-        discriminator=dataclasses.replace(config.discriminator, lr=1e-5, final_lr=1e-6),
+        discriminator=dataclasses.replace(config.discriminator, lr=1e-5, final_lr=1e-6, **fields),
         images=dataclasses.replace(config.images, train_images=16), phase1=phase, phase2=phase, phase3=phase,
     )  # fmt: skip
 
@@ -89,12 +94,17 @@ def same(one: tuple[dict[str, list[float]], dict[str, Tensor]], other: Any) -> N
         assert float((weight - other[1][name]).norm() / weight.norm().clamp_min(1e-6)) < 1e-3, name
 
 
+RAE = {"fakes": "repainted", "augment": "shift_first", "power_iterations": 2, "decay": "phase"}
+"""The discriminator as RAE trains it."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, RAE])
 def test_pieces_of_a_batch_change_nothing_where_there_is_an_adversary(
-    config: TrialConfig, runtime: Runtime, tmp_path: Path
+    config: TrialConfig, runtime: Runtime, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     """8 images at once and in pieces of 3, 3 and 2: losses, adaptive weight, discriminator and weights alike."""
-    trial = adversarial_trial(config)
+    trial = adversarial_trial(config, **fields)
     whole = series(trial, runtime, tmp_path / "whole")
     pieces = series(trial, dataclasses.replace(runtime, micro_batch=3), tmp_path / "pieces")
     same(whole, pieces)
@@ -104,7 +114,7 @@ def test_pieces_of_a_batch_change_nothing_where_there_is_an_adversary(
 def test_a_discriminator_s_step_is_the_same_again_after_memory_ran_out(
     config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = adversarial_trial(config)
+    trial = adversarial_trial(config, fakes="repainted")
     whole = series(trial, runtime, tmp_path / "whole")
     learn = Adversary.learn
 
@@ -119,3 +129,72 @@ def test_a_discriminator_s_step_is_the_same_again_after_memory_ran_out(
     with pytest.warns(Notice, match="goes on with 4"):
         again = series(trial, runtime, tmp_path / "short")
     same(whole, again)
+
+
+def rae_phase(config: TrialConfig, runtime: Runtime, checkpoint: Path, report: Any) -> tuple[Tokenizer, Adversary]:
+    """Phase 2 with RAE's discriminator and hirae's dropout, on a decoder as it is initialised."""
+    phase2 = dataclasses.replace(config.phase2, disc_start_steps=1, gan_start_steps=2)
+    trial = dataclasses.replace(
+        config, objective=ObjectiveConfig(perceptual="none", gan_weight=0.75),
+        discriminator=dataclasses.replace(config.discriminator, **RAE),
+        fusion=dataclasses.replace(config.fusion, variant="hirae"), phase2=phase2,
+        phase1=dataclasses.replace(config.phase1, epochs=0),
+    )  # fmt: skip
+    workshop = open_workshop(trial, runtime)
+    tokenizer, adversary = workshop.tokenizer(), make_adversary(trial, phase2, CPU, 0)
+    assert adversary is not None
+    train_phase(
+        tokenizer, trial.phases[1], workshop.train, workshop.objective, adversary, seed=0, device=CPU,
+        checkpoint=checkpoint, runtime=dataclasses.replace(runtime, checkpoint_seconds=0), report=report,
+    )  # fmt: skip
+    return tokenizer, adversary
+
+
+@pytest.mark.slow
+def test_fakes_are_painted_again_by_the_weights_that_a_user_gets(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the update, without latent noise and dropout, in 8 bits: at the last step by the weights of the end."""
+    shown: list[Tensor] = []
+    learn = Adversary.learn
+
+    def watched(self: Adversary, step: int, total: int, painted: Any, *rest: Any) -> dict[str, Tensor]:
+        shown[:] = [torch.cat(list(painted)), torch.cat(list(rest[0]))]
+        return learn(self, step, total, painted, *rest)
+
+    monkeypatch.setattr(Adversary, "learn", watched)
+    assert config.phase2.latent_noise
+    tokenizer, _ = rae_phase(config, runtime, tmp_path / "none.pt", lambda row: None)
+    fakes, originals = shown
+    with torch.no_grad():
+        expected = as_images(to_uint8(tokenizer(originals)))
+    torch.testing.assert_close(fakes, expected, atol=1.01 / 255, rtol=0)
+    assert ((fakes - expected).abs() < 1e-6).float().mean() > 0.99
+    assert torch.equal(fakes * 255, (fakes * 255).round())
+
+
+@pytest.mark.slow
+def test_a_phase_with_raes_discriminator_resumes_to_the_bit(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path
+) -> None:
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    whole = rae_phase(config, runtime, tmp_path / "whole.pt", lambda row: None)
+    with pytest.raises(KeyboardInterrupt):
+        rae_phase(config, runtime, tmp_path / "cut.pt", stop)
+    again = rae_phase(config, runtime, tmp_path / "cut.pt", lambda row: None)
+    for one, other in zip((whole[0], whole[1].network), (again[0], again[1].network), strict=True):
+        state = other.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize(("decay", "last"), [("updates", 1e-2), ("phase", 1.5e-2)])
+def test_a_rate_that_decays_over_the_phase_does_not_come_to_its_end(decay: Any, last: float) -> None:
+    """From step 14 of 28 on, from 2e-2: half of a cosine over 28 steps, or all of one over 14."""
+    settings = PhaseConfig(epochs=1, disc_start_steps=14, gan_start_steps=20, warmup_steps=0)
+    config = dataclasses.replace(TINY, decay=decay)
+    adversary = Adversary(config, ObjectiveConfig(gan_weight=0.75), settings, CPU, seed=0)
+    adversary.learn(27, 28, [images(1)], [images(1, seed=1)])
+    assert adversary.optimiser.param_groups[0]["lr"] == pytest.approx(last, rel=0.03)
