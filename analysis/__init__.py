@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.inference.analysis import Analysis, analyse
+    from analysis.inference.asked import AskedLaw, Asking
     from analysis.inference.axes import JointAnalysis, analyse_axes
     from analysis.inference.designs import compare_designs
     from analysis.inference.predict import Forecast, Reach, forecast, reach
     from analysis.inference.verdicts import Verdict
+    from analysis.laws.curves import Huber
     from analysis.laws.line import Line, fit_line
     from analysis.report.outcome import FitOutcome, fit_table
     from analysis.table.files import read_table
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analysis",
+    "AskedLaw",
+    "Asking",
     "FitOutcome",
     "Forecast",
+    "Huber",
     "JointAnalysis",
     "Line",
     "Reach",
@@ -48,10 +53,12 @@ __all__ = [
 
 _MODULES = {
     "inference.analysis": ("Analysis", "analyse"),
+    "inference.asked": ("AskedLaw", "Asking"),
     "inference.axes": ("JointAnalysis", "analyse_axes"),
     "inference.designs": ("compare_designs",),
     "inference.predict": ("Forecast", "Reach", "forecast", "reach"),
     "inference.verdicts": ("Verdict",),
+    "laws.curves": ("Huber",),
     "laws.line": ("Line", "fit_line"),
     "report.outcome": ("FitOutcome", "fit_table"),
     "table.files": ("read_table",),

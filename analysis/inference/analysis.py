@@ -9,14 +9,17 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from analysis.inference.asked import LINES, AskedLaw, Asking, ask_law, form_verdict
 from analysis.inference.cautions import Caution, cautions, few_for_aicc, fit_flags
 from analysis.inference.chosen import heed_choice, join_forecasts, join_reaches
 from analysis.inference.draws import Draws
 from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
+from analysis.laws.bootstrap import Progress
 from analysis.laws.curves import CurveFit
-from analysis.laws.line import Law, Line, Unit, fit_line
+from analysis.laws.intervals import law_interval, new_point_interval
+from analysis.laws.line import Line, Unit, fit_line
 from analysis.table.design import check_design
 from analysis.table.selection import Selection, select
 
@@ -29,6 +32,8 @@ class Analysis:
     """
 
     line: Line
+    asked: AskedLaw | None = None
+    """The law that leads because it was asked for; None where the line of least squares was."""
 
     @property
     def selection(self) -> Selection:
@@ -49,8 +54,7 @@ class Analysis:
         return self.comparison.back_tests
 
     @cached_property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """What the data say of a trend, of saturation, and of their own largest sizes."""
+    def _line_verdicts(self) -> tuple[Verdict, ...]:
         own = verdicts(self.comparison, self.line.law)
         return own if self.unflattered is None else heed_choice(own, self.unflattered.verdicts)
 
@@ -62,23 +66,47 @@ class Analysis:
         plain = replace(self.selection, y=self.selection.y + self.selection.flattery, best=())
         return Analysis(fit_line(plain, self.line.law, self.line.unit))
 
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the data say of the law asked for, of a trend, of saturation, and of their own largest sizes."""
+        if self.asked is None or self.asked.asking.law in LINES:
+            return self._line_verdicts
+        return (form_verdict(self.asked, self.comparison.fits), *self._line_verdicts)
+
     @property
     def rejected(self) -> bool:
-        """Whether the points speak against the line that was asked for."""
+        """Whether the points speak against the law that was asked for: the line, unless another was."""
         return bool(self.verdicts) and self.verdicts[0].verdict == "not supported"
+
+    @property
+    def line_rejected(self) -> bool:
+        """Whether the points speak against the line."""
+        return bool(self._line_verdicts) and self._line_verdicts[0].verdict == "not supported"
 
     @cached_property
     def leading(self) -> CurveFit:
-        """The law that is said first and drawn thickest: the preferred one, and never a line that is rejected.
+        """The law that is said first and drawn thickest: the one asked for by name or method.
+
+        Otherwise the preferred one, and never a line that is rejected.
 
         Where AICc prefers a line that the points bend away from, the law among the others with the least error of
         predicting each configuration from the rest.
         """
+        if self.asked is not None:
+            return self.asked.fit
         preferred = self.comparison.preferred
         others = [fit for fit in self.comparison.fits if fit.name != self.line.law]
         if not (self.rejected and preferred.name == self.line.law and others):
             return preferred
         return min(others, key=lambda fit: fit.loo_rmse)
+
+    def law_interval(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ends (points,) of the 95% interval of the leading law at sizes `at`."""
+        return law_interval(self.leading, at) if self.asked is None else self.asked.law_interval(at)
+
+    def new_point_interval(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ends (points,) of the 95% interval that the leading law gives a new point like those fitted."""
+        return new_point_interval(self.leading, at) if self.asked is None else self.asked.new_point_interval(at)
 
     @property
     def horizon(self) -> Horizon:
@@ -106,7 +134,10 @@ class Analysis:
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader should be told, of the line and of each plausible law."""
         flags = (flag for fit in self.comparison.plausible for flag in fit_flags(fit))
-        return (*cautions(self.line), *self.draws.cautions, *few_for_aicc(self.comparison), *flags)
+        found = [*cautions(self.line), *self.draws.cautions, *few_for_aicc(self.comparison), *flags]
+        if self.asked is not None and self.asked.resampled is None:
+            found += fit_flags(self.asked.fit)
+        return tuple(dict.fromkeys(found))
 
     def remarks(self) -> list[str]:
         """What every answer repeats, as lines for a terminal: notes, how the laws compare, verdicts."""
@@ -131,9 +162,10 @@ def analyse(
     frame: pd.DataFrame,
     x: str,
     y: str,
-    law: Law = "log-linear",
+    law: str | Asking = "log-linear",
     include: Iterable[str] = (),
     unit: Unit = "configuration",
+    progress: Progress | None = None,
 ) -> Analysis:
     """Analyses metric `y` against size `x` over the usable rows of `frame`.
 
@@ -141,9 +173,11 @@ def analyse(
         frame: one row per run.
         x: column of the size, or params, capacity, layers (`X_ALIASES`).
         y: column of the metric.
-        law: the line that the other laws are compared with: log-linear, in log10(x), or linear, in x.
+        law: the law that leads, by name or as an `Asking` with its method; beside it stands a line in log10(x), of
+            linear in x.
         include: statuses of runs to fit beside finished.
         unit: configuration, seeds are averaged first; row, every row is a point.
+        progress: called with the resamples of a bootstrap that are done, and with their number.
 
     >>> import pandas as pd
     >>> sizes = [2.5e6, 4.8e6, 9.6e6, 19e6, 37.9e6, 56.8e6, 75.7e6, 113.4e6]
@@ -158,10 +192,16 @@ def analyse(
     '0.401 .. 0.503'
     >>> found.target(0.40).bounded
     False
+    >>> frame = pd.DataFrame({"params": sizes, "rfid": rfid})
+    >>> analyse(frame, "params", "rfid", Asking("power", method="huber", resamples=200)).asked.how
+    "Huber's loss of log residuals, delta 0.001"
 
     Raises:
-        UserError: what `select`, `check_design` and `fit_line` refuse.
+        UserError: what `select`, `check_design`, `fit_line` and `ask_law` refuse.
     """
-    selection = select(frame, x, y, include, log=law == "log-linear")
+    asking = law if isinstance(law, Asking) else Asking(law)
+    asking.check(1)
+    selection = select(frame, x, y, include, log=asking.line == "log-linear")
     check_design(selection, unit)
-    return Analysis(fit_line(selection, law, unit))
+    line = fit_line(selection, asking.line, unit)
+    return Analysis(line, ask_law(line.sample, asking, progress) if asking.special else None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Literal
 
@@ -18,6 +19,21 @@ Method = Literal["least-squares", "log-log", "huber"]
 
 HUBER_DELTA = 1e-3
 """Scale of the Huber loss of log residuals: Hoffmann et al. (2022), appendix D.3; Besiroglu et al. (2024)."""
+
+HUBER_SDS = 1.345
+"""Scale of the Huber loss of plain residuals, in robust standard deviations: 95% efficient where they are normal."""
+
+
+@dataclass(frozen=True)
+class Huber:
+    """A Huber loss: squares of residuals up to delta, absolute values beyond."""
+
+    residuals: Literal["log", "plain"] = "log"
+    """log y less the logarithm of the law, or y less the law."""
+    delta: float | None = None
+    """In units of the residuals; by default 1e-3 of log residuals, and 1.345 robust standard deviations (1.4826 median
+    absolute deviations from the least-squares fit) of plain ones."""
+
 
 _GRID = {0: 1, 1: 241, 2: 41, 3: 17}
 """Values per curved parameter in a search, by the number of curved parameters."""
@@ -138,7 +154,10 @@ class CurveFit:
     replication: Replication | None = None
     """What the seeds of the points know of their scatter; None where the residuals alone tell."""
     method: Method = "least-squares"
-    """Intervals, covariance and leave-one-out errors are those of least squares; other methods refuse them."""
+    """Intervals, covariance and leave-one-out errors are those of least squares; other methods refuse them, and have
+    the intervals of `analysis.laws.bootstrap`."""
+    loss: Huber | None = None
+    """With its delta, of method huber."""
 
     @property
     def name(self) -> str:
@@ -217,8 +236,8 @@ class CurveFit:
     def _only_least_squares(self) -> None:
         if self.method != "least-squares":
             raise UserError(
-                f"law {self.name}, method {self.method}: no interval is known; one of least squares need not hold the "
-                "estimate; fit it with method least-squares for intervals"
+                f"law {self.name}, method {self.method}: an interval of least squares need not hold the estimate; "
+                "take analysis.laws.bootstrap, or method least-squares for intervals"
             )
 
     @cached_property
@@ -250,10 +269,14 @@ class CurveFit:
     @cached_property
     def allowances(self) -> np.ndarray:
         """By how much RSS may exceed its least in the 95% interval of each parameter, (parameters,)."""
-        own = np.full(len(self.parameters), self.rss * stats.t.ppf(0.975, self.dof) ** 2 / self.dof)
+        return self.allowances_at(0.95)
+
+    def allowances_at(self, level: float) -> np.ndarray:
+        """The same for two-sided intervals of another level."""
+        own = np.full(len(self.parameters), self.rss * stats.t.ppf((1 + level) / 2, self.dof) ** 2 / self.dof)
         if self.replication is None:
             return own
-        found = self.uncertainty.margin(np.eye(len(self.parameters))).allowance
+        found = self.uncertainty.margin(np.eye(len(self.parameters))).allowed(level)
         return np.where(np.isnan(found), own, found)
 
     @cached_property
@@ -326,6 +349,7 @@ def fit_curve(
     weights: np.ndarray | None = None,
     method: Method = "least-squares",
     replication: Replication | None = None,
+    loss: Huber | None = None,
 ) -> CurveFit:
     """Fits a form to points; the search starts from every point of a grid over the curved parameters.
 
@@ -335,8 +359,9 @@ def fit_curve(
         y: values, shape (n,).
         weights: relative precisions, shape (n,); equal by default.
         method: least-squares; log-log, a power law as a line of log y on log x, which minimises relative errors and so
-            answers another question; huber, the Huber loss (delta 1e-3) of log residuals.
+            answers another question; huber, a Huber loss.
         replication: what the seeds of the points know of their scatter; nothing by default.
+        loss: of method huber; of log residuals with delta 1e-3 by default.
 
     >>> import numpy as np
     >>> x = np.geomspace(1e5, 1e8, 8)
@@ -346,7 +371,7 @@ def fit_curve(
 
     Raises:
         UserError: an unknown form or method, shapes that do not fit, sizes without a logarithm, fewer points than
-            parameters + 1, or log-log and huber where y is not positive.
+            parameters + 1, a delta that is not above 0, or logarithms asked for where y is not positive.
     """
     form = find_form(form) if isinstance(form, str) else form
     x, y = sizes(x), np.asarray(y, dtype=float)
@@ -364,7 +389,8 @@ def fit_curve(
     if w.shape != y.shape or not np.all(w > 0):
         raise UserError(f"law {form.name}: expected one weight above 0 for each of {len(y)} points")
     w = w / w.mean()
-    methods = {"least-squares": _least_squares, "log-log": _log_log, "huber": _huber}
+    methods: dict[str, Callable[[Form, np.ndarray, np.ndarray, np.ndarray], CurveFit]]
+    methods = {"least-squares": _least_squares, "log-log": _log_log, "huber": partial(_huber, loss=loss or Huber())}
     if method not in methods:
         raise UserError(f"method {method}: no such method; methods: {', '.join(methods)}")
     return replace(methods[method](form, x, y, w), replication=replication)
@@ -454,30 +480,49 @@ def _log_log(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFi
     return CurveFit(form, x, y, w, np.array([np.exp(intercept), -slope]), float(np.sum(w * left**2)), method="log-log")
 
 
-def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
-    if not np.all(y > 0):
-        raise UserError("method huber: the loss is of log residuals; expected values above 0")
-    start = _least_squares(form, x, y, w / y**2)
+def _huber(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray, loss: Huber) -> CurveFit:
+    log = loss.residuals == "log"
+    if loss.delta is not None and not 0 < loss.delta < np.inf:
+        raise UserError(f"method huber: a delta of {loss.delta:g}; expected a number above 0")
+    if log and not np.all(y > 0):
+        raise UserError(
+            "method huber: the loss is of log residuals; expected values above 0, or plain residuals (--residuals "
+            "plain)"
+        )
+    start = _least_squares(form, x, y, w / y**2 if log else w)
     scale = np.where(start.parameters == 0, 1, np.abs(start.parameters))
     lows, highs = -np.inf * np.ones(len(scale)), np.inf * np.ones(len(scale))
-    for i, ((low, high), log) in enumerate(zip(form.box(x), form.logged, strict=True), len(form.coefficients)):
-        lows[i], highs[i] = (np.exp(low), np.exp(high)) if log else (low, high)
+    for i, ((low, high), logged) in enumerate(zip(form.box(x), form.logged, strict=True), len(form.coefficients)):
+        lows[i], highs[i] = (np.exp(low), np.exp(high)) if logged else (low, high)
     root = np.sqrt(w)
+    delta = loss.delta or (HUBER_DELTA if log else HUBER_SDS * robust_sd(y - form.value(x, start.parameters)))
+    if delta <= 0:
+        return replace(start, weights=w, method="huber", loss=replace(loss, delta=delta))
+
+    def predicted(v: np.ndarray) -> np.ndarray:
+        value = form.value(x, v * scale)
+        return np.maximum(value, 1e-12 * y.min()) if log else value
 
     def residuals(v: np.ndarray) -> np.ndarray:
-        return np.asarray(root * (np.log(np.maximum(form.value(x, v * scale), 1e-12 * y.min())) - np.log(y)))
+        return np.asarray(root * (np.log(predicted(v)) - np.log(y) if log else predicted(v) - y))
 
     def jacobian(v: np.ndarray) -> np.ndarray:
-        value = np.maximum(form.value(x, v * scale), 1e-12 * y.min())
-        return np.asarray(root[:, None] * form.gradient(x, v * scale) * scale / value[:, None])
+        gradient = root[:, None] * form.gradient(x, v * scale) * scale
+        return np.asarray(gradient / predicted(v)[:, None] if log else gradient)
 
     point = np.clip(start.parameters, lows, highs) / scale
     # From nearly squares to nearly absolute values: the last loss alone has kinks that a start far off gets caught in.
-    for delta in (1e-1, 1e-2, HUBER_DELTA):
+    for step in (100.0, 10.0, 1.0):
         point = optimize.least_squares(
-            residuals, point, jacobian, bounds=(lows / scale, highs / scale), loss="huber", f_scale=delta,
+            residuals, point, jacobian, bounds=(lows / scale, highs / scale), loss="huber", f_scale=step * delta,
             xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=500,
         ).x  # fmt: skip
     parameters = point * scale
     left = y - form.value(x, parameters)
-    return CurveFit(form, x, y, w, parameters, float(np.sum(w * left**2)), method="huber")
+    rss = float(np.sum(w * left**2))
+    return CurveFit(form, x, y, w, parameters, rss, method="huber", loss=replace(loss, delta=delta))
+
+
+def robust_sd(residuals: np.ndarray) -> float:
+    """1.4826 median absolute residuals: the standard deviation of normal ones, whatever a few others do."""
+    return 1.4826 * float(np.median(np.abs(residuals)))

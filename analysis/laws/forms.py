@@ -17,6 +17,9 @@ import numpy as np
 
 from drorae.errors import UserError
 
+OFFSET = "E"
+"""Name of the coefficient that a power law levels off at; the first one of its form."""
+
 BREAK_WIDTH = 0.3
 """Width of a break in ln x: the f of Caballero et al. (2022), fixed, since a handful of sizes cannot estimate it."""
 
@@ -168,7 +171,7 @@ def _break_box(x: np.ndarray) -> list[tuple[float, float]]:
 
 _LINE = ("intercept", "slope")
 _TWO_POWERS = Form(
-    "two-powers", "y = E + A P^-alpha + B L^-beta", 2, ("E", "A", "B"), ("alpha", "beta"), (True, True), (3, 3),
+    "two-powers", "y = E + A P^-alpha + B L^-beta", 2, (OFFSET, "A", "B"), ("alpha", "beta"), (True, True), (3, 3),
     _two_powers, lambda x: [_BESIDE_OFFSET, _BESIDE_OFFSET],
 )  # fmt: skip
 
@@ -178,7 +181,7 @@ FORMS: dict[str, Form] = {
         _linear("log-linear", "y = intercept + slope log10(x)", lambda x: [1.0, np.log10(x[:, 0])], names=_LINE),
         _linear("linear", "y = intercept + slope x", lambda x: [1.0, x[:, 0]], names=_LINE),
         Form("power", "y = A x^-b", 1, ("A",), ("b",), (False,), (3,), _power, lambda x: [_SIGNED]),
-        Form("power-offset", "y = E + A x^-b", 1, ("E", "A"), ("b",), (True,), (3,),
+        Form("power-offset", "y = E + A x^-b", 1, (OFFSET, "A"), ("b",), (True,), (3,),
              _power_offset, lambda x: [_BESIDE_OFFSET]),
         _linear("log-quadratic", "y = a + b log10(x) + c log10(x)^2",
                 lambda x: [1.0, np.log10(x[:, 0]), np.log10(x[:, 0]) ** 2], levels=(3,)),

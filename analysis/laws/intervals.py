@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.laws.curves import CurveFit, Profile, fit_curve
+from analysis.laws.curves import CurveFit, Huber, Method, Profile, fit_curve
 from analysis.laws.forms import Form, sizes
 from analysis.laws.noise import Replication
 from drorae.errors import UserError
@@ -88,9 +88,9 @@ class Sample:
         left = np.eye(self.n) - fit.form.gradient(fit.x, fit.parameters) @ _pull(fit)
         return float(np.sum(fit.weights * np.diag(left @ self.image_covariance @ left.T)) / fit.dof)
 
-    def fit(self, form: Form | str) -> CurveFit:
-        """A law fitted to the sample by least squares, with what its seeds know."""
-        return fit_curve(form, self.x, self.y, self.weights, replication=self.replication)
+    def fit(self, form: Form | str, method: Method = "least-squares", loss: Huber | None = None) -> CurveFit:
+        """A law fitted to the sample, by least squares unless told otherwise, with what its seeds know."""
+        return fit_curve(form, self.x, self.y, self.weights, method, self.replication, loss)
 
 
 def _pull(fit: CurveFit) -> np.ndarray:
@@ -138,8 +138,8 @@ EVERYTHING = Interval(0.0, np.inf)
 """Every size."""
 
 
-def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Interval]:
-    """95% intervals of a law's natural parameters by name.
+def parameter_intervals(fit: CurveFit, kind: str = "profile", level: float = 0.95) -> dict[str, Interval]:
+    """Intervals of a law's natural parameters by name, of 95% or less; an end of one of 90% bounds one side at 95%.
 
     profile: t where a law is linear (exact without seeds), the F-calibrated profile likelihood elsewhere; infinite on
     a side where even the end of the search is compatible with the data. delta: estimate +/- t s.e., which is symmetric
@@ -147,7 +147,7 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
     """
     if kind not in ("profile", "delta"):
         raise UserError(f"interval {kind}: no such kind; kinds: profile, delta")
-    quantile = float(stats.t.ppf(0.975, fit.dof))
+    quantile = float(stats.t.ppf((1 + level) / 2, fit.dof))
     names = fit.form.parameters
     if kind == "delta":
         half = quantile * np.sqrt(np.diag(fit.covariance))
@@ -155,7 +155,7 @@ def parameter_intervals(fit: CurveFit, kind: str = "profile") -> dict[str, Inter
         return {name: Interval(*pair) for name, pair in zip(names, ends, strict=True)}
     profile, found = fit.profile, {}
     k, rss = len(fit.form.coefficients), profile.rss(fit.y)
-    allowances = fit.allowances
+    allowances = fit.allowances_at(level)
     kept = profile.t[rss <= rss.min() + max(allowances[k:], default=allowances.max())]
     # Whether the compatible curved parameters reach the lower and the upper end of their box.
     lows, highs = np.array(fit.form.box(fit.x)).reshape(-1, 2).T

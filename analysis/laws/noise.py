@@ -122,8 +122,12 @@ class Margin(NamedTuple):
     @property
     def allowance(self) -> np.ndarray:
         """By how much RSS may exceed its least in the 95% interval (`Profile.interval`); nan where a fit has no say."""
+        return self.allowed(0.95)
+
+    def allowed(self, level: float) -> np.ndarray:
+        """The same for two-sided intervals of another level."""
         own = np.divide(self.law, self.unit, out=np.full(len(self.law), np.nan), where=self.unit > 0)
-        return np.asarray(stats.t.ppf(0.975, self.dof) ** 2 * own)
+        return np.asarray(stats.t.ppf((1 + level) / 2, self.dof) ** 2 * own)
 
 
 class Homogeneity(NamedTuple):

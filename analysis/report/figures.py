@@ -14,7 +14,6 @@ import pandas as pd
 from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
-from analysis.laws.intervals import law_interval, new_point_interval
 from analysis.laws.line import Line
 from analysis.table.cells import floats
 from analysis.table.columns import find_column
@@ -203,7 +202,7 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     images = line.selection.eval_images
     axes.set_ylabel(display_name(sample.y_name) + (f"\nN = {images:,} images" if images else ""))
     # What is far beyond the data may be so wide that the data would be flat.
-    shown = [line.selection.y, *new_point_interval(analysis.leading, inside), analysis.leading.value(beyond)]
+    shown = [line.selection.y, *analysis.new_point_interval(inside), analysis.leading.value(beyond)]
     shown += [np.array(level.get_ydata(), dtype=float) for level in axes.get_lines() if level.get_gid() == BASELINE]
     every = np.concatenate(shown)
     margin = 0.05 * np.ptp(every)
@@ -217,16 +216,19 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
 
 def _draw_leading(axes: Axes, analysis: Analysis, inside: np.ndarray, beyond: np.ndarray) -> None:
     line, law = analysis.line, analysis.leading
-    near, far = new_point_interval(law, inside), new_point_interval(law, beyond)
+    near, far = analysis.new_point_interval(inside), analysis.new_point_interval(beyond)
     band = "95% prediction interval" + (", new configuration's mean" if line.replicated else "")
     axes.fill_between(inside, *near, color=LINE, alpha=0.13, lw=0, label=band)
     for edge in near:
         axes.plot(inside, edge, color=LINE, lw=0.7, ls=(0, (6, 3)))
-    axes.fill_between(inside, *law_interval(law, inside), color=LINE, alpha=0.3, lw=0, label="95% CI of the law")
+    axes.fill_between(inside, *analysis.law_interval(inside), color=LINE, alpha=0.3, lw=0, label="95% CI of the law")
     hatched: Any = {"facecolor": "none", "edgecolor": LINE, "alpha": 0.35, "lw": 0, "hatch": "////"}
     axes.fill_between(beyond, *far, label="beyond the data", **hatched)
     label = f"{law.name}: {law.text.replace('; ', chr(10))}; R² = {law.r2:.3f}"
-    if law.name == line.law:
+    if analysis.asked is not None:
+        label += ", not supported" * analysis.rejected + f"\n{analysis.asked.how}"
+        label += "" if analysis.asked.floor is None else f"\n{analysis.asked.floor.text}"
+    elif law.name == line.law:
         low, high = line.slope_ci95
         label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {law.r2:.3f}"
     label += f"\n{_counted(line)}"
@@ -252,7 +254,7 @@ def _draw_rivals(axes: Axes, analysis: Analysis) -> int:
     heard = dict.fromkeys((comparison.get(analysis.line.law), *comparison.plausible))
     others = [law for law in heard if law.name != analysis.leading.name]
     for law, style in zip(others, _LAW_STYLES * len(others), strict=False):
-        rejected = analysis.rejected and law.name == analysis.line.law
+        rejected = analysis.line_rejected and law.name == analysis.line.law
         axes.plot(at, law.value(at), color=INK, lw=1, ls=style, label=law.name + ", not supported" * rejected)
     if not analysis.disputed:
         return len(others)

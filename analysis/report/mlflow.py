@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.inference.analysis import Analysis
+from analysis.inference.asked import AskedLaw
 from analysis.inference.cautions import cautions
-from analysis.laws.line import Line
 from analysis.table.mlflow import find_experiment, open_store
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def write_fits(
 ) -> list[str]:
     """Records each fit as a run tagged drorae.kind=analysis and returns the run ids.
 
-    Metrics: slope, intercept, r2, slope_ci_low, slope_ci_high, residual_sd, n, n_configurations. Tags: law, x, y,
+    Metrics: slope, intercept, r2, slope_ci_low, slope_ci_high, residual_sd, n, n_configurations; of a law asked for by
+    name or method, law.NAME, law.NAME_ci_low and law.NAME_ci_high of each parameter (finite ones). Tags: law, x, y,
     unit and warning codes, each under drorae. Artifacts: the report's files. The run of an earlier fit of the same
     experiment, parent, metric, x, law and unit is written over, so that repeating a fit piles nothing up.
 
@@ -53,11 +55,12 @@ def write_fits(
 
         for analysis in analyses:
             line = analysis.line
-            run_id = _run_of(client, experiment_id, line, parent_run)
+            run_id = _run_of(client, experiment_id, analysis, parent_run)
             low, high = line.slope_ci95
             values = {name: float(getattr(line, name)) for name in ("slope", "intercept", "n")}
             values |= {"r2": line.curve.r2, "residual_sd": line.curve.residual_sd}
             values |= {"slope_ci_low": low, "slope_ci_high": high, "n_configurations": float(line.sample.n)}
+            values |= _asked_values(analysis.asked)
             now = int(1000 * time.time())
             metrics = [Metric(key, value, now, 0) for key, value in values.items()]
             codes = ", ".join(item.code for item in cautions(line))
@@ -69,12 +72,24 @@ def write_fits(
     return ids
 
 
-def _run_of(client: MlflowClient, experiment_id: str, line: Line, parent_run: str | None) -> str:
+def _asked_values(asked: AskedLaw | None) -> dict[str, float]:
+    """The parameters of a law asked for and the ends of their intervals, as far as they are finite."""
+    if asked is None:
+        return {}
+    found: dict[str, float] = {}
+    for (name, (low, high)), value in zip(asked.intervals.items(), asked.fit.parameters, strict=True):
+        found |= {f"law.{name}": float(value), f"law.{name}_ci_low": low, f"law.{name}_ci_high": high}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _run_of(client: MlflowClient, experiment_id: str, analysis: Analysis, parent_run: str | None) -> str:
     """The id of the run of an earlier fit of the same, or of a run made for this one."""
     from mlflow.entities import ViewType
 
+    line, asked = analysis.line, analysis.asked
     x, y = line.sample.x_name, line.sample.y_name
-    tags = {"kind": "analysis", "x": x, "y": y, "law": line.law, "unit": line.unit}
+    law = line.law if asked is None else asked.fit.name + " by Huber's loss" * (asked.resampled is not None)
+    tags = {"kind": "analysis", "x": x, "y": y, "law": law, "unit": line.unit}
     identity = {f"drorae.{name}": value for name, value in tags.items()}
     if parent_run is not None:
         identity["mlflow.parentRunId"] = parent_run

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.inference.analysis import Analysis, analyse
-from analysis.laws.line import Law, Unit
+from analysis.inference.asked import Asking
+from analysis.laws.bootstrap import Progress
+from analysis.laws.line import Unit
 from analysis.report.trees import fit_tree
 from analysis.report.write import write_report
 from drorae.errors import UserError
@@ -34,13 +36,14 @@ def fit_table(
     frame: pd.DataFrame,
     x: str,
     y: Sequence[str],
-    law: Law = "log-linear",
+    law: str | Asking = "log-linear",
     include: Iterable[str] = (),
     unit: Unit = "configuration",
     out: str | Path | None = None,
     title: str | None = None,
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
+    progress: Progress | None = None,
 ) -> FitOutcome:
     """Fits each metric of `y` on `x` over the usable rows of `frame`.
 
@@ -48,13 +51,14 @@ def fit_table(
         frame: one row per run.
         x: column of the size, or params, capacity, layers (`X_ALIASES`).
         y: columns of the metrics.
-        law: the line, log-linear in log10(x) or linear in x.
+        law: the law that leads, by name, or as an `Asking` with its method.
         include: statuses of runs to fit beside finished.
         unit: configuration, seeds are averaged first; row, every row is a point.
         out: folder that the report is written to; none by default.
         title: of the report; by default what is fitted to what.
         images: caption to PNG file, embedded in the report.
         command: printed in the report as the way to make it again.
+        progress: see `analyse`.
 
     Raises:
         UserError: what `analyse` and `write_report` refuse; nothing is written then.
@@ -63,7 +67,7 @@ def fit_table(
     if not names:
         raise UserError("y: expected at least one metric, such as psnr or rfd_dinov2")
     include = tuple(include)
-    analyses = [analyse(frame, x, name, law, include, unit) for name in names]
+    analyses = [analyse(frame, x, name, law, include, unit, progress) for name in names]
     return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command)
 
 
@@ -102,6 +106,9 @@ def _summary(analysis: Analysis) -> str:
         spread += f" of configuration means, seed sd {line.seed_sd:.4g}"
     lead = [f"{sample.y_name} follows {analysis.leading.name}: {analysis.leading.text}"] if analysis.rejected else []
     asked = "  the line asked for, not supported: " * analysis.rejected
+    if analysis.asked is not None:
+        lead = analysis.asked.lines(sample.y_name, analysis.rejected)
+        asked = "  beside it the line of least squares" + ", not supported" * analysis.line_rejected + ": "
     lines = [
         *lead,
         f"{asked}{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",

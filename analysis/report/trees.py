@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from analysis.inference.analysis import Analysis
+from analysis.inference.asked import AskedLaw, JointLaw
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.evidence import BackTest
 from analysis.inference.predict import Forecast, Reach
@@ -33,8 +34,9 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
     | warnings | code, message |
     | excluded | row, reason |
     | version | of these keys |
+    | asked | the law asked for by name or method, as `asked_tree`; null where the line of least squares was |
     | preferred | name of the law with the least AICc |
-    | leading | name of the law that is said first: the preferred one, unless it is a line that is rejected |
+    | leading | name of the law that is said first: the one asked for, else the preferred one that is no rejected line |
     | laws | name, formula, parameters (name, value, ci95), r2, aicc, delta_aicc, at_bound, condition, residual_sd |
     | laws_skipped | name, reason |
     | horizon | low, high, decades, rule |
@@ -48,6 +50,7 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
         **_line_tree(analysis.line),
         **remarks(analysis),
         "version": VERSION,
+        "asked": None if analysis.asked is None else asked_tree(analysis.asked),
         "preferred": comparison.preferred.name,
         "leading": analysis.leading.name,
         "laws": [law_tree(fit, comparison.delta(fit)) | {"loo_rmse": fit.loo_rmse} for fit in comparison.fits],
@@ -109,6 +112,31 @@ def law_tree(fit: CurveFit, delta: float) -> dict[str, Any]:
     }
 
 
+def asked_tree(asked: AskedLaw) -> dict[str, Any]:
+    """Returns the law that was asked for as plain values.
+
+    Keys: law, formula, method (ls, huber), residuals and delta of Huber's loss, interval (what the intervals rest on),
+    resampling, resamples and seed of the bootstrap, parameters (name, value, ci95), floor (side, bound, estimate; null
+    of a law without E), r2. What does not apply is null.
+    """
+    fit, loss, resampled = asked.fit, asked.fit.loss, asked.resampled
+    parameters = [
+        {"name": name, "value": float(value), "ci95": list(ci95)}
+        for (name, ci95), value in zip(asked.intervals.items(), fit.parameters, strict=True)
+    ]
+    tree = {
+        **{"law": fit.name, "formula": fit.form.formula, "method": asked.asking.method, "interval": asked.basis},
+        **{"residuals": None, "delta": None, "resampling": None, "resamples": None, "seed": None},
+        **(asdict(loss) if loss is not None else {}),
+        "parameters": parameters,
+        "floor": None if asked.floor is None else asked.floor._asdict(),
+        "r2": fit.r2,
+    }
+    if resampled is not None:
+        tree |= {"resampling": resampled.kind, "resamples": resampled.resamples, "seed": resampled.seed}
+    return finite(tree)
+
+
 def forecast_tree(made: Forecast) -> dict[str, Any]:
     """Returns a prediction as plain values.
 
@@ -144,11 +172,12 @@ def reach_tree(found: Reach) -> dict[str, Any]:
     return finite({name: getattr(found, name) for name in ("target", "bounded", "trusted")} | {"laws": laws})
 
 
-def joint_tree(found: JointAnalysis) -> dict[str, Any]:
+def joint_tree(found: JointAnalysis, law: JointLaw | None = None) -> dict[str, Any]:
     """Returns a metric against two axes, as `drorae fit --and --json` prints it.
 
     Keys: version, x, and, y, n, n_configurations, preferred, laws (as `law_tree`), laws_of_one_axis (axis and the
-    same), laws_skipped (name, reason), tests (what, f, extra, dof, p_value), verdicts, warnings, excluded.
+    same), laws_skipped (name, reason), asked (as `asked_tree`, null where no law was asked for), tests (what, f,
+    extra, dof, p_value), verdicts, warnings, excluded.
     """
     tree = {
         "version": VERSION,
@@ -158,11 +187,12 @@ def joint_tree(found: JointAnalysis) -> dict[str, Any]:
         "n": len(found.selection.x),
         "n_configurations": found.sample.n,
         "preferred": found.preferred.name,
+        "asked": None if law is None else asked_tree(law.asked),
         "laws": [law_tree(fit, found.delta(fit)) for fit in found.fits],
         "laws_of_one_axis": [{"axis": axis} | law_tree(fit, found.delta(fit)) for axis, fit in found.alone],
         "laws_skipped": [{"name": name, "reason": reason} for name, reason in found.skipped],
         "tests": [asdict(test) for test in found.tests],
-        "verdicts": [item._asdict() for item in found.verdicts],
+        "verdicts": [item._asdict() for item in ([] if law is None else [law.verdict]) + list(found.verdicts)],
         **remarks(found),
     }
     return finite(tree)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.analysis import Analysis
+from analysis.inference.asked import AskedLaw, JointLaw, joint_lines
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
@@ -73,7 +74,9 @@ def write_report(
         return paths | write_pages(folder, title, _blocks(analyses, paths, images or {}, command))
 
 
-def write_joint_report(found: JointAnalysis, directory: str | Path, command: str | None = None) -> dict[str, Path]:
+def write_joint_report(
+    found: JointAnalysis, directory: str | Path, command: str | None = None, law: JointLaw | None = None
+) -> dict[str, Path]:
     """Writes axes.json, axes.png, axes.svg, report.html and report.md, and returns their paths by kind.
 
     Raises:
@@ -82,8 +85,9 @@ def write_joint_report(found: JointAnalysis, directory: str | Path, command: str
     title = f"{display_name(found.y_name)} against {found.x_name} and {found.second_name}"
     with report_folder(directory) as folder:
         paths = figures.save(figures.joint_figure(found), folder, "axes")
-        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found), indent=1))
-        return paths | write_pages(folder, title, _joint_blocks(found, title, paths, command))
+        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found, law), indent=1))
+        asked = [Text(text.strip(), "soft" if i else "lead") for i, text in enumerate(joint_lines(law))]
+        return paths | write_pages(folder, title, [*asked, *_joint_blocks(found, title, paths, command)])
 
 
 @contextlib.contextmanager
@@ -114,6 +118,13 @@ def headline(analysis: Analysis) -> str:
     """What is supported, in one sentence that claims no more: the slope, or the law that leads where it is rejected."""
     line, leading = analysis.line, analysis.leading
     x = line.sample.x_name
+    asked = analysis.asked
+    if asked is not None:
+        said = f"{display_name(line.sample.y_name)}: {leading.name}, {asked.how}: {leading.form.formula}; "
+        said += _parameters(asked)
+        said += f". {asked.floor.text}" if asked.floor is not None else ""
+        doubt = f" The data do not support this law: {analysis.verdicts[0].reason}." if analysis.rejected else ""
+        return f"{said} (R² = {leading.r2:.2f}, {line.sample.n} points).{doubt}"
     if analysis.rejected:
         reason = analysis.verdicts[0].reason
         law = "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {leading.r2:.2f})."
@@ -143,8 +154,12 @@ def _table_csv(analyses: Sequence[Analysis]) -> str:
         used = pd.DataFrame(
             {"row": selection.labels, "configuration": line.configurations.astype(str), "seed": selection.seeds}
         )
-        used = used.assign(x=selection.x, value=selection.y, fitted=line.fitted, residual=selection.y - line.fitted)
-        used = used.assign(**dict(zip(bands, line.predict(selection.x)[1:], strict=True)), used="yes")
+        fitted, ends = line.fitted, line.predict(selection.x)[1:]
+        if analysis.asked is not None:
+            fitted = analysis.leading.value(selection.x)
+            ends = (*analysis.law_interval(selection.x), *analysis.new_point_interval(selection.x))
+        used = used.assign(x=selection.x, value=selection.y, fitted=fitted, residual=selection.y - fitted)
+        used = used.assign(**dict(zip(bands, ends, strict=True)), used="yes")
         unused = pd.DataFrame(selection.excluded, columns=["row", "reason"]).assign(used="no")
         parts.append(pd.concat([used, unused]).assign(y=selection.y_name))
     columns = ["y", "row", "configuration", "seed", "x", "value", "fitted", "residual", *bands, "used", "reason"]
@@ -241,7 +256,7 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
         rows.append(tuple(cells.values()))
     head, line = tuple(cells), analyses[0].line
     sizes = f"x: {display_name(line.sample.x_name)}, {short(line.sample.low)} to {short(line.sample.high)}. "
-    rejected = ", ".join(item.line.sample.y_name for item in analyses if item.rejected)
+    rejected = ", ".join(item.line.sample.y_name for item in analyses if item.line_rejected)
     doubt = f" Of the {line.law} law, which these points do not support: {rejected}." if rejected else ""
     return [Table(head, rows), Text(f"{sizes}{_method(line)}.{doubt}", "soft")]
 
@@ -255,11 +270,12 @@ def _method(line: Line) -> str:
     return method + "; fitted to configuration means, since seeds are repeats and not sizes" * line.replicated
 
 
-def _parameters(fit: CurveFit) -> str:
+def _parameters(law: CurveFit | AskedLaw) -> str:
     """A law's parameters with their 95% intervals, and which of them stopped at a bound."""
+    fit, intervals = (law.fit, law.intervals) if isinstance(law, AskedLaw) else (law, parameter_intervals(law))
     return "; ".join(
         f"{name} = {number(value)} ({_interval(low, high)})" + (", at its bound" if name in fit.at_bound else "")
-        for (name, (low, high)), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
+        for (name, (low, high)), value in zip(intervals.items(), fit.parameters, strict=True)
     )
 
 
@@ -350,7 +366,15 @@ def checklist(analysis: Analysis) -> list[tuple[str, str]]:
     close = [law.name for law in analysis.comparison.plausible if law.name != line.law]
     rivals = f"asked for, not selected; within 4 AICc stand also {', '.join(close)}"
     why = rivals if close else "no other law tried comes within 4 AICc"
-    if analysis.rejected:
+    method = _method(line)
+    if analysis.asked is not None:
+        form, method = analysis.leading.form.formula, f"{analysis.asked.how}; intervals: {analysis.asked.basis}"
+        why = (
+            f"asked for; {analysis.verdicts[0].verdict}: {analysis.verdicts[0].reason}"
+            if analysis.verdicts
+            else "asked for"
+        )
+    elif analysis.rejected:
         why = f"asked for and not supported: {analysis.verdicts[0].reason}; {analysis.leading.name} leads"
     conditions = "".join(f"; {condition}" for condition in selection.used.attrs.get("where", ()))
     count = selection.eval_images
@@ -360,7 +384,7 @@ def checklist(analysis: Analysis) -> list[tuple[str, str]]:
         ("Which form, and why", f"{form}; {why}"),
         ("Which points", f"{line.n} runs, {line.sample.n} fitted points{conditions}"),
         ("What was left out", _reasons(selection)),
-        ("Fitted how", _method(line)),
+        ("Fitted how", method),
         ("Which sizes", _sizes(line)),
         ("How many seeds", _seeds(line)),
         ("Which metric, measured on what", f"{display_name(selection.y_name)}; {images}"),

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from drorae.commands.options import Law, Statuses, Words, flat, option
+from drorae.commands.options import Statuses, Words, flat, option
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
 from drorae.runtime.shell import portable_command
 from drorae.storage.files import file_name
+
+if TYPE_CHECKING:
+    from analysis.inference.asked import Asking
+
+
+def _counting(note: Callable[[Mapping[str, Any]], None]) -> Callable[[int, int], None]:
+    """Returns what says on the terminal how many resamples of a bootstrap are done."""
+    return lambda done, total: note({"note": "resamples", "done": done, "total": total})
 
 
 @dataclass(kw_only=True)
@@ -29,8 +37,23 @@ class Fit(SizeOptions):
     """A second axis, such as layers: laws of both together, and what each adds beyond the other."""
     y: Annotated[Words, option("COLUMN", "required")] = ()
     """Metrics to fit, such as rfd_dinov2 psnr."""
-    law: Law = "log-linear"
-    """log-linear: y = a + b log10(x); linear: y = a + b x."""
+    law: Annotated[str, option("LAW")] = "log-linear"
+    """The law that leads: log-linear, linear, power, power-offset, log-quadratic, shifted-power, broken-power; with
+    --and: plane, interaction, two-powers, chinchilla."""
+    method: Literal["ls", "huber"] = "ls"
+    """ls: least squares; huber: a Huber loss, with bootstrap intervals."""
+    residuals: Annotated[Literal["log", "plain"] | None, option(hint="default: log")] = None
+    """Of huber: log y less the logarithm of the law, or y less the law."""
+    delta: Annotated[float | None, option("N", "default: 0.001 of log residuals, 1.345 robust sds of plain ones")] = (
+        None
+    )
+    """Of huber: the residual from which the loss is absolute."""
+    resampling: Annotated[Literal["pairs", "residuals"] | None, option(hint="default: pairs")] = None
+    """Of huber: what the bootstrap draws, configurations or their residuals."""
+    resamples: Annotated[int | None, option("N", "default: 1000")] = None
+    """Of huber: how often the bootstrap draws."""
+    bootstrap_seed: Annotated[int | None, option("N", "default: 0")] = None
+    """Of huber: seed of the draws."""
     include: Statuses = ()
     """Other statuses to fit as well: unconverged, pruned, diverged."""
     unit: Literal["configuration", "row"] = "configuration"
@@ -50,10 +73,13 @@ class Fit(SizeOptions):
             return self._both_axes(names, self.second, command)
         from analysis.report.outcome import fit_table
 
-        with working(f"fitting {self.source}"):
+        asking = self._asking()
+        asking.check(1)
+        with working(f"fitting {self.source}") as note:
             outcome = fit_table(
-                self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
-            )
+                self.read(), self.x, names, asking, flat(self.include), self.unit, self.out, command=command,
+                progress=_counting(note),
+            )  # fmt: skip
             if self.track and self.experiment is not None:
                 from analysis.report.mlflow import write_fits
 
@@ -61,24 +87,53 @@ class Fit(SizeOptions):
         self._answer(outcome.trees, outcome.text, [outcome.paths["html"]] if outcome.paths else [])
         return 0
 
+    def _asking(self) -> Asking:
+        """Returns the law and the method asked for.
+
+        Raises:
+            UserError: options of huber without it.
+        """
+        from analysis.inference.asked import Asking
+        from analysis.laws.curves import Huber
+
+        loss = {"residuals": self.residuals, "delta": self.delta}
+        draws = {"resampling": self.resampling, "resamples": self.resamples, "seed": self.bootstrap_seed}
+        given = [f"--{name}" for name, value in {**loss, **draws}.items() if value is not None]
+        if given and self.method != "huber":
+            names = ", ".join(given).replace("--seed", "--bootstrap-seed")
+            raise UserError(f"{names}: of --method huber alone; add it, or leave them out")
+        chosen: dict[str, Any] = {name: value for name, value in draws.items() if value is not None}
+        kept: dict[str, Any] = {name: value for name, value in loss.items() if value is not None}
+        return Asking(self.law, self.method, Huber(**kept), **chosen)
+
     def _both_axes(self, names: list[str], second: str, command: str) -> int:
-        """Prints laws of two axes; with --out writes a page for each metric."""
+        """Prints laws of two axes, the one asked for first; with --out writes a page for each metric."""
+        from analysis.inference.asked import ask_joint, joint_lines
         from analysis.inference.axes import analyse_axes
         from analysis.report.trees import joint_tree
         from analysis.report.write import write_joint_report
 
-        if self.track or self.law != "log-linear" or self.unit != "configuration":
-            raise UserError("--and: laws of two axes go without --track, --law and --unit; drop them")
-        with working(f"fitting {self.source}"):
+        if self.track or self.unit != "configuration":
+            raise UserError("--and: laws of two axes go without --track and --unit; drop them")
+        asking = self._asking()
+        chosen = self.law != "log-linear"
+        if chosen:
+            asking.check(2)
+        elif asking.special:
+            raise UserError("--method huber --and: fits one law; name it with --law, such as --law chinchilla")
+        with working(f"fitting {self.source}") as note:
             frame = self.read()
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
+            asked = [ask_joint(item, asking, _counting(note)) if chosen else None for item in found]
         pages = []
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
-                write_joint_report(item, folder, command)["html"] for item, folder in zip(found, folders, strict=True)
+                write_joint_report(item, folder, command, law)["html"]
+                for item, folder, law in zip(found, folders, asked, strict=True)
             ]
-        self._answer([joint_tree(item) for item in found], "\n".join(item.text() for item in found), pages)
+        words = [line for item, law in zip(found, asked, strict=True) for line in (*joint_lines(law), item.text())]
+        self._answer([joint_tree(*pair) for pair in zip(found, asked, strict=True)], "\n".join(words), pages)
         return 0
 
     def _answer(self, trees: Sequence[dict[str, Any]], words: str, pages: Sequence[Path]) -> None:

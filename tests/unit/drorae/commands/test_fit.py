@@ -90,3 +90,62 @@ def test_a_table_comes_by_standard_input(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(PAPER).read_bytes())))
     assert main(["report", "-", "--out", "law"]) == 0
     assert Path("law/report.html").is_file()
+
+
+CHINCHILLA = Path(__file__).resolve().parents[5] / "shared" / "data" / "chinchilla-epoch.csv"
+
+
+@pytest.mark.skipif(not CHINCHILLA.is_file(), reason="Epoch's points of Chinchilla's figure lie beside no clone")
+def test_chinchilla_is_refitted_as_published(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Besiroglu et al. (2024): without the five highest losses, Huber's loss of log residuals with delta 1e-3.
+    header, *rows = CHINCHILLA.read_text().split()
+    kept = sorted(rows, key=lambda row: float(row.split(",")[3]))[:-5]
+    Path("points.csv").write_text("\n".join([header, *kept]))
+    words = ["fit", "points.csv", "--x", "params", "--and", "tokens", "--y", "loss", "--law", "chinchilla"]
+    assert main([*words, "--method", "huber", "--resamples", "400", "--json"]) == 0
+    asked = json.loads(capsys.readouterr().out)["asked"]
+    found = {item["name"]: item for item in asked["parameters"]}
+    published = {"A": 477.8, "B": 2143.0, "E": 1.8172, "alpha": 0.3473, "beta": 0.3672}
+    errors = {"A": 124.58, "B": 1293.23, "E": 0.03, "alpha": 0.02, "beta": 0.02}
+    for name, value in published.items():
+        assert found[name]["value"] == pytest.approx(value, rel=2e-4)
+        low, high = found[name]["ci95"]
+        assert low < value < high
+        assert (high - low) / 4 == pytest.approx(errors[name], rel=0.4)
+    assert asked["floor"]["side"] == "at least" and 1.75 < asked["floor"]["bound"] < 1.8172
+    assert main([*words, "--method", "huber", "--resamples", "100"]) == 0
+    text = capsys.readouterr().out
+    assert "E = 1.8172" in text and "A = 477.8" in text and "B = 2143" in text and "E: at least 1.7" in text
+
+
+def test_a_law_is_asked_for_by_name_and_method(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", PAPER, "--y", "rfid", "--law", "power", "--out", "law"]) == 0
+    assert capsys.readouterr().out.startswith("rfid: power, the law asked for: y = A x^-b; least squares")
+    assert "power" in Path("law/report.html").read_text()
+    words = "--method huber --residuals plain --delta 0.01 --resampling residuals --resamples 200 --bootstrap-seed 3"
+    assert main(["fit", PAPER, "--y", "rfid", *words.split(), "--json"]) == 0
+    asked = json.loads(capsys.readouterr().out)["asked"]
+    told = [asked[name] for name in ("law", "method", "residuals", "delta", "resampling", "resamples", "seed")]
+    assert told == ["log-linear", "huber", "plain", 0.01, "residuals", 200, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["--delta", "0.01"], "--delta: of --method huber alone"), (["--bootstrap-seed", "1"], "--bootstrap-seed: of"),
+     (["--law", "chinchilla"], "--and names the second"), (["--law", "pwr"], "no such law"),
+     (["--and", "layers", "--law", "power"], "leave out --and"),
+     (["--and", "layers", "--method", "huber"], "name it with --law")],
+)  # fmt: skip
+def test_what_a_law_cannot_be_asked_is_said_in_a_line(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], words: list[str], named: str
+) -> None:
+    assert main(["fit", PAPER, "--y", "rfid", *words]) == 2
+    assert named in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_help_names_every_law() -> None:
+    from analysis.laws.forms import FORMS
+    from drorae.commands import fit
+
+    source = Path(fit.__file__).read_text()
+    assert all(name in source for name in FORMS)
