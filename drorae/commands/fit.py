@@ -25,8 +25,9 @@ class Fit(SizeOptions):
     Example: drorae fit results/paper/capacity.csv --x params --y rfid --json
     """
 
-    second: Annotated[str | None, option("COLUMN", "default: one axis", "and")] = None
-    """A second axis, such as layers: laws of both together, and what each adds beyond the other."""
+    second: Annotated[str | None, option("COLUMN[:SCALE]", "default: one axis", "and")] = None
+    """A second axis, such as layers: laws of both together, and what each adds beyond the other. SCALE: log or linear;
+    without it both are tried."""
     y: Annotated[Words, option("COLUMN", "required")] = ()
     """Metrics to fit, such as rfd_dinov2 psnr."""
     law: Law = "log-linear"
