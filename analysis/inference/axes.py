@@ -75,6 +75,8 @@ class JointAnalysis:
     alone: tuple[tuple[str, CurveFit], ...]
     """(axis, law of that axis alone), one of every kind that a law of both axes reduces to."""
     skipped: tuple[tuple[str, str], ...]
+    scale: str = ""
+    """How planes take the second axis: log, linear, or both where it is empty."""
 
     def find(self, name: str) -> CurveFit | None:
         """The law of both axes called `name`, if it was fitted."""
@@ -270,7 +272,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
         raise UserError(f"{y} on {both}: {y} is the same in every run; check that it was measured")
     if scale == "log" and sizes[:, 1].min() <= 0:
         raise UserError(f"{second}:log: a value of {sizes[:, 1].min():g} has no logarithm; leave :log out")
-    return JointAnalysis(sample, selection, x, second, y, *_fit_all(sample, x, second, scale))
+    return JointAnalysis(sample, selection, x, second, y, *fit_joint(sample, x, second, scale), scale)
 
 
 def axis_scale(text: str) -> tuple[str, str]:
@@ -279,7 +281,7 @@ def axis_scale(text: str) -> tuple[str, str]:
     return (column, scale) if column and scale in SCALES else (text, "")
 
 
-def _fit_all(
+def fit_joint(
     sample: Sample, x: str, second: str, scale: str
 ) -> tuple[tuple[CurveFit, ...], tuple[tuple[str, CurveFit], ...], tuple[tuple[str, str], ...]]:
     """Laws of both axes, the best first, laws of one, and what was not fitted for which reason."""
