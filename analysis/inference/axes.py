@@ -19,7 +19,7 @@ from analysis.laws.forms import FORMS
 from analysis.laws.intervals import Sample, parameter_intervals
 from analysis.laws.line import average
 from analysis.table.cells import check_commas, floats
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, numbers
 from analysis.table.decoders import check_decoders
 from analysis.table.design import check_axes
 from analysis.table.selection import Selection, select
@@ -75,8 +75,21 @@ class JointAnalysis:
     alone: tuple[tuple[str, CurveFit], ...]
     """(axis, law of that axis alone), one of every kind that a law of both axes reduces to."""
     skipped: tuple[tuple[str, str], ...]
+    groups: np.ndarray
+    """The number of every run's configuration, shape (runs,)."""
     scale: str = ""
     """How planes take the second axis: log, linear, or both where it is empty."""
+
+    def mean_of(self, column: str) -> np.ndarray:
+        """Mean of a column's cells in the runs of every configuration, shape (n,).
+
+        Raises:
+            UserError: no such column, or a cell that is no number.
+        """
+        values = numbers(self.selection.used, find_column(self.selection.used, column))
+        if not np.all(np.isfinite(values)):
+            raise UserError(f"{column}: a cell is missing or not a finite number; expected one for every run used")
+        return np.asarray(np.bincount(self.groups, weights=values) / np.bincount(self.groups))
 
     def find(self, name: str) -> CurveFit | None:
         """The law of both axes called `name`, if it was fitted."""
@@ -272,7 +285,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
         raise UserError(f"{y} on {both}: {y} is the same in every run; check that it was measured")
     if scale == "log" and sizes[:, 1].min() <= 0:
         raise UserError(f"{second}:log: a value of {sizes[:, 1].min():g} has no logarithm; leave :log out")
-    return JointAnalysis(sample, selection, x, second, y, *fit_joint(sample, x, second, scale), scale)
+    return JointAnalysis(sample, selection, x, second, y, *fit_joint(sample, x, second, scale), groups, scale)
 
 
 def axis_scale(text: str) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def forecast_pair(
     ...         for n in (1, 2, 4, 8)]
     >>> found = analyse_axes(pd.DataFrame(rows, columns=["params", "layers", "rfid"]), "params", "layers", "rfid")
     >>> low, high = forecast_pair(found, (3e7, 6)).of_run
-    >>> low < 2.4 < high
+    >>> low < 2.405 < high
     True
 
     Raises:

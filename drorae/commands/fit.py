@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from drorae.commands.options import Law, Statuses, Words, flat, option
+from drorae.commands.options import Law, Number, Statuses, Words, flat, option
+from drorae.commands.pairs import compute_answer
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
@@ -28,6 +29,12 @@ class Fit(SizeOptions):
     second: Annotated[str | None, option("COLUMN[:SCALE]", "default: one axis", "and")] = None
     """A second axis, such as layers: laws of both together, and what each adds beyond the other. SCALE: log or linear;
     without it both are tried."""
+    compute: Annotated[tuple[float, ...], option("FLOPS", "with --and")] = ()
+    """Budgets to split between the two axes where y = E + A N^-alpha + B D^-beta is least."""
+    flops_per_pair: Number = 6.0
+    """k of the compute C = k N D of two axes."""
+    isoflop: Annotated[str | None, option("COLUMN", "with --and")] = None
+    """Find the best size at every level of compute, which COLUMN (such as train_flops) holds; pairs: k N D."""
     y: Annotated[Words, option("COLUMN", "required")] = ()
     """Metrics to fit, such as rfd_dinov2 psnr."""
     law: Law = "log-linear"
@@ -49,6 +56,8 @@ class Fit(SizeOptions):
         command = portable_command(*sys.argv[1:])
         if self.second is not None:
             return self._both_axes(names, self.second, command)
+        if self.compute or self.isoflop:
+            raise UserError("--compute and --isoflop: are about two axes; expected --and COLUMN")
         from analysis.report.outcome import fit_table
 
         with working(f"fitting {self.source}"):
@@ -73,13 +82,17 @@ class Fit(SizeOptions):
         with working(f"fitting {self.source}"):
             frame = self.read()
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
+            asked = (self.compute, self.flops_per_pair, self.isoflop, self.better)
+            bought = [compute_answer(item, *asked) for item in found]
         pages = []
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
                 write_joint_report(item, folder, command)["html"] for item, folder in zip(found, folders, strict=True)
             ]
-        self._answer([joint_tree(item) for item in found], "\n".join(item.text() for item in found), pages)
+        trees = [joint_tree(item) | tree for item, (tree, _) in zip(found, bought, strict=True)]
+        words = [line for item, (_, lines) in zip(found, bought, strict=True) for line in (item.text(), *lines)]
+        self._answer(trees, "\n".join(words), pages)
         return 0
 
     def _answer(self, trees: Sequence[dict[str, Any]], words: str, pages: Sequence[Path]) -> None:

@@ -58,3 +58,27 @@ def test_a_pair_far_out_is_marked(runs: str, capsys: pytest.CaptureFixture[str])
     asked = ["predict", runs, "--x", "capacity", "--and", "layers", "--y", "rfid", "--at", "1e6", "6", "--extrapolate"]
     assert main(asked) == 0
     assert "EXTRAPOLATED" in capsys.readouterr().out
+
+
+def test_compute_is_split_and_optima_are_found_level_by_level(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budgets = np.repeat(np.geomspace(1e19, 1e21, 4), 6)
+    n = (budgets / 6) ** 0.5 * np.tile(np.geomspace(0.05, 1, 6), 4)
+    d = budgets / 6 / n
+    loss = 1.8 + 480 * n**-0.35 + 2000 * d**-0.36 + np.random.default_rng(0).normal(0, 0.002, len(n))
+    frame = pd.DataFrame({"params": n, "tokens": d, "flop": budgets, "loss": loss})
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    asked = ["fit", str(tmp_path / "runs.csv"), "--and", "tokens", "--y", "loss", "--compute", "1e22"]
+    assert main([*asked, "--isoflop", "flop", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    low, high = tree["compute"]["exponent"]["ci95"]
+    assert low < 0.36 / 0.71 < high and high - low < 0.2
+    (best,) = tree["compute"]["optima"]
+    assert 6 * best["first"]["value"] * best["second"]["value"] == pytest.approx(1e22)
+    assert len(tree["isoflop"]["levels"]) == 4
+    assert main([*asked, "--isoflop", "pairs"]) == 0
+    said = capsys.readouterr().out
+    assert "compute-optimal, C = 6 params tokens" in said and "isoFLOP optima of params" in said
+    assert main(["fit", str(tmp_path / "runs.csv"), "--y", "loss", "--compute", "1e22"]) == 2
+    assert "expected --and COLUMN" in capsys.readouterr().err
