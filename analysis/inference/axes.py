@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,16 +16,36 @@ from analysis.inference.evidence import PLAUSIBLE, said_behind
 from analysis.inference.verdicts import Verdict, judged_at
 from analysis.laws.curves import CurveFit
 from analysis.laws.forms import FORMS
-from analysis.laws.intervals import Interval, Sample, parameter_intervals
+from analysis.laws.intervals import Sample, parameter_intervals
 from analysis.laws.line import average
 from analysis.table.cells import check_commas, floats
-from analysis.table.columns import find_column
+from analysis.table.columns import find_column, numbers
 from analysis.table.decoders import check_decoders
 from analysis.table.design import check_axes
 from analysis.table.selection import Selection, select
 from drorae.errors import UserError
 
-JOINT = ("plane", "interaction", "two-powers")
+
+class Family(NamedTuple):
+    """Laws of one kind, by name: additive in both axes, with an interaction, and of each axis alone."""
+
+    additive: str
+    crossed: str
+    first: str
+    second: str
+    of_first: str
+    """Parameter of the additive law that says what the first axis does."""
+    of_second: str
+
+
+FAMILIES = (
+    Family("plane", "interaction", "log-linear", "linear", "b", "c"),
+    Family("log-plane", "log-interaction", "log-linear", "log-linear", "b", "c"),
+    Family("two-powers", "two-powers-crossed", "power-offset", "power-offset", "alpha", "beta"),
+)
+"""In the first two the second axis stands as it is, and in its logarithm."""
+SCALES = {"log": "plane", "linear": "log-plane"}
+"""What may follow a second axis behind a colon, and the additive law that is not heard then."""
 LEVEL = 0.05
 """Of the F tests."""
 
@@ -52,8 +73,23 @@ class JointAnalysis:
     fits: tuple[CurveFit, ...]
     """Laws of both axes, the best AICc first."""
     alone: tuple[tuple[str, CurveFit], ...]
-    """(axis, law of that axis alone)."""
+    """(axis, law of that axis alone), one of every kind that a law of both axes reduces to."""
     skipped: tuple[tuple[str, str], ...]
+    groups: np.ndarray
+    """The number of every run's configuration, shape (runs,)."""
+    scale: str = ""
+    """How planes take the second axis: log, linear, or both where it is empty."""
+
+    def mean_of(self, column: str) -> np.ndarray:
+        """Mean of a column's cells in the runs of every configuration, shape (n,).
+
+        Raises:
+            UserError: no such column, or a cell that is no number.
+        """
+        values = numbers(self.selection.used, find_column(self.selection.used, column))
+        if not np.all(np.isfinite(values)):
+            raise UserError(f"{column}: a cell is missing or not a finite number; expected one for every run used")
+        return np.asarray(np.bincount(self.groups, weights=values) / np.bincount(self.groups))
 
     def find(self, name: str) -> CurveFit | None:
         """The law of both axes called `name`, if it was fitted."""
@@ -69,9 +105,19 @@ class JointAnalysis:
         return fit.aicc - self.preferred.aicc
 
     @property
-    def plane(self) -> CurveFit:
-        """The additive law of both axes, which `analyse_axes` always fits."""
-        return next(fit for fit in self.fits if fit.name == "plane")
+    def family(self) -> Family:
+        """The kind of the best law of both axes: within it axes and interaction are tested."""
+        return next(item for item in FAMILIES if self.fits[0].name in (item.additive, item.crossed))
+
+    @property
+    def additive(self) -> CurveFit:
+        """The additive law of that kind."""
+        return next(fit for fit in self.fits if fit.name == self.family.additive)
+
+    @property
+    def crossed(self) -> CurveFit | None:
+        """The same with an interaction, if the runs can carry it."""
+        return self.find(self.family.crossed)
 
     @property
     def plausible(self) -> list[CurveFit]:
@@ -80,31 +126,38 @@ class JointAnalysis:
 
     @cached_property
     def tests(self) -> tuple[FTest, ...]:
-        """Each axis beyond the other, and their interaction, as F tests of nested least squares."""
-        (x, of_x), (second, of_second) = self.alone
-        crossed = self.find("interaction")
+        """Each axis beyond the other, and their interaction, as F tests of nested laws of the best law's kind.
+
+        Exact for planes. For powers the two of an axis are approximate, on the careful side: without the axis its
+        exponent means nothing.
+        """
+        x, second, family = self.x_name, self.second_name, self.family
+        alone = {(axis, fit.name): fit for axis, fit in self.alone}
+        of_x, of_second = alone[x, family.first], alone[second, family.second]
         return (
-            _f_test(f"{second} beyond {x}", of_x, self.plane),
-            _f_test(f"{x} beyond {second}", of_second, self.plane),
-            *([_f_test("interaction", self.plane, crossed)] if crossed else []),
+            _f_test(f"{second} beyond {x}", of_x, self.additive),
+            _f_test(f"{x} beyond {second}", of_second, self.additive),
+            *([_f_test("interaction", self.additive, self.crossed)] if self.crossed else []),
         )
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of each axis, of their interaction and of the form."""
-        ends = parameter_intervals(self.plane)
         second, x, *crossed = self.tests
         return (
-            self._axis_verdict(second, ends["c"], f"per unit of {self.second_name}"),
-            self._axis_verdict(x, ends["b"], f"per decade of {self.x_name}"),
+            self._axis_verdict(second, self.family.of_second, self.second_name),
+            self._axis_verdict(x, self.family.of_first, self.x_name),
             self._additive_verdict(*crossed),
             self._form_verdict(),
         )
 
     @judged_at("5%, F test")
-    def _axis_verdict(self, test: FTest, ends: Interval, per: str) -> Verdict:
+    def _axis_verdict(self, test: FTest, name: str, axis: str) -> Verdict:
         claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
-        said = f"{ends.low:.4g} .. {ends.high:.4g} {per}, 95%; "
+        ends = parameter_intervals(self.additive)[name]
+        unit = "unit" if axis == self.second_name and self.additive.name == "plane" else "decade"
+        what = f"exponent of {axis}" if self.additive.form.curved else f"per {unit} of {axis}"
+        said = f"{ends.low:.4g} .. {ends.high:.4g} {what}, 95%; "
         said += f"F({test.extra}, {test.dof}) = {test.f:.3g}, p = {test.p_value:.2g}"
         if test.p_value < LEVEL:
             return Verdict(claim, "supported", said)
@@ -114,21 +167,32 @@ class JointAnalysis:
     @judged_at("5%, F test")
     def _additive_verdict(self, test: FTest | None = None) -> Verdict:
         claim = "additive: each axis does the same wherever the other stands"
-        crossed = self.find("interaction")
+        crossed = self.crossed
         if test is None or crossed is None:
             decide = f"runs that vary {self.x_name} and {self.second_name} together: the corners of a grid"
-            return Verdict(claim, "undecided", dict(self.skipped)["interaction"], decide)
-        low, high = parameter_intervals(crossed)["d"]
-        said = f"interaction {low:.3g} .. {high:.3g}, 95%; p = {test.p_value:.2g}"
-        if test.p_value < LEVEL:
-            return Verdict(claim, "not supported", said)
-        return Verdict(claim, "undecided", said, "more runs at the corners of the grid, which weigh most for it")
+            return Verdict(claim, "undecided", dict(self.skipped)[self.family.crossed], decide)
+        name = crossed.form.coefficients[-1]
+        low, high = parameter_intervals(crossed)[name]
+        said = f"interaction {name} of {crossed.form.formula}: {low:.3g} .. {high:.3g}, 95%; p = {test.p_value:.2g}"
+        if test.p_value >= LEVEL:
+            return Verdict(claim, "undecided", said, "more runs at the corners of the grid, which weigh most for it")
+        # Additivity on one scale is none on another: where an additive law of another kind may hold, nothing is shown.
+        others = [fit.name for fit in self.plausible if fit.name in _ADDITIVE and fit.name != self.additive.name]
+        if others:
+            said += f"; {', '.join(others)}, additive, is within {PLAUSIBLE:g} AICc of the best law"
+            return Verdict(claim, "undecided", said, "a wider range of both axes, which tells these laws apart")
+        return Verdict(claim, "not supported", said)
 
     @judged_at(f"{PLAUSIBLE:g} AICc")
     def _form_verdict(self) -> Verdict:
         claim = f"form: {self.fits[0].form.formula}"
-        others = [fit.name for fit in self.fits[1:] if fit in self.plausible or not np.isfinite(fit.aicc)]
-        if not others and len(self.fits) > 1:
+        if self.fits[0] is self.additive and self.crossed and self.tests[2].p_value < LEVEL:
+            return Verdict(claim, "undecided", "its interaction is resolved", "more runs at the corners of the grid")
+        # An interaction that is not resolved is the matter of the verdict on additivity.
+        own = [self.family.crossed] if self.fits[0] is self.additive else []
+        rivals = [fit for fit in self.fits[1:] if fit.name not in own]
+        others = [fit.name for fit in rivals if fit in self.plausible or not np.isfinite(fit.aicc)]
+        if not others and rivals:
             reason = f"every other law of both axes is {PLAUSIBLE:g} AICc or more behind"
             return Verdict(claim, "supported", reason)
         reason = (
@@ -147,7 +211,8 @@ class JointAnalysis:
         """Plain lines for a terminal."""
         lines = [
             f"{self.y_name} against {self.x_name} (P) and {self.second_name} (L): {self.sample.n} configurations, "
-            f"{len(self.selection.x)} runs"
+            f"{len(self.selection.x)} runs",
+            f"  tested in: {self.additive.form.formula}",
         ]
         for name, formula, values, r2, delta in self.rows():
             lines.append(f"  {name}: {formula}; {values}; R2 {r2}; AICc behind the best: {delta}")
@@ -178,7 +243,8 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     Args:
         frame: one row per run.
         x: column of the size that is taken in its logarithm, or params, capacity, layers (`X_ALIASES`).
-        second: column of the other axis, taken as it is.
+        second: column of the other axis. The plane takes it as it is and in its logarithm, and AICc decides; with
+            ":log" or ":linear" behind the name in that way alone.
         y: column of the metric.
         include: statuses of runs to use beside finished.
 
@@ -196,6 +262,7 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
         UserError: what `select` and `check_axes` refuse; fewer configurations than a
             plane's parameters + 2; the same y everywhere.
     """
+    second, scale = axis_scale(second)
     column = find_column(frame, second)
     check_commas(frame[column])
     usable = np.isfinite(floats(frame[column]))
@@ -216,34 +283,63 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
         raise UserError(f"{y} on {both}: {sample.n} configurations; a plane needs {needed}; run more sizes")
     if np.ptp(sample.y) == 0:
         raise UserError(f"{y} on {both}: {y} is the same in every run; check that it was measured")
-    reasons = {name: _reason_to_skip(name, sample, second) for name in JOINT}
+    if scale == "log" and sizes[:, 1].min() <= 0:
+        raise UserError(f"{second}:log: a value of {sizes[:, 1].min():g} has no logarithm; leave :log out")
+    return JointAnalysis(sample, selection, x, second, y, *fit_joint(sample, x, second, scale), groups, scale)
+
+
+def axis_scale(text: str) -> tuple[str, str]:
+    """The column of a second axis and its scale, log, linear or none, of text such as tokens:log."""
+    column, _, scale = text.rpartition(":")
+    return (column, scale) if column and scale in SCALES else (text, "")
+
+
+def fit_joint(
+    sample: Sample, x: str, second: str, scale: str
+) -> tuple[tuple[CurveFit, ...], tuple[tuple[str, CurveFit], ...], tuple[tuple[str, str], ...]]:
+    """Laws of both axes, the best first, laws of one, and what was not fitted for which reason."""
+    families = [item for item in FAMILIES if item.additive != SCALES.get(scale)]
+    names = [name for item in families for name in (item.additive, item.crossed)]
+    reasons = {name: _reason_to_skip(name, sample, x, second) for name in names}
     fits = [sample.fit(name) for name, reason in reasons.items() if not reason]
-    alone = (
-        (x, replace(sample, x=sizes[:, :1]).fit("log-linear")),
-        (second, replace(sample, x=sizes[:, 1:]).fit("linear")),
-    )
     fits.sort(key=lambda fit: (fit.aicc, fit.aic))
+    fitted = [item for item in families if not reasons[item.additive]]
+    first = dict.fromkeys(item.first for item in fitted)
+    last = dict.fromkeys(item.second for item in fitted)
+    alone = [(x, replace(sample, x=sample.x[:, :1]).fit(name)) for name in first]
+    alone += [(second, replace(sample, x=sample.x[:, 1:]).fit(name)) for name in last]
     skipped = tuple((name, reason) for name, reason in reasons.items() if reason)
-    return JointAnalysis(sample, selection, x, second, y, tuple(fits), alone, skipped)
+    return tuple(fits), tuple(alone), skipped
 
 
-def _reason_to_skip(name: str, sample: Sample, second: str) -> str:
+_ADDITIVE = frozenset(item.additive for item in FAMILIES)
+
+
+def _reason_to_skip(name: str, sample: Sample, x: str, second: str) -> str:
     """Why these runs cannot carry a law of both axes; empty where they can."""
-    form = FORMS[name]
+    form, logged = FORMS[name], name not in ("plane", "interaction")
     if sample.n < form.least_points:
         return f"{len(form.parameters)} parameters want {form.least_points} configurations, not {sample.n}"
     if any(len(np.unique(sample.x[:, k])) < wanted for k, wanted in enumerate(form.levels)):
         return f"wants {' and '.join(map(str, form.levels))} values of the axes"
-    if name == "two-powers" and sample.x[:, 1].min() <= 0:
-        return f"{second} of {sample.x[:, 1].min():g} has no power"
-    if name == "interaction" and _one_at_a_time(sample):
+    if logged and sample.x[:, 1].min() <= 0:
+        return f"{second} of {sample.x[:, 1].min():g} has no logarithm and no power"
+    if name in ("log-plane", "log-interaction"):
+        try:
+            check_axes({f"log10({x})": np.log10(sample.x[:, 0]), f"log10({second})": np.log10(sample.x[:, 1])})
+        except UserError as error:
+            return str(error)
+    if name not in _ADDITIVE and _one_at_a_time(sample, logged):
         return "the axes were varied one at a time, never together: the interaction cannot be seen"
     return ""
 
 
-def _one_at_a_time(sample: Sample) -> bool:
-    """Whether the product of the axes is a linear function of the axes in these runs."""
-    first, second = np.log10(sample.x[:, 0]), sample.x[:, 1]
+def _one_at_a_time(sample: Sample, logged: bool) -> bool:
+    """Whether the product of the axes is a linear function of the axes in these runs; `logged`: of the second as well.
+
+    Where the axes were varied one at a time that holds on every scale.
+    """
+    first, second = np.log10(sample.x[:, 0]), np.log10(sample.x[:, 1]) if logged else sample.x[:, 1]
     first, second = first - first.mean(), second - second.mean()
     product = first * second
     plane = np.column_stack([np.ones(sample.n), first, second])

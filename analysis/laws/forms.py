@@ -144,6 +144,12 @@ def _two_powers(x: np.ndarray, t: np.ndarray) -> Terms:
     return [1.0, first, second], [[0.0, 0.0], [first_slope, 0.0], [0.0, second_slope]]
 
 
+def _two_powers_crossed(x: np.ndarray, t: np.ndarray) -> Terms:
+    (one, first, second), (_, (first_slope, _), (_, second_slope)) = _two_powers(x, t)
+    product = [first_slope * second, first * second_slope]
+    return [one, first, second, first * second], [[0.0, 0.0], [first_slope, 0.0], [0.0, second_slope], product]
+
+
 _SIGNED = (-10.0, 10.0)
 _BESIDE_OFFSET = (float(np.log(LEAST_EXPONENT)), float(np.log(LARGEST_EXPONENT)))
 
@@ -193,7 +199,15 @@ FORMS: dict[str, Form] = {
         _linear("interaction", "y = a + b log10(P) + c L + d L log10(P)",
                 lambda x: [1.0, np.log10(x[:, 0]), x[:, 1], np.log10(x[:, 0]) * x[:, 1]],
                 names=("a", "b", "c", "d"), levels=(2, 2)),
+        _linear("log-plane", "y = a + b log10(P) + c log10(L)",
+                lambda x: [1.0, np.log10(x[:, 0]), np.log10(x[:, 1])], levels=(2, 2)),
+        _linear("log-interaction", "y = a + b log10(P) + c log10(L) + d log10(L) log10(P)",
+                lambda x: [1.0, np.log10(x[:, 0]), np.log10(x[:, 1]), np.log10(x[:, 0]) * np.log10(x[:, 1])],
+                names=("a", "b", "c", "d"), levels=(2, 2)),
         _TWO_POWERS,
+        replace(_TWO_POWERS, name="two-powers-crossed",
+                formula="y = E + A P^-alpha + B L^-beta + C P^-alpha L^-beta", coefficients=("E", "A", "B", "C"),
+                terms=_two_powers_crossed),
         replace(_TWO_POWERS, name="chinchilla", formula="y = E + A N^-alpha + B D^-beta"),
     )
 }  # fmt: skip

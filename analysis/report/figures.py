@@ -111,7 +111,7 @@ def joint_figure(found: JointAnalysis) -> Figure:
         left.scatter(x[chosen], y[chosen], color=shade, edgecolors=INK, s=36, linewidths=0.6, zorder=3,
                      label=f"{found.second_name} {level:g}")  # fmt: skip
         span = np.geomspace(x.min(), x.max(), 50)
-        left.plot(span, found.plane.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
+        left.plot(span, found.additive.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
     log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
     left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
     left.legend(fontsize=7, frameon=False, ncols=2)

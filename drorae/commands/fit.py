@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from drorae.commands.options import Statuses, Words, flat, option
+from drorae.commands.options import Number, Statuses, Words, flat, option
+from drorae.commands.pairs import compute_answer
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
@@ -33,13 +34,20 @@ class Fit(SizeOptions):
     Example: drorae fit results/paper/capacity.csv --x params --y rfid --json
     """
 
-    second: Annotated[str | None, option("COLUMN", "default: one axis", "and")] = None
-    """A second axis, such as layers: laws of both together, and what each adds beyond the other."""
+    second: Annotated[str | None, option("COLUMN[:SCALE]", "default: one axis", "and")] = None
+    """A second axis, such as layers: laws of both together, and what each adds beyond the other. SCALE: log or linear;
+    without it both are tried."""
+    compute: Annotated[tuple[float, ...], option("FLOPS", "with --and")] = ()
+    """Budgets to split between the two axes where y = E + A N^-alpha + B D^-beta is least."""
+    flops_per_pair: Number = 6.0
+    """k of the compute C = k N D of two axes."""
+    isoflop: Annotated[str | None, option("COLUMN", "with --and")] = None
+    """Find the best size at every level of compute, which COLUMN (such as train_flops) holds; pairs: k N D."""
     y: Annotated[Words, option("COLUMN", "required")] = ()
     """Metrics to fit, such as rfd_dinov2 psnr."""
     law: Annotated[str, option("LAW")] = "log-linear"
     """The law that leads: log-linear, linear, power, power-offset, log-quadratic, shifted-power, broken-power; with
-    --and: plane, interaction, two-powers, chinchilla."""
+    --and: plane, interaction, log-plane, log-interaction, two-powers, two-powers-crossed, chinchilla."""
     method: Literal["ls", "huber"] = "ls"
     """ls: least squares; huber: a Huber loss, with bootstrap intervals."""
     residuals: Annotated[Literal["log", "plain"] | None, option(hint="default: log")] = None
@@ -71,6 +79,8 @@ class Fit(SizeOptions):
         command = portable_command(*sys.argv[1:])
         if self.second is not None:
             return self._both_axes(names, self.second, command)
+        if self.compute or self.isoflop:
+            raise UserError("--compute and --isoflop: are about two axes; expected --and COLUMN")
         from analysis.report.outcome import fit_table
 
         asking = self._asking()
@@ -125,6 +135,8 @@ class Fit(SizeOptions):
             frame = self.read()
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
             asked = [ask_joint(item, asking, _counting(note)) if chosen else None for item in found]
+            budgets = (self.compute, self.flops_per_pair, self.isoflop, self.better)
+            bought = [compute_answer(item, *budgets) for item in found]
         pages = []
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
@@ -132,8 +144,11 @@ class Fit(SizeOptions):
                 write_joint_report(item, folder, command, law)["html"]
                 for item, folder, law in zip(found, folders, asked, strict=True)
             ]
-        words = [line for item, law in zip(found, asked, strict=True) for line in (*joint_lines(law), item.text())]
-        self._answer([joint_tree(*pair) for pair in zip(found, asked, strict=True)], "\n".join(words), pages)
+        trees, words = [], []
+        for item, law, (tree, lines) in zip(found, asked, bought, strict=True):
+            trees.append(joint_tree(item, law) | tree)
+            words += [*joint_lines(law), item.text(), *lines]
+        self._answer(trees, "\n".join(words), pages)
         return 0
 
     def _answer(self, trees: Sequence[dict[str, Any]], words: str, pages: Sequence[Path]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from drorae import __version__
 from drorae.commands.options import Count, Law, Words, flat, option, write_new
+from drorae.commands.pairs import predict_pairs, sizes_of_pairs
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
@@ -27,6 +28,8 @@ class Predict(SizeOptions):
     Example: drorae predict results/paper/capacity.csv --y rfid --at 2e8 --target 0.40
     """
 
+    second: Annotated[str | None, option("COLUMN[:SCALE]", "default: one axis", "and")] = None
+    """A second axis, as in drorae fit: every --at then takes two sizes, --at 1e8 2e10."""
     y: Annotated[str, option("COLUMN", "required")] = ""
     """Metric, such as rfd_dinov2."""
     law: Law = "log-linear"
@@ -46,6 +49,13 @@ class Predict(SizeOptions):
 
     def run(self) -> int:
         """Prints the predictions; refuses sizes beyond the horizon unless --extrapolate."""
+        if self.second is not None:
+            if not self.y:
+                raise UserError("--y: expected a metric, such as --y rfd_dinov2")
+            if self.target or self.register or self.score or self.law != "log-linear":
+                raise UserError("--and: a pair is predicted without --target, --register, --score and --law; drop them")
+            pairs = sizes_of_pairs("--at", self.at)
+            return predict_pairs(self, self.second, self.y, pairs, self.extrapolate, self.seeds)
         sizes, targets = _numbers("--at", flat(self.at)), _numbers("--target", flat(self.target))
         if not self.y and self.score is None:
             raise UserError("--y: expected a metric, such as --y rfd_dinov2")

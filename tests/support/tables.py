@@ -63,7 +63,10 @@ TRUTHS = {
     "broken-power": [30.0, 0.3, -0.2, 5e6],
     "plane": [1.0, -0.05, -0.01],
     "interaction": [1.0, -0.05, -0.01, 0.003],
+    "log-plane": [1.0, -0.05, -0.01],
+    "log-interaction": [1.0, -0.05, -0.01, 0.003],
     "two-powers": [0.3, 20.0, 0.5, 0.4, 0.8],
+    "two-powers-crossed": [0.3, 20.0, 0.5, -8.0, 0.4, 0.8],
     # Hoffmann et al. (2022), equation 10.
     "chinchilla": [1.69, 406.4, 410.7, 0.34, 0.28],
 }

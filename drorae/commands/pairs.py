@@ -1,0 +1,157 @@
+"""`drorae fit`, `drorae predict` and `drorae plan` on two axes: what `--and` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from drorae.commands.terminal import working
+from drorae.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.inference.axes import JointAnalysis
+    from analysis.inference.surface import PairForecast
+    from drorae.commands.source import SizeOptions
+
+
+def sizes_of_pairs(flag: str, groups: Sequence[Sequence[str]]) -> list[tuple[float, float]]:
+    """Returns the two sizes of every use of an option.
+
+    Raises:
+        UserError: not two, or one that is no number.
+    """
+    found = []
+    for words in groups:
+        given = f"{flag} {' '.join(words)}"
+        try:
+            numbers = [float(word) for word in words]
+        except ValueError:
+            raise UserError(f"{given}: expected two numbers, such as {flag} 1e8 2e10") from None
+        if len(numbers) != 2:
+            raise UserError(f"{given}: with --and expected two sizes, one of each axis, such as {flag} 1e8 2e10")
+        found.append((numbers[0], numbers[1]))
+    return found
+
+
+PAIRS = "pairs"
+"""What --isoflop calls the product of both axes."""
+
+
+def compute_answer(
+    found: JointAnalysis, budgets: Sequence[float], per_pair: float, isoflop: str | None, better: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns what compute buys best, as plain values and in words.
+
+    Args:
+        found: the laws.
+        budgets: to split between the axes by the law of two powers; none by default.
+        per_pair: floating-point operations per unit of one axis and of the other.
+        isoflop: the column of a run's compute, or `PAIRS` for that product, to look for the best size level by level.
+        better: which values are better, lower or higher; None goes by the metric's name.
+
+    Raises:
+        UserError: what `compute_law` and `analysis.inference.compute.isoflop` refuse.
+    """
+    from analysis.inference import compute
+    from analysis.report.trees import finite
+    from drorae.metrics.registry import better as known
+
+    tree: dict[str, Any] = {}
+    lines: list[str] = []
+    if budgets:
+        fit = found.find("two-powers")
+        if fit is None:
+            raise UserError(
+                f"--compute: needs {found.y_name} = E + A N^-alpha + B D^-beta: {dict(found.skipped)['two-powers']}"
+            )
+        law = compute.compute_law(fit, budgets, per_pair)
+        tree["compute"] = asdict(law)
+        head = f"  compute-optimal, C = {per_pair:g} {found.x_name} {found.second_name}, by {fit.form.formula}:"
+        shares = ((found.x_name, law.exponent), (found.second_name, law.second_exponent))
+        lines += [head, *(f"    {name} ~ C^{_share(share)}" for name, share in shares)]
+        for item in law.optima:
+            lines.append(
+                f"    C = {item.compute:.4g}: {found.x_name} {_share(item.first)}, {found.second_name} "
+                f"{_share(item.second)}; {found.y_name} {item.value:.4g}"
+            )
+    if isoflop is not None:
+        product = per_pair * found.sample.x.prod(axis=1)
+        lower = (better or known(found.y_name) or "lower") != "higher"
+        levels = compute.isoflop(found.sample, product if isoflop == PAIRS else found.mean_of(isoflop), lower)
+        tree["isoflop"] = asdict(levels)
+        lines.append(f"  isoFLOP optima of {found.x_name}, a parabola in its logarithm per level of compute:")
+        for level in levels.levels:
+            said = (
+                level.reason if level.minimum is None else f"{_share(level.minimum)}; {found.y_name} {level.value:.4g}"
+            )
+            lines.append(f"    C = {level.compute:.4g}, {level.n} configurations: {said}")
+        if levels.exponent is not None:
+            lines.append(f"    {found.x_name} ~ C^{_share(levels.exponent)}")
+    return finite(tree), lines
+
+
+def _share(share: Any) -> str:
+    """Returns a number with its interval, where it has one."""
+    low, high = share.ci95
+    return f"{share.value:.4g} ({low:.4g} .. {high:.4g})"
+
+
+def predict_pairs(
+    options: SizeOptions, second: str, y: str, pairs: Sequence[tuple[float, float]], extrapolate: bool, seeds: int
+) -> int:
+    """Prints what laws of metric `y` on two axes say of the pairs asked for."""
+    from analysis.inference.axes import analyse_axes
+    from analysis.inference.surface import forecast_pair
+    from analysis.report.trees import VERSION, finite, remarks
+
+    if not pairs:
+        raise UserError("nothing to predict: expected --at SIZE SECOND")
+    with working(f"fitting {options.source}"):
+        found = analyse_axes(options.read(), options.x, second, y)
+        made = [forecast_pair(found, pair, extrapolate, seeds) for pair in pairs]
+    tree = {
+        "version": VERSION,
+        "x": found.x_name,
+        "and": found.second_name,
+        "y": found.y_name,
+        "n": len(found.selection.x),
+        "n_configurations": found.sample.n,
+        "predictions": [_tree(item) for item in made],
+        "verdicts": [item._asdict() for item in found.verdicts],
+        **remarks(found),
+    }
+    words = [_text(found, item) for item in made]
+    options.answer(finite(tree), "\n".join([*words, "of the fit", found.text()]))
+    return 0
+
+
+def _tree(made: PairForecast) -> dict[str, Any]:
+    plain = asdict(made)
+    laws = [
+        {"law": item.law, "mean": item.value, "ci95": item.of_law, "prediction95": item.of_run} for item in made.laws
+    ]
+    kept = {name: plain[name] for name in ("at", "seeds", "trusted", "rule")}
+    ends = {"ci95": made.of_law, "prediction95": made.of_run}
+    return {**kept, "decades_beyond": made.beyond, "extrapolated": not made.trusted, "laws": laws, **ends}
+
+
+def _text(found: JointAnalysis, made: PairForecast) -> str:
+    first, second = made.at
+    head = f"{found.y_name} at {found.x_name} = {first:.4g}, {found.second_name} = {second:.4g}"
+    if made.beyond > 1e-9:
+        head += f", {made.beyond:.2f} decades beyond the pairs measured"
+    if not made.trusted:
+        head += " [EXTRAPOLATED beyond the trusted pairs]"
+    what = "a new run" if made.seeds == 1 else f"the mean of {made.seeds:g} new runs"
+    lines = [
+        head,
+        f"  95% envelope of {what}: {made.of_run.low:.4g} .. {made.of_run.high:.4g}; "
+        f"of the law: {made.of_law.low:.4g} .. {made.of_law.high:.4g}",
+        *(
+            f"  {item.law}: {item.value:.4g}, {what} {item.of_run.low:.4g} .. {item.of_run.high:.4g}"
+            for item in made.laws
+        ),
+        f"  trusted: {made.rule}",
+    ]
+    return "\n".join(lines)
