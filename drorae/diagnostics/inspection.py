@@ -144,6 +144,53 @@ def energy_share(weights: Tensor, outputs: Tensor) -> Tensor:
     return torch.where(total > 0, energies / total.clamp_min(1e-300), 1 / energies.shape[-1])
 
 
+def image_gradients(images: Tensor, grid: int) -> Tensor:
+    """Images uint8 [B, 3, H, W] -> float64 [B, grid * grid]: the mean gradient of the luma in each token's square.
+
+    Magnitudes of central differences, on the scale 0 to 255. The paper's "image gradients" (Fig. 7) are not defined.
+    """
+    luma = torch.einsum("bchw,c->bhw", images.double(), torch.tensor(LUMA, dtype=torch.float64, device=images.device))
+    down, right = torch.gradient(luma, dim=(1, 2))
+    return F.adaptive_avg_pool2d(torch.hypot(down, right)[:, None], grid).flatten(1)
+
+
+def correlations(one: Tensor, other: Tensor) -> Tensor:
+    """Pearson's correlation over the tokens of an image, averaged over images: [..., B, N] twice -> [...].
+
+    An image in which either is the same everywhere has none and is left out; without any other it is 0.
+    """
+    one, other = (values.double() - values.double().mean(-1, keepdim=True) for values in (one, other))
+    scale = one.norm(dim=-1) * other.norm(dim=-1)
+    found = (one * other).sum(-1) / scale.clamp_min(1e-300)
+    valid = scale > 1e-12
+    mean: Tensor = torch.where(valid, found, 0).sum(-1) / valid.sum(-1).clamp_min(1)
+    return mean
+
+
+def routing_numbers(logits: Tensor, gradients: Tensor, blocks: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """What Sec. 4.6 of arXiv 2605.10780 reads off its Fig. 7, as numbers.
+
+    Args:
+        logits: the router's, [B, N, n].
+        gradients: of the images, [B, N] (`image_gradients`).
+        blocks: numbers of the layers, [n].
+
+    Returns:
+        `gradient_correlation_07` for each block, of its logits and the gradients ("spatially correlated with image
+        gradients"); `least_logit_correlation`, the lowest between two layers, and `least_logit_pair`, those layers as
+        100 * first + second ("antagonistic pairs"). And the correlations of all layers with each other, float32 [n, n].
+    """
+    by_layer = logits.permute(2, 0, 1)
+    found = correlations(by_layer, gradients.expand_as(by_layer))
+    numbers = {f"gradient_correlation_{block:02d}": float(value) for block, value in zip(blocks, found, strict=True)}
+    between = correlations(by_layer[:, None], by_layer[None])
+    if len(blocks) > 1:
+        first, second = np.unravel_index(int(between.argmin()), between.shape)
+        numbers["least_logit_correlation"] = float(between.min())
+        numbers["least_logit_pair"] = float(100 * blocks[min(first, second)] + blocks[max(first, second)])
+    return numbers, between.float().cpu().numpy()
+
+
 @torch.no_grad()
 def inspect(
     tokenizer: Tokenizer,
@@ -157,12 +204,13 @@ def inspect(
 
     Arrays, float32: `spectrum_original` and `spectrum_phase1`, `spectrum_fused` (differences) [B, S, S]; `cosine`
     and `distance` of z_fuse and z_base [B, gh, gw]; `pca_base` and `pca_fused` [B, gh, gw, 3] in [0, 1], both on
-    the axes of z_base; `energy` and, where there is a router, `logits` [B, n, gh, gw]; `blocks` int64 [n], each
-    layer's block counted from 1.
+    the axes of z_base; `energy` and, where there is a router, `logits` [B, n, gh, gw] and `logit_correlation` [n, n];
+    `blocks` int64 [n], each layer's block counted from 1.
 
     Numbers: `fft_mad_phase1`, `fft_mad_fused`; `cos_fuse_base` (App. E) and `cos_latent_base`; `distance_fuse_base`,
     mean |z_fuse - z_base|; `pca_variance_base` and `pca_variance_fuse`, shares of variance on the three axes;
-    per block `energy_share_07`, `logit_mean_07`, `logit_negative_07` (share of tokens); `images`.
+    per block `energy_share_07`, `logit_mean_07`, `logit_negative_07` (share of tokens); those of `routing_numbers`;
+    `images`.
 
     Args:
         tokenizer: the one to look into; its parameters say on which device.
@@ -187,6 +235,10 @@ def inspect(
     blocks = np.arange(last - n + 1, last + 1)
     numbers, arrays = _look(seen, blocks)
     numbers["images"] = float(len(pixels))
+    if seen.logits is not None:
+        gradients = image_gradients(images["original"], tokenizer.encoder.grid)
+        found, arrays["logit_correlation"] = routing_numbers(seen.logits, gradients, blocks)
+        numbers |= found
     arrays["spectrum_original"] = log_spectrum(images["original"]).float().cpu().numpy()
     for name in ("phase1", "fused"):
         difference = spectrum_difference(images[name], images["original"])

@@ -30,9 +30,11 @@ from drorae.config import (
 )
 from drorae.diagnostics.inspection import (
     energy_share,
+    image_gradients,
     inspect,
     observe,
     principal_basis,
+    routing_numbers,
     spectrum_difference,
     variance_share,
 )
@@ -116,6 +118,30 @@ def test_energy_shares() -> None:
     assert torch.allclose(share[0, 0], torch.full((3,), 1 / 3, dtype=torch.float64))
     parts = [float(weights[1, 2, k] ** 2 * (outputs[1, k, 2] ** 2).sum()) for k in range(3)]
     assert share[1, 2].tolist() == pytest.approx([part / sum(parts) for part in parts], rel=1e-5)
+
+
+def test_correlations_of_routing_agree_with_numpy() -> None:
+    """Pearson's, image by image, of logits with gradients and of layers with each other."""
+    generator = torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8, generator=generator)
+    logits = torch.randn(3, 16, 4, generator=generator)
+    luma = np.tensordot([0.299, 0.587, 0.114], pixels.numpy().astype(float), (0, 1))
+    slopes = np.hypot(*np.gradient(luma, axis=(1, 2)))
+    gradients = image_gradients(pixels, 4)
+    assert np.allclose(gradients.numpy(), slopes.reshape(3, 4, 6, 4, 6).mean((2, 4)).reshape(3, 16), atol=1e-9)
+    # A layer that follows the gradients, and one that does the opposite of another; an image that is all one colour.
+    logits[..., 0] = gradients.float() * 3 + 1
+    logits[..., 3] = -logits[..., 1]
+    logits[2, :, 2] = 5.0
+    numbers, between = routing_numbers(logits, gradients, np.array([2, 4, 5, 7]))
+    for column, block in enumerate((2, 4, 5, 7)):
+        images = range(2) if block == 5 else range(3)
+        expected = np.mean([np.corrcoef(logits[image, :, column], gradients[image])[0, 1] for image in images])
+        assert numbers[f"gradient_correlation_{block:02d}"] == pytest.approx(expected, abs=1e-6)
+    assert numbers["gradient_correlation_02"] == pytest.approx(1, abs=1e-6)
+    assert numbers["least_logit_correlation"] == pytest.approx(-1, abs=1e-6) and numbers["least_logit_pair"] == 407
+    expected = np.mean([np.corrcoef(logits[image, :, 0], logits[image, :, 1])[0, 1] for image in range(3)])
+    assert between[0, 1] == between[1, 0] == pytest.approx(expected, abs=1e-6) and between[0, 0] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("router_input", ["raw", "normalised"])
