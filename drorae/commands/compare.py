@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from drorae.commands.options import Column, Law, Statuses, Words, flat, option
+from drorae.commands.options import Column, Law, Statuses, flat, option
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
-from drorae.errors import UserError
 from drorae.runtime.shell import portable_command
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 @dataclass(kw_only=True)
@@ -26,8 +24,6 @@ class Compare(SizeOptions):
 
     y: Column
     """Metric, such as rfd_dinov2."""
-    other: Annotated[Words, option("SOURCE", "repeatable", "with")] = ()
-    """Further sources of runs: tables, sweeps' folders or mlflow:EXPERIMENT."""
     by: Annotated[str | None, option("COLUMN", "default: variant, or source with --with")] = None
     """Column that tells the designs apart."""
     law: Law = "log-linear"
@@ -51,7 +47,7 @@ class Compare(SizeOptions):
         paths = {}
         with working(f"comparing {self.source}"):
             found = compare_designs(
-                self._tables(by),
+                self.read_all([self.x, self.y, *([by] if by != SOURCE else [])], apart=by == SOURCE),
                 self.x,
                 self.y,
                 by,
@@ -68,22 +64,3 @@ class Compare(SizeOptions):
         if paths:
             say(f"report: {paths['html']}", keep=[paths["html"]])
         return 0
-
-    def _tables(self, by: str) -> pd.DataFrame:
-        """Returns the runs of all sources, joined where there are several.
-
-        Raises:
-            UserError: a source is given twice or holds nothing readable.
-        """
-        from analysis.table.join import SOURCE, join_tables
-
-        sources = [self.source, *flat(self.other)]
-        if len(sources) == 1:
-            return self.read()
-        if len(set(sources)) < len(sources):
-            raise UserError(f"--with {sources[-1]}: given twice; expected sources that differ")
-        short = [Path(source.rstrip("/")).stem for source in sources]
-        names = short if len(set(short)) == len(short) else sources
-        tables = {name: replace(self, source=source).read() for name, source in zip(names, sources, strict=True)}
-        columns = [self.x, self.y, *([by] if by != SOURCE else [])]
-        return join_tables(tables, columns, by == SOURCE)

@@ -74,6 +74,8 @@ class Fit(SizeOptions):
         names = flat(self.y)
         if not names:
             raise UserError("--y: expected at least one metric, such as --y rfd_dinov2 psnr")
+        if self.track and flat(self.other):
+            raise UserError("--track: the fit of several sources belongs to none of their experiments; drop it")
         if self.track and self.experiment is None:
             raise UserError(f"--track: the runs come from {self.source}; expected a source such as mlflow:EXPERIMENT")
         command = portable_command(*sys.argv[1:])
@@ -87,8 +89,8 @@ class Fit(SizeOptions):
         asking.check(1)
         with working(f"fitting {self.source}") as note:
             outcome = fit_table(
-                self.read(), self.x, names, asking, flat(self.include), self.unit, self.out, command=command,
-                progress=_counting(note),
+                self.read_all([self.x, *names]), self.x, names, asking, flat(self.include), self.unit, self.out,
+                command=command, progress=_counting(note),
             )  # fmt: skip
             if self.track and self.experiment is not None:
                 from analysis.report.mlflow import write_fits
@@ -132,7 +134,7 @@ class Fit(SizeOptions):
         elif asking.special:
             raise UserError("--method huber --and: fits one law; name it with --law, such as --law chinchilla")
         with working(f"fitting {self.source}") as note:
-            frame = self.read()
+            frame = self.read_all([self.x, second.partition(":")[0], *names])
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
             asked = [ask_joint(item, asking, _counting(note)) if chosen else None for item in found]
             budgets = (self.compute, self.flops_per_pair, self.isoflop, self.better)

@@ -32,6 +32,7 @@ from drorae.commands.plan import Plan
 from drorae.commands.predict import Predict
 from drorae.commands.probe import Probe
 from drorae.commands.report import Report
+from drorae.commands.reproduce import Reproduce
 from drorae.commands.resume import Resume
 from drorae.commands.status import Status
 from drorae.commands.sweep import Sweep
@@ -49,7 +50,10 @@ DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity 
 
 Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
 
-_KINDS = (Train, Eval, Inspect, Probe, Export, Sweep, Status, Resume, Fit, Predict, Plan, Compare, Report, Ui, Doctor)
+_KINDS = (
+    Train, Eval, Inspect, Probe, Export, Sweep, Reproduce, Status, Resume, Fit, Predict, Plan, Compare, Report, Ui,
+    Doctor,
+)  # fmt: skip
 COMMANDS = {kind.__name__.lower(): kind for kind in _KINDS}
 EXTRAS = {
     "train": ("torch", "torchvision", "timm", "safetensors", "torchmetrics"),

@@ -108,7 +108,7 @@ def predict_pairs(
     if not pairs:
         raise UserError("nothing to predict: expected --at SIZE SECOND")
     with working(f"fitting {options.source}"):
-        found = analyse_axes(options.read(), options.x, second, y)
+        found = analyse_axes(options.read_all([options.x, second.partition(":")[0], y]), options.x, second, y)
         made = [forecast_pair(found, pair, extrapolate, seeds) for pair in pairs]
     tree = {
         "version": VERSION,

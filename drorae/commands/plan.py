@@ -71,7 +71,7 @@ class Plan(SizeOptions, ConfigOptions):
         from analysis.inference.analysis import analyse
         from analysis.report.trees import finite
 
-        found = analyse(self.read(), self.x, self.y)
+        found = analyse(self.read_all([self.x, self.y]), self.x, self.y)
         cost = self._cost(found)
         seeds = tuple(dict.fromkeys(map(_seeds, flat(self.seeds)))) or (1,)
         with working(f"simulating {self.replications} times every design"):

@@ -65,13 +65,15 @@ class Predict(SizeOptions):
             raise UserError("nothing to predict: expected --at SIZE or --target VALUE")
         if self.register and not sizes:
             raise UserError("--register: expected sizes to predict, --at SIZE")
+        if flat(self.other) and (self.register or self.score is not None):
+            raise UserError("--with: a registered prediction is of one source; drop it")
         if self.register and self.experiment is None and self.out is None:
             raise UserError(f"--register: the runs come from {self.source}; expected --out DIR to write to")
         from analysis.inference.analysis import analyse
         from analysis.report.trees import VERSION, finite, forecast_tree, reach_tree, remarks
 
         with working(f"fitting {self.source}"):
-            found = analyse(self.read(), self.x, self.y, self.law)
+            found = analyse(self.read_all([self.x, self.y]), self.x, self.y, self.law)
             made = [found.predict(size, self.extrapolate, self.seeds) for size in sizes]
             reached = [found.target(value, self.extrapolate) for value in targets]
             records = self._register(found, made) if self.register else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -114,3 +114,28 @@ class SizeOptions(SourceOptions, JsonOption):
 
     x: Column = "params"
     """Size: params, capacity, layers or a column."""
+    other: Annotated[Words, option("SOURCE", "repeatable", "with")] = ()
+    """Further sources of runs: tables, sweeps' folders or mlflow:EXPERIMENT. A trial that several have counts once,
+    unless sources are what is compared."""
+
+    def read_all(self, columns: Sequence[str], apart: bool = False) -> pd.DataFrame:
+        """Returns the runs of all sources, joined where there are several.
+
+        Args:
+            columns: what is asked of them; every source has to have them.
+            apart: whether sources are designs of their own, so that a run of one is no copy of a like one of another.
+
+        Raises:
+            UserError: a source is given twice or holds nothing readable.
+        """
+        from analysis.table.join import join_tables
+
+        sources = [self.source, *flat(self.other)]
+        if len(sources) == 1:
+            return self.read()
+        if len(set(sources)) < len(sources):
+            raise UserError(f"--with {sources[-1]}: given twice; expected sources that differ")
+        short = [Path(source.rstrip("/")).stem for source in sources]
+        names = short if len(set(short)) == len(short) else sources
+        tables = {name: replace(self, source=source).read() for name, source in zip(names, sources, strict=True)}
+        return join_tables(tables, columns, apart)

@@ -111,7 +111,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
         runtime = self.runtime()
         require(self.max_concurrent >= 0, f"--max-concurrent {self.max_concurrent}", "0 (as many as fit) or more")
         if self.dry_run:
-            _print_plan(configs, self.as_json)
+            print_plan(configs, self.as_json)
             if spec.search is not None:
                 fields = ", ".join(item.name for item in spec.search.ranges)
                 say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
@@ -242,7 +242,7 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
     return [{short_name(name): as_cell(read_field(config, name)) for name in names} for config in configs]
 
 
-def _print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
+def print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
     """Prints the trials a sweep would run, with their fusion parameters where the encoder's size is known.
 
     GPU hours are those of the phases that a trial trains itself; phase 1 is shared.

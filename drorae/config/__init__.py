@@ -21,6 +21,7 @@ from drorae.config.phases import Phase as Phase
 from drorae.config.phases import PhaseConfig as PhaseConfig
 from drorae.config.presets import DECODERS as DECODERS
 from drorae.config.presets import PRESETS as PRESETS
+from drorae.config.presets import Scale as Scale
 from drorae.config.schema import BOUNDED as BOUNDED
 from drorae.config.schema import DecoderConfig as DecoderConfig
 from drorae.config.schema import DiscriminatorConfig as DiscriminatorConfig

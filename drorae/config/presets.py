@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from drorae.config.phases import PhaseConfig
 from drorae.config.schema import (
@@ -18,6 +19,8 @@ from drorae.config.schema import (
     TrialConfig,
 )
 
+Scale = Literal["smoke", "quickstart", "paper"]
+"""Presets at which the paper's experiments can be run."""
 DECODERS = {
     "tiny": DecoderConfig(128, 2, 4, 512),
     "small": DecoderConfig(192, 3, 4, 768),

@@ -33,6 +33,8 @@ class Metric:
     """The table that ends a sweep shows it."""
     announced: bool = False
     """The line that ends a trial shows it."""
+    published: str = ""
+    """The column of arXiv 2605.10780's tables that it measures."""
     extractor: str = ""
     """What `evaluation.extractors` calls the network in whose features it is a Fréchet distance."""
 
@@ -42,25 +44,28 @@ METRICS = (
         "rfd_dinov2", "Fréchet distance (DINOv2 features)", "lower",
         fitted=True, charted=True, column=True, listed=True, announced=True, extractor="dinov2",
     ),
-    Metric("psnr", "PSNR (dB)", "higher", fitted=True, charted=True, column=True, listed=True, announced=True),
+    Metric(
+        "psnr", "PSNR (dB)", "higher",
+        fitted=True, charted=True, column=True, listed=True, announced=True, published="PSNR",
+    ),
     Metric(
         "rfd_effnet", "Fréchet distance (EfficientNet features)", "lower",
         fitted=True, charted=True, column=True, listed=True, extractor="effnet",
     ),
-    Metric("ssim", "SSIM", "higher", fitted=True, charted=True, column=True, listed=True),
+    Metric("ssim", "SSIM", "higher", fitted=True, charted=True, column=True, listed=True, published="SSIM"),
     Metric(
         "rfid_inception", "rFID (Inception features)", "lower",
-        fitted=True, charted=True, listed=True, extractor="inception",
+        fitted=True, charted=True, listed=True, extractor="inception", published="rFID",
     ),
     # Of others' tables: the features are not said.
     Metric("rfid", "rFID", "lower", fitted=True),
     Metric("l1", "L1 error", "lower", column=True),
-    Metric("lpips_vgg", "LPIPS (VGG16)", "lower", charted=True),
+    Metric("lpips_vgg", "LPIPS (VGG16)", "lower", charted=True, published="LPIPS"),
     Metric("lpips_alex", "LPIPS (AlexNet)", "lower"),
     Metric("kd_dinov2", "Kernel distance (DINOv2 features)", "lower"),
     Metric("kd_effnet", "Kernel distance (EfficientNet features)", "lower"),
     Metric("kid_inception", "KID (Inception features)", "lower"),
-    Metric("probe_loss", "Probe's held-out loss", "lower", charted=True),
+    Metric("probe_loss", "Probe's held-out loss", "lower", charted=True, published="DiT loss"),
 )  # fmt: skip
 _BY_NAME = {metric.name: metric for metric in METRICS}
 _LOWER = {"rfid", "rfd", "gfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd"}
@@ -74,6 +79,20 @@ def objective(extractors: Sequence[str]) -> str:
     ('rfd_effnet', 'psnr')
     """
     return next((item.name for item in METRICS if extractors and item.extractor == extractors[0]), "psnr")
+
+
+def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
+    """Names the metric that measures a column of arXiv 2605.10780 where some are measured; empty: none of them.
+
+    The probe's loss stands for its DiT's, and rFID, without Inception, is the first extractor's Fréchet distance.
+
+    >>> measure_of("rFID", ("effnet",), "none"), measure_of("LPIPS", (), "none"), measure_of("gFID", (), "vgg")
+    ('rfd_effnet', '', '')
+    """
+    found = next((item for item in METRICS if item.published == column), None)
+    if found is None or (found.name.startswith("lpips") and not found.name.endswith(lpips)):
+        return ""
+    return objective(extractors) if found.extractor and found.extractor not in extractors else found.name
 
 
 def better(name: str) -> Better | None:

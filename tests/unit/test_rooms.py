@@ -14,7 +14,9 @@ ORDER = {
         "commands", "export", "trial", "diagnostics", "machine", "metrics", "training", "losses", "data", "models",
         "storage", "config", "runtime", "errors", "redaction",
     ),
-    "sweeps": ("driver", "worker", "tracking", "folder", "presets", "parsing", "settings", "resources", "spec"),
+    "sweeps": (
+        "driver", "worker", "tracking", "folder", "presets", "published", "parsing", "settings", "resources", "spec",
+    ),
     "analysis": ("report", "inference", "laws", "table"),
 }  # fmt: skip
 """From top to bottom. `__init__.py` and `__main__.py` are the door, and may open onto any room."""
