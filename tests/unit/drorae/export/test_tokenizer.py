@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import at_the_end
+from tiny import at_the_end, tiny_config, tiny_images
 
 from drorae.commands.main import main
 from drorae.config import (
@@ -28,7 +28,7 @@ from drorae.config import (
 from drorae.data.pixels import as_images, to_uint8
 from drorae.diagnostics.latents import as_tokens, latent_statistics
 from drorae.errors import UserError
-from drorae.export.tokenizer import PretrainedTokenizer
+from drorae.export.tokenizer import PretrainedTokenizer, export_trial
 from drorae.metrics.evaluate import evaluate
 from drorae.models.weights import file_sha256
 from drorae.trial.reload import load_trained
@@ -238,6 +238,22 @@ def test_statistics_of_another_tokenizer_s_latents_are_refused(folder: Path, tmp
     del description["latents"]
     (changed / "config.json").write_text(json.dumps(description))
     PretrainedTokenizer.from_pretrained(changed)
+
+
+def test_a_trial_of_listed_layers_is_trained_and_exported(runtime: Runtime, tmp_path: Path) -> None:
+    """Blocks 3 and 8 of twelve: cached or encoded anew, and out of the folder again."""
+    config = tiny_config(
+        tiny_images(tmp_path / "images.npz"),
+        fusion=FusionConfig(expert_hidden_dim=8, layers=(3, 8)),
+        evaluation=EvaluationConfig(extractors=()),
+    )
+    result = run_trial(config, directory=tmp_path / "cached", runtime=runtime)
+    online = dataclasses.replace(runtime, features="online")
+    assert run_trial(config, directory=tmp_path / "online", runtime=online).metrics == result.metrics
+    assert result.num_layers == 2 and result.status != "diverged"
+    exported = export_trial(tmp_path / "cached", tmp_path / "folder", runtime, check=True)
+    assert exported.metrics and all(again == trained for trained, again in exported.metrics.values())
+    assert PretrainedTokenizer.from_pretrained(tmp_path / "folder").tokenizer.fusion.blocks == (3, 8)
 
 
 def test_what_does_not_fit_is_named(
