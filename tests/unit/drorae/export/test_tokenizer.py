@@ -27,7 +27,7 @@ from drorae.config import (
 )
 from drorae.data.pixels import as_images, to_uint8
 from drorae.diagnostics.latents import as_tokens, latent_statistics
-from drorae.errors import UserError
+from drorae.errors import Notice, UserError
 from drorae.export.tokenizer import PretrainedTokenizer, export_trial
 from drorae.metrics.evaluate import evaluate
 from drorae.models.weights import file_sha256
@@ -147,6 +147,20 @@ def test_a_released_decoder_takes_the_place_of_phase_1(
     other = open_workshop(override(config, "decoder.weights", str(tmp_path / "other.pt")), runtime)
     assert other.fingerprints["phase1_decoder"] != workshop.fingerprints["phase1_decoder"]
     assert other.baseline != workshop.baseline == copied.baseline
+
+
+def test_a_decoder_loaded_with_the_wrong_output_is_noticed(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path
+) -> None:
+    """One that paints 0 everywhere: grey where it is de-normalised, black where it is not."""
+    released = torch.load(config.decoder.weights, weights_only=True)
+    released |= {name: torch.zeros_like(released[name]) for name in ("decoder_pred.weight", "decoder_pred.bias")}
+    torch.save(released, tmp_path / "decoder.pt")
+    right = override(config, "decoder.weights", str(tmp_path / "decoder.pt"))
+    with pytest.warns(Notice, match=r"decoder\.pt: decoder\.output=encoder fits it far better than none; set it so$"):
+        wrong = open_workshop(override(right, "decoder.output", "none"), runtime)
+    assert "far better than none" in wrong.notes["decoder_output"]
+    assert "decoder_output" not in open_workshop(right, runtime).notes
 
 
 @pytest.mark.slow
