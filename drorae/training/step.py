@@ -132,7 +132,8 @@ class Stepper:
         self._alone = Painter(tokenizer, phase)
         # Of an encoder that is trained, some parameters have no say in its blocks' outputs, such as its own last norm.
         self._painter = distributed.parallel(self._alone, device, partly="encoder" in phase.trains)
-        # The fusion reads the deepest of several; decoders of z_base only the last; a tokenizer that encodes by itself none.
+        # The fusion reads several of the deepest layers, decoders of z_base only the last, and a tokenizer that encodes
+        # by itself none.
         depth = tokenizer.fusion.reads if phase.fused else 1
         self._depth = 0 if tokenizer.encodes else depth
         self._noises = torch.Generator(device)
