@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from drorae.config import LOCATIONS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
+from drorae.config import AUTO, LOCATIONS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
 from drorae.errors import UserError, shorten
 from drorae.machine.needs import check_encoder
 from drorae.metrics.registry import METRICS
@@ -152,7 +152,7 @@ def read_field(config: TrialConfig, dotted: str) -> Any:
 
 def as_cell(value: Any) -> Any:
     """What a table shows of a field's value: lists with commas, and `auto` for an empty one."""
-    return (",".join(map(str, value)) or "auto") if isinstance(value, tuple) else value
+    return (",".join(map(str, value)) or AUTO) if isinstance(value, tuple) else value
 
 
 def point_label(config: TrialConfig, names: Sequence[str]) -> str:

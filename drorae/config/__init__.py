@@ -1,6 +1,7 @@
 """What a trial is: its frozen dataclasses, their JSON and hash, and the presets."""
 
 from drorae.config.checked import FieldError as FieldError
+from drorae.config.convert import AUTO as AUTO
 from drorae.config.convert import canonical_json as canonical_json
 from drorae.config.convert import flatten as flatten
 from drorae.config.convert import from_dict as from_dict

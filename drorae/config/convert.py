@@ -17,6 +17,8 @@ from drorae.config.schema import TrialConfig
 from drorae.errors import UserError
 
 Config = TypeVar("Config")
+AUTO = "auto"
+"""An empty list of any length, in text and tables."""
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -62,6 +64,8 @@ def _convert(annotation: Any, value: Any, name: str) -> Any:
         return value
     if kind is tuple:
         items = value.split(",") if isinstance(value, str) else value
+        if items == [AUTO] and arguments[-1] is Ellipsis:
+            items = []
         if not isinstance(items, list | tuple):
             raise UserError(f"{name}: expected a comma-separated list, got {value!r}")
         kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)

@@ -153,6 +153,10 @@ class FusionConfig(Checked):
     """h: width of each layer's expert MLP (cross_attention: of its queries, keys and values). The capacity axis."""
     num_layers: Count = 0
     """n: the deepest n encoder blocks are fused; 0: all of them."""
+    layers: tuple[Positive, ...] = ()
+    """Blocks that are fused, ascending and counted from 1 as everywhere here; empty: the deepest `num_layers`.
+    12,14,16,18,20,22,24 are RAEv2's, which counts from 0 and lists 11, 13, ..., 23. The correction starts from
+    z_base = LN(z(L)) whether block L is listed or not: attention's query and hirae's router read that, too."""
     beta: Weight = 0.2
     eps: Annotated[float, Within(0, open=True)] = 1e-6
     """Inside the square root of the energy normalisation (Eq. 4); the paper gives no value."""
@@ -171,9 +175,36 @@ class FusionConfig(Checked):
                 f"fusion.incremental: {self.variant} is a bounded correction of the last layer by itself and has no "
                 "form without; leave fusion.incremental true"
             )
+        listed = ",".join(map(str, self.layers))
+        if list(self.layers) != sorted(set(self.layers)):
+            ordered = ",".join(map(str, sorted(set(self.layers))))
+            raise UserError(f"fusion.layers: {listed} is not ascending, each block once; use {ordered}")
+        if self.layers and self.num_layers:
+            raise UserError(
+                f"fusion.layers: {listed} and fusion.num_layers={self.num_layers} both say which layers are fused; "
+                "leave fusion.num_layers at 0"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many layers are fused; 0: all of an encoder."""
+        return (1 if self.variant == "last" else len(self.layers)) if self.layers else self.num_layers
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """Returns the fused blocks of an encoder of `depth` blocks, ascending and counted from 1.
+
+        Whatever is listed, the variant `last` has the encoder's last block alone.
+        """
+        if self.layers:
+            return (depth,) if self.variant == "last" else self.layers
+        return tuple(range(depth - (self.num_layers or depth) + 1, depth + 1))
 
     def check_depth(self, depth: int) -> None:
-        """Raises UserError where more layers are asked for than an encoder of `depth` blocks has."""
+        """Raises UserError where layers are asked for that an encoder of `depth` blocks does not have."""
+        if self.layers and self.layers[-1] > depth:
+            raise UserError(
+                f"fusion.layers: block {self.layers[-1]} asked for, the encoder has {depth}; use 1 to {depth}"
+            )
         if self.num_layers > depth:
             raise UserError(
                 f"fusion.num_layers: {self.num_layers} asked for, the encoder has {depth}; "

@@ -70,9 +70,9 @@ class Inspection:
 
 @torch.no_grad()
 def observe(tokenizer: Tokenizer, layers: Tensor) -> Observation:
-    """Runs the fusion on layers [B, n or more, N, C] and keeps what passes inside it."""
+    """Runs the fusion on layers [B, `LayerFusion.reads` or more, N, C] and keeps what passes inside it."""
     fusion, output = tokenizer.fusion, tokenizer.fuse(layers)
-    outputs = fusion.norm(layers[:, -fusion.num_layers :]) if output.outputs is None else output.outputs
+    outputs = fusion.norm(fusion.picked(layers).transpose(0, 1)) if output.outputs is None else output.outputs
     return Observation(tokenizer.base(layers), output.fused, output.latent, output.weights, outputs, output.logits)
 
 
@@ -221,9 +221,9 @@ def inspect(
         baseline_fused: whether the phase-1 decoder reads the fusion's latent; otherwise z_base.
     """
     items = np.arange(min(count, len(features)))
-    layers, pixels = read_batch(tokenizer, features, items, tokenizer.fusion.num_layers)
+    layers, pixels = read_batch(tokenizer, features, items, tokenizer.fusion.reads)
     seen = observe(tokenizer, layers)
-    before = read_batch(baseline, features, items, baseline.fusion.num_layers)[0] if tokenizer.encodes else layers
+    before = read_batch(baseline, features, items, baseline.fusion.reads)[0] if tokenizer.encodes else layers
     images = {
         "original": pixels.to(layers.device),
         "phase1": to_uint8(baseline.decode(baseline.latent(before, baseline_fused)), quantise),
@@ -231,9 +231,7 @@ def inspect(
     }
     samples = {name: pixels.permute(0, 2, 3, 1).cpu().numpy() for name, pixels in images.items()}
     samples["routing"] = _maps(seen.weights.transpose(1, 2))
-    last, n = tokenizer.encoder.num_layers, seen.outputs.shape[1]
-    blocks = np.arange(last - n + 1, last + 1)
-    numbers, arrays = _look(seen, blocks)
+    numbers, arrays = _look(seen, np.array(tokenizer.fusion.blocks))
     numbers["images"] = float(len(pixels))
     if seen.logits is not None:
         gradients = image_gradients(images["original"], tokenizer.encoder.grid)

@@ -75,7 +75,7 @@ def latent_batches(
         size: items at once.
         fused: whether the latents are the fusion's; otherwise z_base. Default: the fusion's.
     """
-    depth = tokenizer.fusion.num_layers if fused else 1
+    depth = tokenizer.fusion.reads if fused else 1
     for part in np.split(items, range(size, len(items), size)):
         layers, pixels = read_batch(tokenizer, features, part, depth)
         yield tokenizer.latent(layers, fused), pixels

@@ -8,12 +8,13 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from drorae.config import DiscriminatorConfig, TrialConfig
 from drorae.errors import UserError, brief
+from drorae.models.backbones import family_arguments, load_weights
 from drorae.models.decoder import IMAGENET_MEAN, IMAGENET_STD
 from drorae.models.weights import read_state, state_fingerprint
 
@@ -96,21 +97,28 @@ class DinoDiscriminator(nn.Module):
 
 
 def _load_vit(config: DiscriminatorConfig, device: torch.device) -> VisionTransformer:
+    """The frozen transformer at its input size; weights of another are resampled as its authors do it."""
+
+    def build(**arguments: Any) -> nn.Module:
+        return timm.create_model(config.name, num_classes=0, **family_arguments(config.name), **arguments)
+
+    state: dict[str, Tensor] | None = None
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            vit = timm.create_model(
-                config.name, pretrained=config.weights == "hub", num_classes=0, img_size=config.input_size
-            )
+            if config.weights == "hub":
+                state = build(pretrained=True).state_dict()
+            vit = build(img_size=config.input_size)
     except Exception as error:
         reason = brief(error, 160)
         raise UserError(f"discriminator: {config.name} ({config.weights}) did not load ({reason}); {REMEDY}") from None
     if not isinstance(vit, VisionTransformer):
         raise UserError(f"discriminator.name: {config.name} is a {type(vit).__name__}; expected a timm ViT")
     if config.weights == "file":
+        state = read_state(Path(config.path))
+    if state is not None:
         try:
-            state = checkpoint_filter_fn(read_state(Path(config.path)), vit)
-            vit.load_state_dict({name: value for name, value in state.items() if not name.startswith("head.")})
+            load_weights(vit, state)
         except (RuntimeError, KeyError, AttributeError) as error:
             reason = brief(error, 160)
             raise UserError(f"discriminator.path: {config.path} does not fit {config.name} ({reason})") from None

@@ -166,7 +166,7 @@ def _vit_flops(depth: int, width: int, mlp: float, tokens: int) -> tuple[float, 
 def _fusion_flops(config: TrialConfig, shape: EncoderShape, tokens: int) -> tuple[float, float]:
     """Of one image forward: products whose input needs no gradient (the layers), and the others."""
     fusion = config.fusion
-    layers, width, hidden = fusion.num_layers or shape.depth, shape.width, fusion.expert_hidden_dim
+    layers, width, hidden = fusion.count or shape.depth, shape.width, fusion.expert_hidden_dim
     if fusion.variant in WITHOUT_WEIGHTS:
         return 0.0, 0.0
     if fusion.variant == "cross_attention":
@@ -292,7 +292,7 @@ def _activation_bytes(config: TrialConfig, runtime: Runtime, shape: EncoderShape
     if phase.fused and {"fusion", "encoder"} & set(phase.trains):
         # Per layer and token: normalised input, hidden before and after its norm, output before and after its own.
         numbers = 3 * shape.width + 2 * config.fusion.expert_hidden_dim
-        kept += at_once * tokens * (config.fusion.num_layers or shape.depth) * numbers * element
+        kept += at_once * tokens * (config.fusion.count or shape.depth) * numbers * element
     if "encoder" in phase.trains:
         kept += shape.depth * rows * shape.width * ACTIVATION_BYTES[settings.precision]
     return kept

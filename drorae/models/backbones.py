@@ -40,7 +40,7 @@ def build_vit(name: str, **arguments: Any) -> Backbone:
         UserError: timm cannot build it, or it is another kind of network.
     """
     try:
-        vit = timm.create_model(name, num_classes=0, **_own(name), **arguments)
+        vit = timm.create_model(name, num_classes=0, **family_arguments(name), **arguments)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         reason = brief(error, 160)
         if arguments.get("pretrained"):
@@ -92,7 +92,7 @@ def load_weights(vit: Backbone, state: Mapping[str, Tensor]) -> None:
     vit.load_state_dict(kept, strict=True)
 
 
-def _own(name: str) -> dict[str, Any]:
-    """Arguments of a family in which timm's models are not its authors'."""
+def family_arguments(name: str) -> dict[str, Any]:
+    """Returns what timm has to be told for a model to be its authors'."""
     # SigLIP was trained with the tanh form of GELU, which transformers has and timm has not.
     return {"act_layer": "gelu_tanh"} if "siglip" in name else {}

@@ -19,13 +19,13 @@ EPS = 1e-12
 """Of all LayerNorms: ViT-MAE's, which RAE's decoder configurations keep."""
 
 
-def sincos_positions(grid: int, width: int) -> Tensor:
+def sincos_positions(grid: int, width: int, spacing: float = 1.0) -> Tensor:
     """Fixed 2-D sine-cosine position table [grid * grid, width] (MAE, arXiv 2111.06377, base 10000).
 
-    Half of the width encodes the column, half the row.
+    Half of the width encodes the column, half the row; neighbours are `spacing` apart.
     """
     frequencies = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * (spacing * frequencies)
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)
     columns = axis[None, :, :].expand(grid, grid, -1)
     rows = axis[:, None, :].expand(grid, grid, -1)

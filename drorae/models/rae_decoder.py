@@ -6,6 +6,9 @@ The two layouts hold the same network under different names:
   checkpoint of its stage-1 training, of which the averaged weights (`ema`) are taken where they are there;
 - diffusers: the folder that `AutoencoderRAE.save_pretrained` writes, config.json and
   diffusion_pytorch_model.safetensors.
+
+RAEv2 (arXiv 2605.18324) releases decoders in the rae layout, too, and paints with them without de-normalisation, which
+only a checkpoint of its training tells.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch import Tensor
 
 from drorae.config import DECODERS
 from drorae.errors import UserError
-from drorae.models.decoder import Decoder
+from drorae.models.decoder import Decoder, sincos_positions
 from drorae.models.encoder import Encoder
 from drorae.models.weights import read_state
 from drorae.storage.files import file_sha256
@@ -52,6 +55,11 @@ BLOCK = {
     "intermediate.dense": "mlp.fc1",
     "output.dense": "mlp.fc2",
 }
+DIFFUSERS_SIDE = 16
+"""Tokens per side of the grid that diffusers stretches or squeezes every other onto before it takes the positions."""
+PAINTS = {"encoder.encoder.": "normalised", "encoder.model.blocks.": "pixels"}
+"""What a training checkpoint's decoder paints, by the names of the encoder beside it: those of RAE's own class around
+transformers' DINOv2, and those of the authors' DINOv2 and DINOv3, which RAEv2 takes. MAE and SigLIP do not tell."""
 ATTENTION: dict[Layout, tuple[str, ...]] = {
     "rae": (*(f"attention.attention.{name}" for name in ("query", "key", "value")), "attention.output.dense"),
     "diffusers": ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
@@ -79,16 +87,19 @@ class ReleasedDecoder:
     latent_std: Tensor | None = None
     noise_tau: float | None = None
     """Noise on the latent that the decoder was trained with, where the folder's config.json has it."""
+    paints: str = ""
+    """normalised: an image yet to be de-normalised; pixels: the image itself (RAEv2); empty: the file does not tell."""
 
     def state_for(self, decoder: Decoder, encoder: Encoder) -> dict[str, Tensor]:
         """The state to load into `decoder`, which reads `encoder`'s latents.
 
-        Without positions in the file the decoder's own stand, RAE's table at any grid (diffusers 0.42 rescales it
-        for grids other than 16 x 16, as RAE's code does not). The rae layout leaves the output's statistics to the
-        encoder's image normalisation, and has none where `decoder.output` is none.
+        Without positions in the file its layout's stand: RAE's own table at any grid, and diffusers', whose grids all
+        have the extent of 16 x 16 (`DIFFUSERS_SIDE`). The rae layout leaves the output's statistics to the encoder's
+        image normalisation, and has none where `decoder.output` is none.
 
         Raises:
-            UserError: the sizes are not those of `decoder`; the message names the fields to set.
+            UserError: the sizes, or what `decoder.output` says, are not those of the file; the message names the
+                fields to set.
         """
         state = self.state
         width, latent_width = state["embed.weight"].shape
@@ -107,8 +118,14 @@ class ReleasedDecoder:
         wrong = [f"{name}={theirs} (now {ours})" for name, (theirs, ours) in asked.items() if theirs != ours]
         if wrong:
             raise UserError(f"decoder.weights: {self.path} needs {', '.join(wrong)}; set them so, or use another file")
+        if self.paints and (self.paints == "pixels") != (decoder.output == "none"):
+            wanted = "none" if self.paints == "pixels" else "encoder"
+            raise UserError(
+                f"decoder.output: {decoder.output} is not how {self.path} paints ({self.paints}); "
+                f"use decoder.output={wanted}"
+            )
         painted = decoder if decoder.output == "none" else encoder
-        own = {"positions": decoder.positions, "mean": painted.mean, "std": painted.std}
+        own = {"positions": self._positions(decoder), "mean": painted.mean, "std": painted.std}
         fitted = {name: tensor.cpu() for name, tensor in {**own, **state}.items()}
         for name, tensor in decoder.state_dict().items():
             if fitted[name].shape != tensor.shape:
@@ -117,6 +134,14 @@ class ReleasedDecoder:
                     f"{list(tensor.shape)} was expected; it is not one of RAE's decoders"
                 )
         return fitted
+
+    def _positions(self, decoder: Decoder) -> Tensor:
+        """The table [1, N + 1, width] that a file of this layout without one stands for."""
+        if self.layout == "rae":
+            return decoder.positions
+        width = self.state["embed.weight"].shape[0]
+        table = sincos_positions(decoder.grid, width, DIFFUSERS_SIDE / decoder.grid)
+        return torch.cat([torch.zeros(1, width), table])[None]
 
 
 def read_released(path: str | Path) -> ReleasedDecoder:
@@ -145,10 +170,12 @@ def read_released(path: str | Path) -> ReleasedDecoder:
     tensors = {_bare(name): tensor for name, tensor in tensors.items()}
     extra_names = ("encoder_mean", "encoder_std", "_latents_mean", "_latents_std")
     extras = {name: tensors[name] for name in extra_names if name in tensors}
+    whole = tensors.keys()
     if any(name.startswith("decoder.") for name in tensors):
         tensors = {name.removeprefix("decoder."): t for name, t in tensors.items() if name.startswith("decoder.")}
     layout: Layout = "diffusers" if any(".attention.to_" in name for name in tensors) else "rae"
     state = convert(tensors, layout, str(path))
+    paints = next((what for start, what in PAINTS.items() if any(name.startswith(start) for name in whole)), "")
     if "encoder_mean" in extras and "encoder_std" in extras:
         state["mean"], state["std"] = (extras[name].float() for name in ("encoder_mean", "encoder_std"))
     # diffusers stores a single 0 and a single 1 where there are no statistics.
@@ -166,6 +193,7 @@ def read_released(path: str | Path) -> ReleasedDecoder:
         extras["_latents_mean"].float() if known else None,
         extras["_latents_std"].float() if known else None,
         float(tau) if isinstance(tau, int | float) else None,
+        "normalised" if "mean" in state else paints,
     )
 
 

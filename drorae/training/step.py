@@ -132,8 +132,9 @@ class Stepper:
         self._alone = Painter(tokenizer, phase)
         # Of an encoder that is trained, some parameters have no say in its blocks' outputs, such as its own last norm.
         self._painter = distributed.parallel(self._alone, device, partly="encoder" in phase.trains)
-        # The fusion reads n layers; decoders of z_base only the last; a tokenizer that encodes by itself none.
-        depth = tokenizer.fusion.num_layers if phase.fused else 1
+        # The fusion reads several of the deepest layers, decoders of z_base only the last, and a tokenizer that encodes
+        # by itself none.
+        depth = tokenizer.fusion.reads if phase.fused else 1
         self._depth = 0 if tokenizer.encodes else depth
         self._noises = torch.Generator(device)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")

@@ -18,9 +18,9 @@ from drorae.config import PhaseConfig, Runtime, TrialConfig, canonical_json, con
 from drorae.data.crops import Images, evaluation_crop
 from drorae.data.features import Features, Note, open_features
 from drorae.data.images import load_images
-from drorae.data.pixels import to_uint8
+from drorae.data.pixels import as_images, to_uint8
 from drorae.diagnostics.latents import latent_batches
-from drorae.errors import UserError, printable
+from drorae.errors import Notice, UserError, printable
 from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
@@ -31,6 +31,7 @@ from drorae.metrics.references import Origin, Reference, extractor_of, read_refe
 from drorae.metrics.samples import FeatureSample
 from drorae.models.encoder import Encoder, load_encoder
 from drorae.models.rae_decoder import read_released
+from drorae.models.released_output import better_output
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
@@ -45,6 +46,8 @@ from drorae.trial.folder import DECODER, HEADS, SKIPPED
 from drorae.trial.heads import keep_heads
 
 UNTRAINED = PhaseConfig(epochs=0)
+JUDGED = 16
+"""Images that a released decoder paints to show whether `decoder.output` is the right one."""
 DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
 """What to do about a phase-1 decoder of other weights."""
 
@@ -201,6 +204,7 @@ def open_workshop(
             stamp = _stamp(path)
             workshop.fingerprints["phase1_weights"] = state_sha256(workshop.decoder)
             _measure_baseline(workshop, cache, address, note)
+        _judge_output(workshop)
     check(workshop.fingerprints)
     _last = _Opened(key, workshop, path, stamp)
     return workshop
@@ -401,6 +405,22 @@ def _measure_baseline(workshop: Workshop, cache: Cache, address: str, note: Note
             cache.share(name)
     distributed.barrier()
     workshop.baseline = _read_metrics(cache / name)
+
+
+def _judge_output(workshop: Workshop) -> None:
+    """Says where a released decoder would paint far better with another `decoder.output`."""
+    config = workshop.config
+    if not config.decoder.weights:
+        return
+    tokenizer, items = workshop.baseline_tokenizer(), np.arange(min(JUDGED, len(workshop.val)))
+    with torch.no_grad():
+        ((latent, pixels),) = latent_batches(tokenizer, workshop.val, items, JUDGED, config.phases[0].fused)
+        painted = tokenizer.decode(latent)
+    better = better_output(tokenizer.decoder, workshop.encoder, painted, as_images(pixels.to(workshop.device)))
+    if better:
+        said = f"decoder.output={better} fits it far better than {config.decoder.output}"
+        workshop.notes["decoder_output"] = said
+        warnings.warn(Notice(f"decoder.weights: {config.decoder.weights}: {said}; set it so"), stacklevel=3)
 
 
 def _read_metrics(path: Path) -> dict[str, float]:

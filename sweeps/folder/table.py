@@ -33,7 +33,7 @@ def trial_row(config: TrialConfig, directory: Path, varied: Sequence[str] = ()) 
         "incremental": config.fusion.incremental,
         "expert_hidden_dim": config.fusion.expert_hidden_dim,
         # 0 stands for all layers of an encoder that nothing has opened yet.
-        "num_layers": config.fusion.num_layers or "",
+        "num_layers": config.fusion.count or "",
         "seed": config.seed,
     }
     for name in varied:

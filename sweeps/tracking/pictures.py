@@ -40,12 +40,12 @@ def draw_pictures(directory: Path) -> list[Path]:
     if {"original", "phase1", "fused", "routing"} <= samples.keys():
         original = samples["original"]
         _grid([original, samples["phase1"], samples["fused"]], target(GRID))
-        _maps(original, samples["routing"], "routing weight", target("routing.png"))
+        _maps(original, samples["routing"], inside.get("blocks"), "routing weight", target("routing.png"))
         if inside:
             _spectrum(original, inside, target("spectrum.png"))
             _latents(original, inside, target("latents.png"))
         if "logits" in inside:
-            _maps(original, inside["logits"], "router logit", target("logits.png"))
+            _maps(original, inside["logits"], inside["blocks"], "router logit", target("logits.png"))
     if inside:
         _energy(inside["energy"], inside["blocks"], target("energy.png"))
     history = directory / HISTORY
@@ -120,8 +120,12 @@ def _grid(rows: Sequence[np.ndarray], path: Path, count: int = 10) -> None:
         axis.set_yticks(_centres(3, size, gap), ["original", "phase 1", "fused"], rotation=90, va="center")
 
 
-def _maps(original: np.ndarray, values: np.ndarray, label: str, path: Path) -> None:
-    """Per image, each layer's value [N, n, gh, gw] as a map, one colour scale about zero for all."""
+def _maps(original: np.ndarray, values: np.ndarray, blocks: np.ndarray | None, label: str, path: Path) -> None:
+    """Per image, each layer's value [N, n, gh, gw] as a map, one colour scale about zero for all.
+
+    Layers go by their blocks' numbers; where a trial of an early version does not say these, by their distance from
+    the last.
+    """
     original, values = original[:IMAGES] / 255, values[:IMAGES]
     layers, limit = values.shape[1], float(np.abs(values).max()) or 1.0
     with _figure(path, (layers + 1) * 0.9 + 1, len(values) * 0.9 + 0.3) as figure:
@@ -129,7 +133,8 @@ def _maps(original: np.ndarray, values: np.ndarray, label: str, path: Path) -> N
         _show(left, _mosaic(list(original[:, None]), max(1, original.shape[1] // 16)))
         maps = _enlarged(values, 2)
         image = _show(right, _mosaic(list(maps), 1), cmap="RdBu_r", vmin=-limit, vmax=limit)
-        names = [f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last" for layer in range(layers)]
+        relative = [f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last" for layer in range(layers)]
+        names = relative if blocks is None else [str(block) for block in blocks]
         right.set_xticks(_centres(layers, maps.shape[2], 1), names, fontsize=8)
         right.tick_params(labeltop=True, labelbottom=False)
         figure.colorbar(image, ax=[left, right], shrink=0.8, label=label)

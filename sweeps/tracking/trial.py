@@ -166,7 +166,7 @@ class TrialTracker:
 
     def _open_run(self) -> None:
         fusion = self.config.fusion
-        layers = f" n{fusion.num_layers}" if fusion.num_layers else ""
+        layers = f" n{fusion.count}" if fusion.count else ""
         run = self._store.open_run(
             self.address.experiment_id,
             f"{fusion.variant} h{fusion.expert_hidden_dim}{layers} s{self.config.seed}",

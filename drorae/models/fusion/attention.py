@@ -31,9 +31,9 @@ class DepthAttention(nn.Module):
         self.value = nn.Linear(width, inner)
         self.out = nn.Linear(inner, width)
 
-    def forward(self, layers: Tensor) -> tuple[Tensor, Tensor]:
-        """Layers [n, T, C], deepest last -> attended [T, C], weights [T, n] averaged over the heads."""
-        query = self.query(layers[-1]).unflatten(-1, (self.heads, -1))
+    def forward(self, layers: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Layers [n, T, C], the encoder's last [T, C] -> attended [T, C], weights [T, n] averaged over the heads."""
+        query = self.query(last).unflatten(-1, (self.heads, -1))
         key = self.key(layers).unflatten(-1, (self.heads, -1))
         value = self.value(layers).unflatten(-1, (self.heads, -1))
         scores = (query * key).sum(-1) / query.shape[-1] ** 0.5

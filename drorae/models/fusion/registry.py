@@ -25,7 +25,7 @@ class FusionVariant:
     routing: Routing | None = None
     """How router logits become weights; None: no experts and no router."""
     router_reads: Literal["layers", "last"] = "layers"
-    """layers: R reads all fused layers, Linear(n C, n); last: the deepest alone, Linear(C, n)."""
+    """layers: R reads all fused layers, Linear(n C, n); last: the encoder's last alone, Linear(C, n)."""
     attends: bool = False
     """Cross-attention in place of experts and router."""
     adds_spatial_mean: bool = False
@@ -69,7 +69,7 @@ class FusionOutput(NamedTuple):
 
 
 class LayerFusion(nn.Module):
-    """Fuses the deepest n encoder layers into one latent (arXiv 2605.10780, Sec. 3.2).
+    """Fuses encoder layers, the deepest n or a list of them, into one latent (arXiv 2605.10780, Sec. 3.2).
 
     h_k = LN(e_k(LN(z(k)))), w = R [z(1); ...; z(n)], z_fuse as the variant's row in VARIANTS says and, if
     incremental, z_final = LN(z_base + beta (z_fuse - z_base)) (Eq. 5).
@@ -82,8 +82,13 @@ class LayerFusion(nn.Module):
         num_layers: blocks of the encoder, L.
         norm: LN, the encoder's final LayerNorm; frozen and shared, not copied into this module's state.
 
+    Attributes:
+        blocks: the fused blocks, ascending and counted from 1.
+        num_layers: n, how many they are.
+        reads: how many of the deepest layers they lie among, the last of all with them.
+
     Raises:
-        UserError: more layers asked for than the encoder has, a non-positive width, or a variant without the
+        UserError: layers asked for that the encoder does not have, a non-positive width, or a variant without the
             form asked for.
     """
 
@@ -95,7 +100,10 @@ class LayerFusion(nn.Module):
         self.bounded = config.variant in BOUNDED
         """z_fuse is already a bounded correction of z_base, and so the latent."""
         self.config = config
-        self.num_layers = config.num_layers or num_layers
+        self.blocks = config.blocks(num_layers)
+        self.num_layers = len(self.blocks)
+        self.reads = num_layers + 1 - self.blocks[0]
+        self._from_last = [block - num_layers - 1 for block in self.blocks]
         self.variant = variant
         self._norm = (norm,)
         width = norm.normalized_shape[0]
@@ -116,26 +124,36 @@ class LayerFusion(nn.Module):
         """LN, in a tuple so that it stays the encoder's and is not saved or trained with the fusion."""
         return self._norm[0]
 
+    def picked(self, layers: Tensor) -> Tensor:
+        """Layers [B, `reads` or more, N, C], deepest last -> the fused ones, [n, B, N, C]."""
+        if self.reads == self.num_layers:
+            return layers[:, -self.reads :].transpose(0, 1)
+        return torch.stack([layers[:, at] for at in self._from_last])
+
     def forward(self, layers: Tensor) -> FusionOutput:
-        """Layers [B, n or more, N, C], raw block outputs, deepest last."""
-        layers = layers[:, -self.num_layers :]
-        batch, n, tokens, width = layers.shape
-        base = self.norm(layers[:, -1])
+        """Layers [B, `reads` or more, N, C], raw block outputs, deepest last."""
+        last, n = layers[:, -1], self.num_layers
+        batch, tokens, width = last.shape
+        base = self.norm(last)
         if self.config.variant == "last":
             only_last = base.new_zeros(batch, tokens, n)
             only_last[..., -1] = 1
             return FusionOutput(base, base, only_last)
         # Layers lead from here on: [n, B * N, C], one batched product per step.
-        raw = layers.transpose(0, 1).reshape(n, batch * tokens, width)
+        raw = self.picked(layers).reshape(n, batch * tokens, width)
         normalised = self.norm(raw)
         outputs, logits = None, None
         if self.experts is not None and self.router is not None and self.variant.routing is not None:
-            logits = self._logits(raw if self.config.router_input == "raw" else normalised, self.router)
+            unnormalised = self.config.router_input == "raw"
+            if self.variant.router_reads == "last":
+                logits = self.router((last if unnormalised else base).flatten(0, 1))
+            else:
+                logits = self._logits(raw if unnormalised else normalised, self.router)
             weights = self.variant.routing(logits, self.config.eps)
             outputs = self.norm(self.experts(normalised))
             fused = self._aggregate(outputs, weights, base)
         elif self.attention is not None:
-            attended, weights = self.attention(normalised)
+            attended, weights = self.attention(normalised, base.flatten(0, 1))
             fused = self.norm(attended)
         else:
             fused, weights = normalised.mean(0), base.new_full((batch * tokens, n), 1 / n)
@@ -157,10 +175,7 @@ class LayerFusion(nn.Module):
         )
 
     def _logits(self, read: Tensor, router: nn.Linear) -> Tensor:
-        """What the router reads [n, T, C] -> its logits [T, n]."""
-        if self.variant.router_reads == "last":
-            last: Tensor = router(read[-1])
-            return last
+        """All fused layers [n, T, C] -> the router's logits [T, n]."""
         n, _, width = read.shape
         # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
         matrices = router.weight.view(n, n, width).permute(1, 2, 0)

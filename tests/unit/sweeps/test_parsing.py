@@ -18,6 +18,7 @@ def test_axes_take_the_type_of_their_field() -> None:
     assert parse_axis("variant=mean,energy").values == ("mean", "energy")
     assert parse_axis("fusion.incremental=true,false").values == (True, False)
     assert parse_axis("phase2.betas=0.9,0.95;0.5,0.9").values == ((0.9, 0.95), (0.5, 0.9))
+    assert parse_axis("fusion.layers=auto;12;2,7,12").values == ((), (12,), (2, 7, 12))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ def test_axes_take_the_type_of_their_field() -> None:
         "capacity=8,,32",
         "capacity=8.5",
         "capacity=0",
+        "fusion.layers=0,2;3",
+        "fusion.layers=;2,3",
         "capacity=wide",
         "width=8",
         "fusion=8",

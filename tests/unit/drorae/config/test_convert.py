@@ -41,6 +41,8 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
         ("fusion.variant", "mean", "mean"),
         ("phase2.betas", "0.5,0.9", (0.5, 0.9)),
         ("evaluation.extractors", "effnet", ("effnet",)),
+        ("fusion.layers", "12,14,16", (12, 14, 16)),
+        ("fusion.layers", "auto", ()),
         ("images.path", "some folder", "some folder"),
         ("phase2.lr", "1e-4", 1e-4),
     ],

@@ -194,6 +194,27 @@ def test_every_variant_can_be_inspected_and_drawn(
     assert all((tmp_path / name).stat().st_size > 0 for name in names)
 
 
+@pytest.mark.parametrize("encodes", [False, True])
+def test_listed_layers_are_inspected_by_their_numbers(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path, encodes: bool
+) -> None:
+    config = replace(config, fusion=FusionConfig(expert_hidden_dim=8, layers=(4, 7, 10)))
+    if encodes:
+        config = replace(config, phase2=replace(config.phase2, trains=("encoder",)))
+    workshop, tokenizer, layers = opened(config, runtime)
+    found = inspect(tokenizer, workshop.tokenizer(), workshop.val, 5)
+    assert found.arrays["blocks"].tolist() == [4, 7, 10]
+    named = {name for name in found.numbers if name.startswith("energy_share_")}
+    assert named == {"energy_share_04", "energy_share_07", "energy_share_10"}
+    read = F.layer_norm(layers[:, [3, 6, 9]], layers.shape[-1:], eps=1e-6)
+    router = tokenizer.fusion.router
+    assert isinstance(router, nn.Linear)
+    logits = torch.cat(list(read.unbind(1)), dim=-1) @ router.weight.T + router.bias
+    assert np.allclose(found.arrays["logits"], logits.transpose(1, 2).reshape(5, 3, 2, 2).detach(), atol=0.02)
+    found.save(tmp_path / "samples.npz", tmp_path / "inspection.npz", tmp_path / "inspection.json")
+    assert draw_pictures(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_trial_keeps_its_inspection_and_probe(
     config: TrialConfig, runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import at_the_end
+from tiny import at_the_end, tiny_config, tiny_images
 
 from drorae.commands.main import main
 from drorae.config import (
@@ -27,8 +27,8 @@ from drorae.config import (
 )
 from drorae.data.pixels import as_images, to_uint8
 from drorae.diagnostics.latents import as_tokens, latent_statistics
-from drorae.errors import UserError
-from drorae.export.tokenizer import PretrainedTokenizer
+from drorae.errors import Notice, UserError
+from drorae.export.tokenizer import PretrainedTokenizer, export_trial
 from drorae.metrics.evaluate import evaluate
 from drorae.models.weights import file_sha256
 from drorae.trial.reload import load_trained
@@ -149,6 +149,20 @@ def test_a_released_decoder_takes_the_place_of_phase_1(
     assert other.baseline != workshop.baseline == copied.baseline
 
 
+def test_a_decoder_loaded_with_the_wrong_output_is_noticed(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path
+) -> None:
+    """One that paints 0 everywhere: grey where it is de-normalised, black where it is not."""
+    released = torch.load(config.decoder.weights, weights_only=True)
+    released |= {name: torch.zeros_like(released[name]) for name in ("decoder_pred.weight", "decoder_pred.bias")}
+    torch.save(released, tmp_path / "decoder.pt")
+    right = override(config, "decoder.weights", str(tmp_path / "decoder.pt"))
+    with pytest.warns(Notice, match=r"decoder\.pt: decoder\.output=encoder fits it far better than none; set it so$"):
+        wrong = open_workshop(override(right, "decoder.output", "none"), runtime)
+    assert "far better than none" in wrong.notes["decoder_output"]
+    assert "decoder_output" not in open_workshop(right, runtime).notes
+
+
 @pytest.mark.slow
 def test_a_loaded_tokenizer_reproduces_its_metrics(
     trial: Path, workshop: Workshop, loaded: PretrainedTokenizer, pixels: torch.Tensor
@@ -238,6 +252,22 @@ def test_statistics_of_another_tokenizer_s_latents_are_refused(folder: Path, tmp
     del description["latents"]
     (changed / "config.json").write_text(json.dumps(description))
     PretrainedTokenizer.from_pretrained(changed)
+
+
+def test_a_trial_of_listed_layers_is_trained_and_exported(runtime: Runtime, tmp_path: Path) -> None:
+    """Blocks 3 and 8 of twelve: cached or encoded anew, and out of the folder again."""
+    config = tiny_config(
+        tiny_images(tmp_path / "images.npz"),
+        fusion=FusionConfig(expert_hidden_dim=8, layers=(3, 8)),
+        evaluation=EvaluationConfig(extractors=()),
+    )
+    result = run_trial(config, directory=tmp_path / "cached", runtime=runtime)
+    online = dataclasses.replace(runtime, features="online")
+    assert run_trial(config, directory=tmp_path / "online", runtime=online).metrics == result.metrics
+    assert result.num_layers == 2 and result.status != "diverged"
+    exported = export_trial(tmp_path / "cached", tmp_path / "folder", runtime, check=True)
+    assert exported.metrics and all(again == trained for trained, again in exported.metrics.values())
+    assert PretrainedTokenizer.from_pretrained(tmp_path / "folder").tokenizer.fusion.blocks == (3, 8)
 
 
 def test_what_does_not_fit_is_named(

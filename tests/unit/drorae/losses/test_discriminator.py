@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import weakref
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from small_discriminator import CPU, TINY, images
 
 from drorae.config import DiscriminatorConfig
 from drorae.errors import UserError
 from drorae.losses.discriminator import DinoDiscriminator, load_discriminator
+from drorae.models.backbones import load_weights
 
 
 def test_the_discriminator_has_five_heads_and_its_transformer_is_not_its_own() -> None:
@@ -59,6 +62,37 @@ def test_weights_from_a_file_are_those_of_the_file(tmp_path: Path) -> None:
     torch.save(vit.state_dict(), path)
     network = load_discriminator(dataclasses.replace(TINY, weights="file", path=str(path)), CPU, seed=0)
     assert torch.equal(network.vit.blocks[3].mlp.fc1.weight, vit.blocks[3].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("source", ["file", "hub"])
+@pytest.mark.parametrize("name", ["vit", "dinov2 with registers", "siglip2"])
+def test_weights_of_another_size_are_resampled_as_transformers_does(
+    name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINO's transformers are its ViTModel: bicubic without antialiasing; with register tokens, with it."""
+    transformers_vits = pytest.importorskip("transformers_vits")
+    family = transformers_vits.FAMILIES[name]
+    model = transformers_vits.randomise(family.model())
+    path, size = tmp_path / "weights.safetensors", family.sizes[0]
+    create: Any = functools.partial(timm.create_model, depth=transformers_vits.DEPTH)
+    monkeypatch.setattr(timm, "create_model", create)
+    transformers_vits.save_official(family, model, path)
+    config = DiscriminatorConfig(name=family.name, weights="file", path=str(path), input_size=size)
+    if source == "hub":
+        config = dataclasses.replace(config, weights="hub", path="")
+
+        def download(*arguments: Any, pretrained: bool = False, **options: Any) -> Any:
+            vit = create(*arguments, **options)
+            if pretrained:
+                load_weights(vit, load_file(path))
+            return vit
+
+        monkeypatch.setattr(timm, "create_model", download)
+    network = load_discriminator(config, CPU, seed=0)
+    normalised = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    found: Any = network.vit.forward_intermediates(normalised, output_fmt="NLC", norm=False, intermediates_only=True)
+    theirs = transformers_vits.block_outputs(family, model, normalised)
+    assert transformers_vits.relative_error(torch.stack(found, dim=1), theirs) < 1e-5
 
 
 def test_the_transformer_before_is_let_go_before_the_next_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,8 @@ def test_an_encoder_that_is_not_there_or_not_deep_enough_is_refused_before_it_is
     check_encoder(override(smoke, "fusion.num_layers", 12))
     with pytest.raises(UserError, match="^fusion.num_layers: 13 asked for, the encoder has 12"):
         check_encoder(override(smoke, "fusion.num_layers", 13))
+    with pytest.raises(UserError, match="^fusion.layers: block 13 asked for, the encoder has 12; use 1 to 12"):
+        check_encoder(override(smoke, "fusion.layers", "2,13"))
     for name in ("vit_tiny_patch1_nowhere", "resnet18"):
         with pytest.raises(UserError, match=f"^encoder.name: timm has no ViT named {name!r}"):
             check_encoder(override(smoke, "encoder.name", name))
@@ -69,6 +71,14 @@ def test_parameters_of_the_papers_setting(paper: Needs) -> None:
     assert paper.params["decoder"] == pytest.approx(decoder, rel=0.001)
     assert paper.params["encoder"] == pytest.approx(86e6, rel=0.05)
     assert paper.params["perceptual"] == 14_714_688, "VGG16's convolutions"
+
+
+def test_listed_layers_cost_what_as_many_deepest_ones_do() -> None:
+    listed, numbered = (
+        measure(override(PRESETS["paper"], field, value), Runtime(), IMAGES)
+        for field, value in (("fusion.layers", "2,7,12"), ("fusion.num_layers", 3))
+    )
+    assert listed == numbered != measure(PRESETS["paper"], Runtime(), IMAGES)
 
 
 def test_arithmetic_of_the_papers_setting(paper: Needs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from drorae.config import DECODERS
+from drorae.config import DECODERS, DecoderConfig
 from drorae.errors import UserError
 from drorae.models.decoder import Decoder
 from drorae.models.rae_decoder import ReleasedDecoder, convert, read_released
@@ -160,6 +161,73 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "decoder.pt"
     torch.save(original_layout(model), path)
     return path
+
+
+@pytest.mark.parametrize("side", [3, 6, 16, 20])
+@torch.no_grad()
+def test_a_diffusers_folder_equals_diffusers_at_any_grid(tmp_path: Path, side: int) -> None:
+    """As a folder that says its grid, and as its bare weights file."""
+    model = diffusers.AutoencoderRAE(
+        encoder_hidden_size=64, encoder_num_hidden_layers=1, encoder_input_size=14 * side, decoder_hidden_size=32,
+        decoder_num_hidden_layers=2, decoder_num_attention_heads=4, decoder_intermediate_size=48, patch_size=4,
+        image_size=4 * side,
+    )  # fmt: skip
+    randomise(model).save_pretrained(tmp_path)
+    latent = torch.randn(2, 64, side, side, generator=torch.Generator().manual_seed(1))
+    theirs = model.decode(latent).sample
+    for path in (tmp_path, tmp_path / "diffusion_pytorch_model.safetensors"):
+        decoder = Decoder(DecoderConfig(32, 2, 4, 48), 64, side, 4 * side).eval()
+        decoder.load_state_dict(read_released(path).state_for(decoder, IMAGENET))
+        assert relative_error(decoder(latent.flatten(2).transpose(1, 2)), theirs) < 1e-5
+
+
+def as_checkpoint(decoder: Path, path: Path, beside: str) -> Path:
+    """A checkpoint of stage-1 training: the decoder with an encoder whose tensors are named `beside`."""
+    tensors = {f"decoder.{name}": tensor for name, tensor in torch.load(decoder, weights_only=True).items()}
+    torch.save({"model": {}, "ema": tensors | {beside: torch.zeros(3)}, "step": 7}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("beside", "right", "wrong"),
+    [
+        ("encoder.encoder.embeddings.cls_token", ("imagenet", "encoder"), ("none",)),  # RAE's Dinov2withNorm
+        ("encoder.model.blocks.0.attn.qkv.weight", ("none",), ("imagenet", "encoder")),  # RAEv2's DINOv2 and DINOv3
+        ("encoder.model.encoder.layers.0.mlp.fc1.weight", ("imagenet", "encoder", "none"), ()),  # SigLIP, in both
+    ],
+)
+def test_a_checkpoint_that_tells_what_it_paints_refuses_another_output(
+    small: Path, tmp_path: Path, beside: str, right: tuple[str, ...], wrong: tuple[str, ...]
+) -> None:
+    released = read_released(as_checkpoint(small, tmp_path / "ep-last.pt", beside))
+    for output in right + wrong:
+        decoder = Decoder(DecoderConfig(32, 2, 4, 48, output=output), 64, 2, 32)  # type: ignore[arg-type]
+        if output in wrong:
+            with pytest.raises(UserError, match=f"^decoder.output: {output} .*; use decoder.output={right[-1]}$"):
+                released.state_for(decoder, IMAGENET)
+        else:
+            decoder.load_state_dict(released.state_for(decoder, IMAGENET))
+
+
+@torch.no_grad()
+def test_raev2_s_decoder_paints_its_logits(small: Path) -> None:
+    """Its file is RAE's, its pixels are what the last layer gives (its src/stage1/rae.py, decode)."""
+    plain, denormalised = (
+        Decoder(DecoderConfig(32, 2, 4, 48, output=output), 64, 2, 32).eval() for output in ("none", "encoder")
+    )
+    for decoder in (plain, denormalised):
+        decoder.load_state_dict(read_released(small).state_for(decoder, IMAGENET))
+    latent = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(plain.mean, torch.zeros(1, 3, 1, 1)) and torch.equal(plain.std, torch.ones(1, 3, 1, 1))
+    assert torch.allclose(plain(latent) * IMAGENET.std + IMAGENET.mean, denormalised(latent), atol=1e-6)
+
+
+def test_diffusers_statistics_are_not_dropped_for_raw_pixels(base: Any, tmp_path: Path) -> None:
+    base.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        decoder = Decoder(replace(DECODERS["B"], output="none"), WIDTH, 16, 256)
+    with pytest.raises(UserError, match="^decoder.output: none is not how .* use decoder.output=encoder$"):
+        read_released(tmp_path).state_for(decoder, IMAGENET)
 
 
 def test_a_training_checkpoint_gives_its_averaged_weights(small: Path, tmp_path: Path) -> None:

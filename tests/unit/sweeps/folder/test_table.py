@@ -43,6 +43,14 @@ def test_what_varies_has_a_column_unless_it_has_one_already(tmp_path: Path) -> N
     assert "phase2.lr" not in rows[0]
 
 
+def test_listed_layers_are_counted_and_shown(tmp_path: Path) -> None:
+    configs = [BASE, override(BASE, "fusion.layers", "2,7,12"), override(BASE, "fusion.layers", "12")]
+    rows = table_rows(configs, tmp_path)
+    assert [row["num_layers"] for row in rows] == ["", 3, 1]
+    assert [row["fusion.layers"] for row in rows] == ["auto", "2,7,12", "12"]
+    assert trial_row(override(configs[1], "fusion.variant", "last"), tmp_path)["num_layers"] == 1
+
+
 def test_a_result_keeps_the_hash_of_today_and_the_digest_of_its_decoder(tmp_path: Path) -> None:
     directory = finish(tmp_path, BASE)
     tree = json.loads((directory / "result.json").read_text())

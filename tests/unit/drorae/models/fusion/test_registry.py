@@ -11,7 +11,7 @@ from torch import nn
 
 from drorae.config import FusionConfig
 from drorae.errors import UserError
-from drorae.models.fusion.registry import LayerFusion
+from drorae.models.fusion.registry import VARIANTS, LayerFusion
 from drorae.models.fusion.size import exact_params
 
 
@@ -86,6 +86,75 @@ def test_fewer_layers_are_the_deepest(norm: nn.LayerNorm, layers: torch.Tensor) 
     assert module(layers).weights.shape == (3, TOKENS, 2)
     with pytest.raises(UserError, match="use 1 to 5"):
         fusion(norm, num_layers=6)
+
+
+FUSIONS = [name for name in VARIANTS if name != "last"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_deepest_as_a_list_are_the_deepest_by_number(
+    norm: nn.LayerNorm, layers: torch.Tensor, variant: str
+) -> None:
+    listed = fusion(norm, variant=variant, layers=(3, 4, 5)).eval()
+    numbered = fusion(norm, variant=variant, num_layers=3).eval()
+    assert torch.equal(listed(layers).latent, numbered(layers).latent)
+    assert listed.reads == (1 if variant == "last" else 3) and numbered.reads == 3
+
+
+@pytest.mark.parametrize("variant", FUSIONS)
+def test_listed_layers_are_the_only_ones_fused(norm: nn.LayerNorm, layers: torch.Tensor, variant: str) -> None:
+    """Blocks 2 and 4 of five, counted from 1, as if they were the whole encoder before its last block."""
+    module = fusion(norm, variant=variant, layers=(2, 4)).eval()
+    assert (module.blocks, module.num_layers, module.reads) == ((2, 4), 2, 4)
+    out = module(layers)
+    assert out.weights.shape == (3, TOKENS, 2)
+    assert torch.equal(out.latent, module(layers[:, 1:]).latent)
+    changed = layers.clone()
+    changed[:, [0, 2]] = torch.randn_like(changed[:, [0, 2]])
+    assert torch.equal(out.latent, module(changed).latent)
+    for read in (1, 3):
+        changed = layers.clone()
+        changed[:, read] = torch.randn_like(changed[:, read])
+        assert not torch.allclose(out.latent, module(changed).latent, atol=1e-4)
+
+
+def test_the_mean_of_a_list_is_raev2_s(norm: nn.LayerNorm, layers: torch.Tensor) -> None:
+    expected = norm(layers[:, [1, 3]]).mean(1)
+    for variant, added in (("mean", 0.0), ("mean_dc", norm(layers[:, -1]).mean(1, keepdim=True))):
+        latent = fusion(norm, variant=variant, layers=(2, 4), incremental=False)(layers).latent
+        assert torch.allclose(latent, expected + added, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", FUSIONS)
+def test_a_correction_starts_from_the_last_block_listed_or_not(
+    norm: nn.LayerNorm, layers: torch.Tensor, variant: str
+) -> None:
+    out = fusion(norm, variant=variant, layers=(2, 4)).eval()(layers)
+    base = norm(layers[:, -1])
+    if variant == "hirae":
+        # Bounded by a share of z_base, of all three groups together.
+        assert float((out.latent - base).detach().norm() / base.norm()) < 0.3
+    else:
+        assert torch.allclose(out.latent, norm(base + 0.2 * (out.fused - base)), atol=1e-6)
+    assert torch.equal(fusion(norm, variant="last", layers=(2, 4))(layers).latent, base)
+
+
+def test_router_and_query_read_the_last_block_listed_or_not(norm: nn.LayerNorm, layers: torch.Tensor) -> None:
+    hirae = fusion(norm, variant="hirae", layers=(2, 4)).eval()
+    assert hirae.router is not None
+    read = norm(layers[:, -1])
+    logits = hirae(layers).logits
+    assert logits is not None and torch.allclose(logits, hirae.router(read), atol=1e-6)
+    crossing = fusion(norm, variant="cross_attention", layers=(2, 4)).eval()
+    assert crossing.attention is not None
+    keys = norm(layers[:, [1, 3]])
+    scores = (crossing.attention.query(read)[:, None] * crossing.attention.key(keys)).sum(-1) / 4
+    assert torch.allclose(crossing(layers).weights, scores.softmax(1).transpose(1, 2), atol=1e-6)
+
+
+def test_blocks_that_an_encoder_does_not_have_are_refused(norm: nn.LayerNorm) -> None:
+    with pytest.raises(UserError, match=r"^fusion.layers: block 6 asked for, the encoder has 5; use 1 to 5$"):
+        fusion(norm, layers=(2, 6))
 
 
 def test_fusion_does_not_own_the_encoders_norm(layers: torch.Tensor) -> None:
