@@ -45,8 +45,10 @@ NONE = PhaseConfig(0)
 
 
 def _rae_phase(batch_size: int, steps_per_epoch: int) -> PhaseConfig:
-    """RAE's recipe, which RAEv2 and HiRAE keep: 16 epochs, one to warm up, the heads learn from the sixth on and are
-    heard from the eighth on."""
+    """RAE's recipe, which RAEv2 and HiRAE keep: 16 epochs, of which one warms up.
+
+    The heads learn after six of them and are heard after eight.
+    """
     return PhaseConfig(
         16, batch_size, lr=2e-4, final_lr=2e-5, warmup_steps=steps_per_epoch, betas=(0.9, 0.95), clip_norm=0.0,
         ema_decay=0.9978, latent_noise=0.8, disc_start_steps=6 * steps_per_epoch, gan_start_steps=8 * steps_per_epoch,
