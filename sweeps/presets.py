@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from drorae.config import PRESETS, override
+from drorae.config import DECODERS, PRESETS, override
 from sweeps.spec import Axis, SweepSpec
 
 TO_PHASE_2 = replace(PRESETS["paper"], phase3=replace(PRESETS["paper"].phase3, epochs=0))
@@ -42,6 +42,12 @@ def _fusions(plain: tuple[str, ...], incremental: tuple[str, ...]) -> tuple[dict
     return tuple({"variant": variant, "fusion.incremental": value} for variant, value in points)
 
 
+def _decoders(*names: str) -> tuple[dict[str, Any], ...]:
+    """Returns one point for each decoder size."""
+    sizes = ("width", "depth", "heads", "mlp_dim")
+    return tuple({f"decoder.{size}": getattr(DECODERS[name], size) for size in sizes} for name in names)
+
+
 SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
     {
         spec.name: spec
@@ -67,6 +73,10 @@ SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
                 listed=_fusions(("last", "mean", "mean_dc", "cross_attention"), ("softmax", "energy", "hirae")),
             ),
             SweepSpec("paper", PRESETS["paper"], (CAPACITIES,)),
+            # RAE's released decoders; RAEv2 and HiRAE as published.
+            SweepSpec("rae", PRESETS["rae"], listed=_decoders("B", "L", "XL")),
+            SweepSpec("raev2", PRESETS["raev2"]),
+            SweepSpec("hirae", PRESETS["hirae"]),
             SweepSpec("strategies", ON_LATENTS, (Axis("seed", (0, 1, 2)),), STRATEGIES),
         )
     }

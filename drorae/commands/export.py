@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -29,6 +29,8 @@ class Export(TrialOptions):
     """Put the encoder's weights into the folder too, so that it needs nothing else."""
     statistics_images: Count = 0
     """Training images that the latents' mean and deviation are taken over; 0: all."""
+    statistics_crops: Literal["centre", "training"] = "centre"
+    """How they are seen: ADM's centre crop and its flip, as RAE takes its statistics, or as the decoder trained."""
     check: bool = False
     """Load the folder again and compare its metrics with the trial's."""
 
@@ -43,13 +45,15 @@ class Export(TrialOptions):
 
         with working(f"exporting {directory}") as note:
             exported = export_trial(
-                directory, self.out_dir, runtime, self.embed_encoder, self.statistics_images, self.check, note
-            )
+                directory, self.out_dir, runtime, self.embed_encoder, self.statistics_images, self.check, note,
+                self.statistics_crops,
+            )  # fmt: skip
         pairs = {name: {"trial": trial, "loaded": loaded} for name, (trial, loaded) in exported.metrics.items()}
         tree = {
             "directory": str(self.out_dir),
             "latent_shape": list(exported.latent_shape),
             "latent_images": exported.latent_images,
+            "latent_crops": self.statistics_crops,
             "bytes": exported.bytes,
             "metrics": pairs,
         }
@@ -63,6 +67,7 @@ class Export(TrialOptions):
     def _print(self, exported: Exported, equal: bool) -> None:
         shape = " x ".join(map(str, exported.latent_shape))
         size = f"{exported.bytes / 1e6:.1f} MB"
-        show(f"{self.out_dir}: {size}, latents {shape} over {exported.latent_images} images", keep=[self.out_dir])
+        over = f"{exported.latent_images} {self.statistics_crops} crops"
+        show(f"{self.out_dir}: {size}, latents {shape} over {over}", keep=[self.out_dir])
         if exported.metrics and equal:
             show(f"loaded again: all {len(exported.metrics)} metrics equal the trial's to the bit")

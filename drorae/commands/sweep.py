@@ -259,7 +259,8 @@ def print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
         own = trial_flops(sized) / (GPU_TFLOPS * 1e12) / 3600
         hours += own
         rows.append({"config_hash": config_hash(config), **point, "fusion_params": params, "gpu_hours": round(own, 1)})
-    last = sorted({"phase 3" if config.phase3.epochs else "phase 2" for config in configs})
+    trained = [[phase.number for phase in config.phases if phase.settings.epochs] for config in configs]
+    last = sorted({f"phase {max(numbers, default=1)}" for numbers in trained})
     if as_json:
         print_json({"trials": rows, "gpu_hours": hours, "measured_after": last})
         return

@@ -395,10 +395,14 @@ class TrialConfig(Checked):
         """Whether a trial's encoder is one of its own, so that features of the frozen one are of no use."""
         return "encoder" in self.trained_parts
 
-    def check(self) -> None:
+    def check(self, training: bool = True) -> None:
         """Raises UserError where the fields, each usable by itself, do not go together.
 
         What a run refuses for its settings is refused here, before any image is read or network loaded.
+
+        Args:
+            training: whether it is to be trained. Otherwise it is to be opened, and may have been trained in a way that
+                is refused since, such as before a discriminator that had not learned.
         """
         unused = [] if self.objective.gan_weight else [self.discriminator]
         for item in dataclasses.fields(self):
@@ -406,7 +410,7 @@ class TrialConfig(Checked):
             if isinstance(group, Checked) and group not in unused:
                 group.check()
         check_phases(self.phases, self.fusion.variant)
-        if self.objective.gan_weight:
+        if self.objective.gan_weight and training:
             check_discriminators(self.phases, self.fusion.variant, bool(self.decoder.weights))
         patch = patch_size(self.encoder.name)
         check_grid(self.images.size, self.encoder.input_size // patch if patch else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -44,8 +45,8 @@ class ImageSet(Protocol):
 class Images:
     """Training and validation images, and what was left out."""
 
-    train: ImageSet
-    val: ImageSet
+    train: CropSet
+    val: CropSet
     skipped: tuple[str, ...] = ()
     """`path: reason` of every file that was not usable."""
     notices: tuple[str, ...] = ()
@@ -162,6 +163,13 @@ class CropSet:
             for row, crop in enumerate(cut):
                 out[row] = crop
         return out
+
+    def centred(self) -> CropSet:
+        """Returns the same images through the evaluation crop."""
+        other = copy.copy(self)
+        other.training = False
+        other.fingerprint = hashlib.sha256(f"centred {self.fingerprint}".encode()).hexdigest()
+        return other
 
     def _crop(self, index: int, view: int) -> np.ndarray:
         item = int(self.items[index])

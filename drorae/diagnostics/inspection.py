@@ -231,7 +231,8 @@ def inspect(
     }
     samples = {name: pixels.permute(0, 2, 3, 1).cpu().numpy() for name, pixels in images.items()}
     samples["routing"] = _maps(seen.weights.transpose(1, 2))
-    numbers, arrays = _look(seen, np.array(tokenizer.fusion.blocks))
+    blocks = np.array(tokenizer.fusion.blocks)
+    numbers, arrays = _look(seen, blocks)
     numbers["images"] = float(len(pixels))
     if seen.logits is not None:
         gradients = image_gradients(images["original"], tokenizer.encoder.grid)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, Runtime, TrialConfig, default_cache_dir, from_dict, to_dict
-from drorae.data.features import DTYPES
+from drorae.data.features import DTYPES, OnlineFeatures
+from drorae.data.images import load_images
+from drorae.data.mirrored import VIEWS, Mirrored
 from drorae.diagnostics.latents import LatentStatistics, as_map, as_tokens, latent_statistics
-from drorae.errors import UserError, brief
+from drorae.errors import Notice, UserError, brief
 from drorae.models.encoder import Encoder, encoder_from_state, load_encoder
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import read_state, save_state, state_fingerprint
@@ -22,7 +25,11 @@ from drorae.storage.files import folder_bytes
 from drorae.training.loop import Report
 from drorae.trial.reload import load_trained
 from drorae.trial.result import read_result
+from drorae.trial.shared import Workshop
 
+StatisticsCrops = Literal["centre", "training"]
+"""Crops of the training images that latents' statistics are of. centre: ADM's centre crop and its flip, as RAE;
+training: those that the decoder trained on."""
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 RESULT_FIELDS = ("config_hash", "status", "metrics", "baseline", "eval_images", "weights", "provenance")
@@ -229,11 +236,25 @@ def _load_encoder(
     return encoder
 
 
+def _statistics(workshop: Workshop, tokenizer: Tokenizer, crops: StatisticsCrops, images: int) -> LatentStatistics:
+    """Takes the statistics of a trial's latents over at most so many of its training images; 0: all."""
+    if crops == "training":
+        return latent_statistics(tokenizer, workshop.train, images)
+    config = workshop.config
+    with warnings.catch_warnings():
+        # What is to be said of the images was said when the workshop was opened.
+        warnings.simplefilter("ignore", Notice)
+        mirrored = Mirrored(load_images(config.images).train, images)
+    dtype = DTYPES[config.encoder.feature_dtype]
+    return latent_statistics(tokenizer, OnlineFeatures(mirrored, workshop.encoder, dtype, VIEWS, workshop.device))
+
+
 class Exported(NamedTuple):
     """What `export_trial` wrote."""
 
     latent_shape: tuple[int, int, int]
     latent_images: int
+    """Crops that the statistics were taken over: of every image two where they are centre crops and their flips."""
     bytes: int
     metrics: dict[str, tuple[float, float]]
     """The trial's metrics and those of the folder loaded again; empty where that was not asked for."""
@@ -247,6 +268,7 @@ def export_trial(
     statistics_images: int = 0,
     check: bool = False,
     report: Report = lambda row: None,
+    statistics_crops: StatisticsCrops = "centre",
 ) -> Exported:
     """Saves a finished trial's tokenizer to `folder`, with the latents' statistics over its training images.
 
@@ -259,6 +281,8 @@ def export_trial(
         check: load the folder again and measure it on the trial's validation images. To the bit on a CPU with as
             many threads as the trial had; CUDA may round otherwise.
         report: called with rows of progress while what the trial was made of is made ready.
+        statistics_crops: through which crops the statistics see the images: as RAE, ADM's centre crop and its flip, or
+            as the decoder was trained.
 
     Raises:
         UserError: no finished trial there, or what it was trained on is gone.
@@ -267,10 +291,10 @@ def export_trial(
     workshop, tokenizer = load_trained(directory, runtime, report=report)
     result = read_result(directory)
     assert result is not None  # load_trained has read it
-    statistics = latent_statistics(tokenizer, workshop.train, statistics_images)
+    statistics = _statistics(workshop, tokenizer, statistics_crops, statistics_images)
     trial = {name: getattr(result, name) for name in RESULT_FIELDS}
     config = describe(workshop.config, workshop.encoder, statistics, embed_encoder, trial)
-    config["latents"] = latents_fingerprint(tokenizer, statistics)
+    config |= {"latents": latents_fingerprint(tokenizer, statistics), "latent_crops": statistics_crops}
     model = PretrainedTokenizer(tokenizer, statistics, config)
     model.save_pretrained(folder)
     metrics: dict[str, tuple[float, float]] = {}

@@ -50,7 +50,8 @@ def load_trained(
     config = config or load_config(directory / CONFIG)
     files = final_files(config, bool(result.fusion_params), directory)
     _check_files(files)
-    workshop = open_workshop(config, runtime, report, partial(_check_decoder, config, runtime, directory, result))
+    check = partial(_check_decoder, config, runtime, directory, result)
+    workshop = open_workshop(config, runtime, report, check, training=False)
     tokenizer = workshop.tokenizer()
     for part, path in files.items():
         fit_state(part_of(tokenizer, part), read_state(path), path, AGAIN)

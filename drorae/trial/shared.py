@@ -155,6 +155,7 @@ def open_workshop(
     runtime: Runtime,
     report: Report = lambda row: None,
     check: Callable[[dict[str, str]], None] = lambda fingerprints: None,
+    training: bool = True,
 ) -> Workshop:
     """Loads, or makes where missing, what trials share. Safe to call from many processes at once.
 
@@ -167,12 +168,13 @@ def open_workshop(
         report: gets rows of progress: `{"phase": "prepare", "note": ..., "done": ..., "total": ...}` and phase 1's.
         check: called with fingerprints of the images as soon as they are known, before anything is made of them, and
             with all in the end; what it raises is raised.
+        training: whether a trial is to be trained here; False: one that is finished is opened (`TrialConfig.check`).
 
     Raises:
         UserError: images, weights, sizes or the cache's room are not as needed.
     """
     global _last
-    config.check()
+    config.check(training)
     device = choose_device(runtime)
     key = canonical_json({**shared_key(config), "runtime": to_dict(runtime)})
     if _last is not None and _last.key == key and not distributed.from_main(_last.is_exchanged(), device):

@@ -18,6 +18,9 @@ def test_presets_expand() -> None:
         "layers": 12,
         "ablation": 6,
         "variants": 7,
+        "rae": 3,
+        "raev2": 1,
+        "hirae": 1,
         "strategies": 15,
     }
     sizes = [paper_params(12, 384, config.fusion.expert_hidden_dim) for config in expand(SWEEPS["quickstart"])]

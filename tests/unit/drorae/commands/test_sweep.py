@@ -35,6 +35,16 @@ def test_dry_run_lists_the_trials_and_writes_nothing(elsewhere: Path, capsys: py
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("preset", "measured"), [("rae", "phase 1"), ("raev2", "phase 1"), ("hirae", "phase 2"), ("paper", "phase 3")]
+)
+def test_a_dry_run_says_after_which_phase_it_measures(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], preset: str, measured: str
+) -> None:
+    assert main(["sweep", "--preset", preset, "--dry-run"]) == 0
+    assert f"measured after {measured}\n" in capsys.readouterr().out
+
+
 def test_a_saved_config_can_be_swept(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = override(PRESETS["smoke"], "fusion.beta", 0.4)
     (elsewhere / "mine.json").write_text(json.dumps(to_dict(config)))

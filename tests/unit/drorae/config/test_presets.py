@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from drorae.config import DECODERS, PRESETS, config_hash
+from drorae.config.presets import RAE_DISCRIMINATOR
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -28,7 +31,20 @@ def test_the_paper_s_preset_is_the_published_setting() -> None:
     assert (paper.images.size, paper.images.resize, paper.encoder.input_size) == (256, 384, 224)
     assert (paper.fusion.variant, paper.fusion.beta, paper.fusion.expert_hidden_dim) == ("energy", 0.2, 3072)
     assert (paper.objective.perceptual, paper.objective.perceptual_weight) == ("lpips_vgg", 1.0)
-    assert "inception" in paper.evaluation.extractors and paper.decoder.width == DECODERS["XL"].width
+    assert "inception" in paper.evaluation.extractors
+    expected = replace(RAE_DISCRIMINATOR, lr=1e-4, final_lr=2e-5, betas=(0.5, 0.9), weight_decay=0.05)
+    assert paper.discriminator == expected
+    assert paper.phase3 == replace(paper.phase1, epochs=20), "all other hyperparameters remain identical to phase 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "output"), [("paper", "encoder"), ("rae", "encoder"), ("raev2", "none"), ("hirae", "none")]
+)
+def test_published_decoders_are_raes_largest_with_its_initialisation(name: str, output: str) -> None:
+    """All other fields, a released decoder's weights and the seed among them, are those of `DECODERS["XL"]`."""
+    decoder = PRESETS[name].decoder
+    assert (decoder.init, decoder.output) == ("linear", output)
+    assert replace(decoder, init=DECODERS["XL"].init, output=DECODERS["XL"].output) == DECODERS["XL"]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke"])

@@ -193,19 +193,34 @@ def test_encode_and_decode_are_what_a_diffusion_trainer_needs(
 
 
 @pytest.mark.slow
-def test_latents_are_those_of_the_training_images(
-    trial: Path, runtime: Runtime, workshop: Workshop, loaded: PretrainedTokenizer
+def test_latents_are_those_of_the_training_images_and_of_their_flips(
+    config: TrialConfig, trial: Path, runtime: Runtime, workshop: Workshop, loaded: PretrainedTokenizer
 ) -> None:
+    """The images are as large as a crop, so that each is its own centre crop."""
     _, tokenizer = load_trained(trial, runtime)
-    layers = workshop.train.batch(np.arange(32), 0, 12).layers.float()
-    latent = tokenizer.fuse(layers).latent.double()
+    train = torch.from_numpy(np.load(config.images.path)["train"]).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        layers = workshop.encoder(as_images(torch.cat([train, train.flip(3)]))).layers.bfloat16().float()
+        latent = tokenizer.fuse(layers).latent.double()
     assert torch.allclose(as_tokens(loaded.latent_mean[None])[0], latent.mean(0).float(), atol=1e-5)
     std = (latent.var(0, correction=0) + 1e-5).sqrt().float()
     assert torch.allclose(as_tokens(loaded.latent_std[None])[0], std, atol=1e-5)
+    assert (loaded.config["latent_crops"], loaded.config["latent_images"]) == ("centre", 64)
+
+
+@pytest.mark.slow
+def test_statistics_may_be_of_the_crops_that_the_decoder_trained_on(
+    trial: Path, runtime: Runtime, workshop: Workshop, loaded: PretrainedTokenizer, tmp_path: Path
+) -> None:
+    export_trial(trial, tmp_path / "export", runtime, statistics_crops="training")
+    other = PretrainedTokenizer.from_pretrained(tmp_path / "export")
+    assert (other.config["latent_crops"], other.config["latent_images"]) == ("training", 32)
     # A batch that does not divide the number of images, and a part of them.
+    _, tokenizer = load_trained(trial, runtime)
     again = latent_statistics(tokenizer, workshop.train, batch_size=7)
-    assert again.images == 32 and torch.allclose(again.std, loaded.latent_std, atol=1e-6)
-    assert torch.allclose(again.mean, loaded.latent_mean, atol=1e-6)
+    assert again.images == 32 and torch.allclose(again.std, other.latent_std, atol=1e-6)
+    assert torch.allclose(again.mean, other.latent_mean, atol=1e-6)
+    assert not torch.allclose(loaded.latent_mean, other.latent_mean, atol=1e-3)
     assert latent_statistics(tokenizer, workshop.train, images=5).images == 5
 
 
@@ -218,7 +233,8 @@ def test_a_folder_with_its_encoder_needs_nothing_else(
     options = ["--embed-encoder", "--json", "--statistics-images", "8", "--cache-dir", runtime.cache_dir]
     assert main(["export", str(trial), str(whole), *options]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["latent_images"] == 8 and report["latent_shape"] == [384, 4, 4] and report["metrics"] == {}
+    assert report["latent_images"] == 16 and report["latent_crops"] == "centre"
+    assert report["latent_shape"] == [384, 4, 4] and report["metrics"] == {}
     monkeypatch.setenv("DRORAE_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(
         "drorae.export.tokenizer.load_encoder", lambda *arguments: pytest.fail("looked for the encoder")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from small_discriminator import CPU, TINY, images
 from torch import Tensor
 
-from drorae.config import ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
+from drorae.config import Module, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
 from drorae.data.pixels import as_images, to_uint8
 from drorae.errors import Notice
 from drorae.losses.augment import augment
@@ -17,6 +18,7 @@ from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import read_state
 from drorae.training.adversary import Adversary, make_adversary
 from drorae.training.loop import train_phase
+from drorae.training.step import Stepper
 from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
 
@@ -131,9 +133,11 @@ def test_a_discriminator_s_step_is_the_same_again_after_memory_ran_out(
     same(whole, again)
 
 
-def rae_phase(config: TrialConfig, runtime: Runtime, checkpoint: Path, report: Any) -> tuple[Tokenizer, Adversary]:
+def rae_phase(
+    config: TrialConfig, runtime: Runtime, checkpoint: Path, report: Any, trains: tuple[Module, ...] = ()
+) -> tuple[Tokenizer, Adversary]:
     """Phase 2 with RAE's discriminator and hirae's dropout, on a decoder as it is initialised."""
-    phase2 = dataclasses.replace(config.phase2, disc_start_steps=1, gan_start_steps=2)
+    phase2 = dataclasses.replace(config.phase2, disc_start_steps=1, gan_start_steps=2, trains=trains)
     trial = dataclasses.replace(
         config, objective=ObjectiveConfig(perceptual="none", gan_weight=0.75),
         discriminator=dataclasses.replace(config.discriminator, **RAE),
@@ -151,26 +155,75 @@ def rae_phase(config: TrialConfig, runtime: Runtime, checkpoint: Path, report: A
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trains", [("fusion",), ("fusion", "decoder"), ("fusion", "decoder", "encoder")])
 def test_fakes_are_painted_again_by_the_weights_that_a_user_gets(
-    config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: tuple[Module, ...]
 ) -> None:
-    """After the update, without latent noise and dropout, in 8 bits: at the last step by the weights of the end."""
+    """After the update, without latent noise and dropout, in 8 bits: at the last step by the weights of the end.
+
+    A trained encoder is among them, and encodes the crops again.
+    """
     shown: list[Tensor] = []
-    learn = Adversary.learn
+    modes: list[bool] = []
+    learn, teach = Adversary.learn, Stepper._teach
 
     def watched(self: Adversary, step: int, total: int, painted: Any, *rest: Any) -> dict[str, Tensor]:
         shown[:] = [torch.cat(list(painted)), torch.cat(list(rest[0]))]
         return learn(self, step, total, painted, *rest)
 
+    def taught(self: Stepper, *arguments: Any) -> dict[str, Tensor]:
+        found = teach(self, *arguments)
+        modes.append(self.module.training)
+        return found
+
     monkeypatch.setattr(Adversary, "learn", watched)
+    monkeypatch.setattr(Stepper, "_teach", taught)
     assert config.phase2.latent_noise
-    tokenizer, _ = rae_phase(config, runtime, tmp_path / "none.pt", lambda row: None)
+    tokenizer, _ = rae_phase(config, runtime, tmp_path / "none.pt", lambda row: None, trains)
+    assert tokenizer.encodes == ("encoder" in trains)
     fakes, originals = shown
     with torch.no_grad():
         expected = as_images(to_uint8(tokenizer(originals)))
     torch.testing.assert_close(fakes, expected, atol=1.01 / 255, rtol=0)
     assert ((fakes - expected).abs() < 1e-6).float().mean() > 0.99
     assert torch.equal(fakes * 255, (fakes * 255).round())
+    assert modes == [True] * len(modes) and modes, "the next step trains again, dropout and all"
+
+
+@pytest.mark.slow
+def test_joint_phases_go_on_with_an_earlier_phase_s_discriminator(
+    config: TrialConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fusion and decoder hear phase 1's from their first step on, then the decoder and the encoder hear theirs."""
+    trial = adversarial_trial(config, **RAE)
+    later = dataclasses.replace(trial.phase2, gan_start_steps=0, disc_start_steps=0)
+    trial = dataclasses.replace(
+        trial,
+        phase2=dataclasses.replace(later, trains=("fusion", "decoder"), disc_from="phase1"),
+        phase3=dataclasses.replace(later, trains=("decoder", "encoder"), disc_from="phase2"),
+    )
+    begun: list[dict[str, Tensor]] = []
+    ended: list[Adversary] = []
+    make = Adversary.__init__
+
+    def watched(self: Adversary, *arguments: Any) -> None:
+        make(self, *arguments)
+        begun.append({name: value.clone() for name, value in self.network.state_dict().items()})
+        ended.append(self)
+
+    monkeypatch.setattr(Adversary, "__init__", watched)
+    own = dataclasses.replace(runtime, cache_dir=str(tmp_path / "cache"))
+    rows: list[dict[str, float | str]] = []
+    result = run_trial(trial, rows.append, directory=tmp_path / "trial", runtime=own)
+    assert len(begun) == 3 and {"fusion", "decoder", "encoder"} <= result.weights.keys()
+    for before, after in itertools.pairwise(range(3)):
+        for name, value in ended[before].network.state_dict().items():
+            assert torch.equal(value, begun[after][name]), f"phase {after + 1}: {name}"
+    moved = [
+        not torch.equal(first["heads.0.2.bias"], heads["heads.0.2.bias"]) for first, heads in itertools.pairwise(begun)
+    ]
+    assert all(moved), "each phase trained them"
+    assert [row["phase"] for row in rows if row.get("step") == 1 and "gan_weight" in row] == ["phase2", "phase3"]
 
 
 @pytest.mark.slow
