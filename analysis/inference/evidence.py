@@ -407,5 +407,10 @@ def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
 
 def bend(sample: Sample, law: Law = "log-linear") -> Curvature | None:
     """Returns what `curvature` does where it may be judged by: from 5 configurations of 4 sizes on, else None."""
-    judged = sample.n >= 5 and len(np.unique(sample.x)) >= 4 and (law == "linear" or sample.low > 0)
+    judged = judges_bends(sample.n, len(np.unique(sample.x))) and (law == "linear" or sample.low > 0)
     return curvature(sample, law) if judged else None
+
+
+def judges_bends(configurations: int, levels: int) -> bool:
+    """Returns whether so many configurations of so many sizes can show a bend."""
+    return configurations >= 5 and levels >= 4
