@@ -121,8 +121,8 @@ def _print(supposed: Supposed, found: tuple[Outlook, ...], beyond: float, x: str
         f"supposed: {y or 'the metric'} changes by {supposed.slope:g} per decade of {x}; seeds scatter by "
         f"{supposed.seed_sd:g} (sd){own}\n"
         "  slope seen: how often its 95% interval leaves out zero; least: the slope that 80% of sweeps see\n"
-        f"  prediction: width of the 95% interval of a new run by the line, {beyond:g} decades above the first design's\n"
-        f"  bend seen: how often a law that loses {supposed.loss:.0%} of its slope over the first design is told from a line"
+        f"  prediction: width of a new run's 95% interval by the line, {beyond:g} decades above the first design\n"
+        f"  bend seen: how often a law that loses {supposed.loss:.0%} of its slope over the first design is no line"
     )
     header = ("design", "sizes x seeds", "decades", "slope seen", "least", "slope width", "prediction", "bend seen")
     rows = []

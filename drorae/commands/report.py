@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from drorae.commands.options import Words, flat, option
+from drorae.commands.record import record_of, write_record
 from drorae.commands.source import SourceOptions
 from drorae.commands.terminal import say, show, working
 from drorae.errors import UserError
@@ -136,8 +138,14 @@ def trial_pictures(
 class Report(SourceOptions):
     """Write the report of a sweep again: the laws of all its metrics as HTML, figures, JSON and CSV.
 
+    Predictions that were registered for the sweep are scored as their runs come in, and the report ends with their
+    record.
+
     Example: drorae report runs/quickstart
     """
+
+    predictions: Annotated[Words, option("DIR", "default: in SOURCE")] = ()
+    """Folders of further registered predictions: what predict --register --out wrote to."""
 
     def run(self) -> int:
         """Writes the report and prints where it is."""
@@ -147,6 +155,7 @@ class Report(SourceOptions):
         with working(f"reading {self.source}"):
             frame = self.read()
         pictures: dict[str, Path] = {}
+        source: Path | None = None
         if self.experiment is not None:
             title, out = self.experiment, self.root / file_name(self.experiment) / "law"
         else:
@@ -156,9 +165,12 @@ class Report(SourceOptions):
             path = local_copy(self.source, (TABLE, *in_trials((GRID,))))
             title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
             pictures = trial_pictures(path, frame)
+            source = path
         command = portable_command("report", self.source)
         with working(f"fitting {len(frame)} trials"):
             outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
+            record = record_of(self, source, [Path(name) for name in flat(self.predictions)])
+            write_record(record, self.out or out)
         plot, page = outcome.paths["png"], outcome.paths["html"]
-        show("\n".join([outcome.text, "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])
+        show("\n".join([outcome.text, *record.lines(), "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])
         return 0

@@ -279,7 +279,9 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """Writes the sweep's law to its folder and to MLflow; returns None, with a note, where there is none to fit."""
     from analysis.report.mlflow import write_fits
     from analysis.table.files import read_table
+    from drorae.commands.record import record_of, write_record
     from drorae.commands.report import fit_trials, searched_pictures, trial_pictures
+    from drorae.commands.source import MLFLOW, SourceOptions
 
     name = spec.name
     try:
@@ -297,6 +299,10 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
         return None
     try:
         write_fits(law.analyses, law.paths, outcome.tracking_uri, name, outcome.parent_run_id or None)
+        source = SourceOptions(source=MLFLOW + name, tracking_uri=outcome.tracking_uri)
+        record = record_of(source, outcome.directory)
+        write_record(record, outcome.directory / "law")
+        return replace(law, text="\n".join([law.text, *record.lines()]))
     except UserError as error:
         say(f"warning: {error}")
     return law
