@@ -41,9 +41,25 @@ def load(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); expected what --register wrote") from None
-    if not isinstance(record, dict) or not {"x", "y", "at"} <= set(record):
-        raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
-    return record
+    return checked(str(path), record)
+
+
+def checked(place: str, record: Any) -> dict[str, Any]:
+    """Returns a record that has all that a score needs.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        low, high = map(float, record["envelope"])
+        laws = [(str(item["law"]), float(item["value"]), *map(float, item["interval"])) for item in record["laws"]]
+        usable = low <= high and float(record["at"]) > 0 and {len(law) for law in laws} <= {4}
+        usable = usable and isinstance(record["x"], str) and isinstance(record["y"], str)
+    except (KeyError, TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise UserError(f"{place}: not a registered prediction; expected what --register wrote")
+    return dict(record)
 
 
 def runs_there(frame: pd.DataFrame, selection: Selection, at: float) -> list[tuple[str, float]]:
@@ -168,7 +184,8 @@ class Entry:
         """The entry as a line."""
         if self.score is not None:
             return self.score.text + ("" if self.trusted else " [extrapolated]")
-        what = f"{self.record.get('y')} at {self.record.get('x')} = {self.record.get('at'):.4g}: "
+        known = {"x", "y", "at"} <= set(self.record) and isinstance(self.record["at"], float | int)
+        what = f"{self.record['y']} at {self.record['x']} = {self.record['at']:.4g}: " if known else ""
         return f"{what}{'awaited' if self.awaited else 'not scored'}: {self.why}"
 
     @property

@@ -126,7 +126,7 @@ def read_predictions(tracking_uri: str) -> tuple[list[Kept], list[str]]:
     """Returns the predictions that all experiments of a store keep, and the names of all its experiments.
 
     Predictions stand in the order in which they were registered. Of one whose artifact cannot be read, the record is
-    what the tags say.
+    empty.
 
     Raises:
         UserError: mlflow is missing, the store is not there, or MLflow refuses.
@@ -145,7 +145,7 @@ def read_predictions(tracking_uri: str) -> tuple[list[Kept], list[str]]:
             order = ["attributes.start_time ASC"]
             page = client.search_runs(list(names), _PREDICTIONS, order_by=order, page_token=token)
             for run in page:
-                record = {name: run.data.tags.get(f"drorae.{name}", "") for name in ("x", "y", "at")}
+                record: dict[str, Any] = {}
                 with contextlib.suppress(MlflowException, OSError, ValueError):
                     path = client.download_artifacts(run.info.run_id, _RECORD, folder)
                     record = json.loads(Path(path).read_text())

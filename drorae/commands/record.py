@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,6 +25,9 @@ TABLE_OPTIONS = ("roles", "units", "configuration", "best_of")
 _SINGLE = ("better", "mix_decoders")
 
 _REGISTERS = "prediction-*.json"
+
+RECORD = "predictions.json"
+"""The record in a report's folder."""
 
 
 def register_name(record: Mapping[str, Any]) -> str:
@@ -182,18 +184,19 @@ def _of_file(reader: _Reader, path: Path, sweep: str) -> Entry:
     try:
         record = load(path)
     except UserError as error:
-        return unscored(str(path), sweep, {"x": "size", "y": path.name, "at": float("nan")}, error)
+        return unscored(str(path), sweep, {}, error)
     return reader.judge(str(path), sweep, record, reader.options.source)
 
 
 def _of_run(reader: _Reader, kept: Kept, experiments: Sequence[str]) -> Entry:
     """Returns a prediction as its own experiment scores it, else another one's newer runs of the very same kind."""
-    from analysis.inference.record import unscored
+    from analysis.inference.record import checked, unscored
 
     experiment, run_id, record = kept
-    if "envelope" not in record:
-        shown = {**record, "at": float(record["at"] or "nan")}
-        return unscored(run_id, experiment, shown, UserError("its prediction.json cannot be read from the store"))
+    try:
+        checked(run_id, record)
+    except UserError as error:
+        return unscored(run_id, experiment, record, error)
     own = reader.judge(run_id, experiment, record, MLFLOW + experiment)
     if own.score is not None or not own.awaited or not any("." in name for name in record.get("of", {})):
         return own
@@ -205,12 +208,3 @@ def _of_run(reader: _Reader, kept: Kept, experiments: Sequence[str]) -> Entry:
             if found.score is not None:
                 return found
     return own
-
-
-def write_record(record: Record, directory: Path) -> None:
-    """Writes the record as predictions.json in a report's folder."""
-    from analysis.report.trees import finite
-    from drorae.storage.files import write_json
-
-    if record.lines():
-        write_json(directory / "predictions.json", json.loads(json.dumps(finite(record.tree()))))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
 
 from drorae.commands.main import main
+from drorae.commands.sweep import _fit
+from drorae.config import PRESETS
+from sweeps.driver.run import SweepOutcome
+from sweeps.spec import SweepSpec
 
 SIZES = np.geomspace(1e5, 1e8, 6)
 
@@ -114,42 +121,66 @@ def test_a_prediction_is_scored_with_the_options_it_was_registered_with(
     assert json.loads(capsys.readouterr().out)["value"] == 18.08
 
 
-@pytest.mark.slow
-def test_a_server_s_record_is_over_all_its_sweeps(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from mlflow.tracking import MlflowClient
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"x": "params", "y": "psnr", "at": "far", "envelope": [1, 2], "laws": []}']
+)
+def test_a_register_that_is_none_is_named_and_the_report_written(
+    text: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(sweep(SIZES), elsewhere / "toy")
+    (elsewhere / "toy" / "prediction-psnr-1e+08-abc.json").write_text(text)
+    assert main(["report", "toy"]) == 0
+    said = capsys.readouterr().out
+    assert "0 scored, 0 awaited, 1 that cannot be scored" in said
+    assert "prediction-psnr-1e+08-abc.json: not" in said and "expected what --register wrote" in said
 
+
+def add(client: MlflowClient, root: Path, name: str, frame: pd.DataFrame, rate: float = 1e-3) -> None:
+    """Trials of an experiment."""
+    found = client.get_experiment_by_name(name)
+    experiment = found.experiment_id if found else client.create_experiment(name, str(root / "artifacts" / name))
+    for row in frame.to_dict("records"):
+        tags = {"drorae.kind": "trial", "drorae.config_hash": str(row["config_hash"]) + name}
+        run = client.create_run(experiment, tags=tags | {"drorae.status": "finished"}).info.run_id
+        settings = {"fusion.variant": "energy", "phase2.lr": rate, "seed": row["seed"]}
+        params = [Param(key, str(value)) for key, value in settings.items()]
+        params.append(Param("fusion.expert_hidden_dim", str(row["expert_hidden_dim"])))
+        numbers = [Metric(key, float(row[key]), 0, 0) for key in ("fusion_params", "psnr", "eval_images")]
+        client.log_batch(run, numbers, params)
+        client.set_terminated(run)
+
+
+@pytest.fixture
+def server(elsewhere: Path) -> tuple[MlflowClient, Path]:
+    """Two sweeps of six sizes, of each of which a prediction is registered."""
     root = elsewhere / "runs"
     root.mkdir()
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
-
-    def add(name: str, frame: pd.DataFrame, rate: float = 1e-3) -> None:
-        found = client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else client.create_experiment(name, str(root / "artifacts" / name))
-        for row in frame.to_dict("records"):
-            tags = {"drorae.kind": "trial", "drorae.config_hash": str(row["config_hash"]) + name}
-            run = client.create_run(experiment, tags=tags | {"drorae.status": "finished"}).info.run_id
-            for field, value in (("fusion.variant", "energy"), ("phase2.lr", rate), ("seed", row["seed"])):
-                client.log_param(run, field, value)
-            client.log_param(run, "fusion.expert_hidden_dim", row["expert_hidden_dim"])
-            for metric in ("fusion_params", "psnr", "eval_images"):
-                client.log_metric(run, metric, float(row[metric]))
-            client.set_terminated(run)
-
     for name in ("first", "second"):
-        add(name, sweep(SIZES, error=float(len(name))))
+        add(client, root, name, sweep(SIZES, error=float(len(name))))
         assert main(["predict", f"mlflow:{name}", "--y", "psnr", "--at", "1.5e8", "--register"]) == 0
-    add("first", sweep(np.array([1.5e8]), error=5.0))
-    # A plan's sweep has an experiment of its own; of another learning rate it is something else.
-    add("other", sweep(np.array([1.5e8]), error=6.0), rate=1e-2)
+    return client, root
+
+
+@pytest.mark.slow
+def test_a_server_s_record_is_over_all_its_sweeps(
+    server: tuple[MlflowClient, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, root = server
+    add(client, root, "first", sweep(np.array([1.5e8]), error=5.0))
+    # A run of another learning rate is something else.
+    add(client, root, "other", sweep(np.array([1.5e8]), error=6.0), rate=1e-2)
     capsys.readouterr()
     assert main(["report", "mlflow:first"]) == 0
     said = capsys.readouterr().out
     assert "registered predictions: 1 scored, 0 awaited" in said and "calibration: 1 of 1" in said
     assert "all sweeps: 1 scored, 1 awaited" in said
     assert "calibration over all 2 sweeps of this tracking server: 1 of 1" in said
+    assert "1 of 1 inside their 95% interval" in (root / "first" / "law" / "report.html").read_text()
 
-    pause()
-    add("next", sweep(np.array([1.5e8]), error=16.0))
+    # A plan's sweep has an experiment of its own; its runs begin after the second of the registration.
+    time.sleep(2.1)
+    add(client, root, "next", sweep(np.array([1.5e8]), error=16.0))
     write(sweep(SIZES, error=6.0), root / "second")
     assert main(["report", "runs/second"]) == 0
     said = capsys.readouterr().out
@@ -157,8 +188,19 @@ def test_a_server_s_record_is_over_all_its_sweeps(elsewhere: Path, capsys: pytes
     assert "calibration over all 2 sweeps of this tracking server: 1 of 2" in said
 
 
-def pause() -> None:
-    """Until a run begins later than the second in which a prediction was registered."""
-    import time
-
-    time.sleep(2.1)
+@pytest.mark.slow
+def test_a_sweep_ends_with_the_record(server: tuple[MlflowClient, Path]) -> None:
+    client, root = server
+    words = ["--y", "psnr", "--at", "1.6e8", "--register", "--out", "runs/first/kept"]
+    frame = sweep(SIZES, error=5.0)
+    write(frame, root / "first")
+    assert main(["predict", "runs/first", *words]) == 0
+    new = sweep(np.array([1.5e8, 1.6e8]), error=5.0)
+    add(client, root, "first", new)
+    write(pd.concat([frame, new]), root / "first")
+    uri = f"sqlite:///{root}/mlflow.db"
+    outcome = SweepOutcome(root / "first", root / "first" / "trials.csv", {"finished": 8}, "", uri)
+    law = _fit(SweepSpec("first", PRESETS["smoke"]), outcome)
+    assert law is not None and "registered predictions: 2 scored, 0 awaited" in law.text
+    kept = json.loads((root / "first" / "law" / "predictions.json").read_text())
+    assert (kept["own"]["registered"], kept["all_sweeps"]["registered"]) == (2, 3)
