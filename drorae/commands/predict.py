@@ -101,7 +101,12 @@ class Predict(SizeOptions):
         assert self.out is not None
         written = []
         for record in records:
-            written.append(str(write_new(self.out / register_name(record), record)))
+            path = self.out / register_name(record)
+            if path.exists():
+                say(f"note: {path}: registered before, and left as it was", keep=[path])
+            else:
+                write_new(path, record)
+            written.append(str(path))
         return written
 
     def _score(self, path: Path) -> int:

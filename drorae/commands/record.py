@@ -33,7 +33,8 @@ RECORD = "predictions.json"
 def register_name(record: Mapping[str, Any]) -> str:
     """Returns the name of the file that keeps a prediction in a folder."""
     stem = _REGISTERS.removesuffix("*.json")
-    return f"{stem}{file_name(str(record['y']))}-{record['at']:g}-{record['data_sha256'][:8]}.json"
+    runs = f"-{record['seeds']:g}-runs" if record["seeds"] > 1 else ""
+    return f"{stem}{file_name(str(record['y']))}-{record['at']:g}{runs}-{record['data_sha256'][:8]}.json"
 
 
 def origin_of(options: SourceOptions) -> dict[str, Any]:

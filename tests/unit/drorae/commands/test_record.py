@@ -97,6 +97,19 @@ def test_a_register_elsewhere_is_named_and_a_table_has_its_own_alone(
     assert "nowhere: no such folder" in capsys.readouterr().err
 
 
+def test_a_registered_prediction_is_never_written_over(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(sweep(SIZES), elsewhere / "toy")
+    words = ["predict", "toy", "--y", "psnr", "--at", "1.5e8", "--register", "--out", "kept"]
+    assert main(words) == 0
+    (first,) = (elsewhere / "kept").iterdir()
+    first.write_text(first.read_text().replace('"date": "', '"date": "early '))
+    kept = first.read_text()
+    capsys.readouterr()
+    assert main(words) == 0 and "registered before, and left as it was" in capsys.readouterr().err
+    assert main([*words, "--seeds", "2"]) == 0
+    assert first.read_text() == kept and len(list((elsewhere / "kept").iterdir())) == 2
+
+
 def test_nothing_registered_is_not_spoken_of(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(sweep(SIZES), elsewhere / "toy")
     assert main(["report", "toy"]) == 0
