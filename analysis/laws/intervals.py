@@ -80,7 +80,7 @@ class Sample:
             return None
         pull = rows @ _pull(fit)
         # Of images that move all alike it is zero, and rounded below.
-        return np.maximum(np.einsum("pi,ij,pj->p", pull, self.image_covariance, pull), 0)
+        return np.asarray(np.maximum(np.einsum("pi,ij,pj->p", pull, self.image_covariance, pull), 0))
 
     def image_scatter(self, fit: CurveFit) -> float:
         """The part of a fit's residual variance that its images account for; 0 where nothing is known of them."""
