@@ -244,7 +244,7 @@ class BackTest:
     @property
     def allowed(self) -> int:
         """How many misses 95% intervals have at most, in 95 of 100 back-tests of so many sizes (binomial)."""
-        return int(stats.binom.ppf(0.95, len(self.held_out), 0.05))
+        return allowed_misses(len(self.held_out))
 
     @property
     def failed(self) -> bool:
@@ -254,8 +254,7 @@ class BackTest:
     @property
     def decided(self) -> bool:
         """Whether the hits, if any missed, are too many for intervals that hold every second time (5%, binomial)."""
-        count = len(self.held_out)
-        return self.misses == 0 or float(stats.binom.cdf(self.misses, count, 0.5)) < 0.05
+        return self.misses == 0 or tells_apart(self.misses, len(self.held_out))
 
     @property
     def text(self) -> str:
@@ -267,6 +266,16 @@ class BackTest:
             side = "below" if worst.y < worst.low else "above"
             said += f"; at {worst.x:.4g} came {worst.y:.4g}, {side} {worst.low:.4g} .. {worst.high:.4g}"
         return said
+
+
+def allowed_misses(count: int) -> int:
+    """Returns how many of so many 95% intervals miss at most, in 95 of 100 such counts (binomial)."""
+    return int(stats.binom.ppf(0.95, count, 0.05))
+
+
+def tells_apart(misses: int, count: int) -> bool:
+    """Returns whether so few of `count` intervals missed that they hold more than every second time (5%, binomial)."""
+    return float(stats.binom.cdf(misses, count, 0.5)) < 0.05
 
 
 def back_test(sample: Sample, names: Sequence[str] = CANDIDATES, count: int | None = None) -> tuple[BackTest, ...]:
@@ -407,5 +416,10 @@ def curvature(sample: Sample, law: Law = "log-linear") -> Curvature | None:
 
 def bend(sample: Sample, law: Law = "log-linear") -> Curvature | None:
     """Returns what `curvature` does where it may be judged by: from 5 configurations of 4 sizes on, else None."""
-    judged = sample.n >= 5 and len(np.unique(sample.x)) >= 4 and (law == "linear" or sample.low > 0)
+    judged = judges_bends(sample.n, len(np.unique(sample.x))) and (law == "linear" or sample.low > 0)
     return curvature(sample, law) if judged else None
+
+
+def judges_bends(configurations: int, levels: int) -> bool:
+    """Returns whether so many configurations of so many sizes can show a bend."""
+    return configurations >= 5 and levels >= 4

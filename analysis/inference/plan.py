@@ -167,10 +167,9 @@ def propose(
 
     appraisals.sort(key=order)
     best = appraisals[0]
-    even = simulation.judge(_even(sample.low, sample.high, len(best.design.sizes), best.design.seeds), cost)
-    return Proposal(
-        goal, at, nothing.width, nothing.settled, tuple(appraisals), even, reached(best), budget, replications
-    )
+    spaced = even("even", sample.low, sample.high, len(best.design.sizes), best.design.seeds)
+    made, judged = tuple(appraisals), simulation.judge(spaced, cost)
+    return Proposal(goal, at, nothing.width, nothing.settled, made, judged, reached(best), budget, replications)
 
 
 def _bounds(
@@ -188,8 +187,22 @@ def _bounds(
     return low, high
 
 
-def _even(low: float, high: float, count: int, seeds: int) -> Design:
-    return Design("even", tuple(np.geomspace(low, high, count)) if count > 1 else (math.sqrt(low * high),), seeds)
+def even(name: str, low: float, high: float, count: int, seeds: int) -> Design:
+    """Returns the design of `count` sizes that are evenly spaced in their logarithm."""
+    return Design(name, tuple(np.geomspace(low, high, count)) if count > 1 else (math.sqrt(low * high),), seeds)
+
+
+def spread_ends(low: float, high: float, count: int, below: int, above: int) -> tuple[float, ...]:
+    """Returns `count` sizes, smallest first: `below` of them at the low end, `above` at the high one, the rest halfway.
+
+    Sizes meant to be alike are spread over a tenth of a decade, so that each is a configuration of its own.
+    """
+
+    def near(x: float, count: int, side: int) -> list[float]:
+        return [float(x * 10 ** (side * 0.1 * k / max(count - 1, 1))) for k in range(count)]
+
+    middle = near(math.sqrt(low * high), max(count - below - above, 0), 1)
+    return tuple(sorted(near(low, below, 1) + middle + near(high, above, -1)))
 
 
 def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: float, seeds: int) -> list[Design]:
@@ -205,16 +218,11 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
 
     even: over the sizes measured; wide: over all that may be run; below, beyond: outside the measured ones; ends: half
     at either end of what may be run; three: a quarter at either end, half in the middle (the shape that shows a
-    bend best); steep: two thirds at the lower end. Sizes meant to be alike are spread over a tenth of a decade, so
-    that each is a configuration of its own.
+    bend best); steep: two thirds at the lower end (`spread_ends`).
     """
 
-    def near(x: float, count: int, side: int) -> list[float]:
-        return [float(x * 10 ** (side * 0.1 * k / max(count - 1, 1))) for k in range(count)]
-
-    def ends(count: int, below: int, above: int) -> list[float]:
-        middle = near(math.sqrt(low * high), max(count - below - above, 0), 1)
-        return near(low, below, 1) + middle + near(high, above, -1)
+    def ends(count: int, below: int, above: int) -> tuple[float, ...]:
+        return spread_ends(low, high, count, below, above)
 
     shapes: dict[str, Callable[[int], Iterable[float]]] = {
         "even": lambda count: np.geomspace(sample.low, sample.high, count),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 from analysis.inference.evidence import Horizon, LawComparison
 from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Interval, InverseSet, Sample, inverse, law_interval, run_interval
-from analysis.table.configurations import CONFIGURATION_COLUMNS
+from analysis.table.configurations import configuration_columns
 from analysis.table.selection import Selection, sample_column
+from drorae.config.identity import LOCATIONS
 from drorae.errors import UserError
 
 
@@ -176,29 +177,35 @@ def data_hash(sample: Sample) -> str:
     return hashlib.sha256(json.dumps([sample.x_name, sample.y_name, rows]).encode()).hexdigest()
 
 
-PREDICTION_VERSION = 2
-"""2 says what the runs were (`of`) and how they were chosen (`origin`); 1 is still scored."""
+PREDICTION_VERSION = 3
+"""2 says what the runs were (`of`) and how they were chosen (`origin`), 3 which runs of the size were there already
+(`there`); older ones are still scored."""
 
 
 def constants(selection: Selection, rows: np.ndarray | None = None) -> dict[str, list[str]]:
-    """What used rows say they are, by column: variant and other fields of a configuration, evaluation images.
+    """What used rows say they are, by column: fields of a configuration and evaluation images, but no place of files.
 
     Args:
         selection: the rows; its size is left out.
         rows: mask of those to look at, shape (rows,); all by default.
     """
     used = selection.used if rows is None else selection.used[rows]
-    names = [*CONFIGURATION_COLUMNS, sample_column(used, selection.y_name)]
+    names = [*configuration_columns(used), sample_column(used, selection.y_name)]
     found = {}
     for name in names:
-        if name is None or name not in used.columns or name == selection.x_column:
+        if name is None or name not in used.columns or name in {selection.x_column, *_CAPACITY, *LOCATIONS}:
             continue
-        if (values := sorted({_plain(value) for value in used[name].dropna()})) and name != "expert_hidden_dim":
+        if values := sorted({said(value) for value in used[name].dropna()}):
             found[name] = values
     return found
 
 
-def _plain(value: object) -> str:
+_CAPACITY = ("expert_hidden_dim", "fusion.expert_hidden_dim")
+"""What makes the sizes."""
+
+
+def said(value: object) -> str:
+    """Returns a cell as a record keeps it: numbers of any type alike."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -207,6 +214,7 @@ def register(
     made: Forecast,
     of: Mapping[str, list[str]] | None = None,
     origin: Mapping[str, Any] | None = None,
+    there: Sequence[tuple[str, float]] = (),
 ) -> dict[str, Any]:
     """A prediction as a plain record: what was said, of what, from which data; to be scored when the run is in.
 
@@ -215,6 +223,7 @@ def register(
         made: what they say.
         of: what the runs are (`constants`); nothing by default.
         origin: source, filter and conditions of the runs, version of drorae; none by default.
+        there: runs of that size that have a value already (`record.runs_there`), which are no score; none by default.
     """
     sample = comparison.sample
     return {
@@ -230,38 +239,9 @@ def register(
         "data_sha256": data_hash(sample),
         "of": dict(of or {}),
         "origin": dict(origin or {}),
+        "there": [list(run) for run in there],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def check_same(record: Mapping[str, Any], selection: Selection) -> None:
-    """Refuses to score a record against runs of its size that are something else than those it was made from.
-
-    Raises:
-        UserError: they differ in a column that the record names, such as variant.
-    """
-    near = np.abs(selection.x / float(record["at"]) - 1) < 0.01
-    there = constants(selection, near)
-    for name, values in record.get("of", {}).items():
-        if other := [value for value in there.get(name, []) if value not in values]:
-            raise UserError(
-                f"score: the prediction is of {name} {', '.join(values)}, and runs of that size have {name} "
-                f"{', '.join(other)}; score against the runs that were predicted, --where {name}={values[0]}"
-            )
-
-
-def observed_value(record: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> float:
-    """Mean value of the runs (x, y), each (n,), within 1% of the size that a record predicts.
-
-    Raises:
-        UserError: no run of that size.
-    """
-    near = np.abs(x / float(record["at"]) - 1) < 0.01
-    if not near.any():
-        here = ", ".join(f"{value:.4g}" for value in np.unique(x)[:12])
-        what = f"no run with {record['x']} within 1% of {record['at']:.6g}"
-        raise UserError(f"{what}; expected the run that was predicted, sizes here: {here}")
-    return float(np.mean(y[near]))
 
 
 @dataclass(frozen=True)

@@ -79,14 +79,15 @@ class Sample:
         if self.image_covariance is None:
             return None
         pull = rows @ _pull(fit)
-        return np.asarray(np.einsum("pi,ij,pj->p", pull, self.image_covariance, pull))
+        # Of images that move all alike it is zero, and rounded below.
+        return np.asarray(np.maximum(np.einsum("pi,ij,pj->p", pull, self.image_covariance, pull), 0))
 
     def image_scatter(self, fit: CurveFit) -> float:
         """The part of a fit's residual variance that its images account for; 0 where nothing is known of them."""
         if self.image_covariance is None:
             return 0.0
         left = np.eye(self.n) - fit.form.gradient(fit.x, fit.parameters) @ _pull(fit)
-        return float(np.sum(fit.weights * np.diag(left @ self.image_covariance @ left.T)) / fit.dof)
+        return max(float(np.sum(fit.weights * np.diag(left @ self.image_covariance @ left.T)) / fit.dof), 0.0)
 
     def fit(self, form: Form | str, method: Method = "least-squares", loss: Huber | None = None) -> CurveFit:
         """A law fitted to the sample, by least squares unless told otherwise, with what its seeds know."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.inference.analysis import Analysis
 from analysis.inference.asked import AskedLaw
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _NEEDS = "writing to MLflow needs mlflow; pip install mlflow, or "
+_RECORD = "prediction.json"
+_PREDICTIONS = "tags.`drorae.kind` = 'prediction'"
 
 
 def write_fits(
@@ -118,7 +123,48 @@ def write_predictions(records: Sequence[Mapping[str, Any]], tracking_uri: str, e
             run = client.create_run(experiment_id, tags={"drorae.kind": "prediction", **tags}, run_name=name)
             client.log_metric(run.info.run_id, "prediction_low", record["envelope"][0])
             client.log_metric(run.info.run_id, "prediction_high", record["envelope"][1])
-            client.log_dict(run.info.run_id, dict(record), "prediction.json")
+            client.log_dict(run.info.run_id, dict(record), _RECORD)
             client.set_terminated(run.info.run_id, "FINISHED")
             ids.append(run.info.run_id)
     return ids
+
+
+class Kept(NamedTuple):
+    """A prediction that an experiment keeps."""
+
+    experiment: str
+    run_id: str
+    record: dict[str, Any]
+
+
+def read_predictions(tracking_uri: str) -> tuple[list[Kept], list[str]]:
+    """Returns the predictions that all experiments of a store keep, and the names of all its experiments.
+
+    Predictions stand in the order in which they were registered. Of one whose artifact cannot be read, the record is
+    empty.
+
+    Raises:
+        UserError: mlflow is missing, the store is not there, or MLflow refuses.
+    """
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+
+    found = []
+    with (
+        open_store(tracking_uri, f"{_NEEDS}register to files", "say what was predicted") as client,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        names = {str(item.experiment_id): item.name for item in client.search_experiments(ViewType.ACTIVE_ONLY)}
+        token = None
+        while True:
+            order = ["attributes.start_time ASC"]
+            page = client.search_runs(list(names), _PREDICTIONS, order_by=order, page_token=token)
+            for run in page:
+                record: dict[str, Any] = {}
+                with contextlib.suppress(MlflowException, OSError, ValueError):
+                    path = client.download_artifacts(run.info.run_id, _RECORD, folder)
+                    record = json.loads(Path(path).read_text())
+                found.append(Kept(names[str(run.info.experiment_id)], str(run.info.run_id), record))
+            token = page.token
+            if not token:
+                return found, list(names.values())

@@ -77,6 +77,7 @@ def report_analyses(
     title: str,
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
+    record: Sequence[str] = (),
 ) -> FitOutcome:
     """Returns what `fit_table` returns, and writes what it writes, of analyses that are there already.
 
@@ -86,13 +87,14 @@ def report_analyses(
         title: of the page.
         images: caption to PNG file, embedded in the page; none by default.
         command: printed as the way to make the report again; left out by default.
+        record: how registered predictions did, line by line, which ends the text; nothing by default.
 
     Raises:
         UserError: what `write_report` refuses.
     """
     trees = tuple(fit_tree(item) for item in analyses)
-    paths = {} if out is None else write_report(analyses, out, title, images, command, trees)
-    return FitOutcome(tuple(analyses), trees, paths, "\n".join(_summary(item) for item in analyses))
+    paths = {} if out is None else write_report(analyses, out, title, images, command, trees, record)
+    return FitOutcome(tuple(analyses), trees, paths, "\n".join([*map(_summary, analyses), *record]))
 
 
 def _summary(analysis: Analysis) -> str:

@@ -43,6 +43,7 @@ def write_report(
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
     trees: Sequence[Mapping[str, Any]] = (),
+    record: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Writes the report of one or several metrics and returns its paths by name.
 
@@ -58,6 +59,7 @@ def write_report(
         images: caption to PNG file, embedded in the page; none by default.
         command: printed as the way to make the report again; left out by default.
         trees: the objects to write as JSON, one per metric; `fit_tree` of each by default.
+        record: how registered predictions did, line by line; nothing by default.
 
     Raises:
         UserError: the directory cannot be written, or an image cannot be read.
@@ -71,7 +73,7 @@ def write_report(
         text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         paths["json"] = _write(folder / "law.json", text)
         paths["csv"] = _write(folder / "law.csv", _table_csv(analyses))
-        return paths | write_pages(folder, title, _blocks(analyses, paths, images or {}, command))
+        return paths | write_pages(folder, title, _blocks(analyses, paths, images or {}, command, record))
 
 
 def write_joint_report(
@@ -167,7 +169,11 @@ def _table_csv(analyses: Sequence[Analysis]) -> str:
 
 
 def _blocks(
-    analyses: Sequence[Analysis], paths: Mapping[str, Path], images: Mapping[str, Path], command: str | None
+    analyses: Sequence[Analysis],
+    paths: Mapping[str, Path],
+    images: Mapping[str, Path],
+    command: str | None,
+    record: Sequence[str],
 ) -> list[Block]:
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
@@ -183,6 +189,7 @@ def _blocks(
         *_prediction_table(analyses),
         *_back_tests(analyses),
         *_notes(analyses),
+        *_record(record),
         Heading("Residuals"),
         Picture(paths["residuals_svg"], paths["residuals_png"], f"Residuals of {names}", below, several),
         *_checklists(analyses),
@@ -192,6 +199,11 @@ def _blocks(
         *(Picture(Path(path), Path(path), caption, caption) for caption, path in images.items()),
         *how_again(command),
     ]
+
+
+def _record(lines: Sequence[str]) -> list[Block]:
+    """How registered predictions did; nothing where there are none."""
+    return [Heading("Record"), Notes(tuple((line.strip(), None) for line in lines))] if lines else []
 
 
 def how_again(command: str | None) -> list[Block]:

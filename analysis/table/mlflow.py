@@ -179,6 +179,22 @@ def _read_tables(path: Path, experiment: str | None, parent_run: str | None) -> 
     return str(found[0]), list(runs.values())
 
 
+def keeps_predictions(tracking_uri: str) -> bool:
+    """Returns whether registered predictions may be in a store: of an SQLite file, whether there are any.
+
+    An SQLite store that is not there has none. MLflow is not imported.
+    """
+    path = sqlite_path(tracking_uri)
+    if path is None:
+        return True
+    asked = "select 1 from tags where key = 'drorae.kind' and value = 'prediction' limit 1"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as store:
+            return store.execute(asked).fetchone() is not None
+    except sqlite3.Error:
+        return False
+
+
 def check_store(tracking_uri: str) -> None:
     """Refuses an SQLite store that does not exist, which MLflow would silently create.
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from tyro.conf import Positional
+
+from drorae.commands.blind import BlindOptions
 from drorae.commands.options import ConfigOptions, Count, Words, flat, option, read_sweep, require, write_new
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import print_table, say, show, working
@@ -24,15 +27,18 @@ SHOWN = 8
 
 
 @dataclass(kw_only=True)
-class Plan(SizeOptions, ConfigOptions):
+class Plan(BlindOptions, SizeOptions, ConfigOptions):
     """Choose the next runs by simulation: halve the slope's interval, tell a line from an offset, pin a prediction.
 
-    With --out the design is written as DIR/sweep.json, for drorae sweep --config DIR/sweep.json.
+    With --out the design is written as DIR/sweep.json, for drorae sweep --config DIR/sweep.json. With --blind, before
+    any run, it says what a design could show: drorae plan --blind --slope -0.06 --seed-sd 0.01 --levels 6 --decades 2
 
     Example: drorae plan results/paper/capacity.csv --y rfid --goal offset --runs 8 --preset paper --out next
     """
 
-    y: Annotated[str, option("COLUMN", "required")] = ""
+    source: Positional[Annotated[str, option("SOURCE", "none with --blind")]] = ""
+    """A table or - (one on stdin), a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
+    y: Annotated[str, option("COLUMN", "required but with --blind")] = ""
     """Metric, such as rfd_dinov2."""
     goal: Literal["slope", "offset", "prediction"] = "slope"
     """slope: halve its interval; offset: tell log-linear from a power law with offset; prediction: halve the interval
@@ -51,7 +57,7 @@ class Plan(SizeOptions, ConfigOptions):
     largest: Annotated[float | None, option("SIZE", "default: four times the data's")] = None
     """Largest size that may be run."""
     seeds: Annotated[Words, option("N", "default: 1")] = ()
-    """Seeds per size to consider, such as 1 3."""
+    """Seeds per size to consider, such as 1 3; with --blind those of the design."""
     replications: Count = 400
     """Simulations per truth and design."""
     name: Annotated[str, option("NAME")] = "next"
@@ -59,6 +65,12 @@ class Plan(SizeOptions, ConfigOptions):
 
     def run(self) -> int:
         """Prints the designs, best first; with --out writes the best one's sweep."""
+        self.refuse_others()
+        seeds = tuple(dict.fromkeys(map(_seeds, flat(self.seeds)))) or (1,)
+        if self.blind:
+            return self.run_blind(seeds, self.x, self.y)
+        if not self.source:
+            raise UserError("SOURCE: expected the runs to plan from; before any run: drorae plan --blind")
         if not self.y:
             raise UserError("--y: expected a metric, such as --y rfd_dinov2")
         if (self.budget is None) == (self.runs is None):
@@ -73,7 +85,6 @@ class Plan(SizeOptions, ConfigOptions):
 
         found = analyse(self.read_all([self.x, self.y]), self.x, self.y)
         cost = self._cost(found)
-        seeds = tuple(dict.fromkeys(map(_seeds, flat(self.seeds)))) or (1,)
         with working(f"simulating {self.replications} times every design"):
             made = planning.propose(
                 found.comparison,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from drorae import __version__
 from drorae.commands.options import Count, Law, Words, flat, option, write_new
 from drorae.commands.pairs import predict_pairs, sizes_of_pairs
+from drorae.commands.record import as_registered, origin_of, register_name
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
-from drorae.storage.files import file_name
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.inference.analysis import Analysis
     from analysis.inference.predict import Forecast, Reach
 
@@ -73,10 +73,11 @@ class Predict(SizeOptions):
         from analysis.report.trees import VERSION, finite, forecast_tree, reach_tree, remarks
 
         with working(f"fitting {self.source}"):
-            found = analyse(self.read_all([self.x, self.y]), self.x, self.y, self.law)
+            frame = self.read_all([self.x, self.y])
+            found = analyse(frame, self.x, self.y, self.law)
             made = [found.predict(size, self.extrapolate, self.seeds) for size in sizes]
             reached = [found.target(value, self.extrapolate) for value in targets]
-            records = self._register(found, made) if self.register else []
+            records = self._register(frame, found, made) if self.register else []
         tree = {
             "version": VERSION,
             "x": found.selection.x_name,
@@ -96,13 +97,15 @@ class Predict(SizeOptions):
             say(f"registered: {record}", keep=[record])
         return 0
 
-    def _register(self, found: Analysis, made: list[Forecast]) -> list[str]:
+    def _register(self, frame: pd.DataFrame, found: Analysis, made: list[Forecast]) -> list[str]:
         """Writes the predictions and returns where each is: a run id or a file."""
         from analysis.inference.predict import constants, register
+        from analysis.inference.record import runs_there
 
-        origin = {"source": self.source, "filter": self.filter, "where": flat(self.where), "drorae": __version__}
-        of = constants(found.selection)
-        records = [register(found.comparison, item, of, origin) for item in made]
+        origin, of = origin_of(self), constants(found.selection)
+        records = [
+            register(found.comparison, item, of, origin, runs_there(frame, found.selection, item.x)) for item in made
+        ]
         if self.experiment is not None:
             from analysis.report.mlflow import write_predictions
 
@@ -110,23 +113,23 @@ class Predict(SizeOptions):
         assert self.out is not None
         written = []
         for record in records:
-            name = f"prediction-{file_name(str(record['y']))}-{record['at']:g}-{record['data_sha256'][:8]}.json"
-            written.append(str(write_new(self.out / name, record)))
+            path = self.out / register_name(record)
+            if path.exists():
+                say(f"note: {path}: registered before, and left as it was", keep=[path])
+            else:
+                write_new(path, record)
+            written.append(str(path))
         return written
 
     def _score(self, path: Path) -> int:
-        from analysis.inference.predict import check_same, observed_value, score
+        from analysis.inference.predict import score
+        from analysis.inference.record import arrived, load
         from analysis.table.selection import select
 
-        try:
-            record: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not readable as JSON ({error}); expected what --register wrote") from None
-        if not isinstance(record, dict) or not {"x", "y", "at"} <= set(record):
-            raise UserError(f"{path}: not a registered prediction; expected what --register wrote")
-        chosen = select(self._as_registered(record).read(), str(record["x"]), str(record["y"]))
-        check_same(record, chosen)
-        result = score(record, observed_value(record, chosen.x, chosen.y))
+        record = load(path)
+        self._check_asked(record)
+        chosen = select(as_registered(self, record).read(), str(record["x"]), str(record["y"]))
+        result = score(record, arrived(record, chosen))
         tree = {
             "x": record["x"],
             "y": record["y"],
@@ -141,12 +144,8 @@ class Predict(SizeOptions):
         self.answer(tree, "\n".join([result.text, *words]))
         return 0
 
-    def _as_registered(self, record: dict[str, Any]) -> Predict:
-        """Returns the command with the record's own filter and conditions.
-
-        Raises:
-            UserError: it asks for another metric, size, filter or condition than was predicted.
-        """
+    def _check_asked(self, record: dict[str, Any]) -> None:
+        """Refuses to score a record of another metric, size, filter or condition than is asked for."""
         origin = record.get("origin", {})
         where, chosen = list(origin.get("where", [])), str(origin.get("filter", ""))
         asked = (
@@ -159,9 +158,6 @@ class Predict(SizeOptions):
             if given not in (default, registered):
                 was = registered or "none"
                 raise UserError(f"{flag} {given}: the prediction was registered with {was}; leave {flag} out")
-        if not origin:
-            return self
-        return replace(self, where=(tuple(where),) if where else (), filter=chosen)
 
 
 def _numbers(flag: str, words: Sequence[str]) -> list[float]:

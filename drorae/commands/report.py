@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from drorae.commands.options import Words, flat, option
+from drorae.commands.record import RECORD, record_of
 from drorae.commands.source import SourceOptions
 from drorae.commands.terminal import say, show, working
 from drorae.errors import UserError
@@ -19,6 +21,7 @@ from drorae.trial.folder import GRID
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.inference.record import Record
     from analysis.laws.line import Law
     from analysis.report.outcome import FitOutcome
 
@@ -39,7 +42,12 @@ def choose_axis(frame: pd.DataFrame) -> tuple[str, Law] | None:
 
 
 def fit_trials(
-    frame: pd.DataFrame, out: Path, title: str, command: str, images: dict[str, Path] | None = None
+    frame: pd.DataFrame,
+    out: Path,
+    title: str,
+    command: str,
+    images: dict[str, Path] | None = None,
+    record: Record | None = None,
 ) -> FitOutcome:
     """Fits every known metric of a table of trials and writes the report to `out`.
 
@@ -51,12 +59,15 @@ def fit_trials(
         title: heads the report.
         command: the command that writes the report, for its foot.
         images: files of pictures to show, by caption; default: none.
+        record: how registered predictions did, which is written to `out` as well; default: nothing.
 
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
     """
     from analysis.inference.analysis import analyse
     from analysis.report.outcome import report_analyses
+    from analysis.report.trees import finite
+    from drorae.storage.files import write_json
 
     axis = choose_axis(frame)
     if axis is None:
@@ -73,7 +84,11 @@ def fit_trials(
                 say(f"note: no law of {name}: {error}")
     if not usable:
         raise UserError(f"no law: {reason}")
-    return report_analyses(usable, out, title, images, command)
+    lines = [] if record is None else record.lines()
+    made = report_analyses(usable, out, title, images, command, lines)
+    if record is not None and lines:
+        write_json(out / RECORD, finite(record.tree()))
+    return made
 
 
 def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> dict[str, Path]:
@@ -136,8 +151,14 @@ def trial_pictures(
 class Report(SourceOptions):
     """Write the report of a sweep again: the laws of all its metrics as HTML, figures, JSON and CSV.
 
+    Predictions that were registered for the sweep are scored as their runs come in, and the report ends with their
+    record.
+
     Example: drorae report runs/quickstart
     """
+
+    predictions: Annotated[Words, option("DIR", "default: in SOURCE")] = ()
+    """Folders of further registered predictions: what predict --register --out wrote to."""
 
     def run(self) -> int:
         """Writes the report and prints where it is."""
@@ -147,6 +168,7 @@ class Report(SourceOptions):
         with working(f"reading {self.source}"):
             frame = self.read()
         pictures: dict[str, Path] = {}
+        source: Path | None = None
         if self.experiment is not None:
             title, out = self.experiment, self.root / file_name(self.experiment) / "law"
         else:
@@ -156,9 +178,11 @@ class Report(SourceOptions):
             path = local_copy(self.source, (TABLE, *in_trials((GRID,))))
             title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
             pictures = trial_pictures(path, frame)
+            source = path
         command = portable_command("report", self.source)
         with working(f"fitting {len(frame)} trials"):
-            outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
+            record = record_of(self, source, [Path(name) for name in flat(self.predictions)])
+            outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures, record)
         plot, page = outcome.paths["png"], outcome.paths["html"]
         show("\n".join([outcome.text, "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])
         return 0

@@ -35,6 +35,7 @@ from drorae.storage.remote import locate, patiently
 from drorae.trial.folder import BROKEN, TrialStatus
 
 if TYPE_CHECKING:
+    from analysis.inference.record import Record
     from analysis.report.outcome import FitOutcome
     from sweeps.driver.run import SweepOutcome
     from sweeps.resources import Resources
@@ -292,6 +293,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
             f"{name}: {len(frame)} trials",
             portable_command("report", outcome.directory.name),
             found | trial_pictures(outcome.directory, frame, outcome.fetch_picture),
+            _record(name, outcome),
         )
     except UserError as error:
         say(f"note: {error}")
@@ -301,6 +303,18 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     except UserError as error:
         say(f"warning: {error}")
     return law
+
+
+def _record(name: str, outcome: SweepOutcome) -> Record | None:
+    """Returns how predictions registered for the sweep did; None, with a note, where MLflow does not answer."""
+    from drorae.commands.record import record_of
+    from drorae.commands.source import MLFLOW, SourceOptions
+
+    try:
+        return record_of(SourceOptions(source=MLFLOW + name, tracking_uri=outcome.tracking_uri), outcome.directory)
+    except UserError as error:
+        say(f"note: no record of registered predictions: {error}")
+        return None
 
 
 def _tree(outcome: SweepOutcome, law: FitOutcome | None) -> dict[str, Any]:

@@ -67,6 +67,23 @@ def test_images_that_move_all_runs_alike_leave_the_slope_alone(tmp_path: Path) -
     assert width > 2 * 1.96 * np.sqrt(2) * 0.9 * found.draws.level_sd
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.7])
+def test_runs_on_a_line_that_images_move_alike_have_an_interval(tmp_path: Path, scale: float) -> None:
+    rows = []
+    for width, seed in ((w, s) for w in (4, 8, 16, 32) for s in (0, 1)):
+        key = f"w{width}s{seed}"
+        (tmp_path / "trials" / key).mkdir(parents=True)
+        np.savez(tmp_path / "trials" / key / PER_IMAGE, psnr=scale * np.arange(4.0))
+        rows.append(
+            {"config_hash": key, "params": 1000 * width, "seed": seed, "psnr": 10 + np.log10(width), "eval_images": 4}
+        )
+    pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
+    found = analyse(read_table(tmp_path / "trials.csv"), "params", "psnr")
+    # What images add to the variance is zero to rounding, on either side of it.
+    assert found.draws.intervals[0].slope == pytest.approx((1.0, 1.0), abs=1e-6)
+    assert np.isfinite(found.predict(4e4).on_new_images or np.nan).all()
+
+
 def test_the_text_says_what_holds_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = sweep(tmp_path, 3.0)
     outcome = fit_table(read_table(table).assign(phase1_weights="w"), "params", ["psnr"], out=tmp_path / "law")

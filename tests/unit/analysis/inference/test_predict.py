@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.inference.analysis import Analysis, analyse
-from analysis.inference.predict import check_same, constants, forecast, observed_value, reach, register, score
+from analysis.inference.predict import forecast, reach, register, score
 from analysis.table.files import read_table
 from drorae.commands.main import main
 from drorae.errors import UserError
@@ -54,9 +54,6 @@ def test_registered_predictions_are_scored(paper: Analysis) -> None:
     hit, miss = score(record, 0.45), score(record, 0.60)
     assert hit.inside and hit.interval_score == pytest.approx(record["envelope"][1] - record["envelope"][0])
     assert not miss.inside and not any(inside for _, _, inside in miss.laws)
-    assert observed_value(record, np.array([2e8, 2.001e8, 1e8]), np.array([0.4, 0.5, 9.0])) == pytest.approx(0.45)
-    with pytest.raises(UserError, match="within 1%"):
-        observed_value(record, np.array([1e8]), np.array([0.4]))
     frame = read_table(PAPER)
     frame.loc[0, "rfid"] += 1e-6
     other = analyse(frame, "params", "rfid")
@@ -124,12 +121,3 @@ def test_a_record_keeps_what_it_is_of_and_is_scored_against_nothing_else(
     assert (code, message in err) == (2 if message else 0, True)
     if not message:
         assert json.loads(out)["inside"] is True, "of energy alone, though mean has that size too"
-
-
-def test_runs_of_another_variant_are_no_score(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"params": np.geomspace(1e5, 1e8, 6), "rfid": [1.0, 0.9, 0.81, 0.7, 0.6, 0.5]})
-    found = analyse(frame.assign(variant="energy"), "params", "rfid")
-    record = register(found.comparison, found.predict(1.5e8), constants(found.selection))
-    other = analyse(frame.assign(variant="mean", params=frame["params"] * 1.5), "params", "rfid")
-    with pytest.raises(UserError, match="of variant energy, and runs of that size have variant mean"):
-        check_same(record, other.selection)
