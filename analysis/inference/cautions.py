@@ -152,6 +152,11 @@ def _best_caution(selection: Selection) -> list[Caution]:
         f"it: by {flattery:.2g} on average; intervals of slope, intercept and predictions hold with and without that, "
         "and verdicts that hang on it are undecided"
     )
+    if alone := sum(len(item.tried) > 1 and not len(item.again) for item in selection.best):
+        message += (
+            f"; {alone} of {len(selection.best)} were chosen with one seed per setting, which tells too little of that "
+            "(nothing where the settings do not matter): run two seeds or more of every setting"
+        )
     return [Caution("best-of", message)]
 
 
