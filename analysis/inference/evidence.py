@@ -117,10 +117,15 @@ class LawComparison:
         """The plausible laws and their rival."""
         return tuple(dict.fromkeys((*self.plausible, self.rival or self.preferred)))
 
-    def envelope(self, at: np.ndarray, seeds: np.ndarray | float = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
+    def envelope(
+        self, at: np.ndarray, seeds: np.ndarray | float = 1, everywhere: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs.
+
+        everywhere: whether a law that is heard outside the data alone is heard at all sizes, as a band without a step.
+        """
         seeds = np.broadcast_to(seeds, len(at))
-        heard = [self.laws_at(float(x)) for x in at]
+        heard = [self.laws_beyond if everywhere else self.laws_at(float(x)) for x in at]
         lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
         for fit in dict.fromkeys(fit for laws in heard for fit in laws):
             asked = np.array([fit in laws for laws in heard])

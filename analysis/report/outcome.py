@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.inference.analysis import Analysis, analyse
 from analysis.laws.line import Law, Unit
+from analysis.report.style import Style
 from analysis.report.trees import fit_tree
 from analysis.report.write import write_report
 from drorae.errors import UserError
@@ -41,6 +42,7 @@ def fit_table(
     title: str | None = None,
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
+    style: Style = "screen",
 ) -> FitOutcome:
     """Fits each metric of `y` on `x` over the usable rows of `frame`.
 
@@ -55,6 +57,7 @@ def fit_table(
         title: of the report; by default what is fitted to what.
         images: caption to PNG file, embedded in the report.
         command: printed in the report as the way to make it again.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: what `analyse` and `write_report` refuse; nothing is written then.
@@ -64,7 +67,7 @@ def fit_table(
         raise UserError("y: expected at least one metric, such as psnr or rfd_dinov2")
     include = tuple(include)
     analyses = [analyse(frame, x, name, law, include, unit) for name in names]
-    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command)
+    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command, style)
 
 
 def report_analyses(
@@ -73,6 +76,7 @@ def report_analyses(
     title: str,
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
+    style: Style = "screen",
 ) -> FitOutcome:
     """Returns what `fit_table` returns, and writes what it writes, of analyses that are there already.
 
@@ -82,12 +86,13 @@ def report_analyses(
         title: of the page.
         images: caption to PNG file, embedded in the page; none by default.
         command: printed as the way to make the report again; left out by default.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: what `write_report` refuses.
     """
     trees = tuple(fit_tree(item) for item in analyses)
-    paths = {} if out is None else write_report(analyses, out, title, images, command, trees)
+    paths = {} if out is None else write_report(analyses, out, title, images, command, trees, style)
     return FitOutcome(tuple(analyses), trees, paths, "\n".join(_summary(item) for item in analyses))
 
 

@@ -17,12 +17,13 @@ from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
-from analysis.laws.curves import CurveFit
-from analysis.laws.intervals import parameter_intervals
 from analysis.laws.line import Line
 from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
-from analysis.report.figures import display_name, number, short
+from analysis.report.figures import display_name, number, said_parameters, short
+from analysis.report.fonts import boxes
+from analysis.report.latex import joint_table, law_tables
+from analysis.report.style import Style
 from analysis.report.trees import fit_tree, joint_tree
 from analysis.table.configurations import CONFIGURATION_COLUMNS, configuration_columns
 from analysis.table.selection import Selection
@@ -42,13 +43,14 @@ def write_report(
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
     trees: Sequence[Mapping[str, Any]] = (),
+    style: Style = "screen",
 ) -> dict[str, Path]:
     """Writes the report of one or several metrics and returns its paths by name.
 
     json: law.json, the object of the first metric, the others' under "also"; csv: law.csv, every run of every fit
-    with fitted value, residual and bands, or why it was left out; png, svg: law.*; residuals_png, residuals_svg;
-    html: report.html, which holds all of it and loads nothing; markdown: report.md, the same for a repository.
-    Each file appears whole or not at all.
+    with fitted value, residual and bands, or why it was left out; tex: law.tex, the fits as LaTeX tables; png, svg,
+    pdf: law.*; residuals_png, residuals_svg, residuals_pdf; html: report.html, which holds all of it and loads nothing;
+    markdown: report.md, the same for a repository. Each file appears whole or not at all.
 
     Args:
         analyses: one per metric, all against the same size.
@@ -57,6 +59,7 @@ def write_report(
         images: caption to PNG file, embedded in the page; none by default.
         command: printed as the way to make the report again; left out by default.
         trees: the objects to write as JSON, one per metric; `fit_tree` of each by default.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: the directory cannot be written, or an image cannot be read.
@@ -64,26 +67,33 @@ def write_report(
     first, *others = trees or [fit_tree(item) for item in analyses]
     tree = dict(first) | ({"also": others} if others else {})
     with report_folder(directory) as folder:
-        paths = figures.save(figures.law_figure(analyses), folder, "law")
-        residuals = figures.save(figures.residual_figure(analyses), folder, "residuals")
+        drawn = figures.law_figure(analyses)
+        paths = figures.save(drawn, folder, "law", style)
+        residuals = figures.save(figures.residual_figure(analyses), folder, "residuals", style)
         paths |= {f"residuals_{kind}": path for kind, path in residuals.items()}
         text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         paths["json"] = _write(folder / "law.json", text)
         paths["csv"] = _write(folder / "law.csv", _table_csv(analyses))
-        return paths | write_pages(folder, title, _blocks(analyses, paths, images or {}, command))
+        paths["tex"] = _write(folder / "law.tex", law_tables(analyses))
+        caption = _caption(analyses) + boxes(drawn)
+        return paths | write_pages(folder, title, _blocks(analyses, paths, caption, images or {}, command))
 
 
-def write_joint_report(found: JointAnalysis, directory: str | Path, command: str | None = None) -> dict[str, Path]:
-    """Writes axes.json, axes.png, axes.svg, report.html and report.md, and returns their paths by kind.
+def write_joint_report(
+    found: JointAnalysis, directory: str | Path, command: str | None = None, style: Style = "screen"
+) -> dict[str, Path]:
+    """Writes axes.json, axes.tex, axes.png, .svg and .pdf, report.html and report.md; returns their paths by kind.
 
     Raises:
         UserError: the directory cannot be written.
     """
     title = f"{display_name(found.y_name)} against {found.x_name} and {found.second_name}"
     with report_folder(directory) as folder:
-        paths = figures.save(figures.joint_figure(found), folder, "axes")
+        drawn = figures.joint_figure(found)
+        paths = figures.save(drawn, folder, "axes", style)
         paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found), indent=1))
-        return paths | write_pages(folder, title, _joint_blocks(found, title, paths, command))
+        paths["tex"] = _write(folder / "axes.tex", joint_table(found))
+        return paths | write_pages(folder, title, _joint_blocks(found, title, paths, command, boxes(drawn)))
 
 
 @contextlib.contextmanager
@@ -130,6 +140,10 @@ def headline(analysis: Analysis) -> str:
     return f"{said} {number(slope)} {per}, 95% CI {_interval(*ends)} ({basis})."
 
 
+def _size(line: Line, x: float) -> str:
+    return short(x, line.sample.x_name)
+
+
 def _interval(low: float, high: float) -> str:
     return f"{number(low)} … {number(high)}"
 
@@ -152,7 +166,11 @@ def _table_csv(analyses: Sequence[Analysis]) -> str:
 
 
 def _blocks(
-    analyses: Sequence[Analysis], paths: Mapping[str, Path], images: Mapping[str, Path], command: str | None
+    analyses: Sequence[Analysis],
+    paths: Mapping[str, Path],
+    caption: str,
+    images: Mapping[str, Path],
+    command: str | None,
 ) -> list[Block]:
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
@@ -160,7 +178,7 @@ def _blocks(
     below = "Run minus line; shaded: ± 1 residual sd."
     return [
         *(Text(headline(item), "lead") for item in analyses),
-        Picture(paths["svg"], paths["png"], drawn, _caption(analyses), several),
+        Picture(paths["svg"], paths["png"], drawn, caption, several),
         *_verdict_table(analyses),
         Heading("Fits"),
         *_fit_table(analyses),
@@ -174,7 +192,7 @@ def _blocks(
         Heading("Runs"),
         _run_table([item.selection for item in analyses]),
         *_excluded([item.selection for item in analyses]),
-        *(Picture(Path(path), Path(path), caption, caption) for caption, path in images.items()),
+        *(Picture(Path(path), Path(path), said, said) for said, path in images.items()),
         *how_again(command),
     ]
 
@@ -191,8 +209,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
     caption = f"Thick: the law that leads. {band}; darker band: 95% interval of the law. "
     caption += "Hatched: beyond the data, up to the trusted horizon"
     if any(item.disputed for item in analyses):
-        caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, "
-        caption += "of a power law with offset"
+        caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and of a power law with "
+        caption += "offset, which predictions hear outside the data alone"
     return caption + "."
 
 
@@ -240,7 +258,9 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
         }
         rows.append(tuple(cells.values()))
     head, line = tuple(cells), analyses[0].line
-    sizes = f"x: {display_name(line.sample.x_name)}, {short(line.sample.low)} to {short(line.sample.high)}. "
+    sizes = (
+        f"x: {display_name(line.sample.x_name)}, {_size(line, line.sample.low)} to {_size(line, line.sample.high)}. "
+    )
     rejected = ", ".join(item.line.sample.y_name for item in analyses if item.rejected)
     doubt = f" Of the {line.law} law, which these points do not support: {rejected}." if rejected else ""
     return [Table(head, rows), Text(f"{sizes}{_method(line)}.{doubt}", "soft")]
@@ -255,20 +275,12 @@ def _method(line: Line) -> str:
     return method + "; fitted to configuration means, since seeds are repeats and not sizes" * line.replicated
 
 
-def _parameters(fit: CurveFit) -> str:
-    """A law's parameters with their 95% intervals, and which of them stopped at a bound."""
-    return "; ".join(
-        f"{name} = {number(value)} ({_interval(low, high)})" + (", at its bound" if name in fit.at_bound else "")
-        for (name, (low, high)), value in zip(parameter_intervals(fit).items(), fit.parameters, strict=True)
-    )
-
-
 def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
         aicc = f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(law.aicc) else _NONE
         numbers = (f"{law.r2:.4f}", number(law.loo_rmse), aicc, item.comparison.behind(law))
-        cells = (law.name, law.form.formula, _parameters(law), *numbers)
+        cells = (law.name, law.form.formula, said_parameters(law), *numbers)
         rows.append((item.selection.y_name, *cells))
     criterion = analyses[0].comparison.criterion
     head = ("Law", "Form", "Parameters (95% CI)", "R²", "Leave-one-out error", "AICc", f"Δ{criterion}")
@@ -287,7 +299,7 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         fresh = (("on new images", made.on_new_images), ("from a new decoder", made.on_new_decoders))
         said += [(what, made.laws[0].value, ends) for what, ends in fresh if ends is not None]
         name = item.selection.y_name
-        rows += [(name, law, short(made.x), number(value), _interval(*run), "") for law, value, run in said]
+        rows += [(name, law, _size(item.line, made.x), number(value), _interval(*run), "") for law, value, run in said]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
     return _metric_table(len(analyses) > 1, "Predictions", head, rows, (4,))
 
@@ -310,7 +322,13 @@ def _back_tests(analyses: Sequence[Analysis]) -> list[Block]:
             said = f"{prefix}{what}: {test.hits} of {len(test.held_out)} inside their 95% interval."
             rows = []
             for row in test.held_out:
-                cells = (test.law, short(row.x), number(row.predicted), _interval(row.low, row.high), number(row.y))
+                cells = (
+                    test.law,
+                    _size(item.line, row.x),
+                    number(row.predicted),
+                    _interval(row.low, row.high),
+                    number(row.y),
+                )
                 rows.append((*cells, "✓ yes" if row.inside else "✗ no"))
             blocks += [Text(said), Table(head, rows)]
     return [Heading("Back-test"), *blocks] if blocks else []
@@ -379,10 +397,10 @@ def _reasons(selection: Selection) -> str:
 
 def _sizes(line: Line) -> str:
     sizes = np.unique(line.sample.x)
-    span = f"{short(sizes[0])} to {short(sizes[-1])}"
+    span = f"{_size(line, sizes[0])} to {_size(line, sizes[-1])}"
     if sizes[0] > 0:
         span = f"{math.log10(sizes[-1] / sizes[0]):.2f} decades"
-    return f"{len(sizes)} over {span}: {_listed([short(size) for size in sizes])}"
+    return f"{len(sizes)} over {span}: {_listed([_size(line, size) for size in sizes])}"
 
 
 def _seeds(line: Line) -> str:
@@ -447,7 +465,9 @@ def _excluded(selections: Sequence[Selection]) -> list[Block]:
     return [Heading("Left out"), Table(("Run", "Why", "Fits"), rows, (1, 2))]
 
 
-def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None) -> list[Block]:
+def _joint_blocks(
+    found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None, drawn: str
+) -> list[Block]:
     notes: list[tuple[str, str | None]] = [(f"{name}: not fitted: {reason}", None) for name, reason in found.skipped]
     notes += [(item.message, item.code) for item in found.cautions]
     notes += [(f"left out: {row}: {reason}", None) for row, reason in found.selection.excluded]
@@ -457,7 +477,7 @@ def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], c
         "against what was measured."
     )
     return [
-        Picture(paths["svg"], paths["png"], title, caption, True),
+        Picture(paths["svg"], paths["png"], title, caption + drawn, True),
         Heading("Verdicts"),
         Table(("claim", "verdict", "reason", "would decide it", "level"), list(found.verdicts), (0, 2, 3, 4)),
         Heading("Laws"),

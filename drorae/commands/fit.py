@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from drorae.commands.options import Law, Statuses, Words, flat, option
-from drorae.commands.source import SizeOptions
+from drorae.commands.source import FigureOptions, SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
 from drorae.runtime.shell import portable_command
@@ -17,7 +17,7 @@ from drorae.storage.files import file_name
 
 
 @dataclass(kw_only=True)
-class Fit(SizeOptions):
+class Fit(SizeOptions, FigureOptions):
     """Fit a law to finished runs: metric against log10(size) or size, with its intervals.
 
     In the JSON object, further metrics stand under "also".
@@ -52,7 +52,15 @@ class Fit(SizeOptions):
 
         with working(f"fitting {self.source}"):
             outcome = fit_table(
-                self.read(), self.x, names, self.law, flat(self.include), self.unit, self.out, command=command
+                self.read(),
+                self.x,
+                names,
+                self.law,
+                flat(self.include),
+                self.unit,
+                self.out,
+                command=command,
+                style=self.style,
             )
             if self.track and self.experiment is not None:
                 from analysis.report.mlflow import write_fits
@@ -76,7 +84,8 @@ class Fit(SizeOptions):
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
-                write_joint_report(item, folder, command)["html"] for item, folder in zip(found, folders, strict=True)
+                write_joint_report(item, folder, command, self.style)["html"]
+                for item, folder in zip(found, folders, strict=True)
             ]
         self._answer([joint_tree(item) for item in found], "\n".join(item.text() for item in found), pages)
         return 0

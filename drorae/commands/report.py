@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drorae.commands.source import SourceOptions
+from drorae.commands.source import FigureOptions, SourceOptions
 from drorae.commands.terminal import say, show, working
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from analysis.laws.line import Law
     from analysis.report.outcome import FitOutcome
+    from analysis.report.style import Style
 
 FITTED_METRICS = tuple(metric.name for metric in METRICS if metric.fitted)
 SIZES = ("num_layers", "fusion.num_layers", "expert_hidden_dim", "params", "fusion_params")
@@ -39,7 +40,12 @@ def choose_axis(frame: pd.DataFrame) -> tuple[str, Law] | None:
 
 
 def fit_trials(
-    frame: pd.DataFrame, out: Path, title: str, command: str, images: dict[str, Path] | None = None
+    frame: pd.DataFrame,
+    out: Path,
+    title: str,
+    command: str,
+    images: dict[str, Path] | None = None,
+    style: Style = "screen",
 ) -> FitOutcome:
     """Fits every known metric of a table of trials and writes the report to `out`.
 
@@ -51,6 +57,7 @@ def fit_trials(
         title: heads the report.
         command: the command that writes the report, for its foot.
         images: files of pictures to show, by caption; default: none.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
@@ -73,7 +80,7 @@ def fit_trials(
                 say(f"note: no law of {name}: {error}")
     if not usable:
         raise UserError(f"no law: {reason}")
-    return report_analyses(usable, out, title, images, command)
+    return report_analyses(usable, out, title, images, command, style)
 
 
 def searched_pictures(frame: pd.DataFrame, objectives: Sequence[str], directory: Path) -> dict[str, Path]:
@@ -133,7 +140,7 @@ def trial_pictures(
 
 
 @dataclass(kw_only=True)
-class Report(SourceOptions):
+class Report(SourceOptions, FigureOptions):
     """Write the report of a sweep again: the laws of all its metrics as HTML, figures, JSON and CSV.
 
     Example: drorae report runs/quickstart
@@ -156,9 +163,9 @@ class Report(SourceOptions):
             path = local_copy(self.source, (TABLE, *in_trials((GRID,))))
             title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
             pictures = trial_pictures(path, frame)
-        command = portable_command("report", self.source)
+        command = portable_command("report", self.source, *(["--style", self.style] if self.style != "screen" else []))
         with working(f"fitting {len(frame)} trials"):
-            outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures)
+            outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures, self.style)
         plot, page = outcome.paths["png"], outcome.paths["html"]
         show("\n".join([outcome.text, "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])
         return 0

@@ -114,3 +114,11 @@ class SizeOptions(SourceOptions, JsonOption):
 
     x: Column = "params"
     """Size: params, capacity, layers or a column."""
+
+
+@dataclass(kw_only=True)
+class FigureOptions:
+    """How figures are drawn."""
+
+    style: Literal["screen", "paper"] = "screen"
+    """Figures for a screen, or as wide as a paper's column (3.25 inches)."""
