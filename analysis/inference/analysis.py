@@ -41,7 +41,8 @@ class Analysis:
         sample = self.line.sample
         names = CANDIDATES if self.line.law == "log-linear" else ("linear", *CANDIDATES)
         # Four configurations carry the line that was asked for and no more.
-        return compare_laws(sample, names if sample.low > 0 else ("linear",))
+        found = compare_laws(self.line.judged, names if sample.low > 0 else ("linear",))
+        return found if self.line.judged is sample else found.of_points(sample)
 
     @property
     def back_tests(self) -> tuple[BackTest, ...]:
@@ -51,7 +52,7 @@ class Analysis:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of a trend, of saturation, and of their own largest sizes."""
-        own = verdicts(self.comparison, self.line.law)
+        own = verdicts(self.comparison.judge, self.line.law, self.draws.deciding)
         return own if self.unflattered is None else heed_choice(own, self.unflattered.verdicts)
 
     @cached_property
@@ -78,7 +79,7 @@ class Analysis:
         others = [fit for fit in self.comparison.fits if fit.name != self.line.law]
         if not (self.rejected and preferred.name == self.line.law and others):
             return preferred
-        return min(others, key=lambda fit: fit.loo_rmse)
+        return min(others, key=lambda fit: self.comparison.judged(fit).loo_rmse)
 
     @property
     def horizon(self) -> Horizon:

@@ -86,7 +86,7 @@ def law_tables(analyses: Sequence[Analysis]) -> str:
     head = ("Metric", "Intercept", "Slope", "95% CI", "R²", "Residual sd", "Seed sd", "n", "Runs")
     laws = [
         (display_name(item.selection.y_name), law.name, law.form.formula, said_parameters(law), number(law.r2),
-         number(law.loo_rmse), item.comparison.behind(law))
+         number(item.comparison.judged(law).loo_rmse), item.comparison.behind(law))
         for item in analyses
         for law in item.comparison.fits
     ]  # fmt: skip

@@ -278,8 +278,9 @@ def _method(line: Line) -> str:
 def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
-        aicc = f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(law.aicc) else _NONE
-        numbers = (f"{law.r2:.4f}", number(law.loo_rmse), aicc, item.comparison.behind(law))
+        judged = item.comparison.judged(law)
+        aicc = f"{judged.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(judged.aicc) else _NONE
+        numbers = (f"{law.r2:.4f}", number(judged.loo_rmse), aicc, item.comparison.behind(law))
         cells = (law.name, law.form.formula, said_parameters(law), *numbers)
         rows.append((item.selection.y_name, *cells))
     criterion = analyses[0].comparison.criterion
@@ -295,7 +296,7 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         made = item.predict(item.horizon.high)
         said = [(law.law, law.value, law.of_run) for law in made.laws]
         if len(said) > 1:
-            said.append(("envelope", made.laws[0].value, made.of_run))
+            said.append((f"envelope{item.draws.here}", made.laws[0].value, made.of_run))
         fresh = (("on new images", made.on_new_images), ("from a new decoder", made.on_new_decoders))
         said += [(what, made.laws[0].value, ends) for what, ends in fresh if ends is not None]
         name = item.selection.y_name
