@@ -44,7 +44,9 @@ def legends_below(figure: Figure, panels: Sequence[Axes], across: int = 1) -> No
     layout.execute(figure)
     rows = [panels[start : start + across] for start in range(0, len(panels), across)]
     each = height / len(rows)
-    heights = [each + max(_legend_below(axes, width * (k + 1) / across) for k, axes in enumerate(row)) for row in rows]
+    heights = [
+        each + max(_legend_below(figure, axes, width * (k + 1) / across) for k, axes in enumerate(row)) for row in rows
+    ]
     gridspec = panels[0].get_gridspec()
     assert gridspec is not None
     gridspec.set_height_ratios(heights)
@@ -63,7 +65,7 @@ def fit_column(figure: Figure) -> None:
     legends_below(figure, panels)
 
 
-def _legend_below(axes: Axes, end: float) -> float:
+def _legend_below(figure: Figure, axes: Axes, end: float) -> float:
     """Puts the legend of axes below them and returns its height in inches, 0 without one.
 
     end: how far right it may reach, in inches.
@@ -73,8 +75,6 @@ def _legend_below(axes: Axes, end: float) -> float:
     old = axes.get_legend()
     if old is None:
         return 0.0
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     anchor, start = float(axes.xaxis.label.get_fontsize()), axes.get_position().x0 * float(figure.get_figwidth())
     # Ticks with their labels, and the lines of the axis' own label.
     gap = (3.1 + 1.3 * axes.get_xlabel().count("\n")) * anchor / 72 + 0.06
