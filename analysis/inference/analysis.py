@@ -46,7 +46,8 @@ class Analysis:
         sample = self.line.sample
         names = CANDIDATES if self.line.law == "log-linear" else ("linear", *CANDIDATES)
         # Four configurations carry the line that was asked for and no more.
-        return compare_laws(sample, names if sample.low > 0 else ("linear",))
+        found = compare_laws(self.line.judged, names if sample.low > 0 else ("linear",))
+        return found if self.line.judged is sample else found.of_points(sample)
 
     @property
     def back_tests(self) -> tuple[BackTest, ...]:
@@ -55,7 +56,7 @@ class Analysis:
 
     @cached_property
     def _line_verdicts(self) -> tuple[Verdict, ...]:
-        own = verdicts(self.comparison, self.line.law)
+        own = verdicts(self.comparison.judge, self.line.law, self.draws.deciding)
         return own if self.unflattered is None else heed_choice(own, self.unflattered.verdicts)
 
     @cached_property
@@ -98,7 +99,7 @@ class Analysis:
         others = [fit for fit in self.comparison.fits if fit.name != self.line.law]
         if not (self.rejected and preferred.name == self.line.law and others):
             return preferred
-        return min(others, key=lambda fit: fit.loo_rmse)
+        return min(others, key=lambda fit: self.comparison.judged(fit).loo_rmse)
 
     def law_interval(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ends (points,) of the 95% interval of the leading law at sizes `at`."""

@@ -35,24 +35,24 @@ def cautions(line: Line) -> list[Caution]:
 
 
 def _line_cautions(line: Line) -> Iterator[Caution]:
-    sample = line.sample
+    sample = line.judged
     low, high = line.slope_ci95
     if low <= 0 <= high:
         message = f"the 95% interval of the slope, {low:.4g} .. {high:.4g}, includes zero"
         yield Caution("slope-includes-zero", message)
     yield from _influential(line)
-    misfit = lack_of_fit(sample, line.curve)
+    misfit = lack_of_fit(sample, line.judged_curve)
     if misfit is not None and misfit.p < 0.05:
         message = (
-            f"configurations scatter about the line more than their seeds explain (lack of fit {misfit.text}): "
-            "the law's form is in doubt"
+            f"configurations scatter about the line more than their {sample.repeats} explain (lack of fit "
+            f"{misfit.text}): the law's form is in doubt"
         )
         yield Caution("lack-of-fit", message)
     if misfit is not None and misfit.p_small < 0.05:
         message = (
-            f"configurations scatter about the line less than their seeds imply (F({misfit.dof[0]:.3g}, "
+            f"configurations scatter about the line less than their {sample.repeats} imply (F({misfit.dof[0]:.3g}, "
             f"{misfit.dof[1]:.3g}) = {misfit.f:.3g}, p = {misfit.p_small:.2g} of so small a ratio): intervals "
-            "pool residuals and seeds; seeds that err alike at all sizes would do that"
+            f"pool residuals and {sample.repeats}; {sample.repeats} that err alike at all sizes would do that"
         )
         yield Caution("less-scatter-than-seeds", message)
     if sample.n < FEW_CONFIGURATIONS:
@@ -63,6 +63,7 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
         message = f"{sample.x_name} spans {decades:.2f} decades; a slope per decade wants one or more"
         yield Caution("short-span", message)
     yield from _repeated_x(sample)
+    sample = line.sample
     least, most = int(sample.runs.min()), int(sample.runs.max())
     if least != most:
         message = (
@@ -83,7 +84,7 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
 
 def _influential(line: Line) -> list[Caution]:
     """What the slope would be with one configuration left out at a time."""
-    rows = influence(line.curve)
+    rows = influence(line.judged_curve)
     if any(row.leverage > 1 - 1e-9 for row in rows):
         return [Caution("single-size-carries-slope", "one configuration alone sets the slope: all others share one x")]
     slopes = np.array([row.without[1] for row in rows])
@@ -152,6 +153,11 @@ def _best_caution(selection: Selection) -> list[Caution]:
         f"it: by {flattery:.2g} on average; intervals of slope, intercept and predictions hold with and without that, "
         "and verdicts that hang on it are undecided"
     )
+    if alone := sum(len(item.tried) > 1 and not len(item.again) for item in selection.best):
+        message += (
+            f"; {alone} of {len(selection.best)} were chosen with one seed per setting, which tells too little of that "
+            "(nothing where the settings do not matter): run two seeds or more of every setting"
+        )
     return [Caution("best-of", message)]
 
 
@@ -193,7 +199,7 @@ def _survivors(selection: Selection, pruned: pd.DataFrame) -> str:
 
 def _bend_caution(line: Line) -> Caution:
     """What these points can say about saturation."""
-    found = bend(line.sample, line.law)
+    found = bend(line.judged, line.law)
     if found is None:
         return Caution("saturation", "these sizes cannot show a bend: absence of saturation cannot be claimed")
     if found.resolved:
@@ -204,7 +210,7 @@ def _bend_caution(line: Line) -> Caution:
         return Caution("curvature", message)
     message = (
         f"any quadratic term between {found.low:.3g} and {found.high:.3g} beside the line is compatible with these "
-        f"{line.sample.n} points; the verdict on saturation says what that means"
+        f"{line.judged.n} points; the verdict on saturation says what that means"
     )
     return Caution("saturation", message)
 
@@ -213,6 +219,7 @@ def few_for_aicc(comparison: LawComparison) -> list[Caution]:
     """Leave-one-out errors, where AICc cannot choose a law of three parameters."""
     if not comparison.few:
         return []
+    comparison = comparison.judge
     errors = ", ".join(f"{fit.name} {fit.loo_rmse:.3g}" for fit in comparison.fits)
     message = (
         f"with {comparison.sample.n} configurations AICc all but excludes laws of three parameters; root mean square "

@@ -11,10 +11,13 @@ import numpy as np
 
 from analysis.inference.cautions import Caution
 from analysis.inference.predict import Forecast
+from analysis.inference.verdicts import DecoderSlope
 from analysis.laws.intervals import Interval, run_interval, satterthwaite
 from analysis.laws.line import Line
 from analysis.table.decoders import SEED, decoder_labels
 
+DECIDING_DECODERS = 3
+"""From so many on a trend is judged by the slope for new ones."""
 FEW_DECODERS = 4
 """Below this many, an interval for new decoders rests on so few that it is several times as wide as it need be."""
 _SLOPE = np.array([0.0, 1.0])
@@ -85,6 +88,19 @@ class Draws:
                 both = satterthwaite(several.value(_SLOPE), [several.mean_part(_SLOPE), *images])
                 found.append(NewDraws("images and decoders", both, "both of these"))
         return tuple(found)
+
+    @property
+    def deciding(self) -> DecoderSlope | None:
+        """The slope for new decoders, by which a trend is judged; None of fewer than 3, whose t decides nothing."""
+        several = self.line.decoders
+        if several is None or several.count < DECIDING_DECODERS:
+            return None
+        return DecoderSlope(several.new(_SLOPE), several.count)
+
+    @property
+    def here(self) -> str:
+        """Which decoders the main intervals are for, to be put behind a word; empty unless there are several."""
+        return f" for these {self.decoders} decoders" if self.decoders > 1 else ""
 
     def _image_parts(self) -> list[tuple[float, float]]:
         variance = self.line.sample.image_variance(self.line.curve, _SLOPE[None])

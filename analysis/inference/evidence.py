@@ -60,6 +60,21 @@ class LawComparison:
     fits: tuple[CurveFit, ...]
     skipped: tuple[tuple[str, str], ...]
     """(law, why it was not fitted)."""
+    by: LawComparison | None = None
+    """The same laws through the points that judge them, where those are others: means over decoders."""
+
+    @property
+    def judge(self) -> LawComparison:
+        """The laws through the points that AICc, verdicts, back-tests and the horizon are of."""
+        return self.by or self
+
+    def judged(self, fit: CurveFit) -> CurveFit:
+        """The same law through the points that judge it."""
+        return self.judge.get(fit.name)
+
+    def of_points(self, sample: Sample) -> LawComparison:
+        """The same laws fitted to other points, which values and intervals are of, and judged by these."""
+        return replace(self, sample=sample, fits=tuple(sample.fit(fit.form) for fit in self.fits), by=self)
 
     @property
     def preferred(self) -> CurveFit:
@@ -68,9 +83,8 @@ class LawComparison:
 
     def delta(self, fit: CurveFit) -> float:
         """How much AICc a law is behind the best; plain AIC at four points, where AICc divides by zero."""
-        if np.isfinite(self.preferred.aicc):
-            return fit.aicc - self.preferred.aicc
-        return fit.aic - self.preferred.aic
+        best, own = self.judged(self.preferred), self.judged(fit)
+        return own.aicc - best.aicc if np.isfinite(best.aicc) else own.aic - best.aic
 
     def behind(self, fit: CurveFit) -> str:
         """`delta` as it is printed; words where so few points have no AICc for the law."""
@@ -79,12 +93,12 @@ class LawComparison:
     @property
     def few(self) -> bool:
         """Whether AICc all but excludes a law of three parameters: with 5, 6, 7 points it costs inf, 30, 14 more."""
-        return self.sample.n <= FEW_FOR_AICC and any(len(fit.parameters) > 2 for fit in self.fits)
+        return self.judge.sample.n <= FEW_FOR_AICC and any(len(fit.parameters) > 2 for fit in self.fits)
 
     @property
     def criterion(self) -> str:
         """What `delta` is a difference of."""
-        return "AICc" if np.isfinite(self.preferred.aicc) else "AIC"
+        return "AICc" if np.isfinite(self.judged(self.preferred).aicc) else "AIC"
 
     @property
     def plausible(self) -> tuple[CurveFit, ...]:
@@ -117,10 +131,15 @@ class LawComparison:
         """The plausible laws and their rival."""
         return tuple(dict.fromkeys((*self.plausible, self.rival or self.preferred)))
 
-    def envelope(self, at: np.ndarray, seeds: np.ndarray | float = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
+    def envelope(
+        self, at: np.ndarray, seeds: np.ndarray | float = 1, everywhere: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs.
+
+        everywhere: whether a law that is heard outside the data alone is heard at all sizes, as a band without a step.
+        """
         seeds = np.broadcast_to(seeds, len(at))
-        heard = [self.laws_at(float(x)) for x in at]
+        heard = [self.laws_beyond if everywhere else self.laws_at(float(x)) for x in at]
         lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
         for fit in dict.fromkeys(fit for laws in heard for fit in laws):
             asked = np.array([fit in laws for laws in heard])
@@ -144,6 +163,8 @@ class LawComparison:
         What the data say against it counts: of a span under a decade 0.3 of the span and no farther; where the points
         bend half of that and no farther; where the back-test failed nothing beyond the data, on neither side.
         """
+        if self.by is not None:
+            return self.by.horizon
         sample = self.sample
         if sample.low <= 0:
             return Horizon(sample.low, sample.high, 0.0, "the data alone: a size that is not above 0 has no decades")
@@ -175,7 +196,9 @@ class LawComparison:
     @cached_property
     def back_tests(self) -> tuple[BackTest, ...]:
         """The largest sizes predicted from the smaller ones, the envelope first."""
-        return back_test(self.sample, tuple(fit.name for fit in self.fits))
+        return (
+            self.by.back_tests if self.by is not None else back_test(self.sample, tuple(fit.name for fit in self.fits))
+        )
 
     def find(self, name: str) -> CurveFit | None:
         """The law called `name`, if it was fitted."""

@@ -24,6 +24,13 @@ NEARLY_STRAIGHT = 0.2
 """Loss of slope over the data's span that is still called none: a fifth."""
 
 
+class DecoderSlope(NamedTuple):
+    """The slope's 95% interval for new decoders, and how many it rests on."""
+
+    ends: Interval
+    decoders: int
+
+
 class Verdict(NamedTuple):
     """A claim and what the data say of it. Comparisons of designs return the same tuple."""
 
@@ -54,33 +61,41 @@ def judged_at(level: str) -> Callable[[Callable[Judging, Verdict]], Callable[Jud
     return mark
 
 
-def verdicts(comparison: LawComparison, law: Law = "log-linear") -> tuple[Verdict, ...]:
+def verdicts(
+    comparison: LawComparison, law: Law = "log-linear", of_new: DecoderSlope | None = None
+) -> tuple[Verdict, ...]:
     """Judges the claims that every fit invites: a trend like `law`'s, no saturation, its own back-test.
 
-    law: log-linear or linear. Sizes without a logarithm carry no verdict.
+    Sizes without a logarithm carry no verdict.
+
+    Args:
+        comparison: the laws.
+        law: log-linear or linear.
+        of_new: the slope for new decoders, where it decides; by default the law's own.
     """
     if comparison.sample.low <= 0:
         return ()
-    found = [trend(comparison, law), no_saturation(comparison)]
+    found = [trend(comparison, law, of_new), no_saturation(comparison, of_new)]
     if comparison.back_tests:
         found.append(predicts_its_largest(comparison))
     return tuple(found)
 
 
 @judged_at(f"5% for slope, bend and lack of fit; rival laws {PLAUSIBLE:g} AICc")
-def trend(comparison: LawComparison, law: Law = "log-linear") -> Verdict:
+def trend(comparison: LawComparison, law: Law = "log-linear", of_new: DecoderSlope | None = None) -> Verdict:
     """Judges whether the metric follows log10 of the size (linear: the size) over the sizes measured, and no farther.
 
     Not supported: the quadratic term beside the line leaves out zero, or another law is better by 4 AICc or more.
     Undecided: no slope is resolved, one configuration sets its sign, or seeds show that the configurations do not lie
-    on the line.
+    on the line. of_new: see `verdicts`.
     """
     sample = comparison.sample
     term, per = (f"log10({sample.x_name})", "decade") if law == "log-linear" else (sample.x_name, "unit")
     claim = f"{law}: {sample.y_name} follows {term} from {sample.low:.4g} to {sample.high:.4g}"
     line = comparison.get(law)
-    low, high = parameter_intervals(line)["slope"]
+    low, high = of_new.ends if of_new else parameter_intervals(line)["slope"]
     slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
+    slope += f" for new decoders, of {of_new.decoders}" if of_new else ""
     bent = bend(sample, law)
     if bent is not None and bent.resolved:
         return Verdict(claim, "not supported", f"the points bend: {bent.text}")
@@ -90,8 +105,9 @@ def trend(comparison: LawComparison, law: Law = "log-linear") -> Verdict:
         return Verdict(claim, "not supported", reason)
     if low <= 0 <= high:
         factor = ((high - low) / 2 / max(abs(float(line.parameters[1])), 1e-300)) ** 2
-        wanted = max(math.ceil(factor * sample.n), sample.n + 1)
-        more = f"about {wanted} configurations like these {sample.n}" if factor < 50 else "far more data"
+        count, what = (of_new.decoders, "decoders") if of_new else (sample.n, "configurations")
+        more = f"about {max(math.ceil(factor * count), count + 1)} {what} like these {count}"
+        more = more if factor < 50 else "far more data"
         return Verdict(claim, "undecided", f"no trend is resolved: {slope}", f"{more}, or a wider range of sizes")
     without = [item.without[1] for item in influence(line)]
     if min(without) <= 0 <= max(without):
@@ -99,7 +115,9 @@ def trend(comparison: LawComparison, law: Law = "log-linear") -> Verdict:
         return Verdict(claim, "undecided", reason, "more configurations at the sizes that carry the slope")
     misfit = lack_of_fit(sample, line)
     if misfit is not None and misfit.p < 0.05:
-        reason = f"{slope}, but configurations scatter about the line more than their seeds do ({misfit.text})"
+        reason = (
+            f"{slope}, but configurations scatter about the line more than their {sample.repeats} do ({misfit.text})"
+        )
         more = "more sizes between those measured, which show a form or show scatter"
         return Verdict(claim, "undecided", reason, more)
     others = [fit.name for fit in comparison.plausible if fit.name != law]
@@ -114,13 +132,13 @@ def trend(comparison: LawComparison, law: Law = "log-linear") -> Verdict:
 
 
 @judged_at("5% for the bend, 2.5% for the most that an offset takes")
-def no_saturation(comparison: LawComparison) -> Verdict:
+def no_saturation(comparison: LawComparison, of_new: DecoderSlope | None = None) -> Verdict:
     """Judges whether the metric keeps improving at an undiminished rate per decade over the sizes measured.
 
     Appraisal by the power law with offset, whose slope per decade shrinks by the factor 10^-(b decades) over the data,
     b -> 0 being log-linear. Supported, and then of the sizes measured alone: even the upper 95% limit of b takes no
     more than a fifth. Not supported: the points bend towards an asymptote, the quadratic term's interval leaving out
-    zero.
+    zero. of_new: see `verdicts`.
     """
     sample = comparison.sample
     claim = f"no saturation: {sample.y_name} changes at one rate per decade from {sample.low:.4g} to {sample.high:.4g}"
@@ -131,7 +149,7 @@ def no_saturation(comparison: LawComparison) -> Verdict:
         reason = f"{sample.n} configurations cannot show a bend"
         return Verdict(claim, "undecided", reason, "at least 5 configurations of 4 different sizes")
     slope = float(line.parameters[1])
-    slope_low, slope_high = parameter_intervals(line)["slope"]
+    slope_low, slope_high = of_new.ends if of_new else parameter_intervals(line)["slope"]
     if bent.resolved:
         ends = " to ".join(f"{bent.slope_at(math.log10(size)):.3g}" for size in (sample.low, sample.high))
         reason = f"the slope goes from {ends} per decade over the data ({bent.text})"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.laws.intervals import Interval, satterthwaite
+from analysis.laws.intervals import Interval, Sample, satterthwaite
+from analysis.laws.noise import Replication
 from analysis.table.decoders import decoder_labels
 from analysis.table.selection import Selection
 
@@ -22,6 +23,12 @@ class DecoderLines:
 
     lines: np.ndarray
     """Intercept and slope of every decoder, (decoders, 2)."""
+    sizes: np.ndarray
+    """(sizes,)."""
+    points: np.ndarray
+    """Mean of every decoder at every size, (decoders, sizes)."""
+    design: np.ndarray
+    """Of a line at these sizes, (sizes, 2)."""
     inverse: np.ndarray
     """(X'X)^-1 of one decoder's sizes, (2, 2)."""
     variance: float
@@ -71,6 +78,27 @@ class DecoderLines:
         level, slope = (max(self._spread(row) - self._leverage(row) * self.variance, 0.0) ** 0.5 for row in rows)
         return level, slope
 
+    def size_means(self, x_name: str, y_name: str) -> Sample:
+        """The means over the decoders, one point per size, by which laws are judged.
+
+        What a decoder adds to level and slope moves the law of all its points at once and is none of their scatter: no
+        (decoder, size) is a point of its own. About the means' law the points scatter by what decoders do not share
+        once each has its own line; that is what the sample's seeds know.
+        """
+        count, sizes = self.points.shape
+        means = self.points.mean(axis=0)
+        common = float(np.sum((means - self.design @ self.lines.mean(axis=0)) ** 2)) * count
+        dof = (count - 1) * (sizes - 2)
+        variance = max(self.variance * self.dof - common, 0.0) / dof
+        runs, known = np.full(sizes, float(count)), None
+        if variance > 0:
+            theta = np.array([np.log(variance)])
+            known = Replication(runs, np.ones((sizes, 1)), theta, np.array([[2 / dof]]), 0.0, float("nan"))
+        return Sample(
+            self.sizes[:, None], means, runs, np.ones(sizes), variance**0.5, dof if known else 0, float(count), known,
+            x_name=x_name, y_name=y_name, repeats="decoders",
+        )  # fmt: skip
+
     def _leverage(self, row: np.ndarray) -> float:
         return float(row @ self.inverse @ row)
 
@@ -103,4 +131,15 @@ def decoder_lines(selection: Selection, log: bool) -> DecoderLines | None:
     dof, seed_dof = len(names) * (len(sizes) - 2), int(runs.sum()) - len(runs)
     variance = float(np.sum((points - lines @ design.T) ** 2)) / dof
     seed_variance = float(np.sum((selection.y - means[cell]) ** 2)) / seed_dof if seed_dof else 0.0
-    return DecoderLines(lines, inverse, variance, dof, seed_variance, seed_dof, float(len(runs) / np.sum(1 / runs)))
+    return DecoderLines(
+        lines,
+        sizes,
+        points,
+        design,
+        inverse,
+        variance,
+        dof,
+        seed_variance,
+        seed_dof,
+        float(len(runs) / np.sum(1 / runs)),
+    )

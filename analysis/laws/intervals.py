@@ -45,6 +45,8 @@ class Sample:
     """Covariance (n, n) of the means over other sets of as many images; None where no image's influence is known."""
     images: int = 0
     """How many images that covariance is from."""
+    repeats: str = "seeds"
+    """What the runs of a configuration differ in."""
 
     @property
     def n(self) -> int:

@@ -76,6 +76,22 @@ class Line:
         """The lines of several phase-1 decoders that were run at the same sizes; None of one."""
         return decoder_lines(self.selection, self.law == "log-linear")
 
+    @cached_property
+    def judged(self) -> Sample:
+        """The points that laws are judged by: those fitted; of several decoders, their means at every size.
+
+        A decoder is a draw, and no size: a (decoder, size) for itself would be neither.
+        """
+        several = self.decoders
+        if several is None or len(several.sizes) < LEAST_CONFIGURATIONS:
+            return self.sample
+        return several.size_means(self.sample.x_name, self.sample.y_name)
+
+    @cached_property
+    def judged_curve(self) -> CurveFit:
+        """The line through them."""
+        return self.curve if self.judged is self.sample else self.judged.fit(self.curve.form)
+
     def _design(self, x: np.ndarray) -> np.ndarray:
         u = np.log10(x) if self.law == "log-linear" else x
         return np.column_stack([np.ones_like(u), u])

@@ -12,6 +12,9 @@ import pandas as pd
 from analysis.inference.designs import DesignComparison
 from analysis.report.blocks import Block, Heading, Notes, Picture, Table, Text
 from analysis.report.figures import INK, display_name, log_axis, number, panels, save, short
+from analysis.report.fonts import boxes
+from analysis.report.latex import comparison_tables
+from analysis.report.style import Style
 from analysis.report.trees import finite
 from analysis.report.write import MARKS, how_again, report_folder, write_pages
 from drorae.runtime.figures import plain_figures
@@ -40,7 +43,7 @@ def comparison_figure(found: DesignComparison) -> Figure:
         left.plot(at, found.value(k, at), color=colour, ls=dashes, lw=1.6)
     if logged:
         decades = np.log10(max(item.high for item in found.samples) / min(item.low for item in found.samples))
-        log_axis(left, (1.0,) if decades > 3.5 else (1.0, 3.0))
+        log_axis(left, (1.0,) if decades > 3.5 else (1.0, 3.0), found.x_name)
     left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
     left.legend(fontsize=8, frameon=False, title=f"{found.compared_law} law of each", title_fontsize=8)
     # Slopes and levels have units of their own: each difference in units of its standard error.
@@ -50,7 +53,7 @@ def comparison_figure(found: DesignComparison) -> Figure:
         for ends, width in ((item.simultaneous95, 1.0), (item.ci95, 2.6)):
             right.plot([end / error for end in ends], [row, row], color=INK, lw=width)
         right.plot(item.difference / error, row, "o", color=INK, ms=5)
-        where = "" if item.at is None else f" at {short(item.at)}"
+        where = "" if item.at is None else f" at {short(item.at, found.x_name)}"
         labels.append(f"{item.what}{where}: {item.a} \N{MINUS SIGN} {item.b}")
     right.axvline(0, color="#888888", lw=0.8)
     right.set_yticks(range(len(labels)), labels, fontsize=8)
@@ -58,8 +61,10 @@ def comparison_figure(found: DesignComparison) -> Figure:
     return figure
 
 
-def write_comparison(found: DesignComparison, directory: str | Path, command: str | None = None) -> dict[str, Path]:
-    """Writes compare.json, compare.csv, compare.txt, compare.png and .svg, report.html, report.md; paths by kind.
+def write_comparison(
+    found: DesignComparison, directory: str | Path, command: str | None = None, style: Style = "screen"
+) -> dict[str, Path]:
+    """Writes compare.json, .csv, .txt, .tex, .png, .svg and .pdf, report.html, report.md; paths by kind.
 
     Raises:
         UserError: the directory cannot be written.
@@ -73,17 +78,21 @@ def write_comparison(found: DesignComparison, directory: str | Path, command: st
         )
     ])  # fmt: skip
     with report_folder(directory) as folder:
-        paths = save(comparison_figure(found), folder, "compare")
+        drawn = comparison_figure(found)
+        paths = save(drawn, folder, "compare", style)
         texts = {
             "json": json.dumps(finite(found.as_json()), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
             "csv": str(rows.to_csv(index=False, float_format="%.10g", lineterminator="\n")),
             "txt": found.text() + "\n",
+            "tex": comparison_tables(found),
         }
         paths |= {kind: write_atomic(folder / f"compare.{kind}", text.encode()) for kind, text in texts.items()}
-        return paths | write_pages(folder, title, _blocks(found, title, paths, command))
+        return paths | write_pages(folder, title, _blocks(found, title, paths, command, boxes(drawn)))
 
 
-def _blocks(found: DesignComparison, title: str, paths: dict[str, Path], command: str | None) -> list[Block]:
+def _blocks(
+    found: DesignComparison, title: str, paths: dict[str, Path], command: str | None, drawn: str
+) -> list[Block]:
     def ends(pair: tuple[float, float]) -> str:
         return f"{number(pair[0])} … {number(pair[1])}"
 
@@ -99,16 +108,26 @@ def _blocks(found: DesignComparison, title: str, paths: dict[str, Path], command
         for line in found.lines
     ]  # fmt: skip
     differences = [
-        (item.what, "\N{EN DASH}" if item.at is None else short(item.at), f"{item.a} \N{MINUS SIGN} {item.b}",
-         number(item.difference), ends(item.ci95), ends(item.simultaneous95), f"{item.p_holm:.2g}")
+        (item.what, "\N{EN DASH}" if item.at is None else short(item.at, found.x_name),
+         f"{item.a} \N{MINUS SIGN} {item.b}", number(item.difference), ends(item.ci95), ends(item.simultaneous95),
+         f"{item.p_holm:.2g}")
         for item in found.differences
     ]  # fmt: skip
     notes: list[tuple[str, str | None]] = [(item.message, item.code) for item in found.cautions]
     notes += [(f"left out: {row}: {reason}", None) for row, reason in found.excluded]
-    head = ("Design", "Slope", "95% CI", f"Level at {short(found.level_at)}", "95% CI", "Points", "Runs", "Law")
+    head = (
+        "Design",
+        "Slope",
+        "95% CI",
+        f"Level at {short(found.level_at, found.x_name)}",
+        "95% CI",
+        "Points",
+        "Runs",
+        "Law",
+    )
     return [
         Text(f"{found.better.capitalize()} is better.", "soft"),
-        Picture(paths["svg"], paths["png"], title, caption, True),
+        Picture(paths["svg"], paths["png"], title, caption + drawn, True),
         Heading("Verdicts"),
         Table(("Claim", "Verdict", "Why"), verdicts, (0, 1, 2)),
         Heading("Designs"),

@@ -1,20 +1,26 @@
-"""The plots of a law, of two axes, of a trade-off: PNG and SVG, without a display."""
+"""The plots of a law, of two axes, of a trade-off: PNG, SVG and PDF, without a display."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.inference.analysis import Analysis
+from analysis.inference.asked import AskedLaw
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
+from analysis.laws.curves import CurveFit
+from analysis.laws.intervals import parameter_intervals
 from analysis.laws.line import Line
+from analysis.report.fonts import choose_fonts
+from analysis.report.style import Style, fit_column, legends_below
 from analysis.table.cells import floats
 from analysis.table.columns import find_column
 from drorae.metrics.registry import title
@@ -39,6 +45,9 @@ BASELINE = "no-fusion"
 RASTER_POINTS = 2000
 """Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
 
+_PARAMETERS = re.compile(r"(?<![a-z])(n|num)?param(eter)?s?(?![a-z])", re.IGNORECASE)
+"""A size counted in parameters, whose billions are written B."""
+
 _NAMES = {
     **dict.fromkeys(("params", "fusion_params"), "Fusion parameters"),
     "fusion_params_paper": "Fusion parameters (paper's formula)",
@@ -58,6 +67,16 @@ def number(value: float) -> str:
         return "∞" if value > 0 else "\N{MINUS SIGN}∞"
     text = f"{value:.4f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def said_parameters(law: CurveFit | AskedLaw) -> str:
+    """A law's parameters with their 95% intervals, and which of them stopped at a bound."""
+    fit, intervals = (law.fit, law.intervals) if isinstance(law, AskedLaw) else (law, parameter_intervals(law))
+    return "; ".join(
+        f"{name} = {number(value)} ({number(low)} … {number(high)})"
+        + (", at its bound" if name in fit.at_bound else "")
+        for (name, (low, high)), value in zip(intervals.items(), fit.parameters, strict=True)
+    )
 
 
 def equation(line: Line) -> str:
@@ -80,6 +99,7 @@ def law_figure(analyses: Sequence[Analysis]) -> Figure:
     figure, drawn = panels(len(analyses))
     for analysis, axes in zip(analyses, drawn, strict=True):
         _draw_law(axes, analysis)
+    legends_below(figure, drawn, min(len(drawn), 2))
     return figure
 
 
@@ -90,10 +110,11 @@ def residual_figure(analyses: Sequence[Analysis]) -> Figure:
     for analysis, axes in zip(analyses, drawn, strict=True):
         line = analysis.line
         sd = line.curve.residual_sd
-        axes.axhspan(-sd, sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
-        axes.axhline(0, color=INK, lw=1)
+        measured = [line.sample.low, line.sample.high]
+        axes.fill_between(measured, -sd, sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
+        axes.plot(measured, [0, 0], color=INK, lw=1)
         _scatter(axes, line, line.selection.y - line.fitted)
-        _x_axis(axes, line, analysis.horizon.high)
+        _x_axis(axes, line, line.sample.high)
         axes.set_ylabel(f"residual, {display_name(line.sample.y_name).split(' (')[0]}")
         axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
@@ -112,7 +133,7 @@ def joint_figure(found: JointAnalysis) -> Figure:
                      label=f"{found.second_name} {level:g}")  # fmt: skip
         span = np.geomspace(x.min(), x.max(), 50)
         left.plot(span, found.additive.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
-    log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0))
+    log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0), found.x_name)
     left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
     left.legend(fontsize=7, frameon=False, ncols=2)
     best = found.fits[0]
@@ -144,18 +165,25 @@ def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Pat
 
 
 @plain_figures()
-def save(figure: Figure, directory: Path, name: str) -> dict[str, Path]:
-    """Writes name.png (150 dpi) and name.svg, each renamed into place; the same figure gives the same bytes."""
+def save(figure: Figure, directory: Path, name: str, style: Style = "screen") -> dict[str, Path]:
+    """Writes name.png (150 dpi), name.svg and name.pdf, each renamed into place; a figure gives the same bytes again.
+
+    The PDF has its fonts in it as TrueType. Texts are drawn with an installed font that has their signs. style: screen,
+    or paper for the width of a paper's column.
+    """
+    choose_fonts(figure)
+    if style == "paper":
+        fit_column(figure)
     paths = {}
     # Laid out once for all files, and not drawn for it.
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
     figure.set_layout_engine("none")
-    for kind in ("png", "svg"):
+    dates: dict[str, Any] = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    for kind, metadata in dates.items():
         buffer = io.BytesIO()
-        metadata: Any = {"Date": None} if kind == "svg" else None
-        figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=150 if style == "screen" else 300, facecolor="white", metadata=metadata)
         paths[kind] = write_atomic(directory / f"{name}.{kind}", buffer.getvalue())
     return paths
 
@@ -186,7 +214,7 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     space = np.geomspace if line.law == "log-linear" else np.linspace
     inside, beyond = space(sample.low, sample.high, 200), space(sample.high, end, 80)
     _draw_leading(axes, analysis, inside, beyond)
-    others = _draw_rivals(axes, analysis)
+    _draw_rivals(axes, analysis)
     axes.axvline(sample.high, color="#888888", lw=0.8, ls=":")
     axes.axvline(end, color="#888888", lw=0.8)
     rising = line.slope > 0
@@ -206,12 +234,8 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     shown += [np.array(level.get_ydata(), dtype=float) for level in axes.get_lines() if level.get_gid() == BASELINE]
     every = np.concatenate(shown)
     margin = 0.05 * np.ptp(every)
-    bottom, top = float(every.min() - margin), float(every.max() + margin)
-    # Room for the legend on the side the line leaves free.
-    room = (0.34 + 0.05 * others) * (top - bottom)
-    axes.set_ylim(bottom - room * rising, top + room * (not rising))
-    loc: Literal["lower right", "upper right"] = "lower right" if rising else "upper right"
-    axes.legend(facecolor="white", edgecolor="white", framealpha=1, fontsize=8, loc=loc)
+    axes.set_ylim(float(every.min() - margin), float(every.max() + margin))
+    axes.legend(fontsize=8)
 
 
 def _draw_leading(axes: Axes, analysis: Analysis, inside: np.ndarray, beyond: np.ndarray) -> None:
@@ -246,8 +270,12 @@ def _counted(line: Line) -> str:
     return f"n = {len(counts)} configurations, {seeds}"
 
 
-def _draw_rivals(axes: Axes, analysis: Analysis) -> int:
-    """Draws the line asked for, the other plausible laws and the envelope of all heard; returns how many there are."""
+def _draw_rivals(axes: Axes, analysis: Analysis) -> None:
+    """Draws the line asked for, the other plausible laws and the envelope of all heard.
+
+    The envelope is that of all laws heard anywhere in the figure, everywhere: one that is heard outside the data alone
+    would begin with a cliff.
+    """
     comparison, sample = analysis.comparison, analysis.line.sample
     end = analysis.horizon.high
     at = (np.geomspace if sample.low > 0 else np.linspace)(sample.low, end, 60)
@@ -257,10 +285,9 @@ def _draw_rivals(axes: Axes, analysis: Analysis) -> int:
         rejected = analysis.line_rejected and law.name == analysis.line.law
         axes.plot(at, law.value(at), color=INK, lw=1, ls=style, label=law.name + ", not supported" * rejected)
     if not analysis.disputed:
-        return len(others)
-    for i, y in enumerate(comparison.envelope(at, analysis.typical_seeds)):
+        return
+    for i, y in enumerate(comparison.envelope(at, analysis.typical_seeds, everywhere=True)):
         axes.plot(at, y, color=INK, lw=0.9, ls=":", label="" if i else "envelope of the laws in question")
-    return len(others) + 1
 
 
 def _scatter(axes: Axes, line: Line, y: np.ndarray) -> None:
@@ -312,27 +339,34 @@ def _x_axis(axes: Axes, line: Line, end: float) -> None:
     if line.law == "log-linear":
         decades = math.log10(end / line.sample.low)
         subs = (1.0,) if decades > 3.5 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
-        log_axis(axes, subs)
+        log_axis(axes, subs, line.sample.x_name)
         margin = 10 ** (0.035 * decades)
         axes.set_xlim(line.sample.low / margin, end * margin)
     else:
-        axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        axes.xaxis.set_major_formatter(lambda value, _: short(value, line.sample.x_name))
     axes.set_xlabel(display_name(line.sample.x_name))
 
 
-def log_axis(axes: Axes, subs: Sequence[float]) -> None:
-    """Makes the x axis one of log10 of a size, with labels at these multiples of the powers of ten."""
+def log_axis(axes: Axes, subs: Sequence[float], name: str = "") -> None:
+    """Makes the x axis one of log10 of a size called `name`, labelled at these multiples of the powers of ten."""
     from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_minor_formatter("")
-    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.xaxis.set_major_formatter(lambda value, _: short(value, name))
 
 
-def short(value: float) -> str:
-    """A size for labels: 128, 19 K, 113.4 M."""
-    for limit, scale, unit in ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " K")):
+def short(value: float, name: str = "") -> str:
+    """A size for labels: 128, 19 K, 113.4 M, 2.5 G; of parameters, as `name` says, 2.5 B."""
+    billion = " B" if _PARAMETERS.search(name) else " G"
+    for limit, scale, unit in (
+        (1e15, 1.0, ""),
+        (1e12, 1e12, " T"),
+        (1e9, 1e9, billion),
+        (1e6, 1e6, " M"),
+        (1e4, 1e3, " K"),
+    ):
         if abs(value) >= limit:
             return f"{float(f'{value / scale:.4g}'):g}{unit}"
     return f"{value:g}"

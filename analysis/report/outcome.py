@@ -14,6 +14,7 @@ from analysis.inference.analysis import Analysis, analyse
 from analysis.inference.asked import Asking
 from analysis.laws.bootstrap import Progress
 from analysis.laws.line import Unit
+from analysis.report.style import Style
 from analysis.report.trees import fit_tree
 from analysis.report.write import write_report
 from drorae.errors import UserError
@@ -44,6 +45,7 @@ def fit_table(
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
     progress: Progress | None = None,
+    style: Style = "screen",
 ) -> FitOutcome:
     """Fits each metric of `y` on `x` over the usable rows of `frame`.
 
@@ -59,6 +61,7 @@ def fit_table(
         images: caption to PNG file, embedded in the report.
         command: printed in the report as the way to make it again.
         progress: see `analyse`.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: what `analyse` and `write_report` refuse; nothing is written then.
@@ -68,7 +71,7 @@ def fit_table(
         raise UserError("y: expected at least one metric, such as psnr or rfd_dinov2")
     include = tuple(include)
     analyses = [analyse(frame, x, name, law, include, unit, progress) for name in names]
-    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command)
+    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command, style=style)
 
 
 def report_analyses(
@@ -78,6 +81,7 @@ def report_analyses(
     images: Mapping[str, Path] | None = None,
     command: str | None = None,
     record: Sequence[str] = (),
+    style: Style = "screen",
 ) -> FitOutcome:
     """Returns what `fit_table` returns, and writes what it writes, of analyses that are there already.
 
@@ -88,12 +92,13 @@ def report_analyses(
         images: caption to PNG file, embedded in the page; none by default.
         command: printed as the way to make the report again; left out by default.
         record: how registered predictions did, line by line, which ends the text; nothing by default.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: what `write_report` refuses.
     """
     trees = tuple(fit_tree(item) for item in analyses)
-    paths = {} if out is None else write_report(analyses, out, title, images, command, trees, record)
+    paths = {} if out is None else write_report(analyses, out, title, images, command, trees, record, style)
     return FitOutcome(tuple(analyses), trees, paths, "\n".join([*map(_summary, analyses), *record]))
 
 

@@ -53,7 +53,10 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
         "asked": None if analysis.asked is None else asked_tree(analysis.asked),
         "preferred": comparison.preferred.name,
         "leading": analysis.leading.name,
-        "laws": [law_tree(fit, comparison.delta(fit)) | {"loo_rmse": fit.loo_rmse} for fit in comparison.fits],
+        "laws": [
+            law_tree(fit, comparison.delta(fit)) | {name: getattr(comparison.judged(fit), name) for name in _JUDGED}
+            for fit in comparison.fits
+        ],
         "laws_skipped": [{"name": name, "reason": reason} for name, reason in comparison.skipped],
         "horizon": asdict(analysis.horizon),
         "new_draws": [
@@ -64,6 +67,10 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
         "verdicts": [item._asdict() for item in analysis.verdicts],
     }
     return finite(tree)
+
+
+_JUDGED = ("aicc", "loo_rmse")
+"""What of a law is that of the points it is judged by."""
 
 
 def _line_tree(line: Line) -> dict[str, Any]:

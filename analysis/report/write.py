@@ -14,16 +14,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.analysis import Analysis
-from analysis.inference.asked import AskedLaw, JointLaw, joint_lines
+from analysis.inference.asked import JointLaw, joint_lines
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
-from analysis.laws.curves import CurveFit
-from analysis.laws.intervals import parameter_intervals
 from analysis.laws.line import Line
 from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
-from analysis.report.figures import display_name, number, short
+from analysis.report.figures import display_name, number, said_parameters, short
+from analysis.report.fonts import boxes
+from analysis.report.latex import joint_table, law_tables
+from analysis.report.style import Style
 from analysis.report.trees import fit_tree, joint_tree
 from analysis.table.configurations import CONFIGURATION_COLUMNS, configuration_columns
 from analysis.table.selection import Selection
@@ -44,13 +45,14 @@ def write_report(
     command: str | None = None,
     trees: Sequence[Mapping[str, Any]] = (),
     record: Sequence[str] = (),
+    style: Style = "screen",
 ) -> dict[str, Path]:
     """Writes the report of one or several metrics and returns its paths by name.
 
     json: law.json, the object of the first metric, the others' under "also"; csv: law.csv, every run of every fit
-    with fitted value, residual and bands, or why it was left out; png, svg: law.*; residuals_png, residuals_svg;
-    html: report.html, which holds all of it and loads nothing; markdown: report.md, the same for a repository.
-    Each file appears whole or not at all.
+    with fitted value, residual and bands, or why it was left out; tex: law.tex, the fits as LaTeX tables; png, svg,
+    pdf: law.*; residuals_png, residuals_svg, residuals_pdf; html: report.html, which holds all of it and loads nothing;
+    markdown: report.md, the same for a repository. Each file appears whole or not at all.
 
     Args:
         analyses: one per metric, all against the same size.
@@ -60,6 +62,7 @@ def write_report(
         command: printed as the way to make the report again; left out by default.
         trees: the objects to write as JSON, one per metric; `fit_tree` of each by default.
         record: how registered predictions did, line by line; nothing by default.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: the directory cannot be written, or an image cannot be read.
@@ -67,29 +70,39 @@ def write_report(
     first, *others = trees or [fit_tree(item) for item in analyses]
     tree = dict(first) | ({"also": others} if others else {})
     with report_folder(directory) as folder:
-        paths = figures.save(figures.law_figure(analyses), folder, "law")
-        residuals = figures.save(figures.residual_figure(analyses), folder, "residuals")
+        drawn = figures.law_figure(analyses)
+        paths = figures.save(drawn, folder, "law", style)
+        residuals = figures.save(figures.residual_figure(analyses), folder, "residuals", style)
         paths |= {f"residuals_{kind}": path for kind, path in residuals.items()}
         text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         paths["json"] = _write(folder / "law.json", text)
         paths["csv"] = _write(folder / "law.csv", _table_csv(analyses))
-        return paths | write_pages(folder, title, _blocks(analyses, paths, images or {}, command, record))
+        paths["tex"] = _write(folder / "law.tex", law_tables(analyses))
+        caption = _caption(analyses) + boxes(drawn)
+        return paths | write_pages(folder, title, _blocks(analyses, paths, caption, images or {}, command, record))
 
 
 def write_joint_report(
-    found: JointAnalysis, directory: str | Path, command: str | None = None, law: JointLaw | None = None
+    found: JointAnalysis,
+    directory: str | Path,
+    command: str | None = None,
+    law: JointLaw | None = None,
+    style: Style = "screen",
 ) -> dict[str, Path]:
-    """Writes axes.json, axes.png, axes.svg, report.html and report.md, and returns their paths by kind.
+    """Writes axes.json, axes.tex, axes.png, .svg and .pdf, report.html and report.md; returns their paths by kind.
 
     Raises:
         UserError: the directory cannot be written.
     """
     title = f"{display_name(found.y_name)} against {found.x_name} and {found.second_name}"
     with report_folder(directory) as folder:
-        paths = figures.save(figures.joint_figure(found), folder, "axes")
+        drawn = figures.joint_figure(found)
+        paths = figures.save(drawn, folder, "axes", style)
         paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found, law), indent=1))
+        paths["tex"] = _write(folder / "axes.tex", joint_table(found))
         asked = [Text(text.strip(), "soft" if i else "lead") for i, text in enumerate(joint_lines(law))]
-        return paths | write_pages(folder, title, [*asked, *_joint_blocks(found, title, paths, command)])
+        blocks = _joint_blocks(found, title, paths, command, boxes(drawn))
+        return paths | write_pages(folder, title, [*asked, *blocks])
 
 
 @contextlib.contextmanager
@@ -123,7 +136,7 @@ def headline(analysis: Analysis) -> str:
     asked = analysis.asked
     if asked is not None:
         said = f"{display_name(line.sample.y_name)}: {leading.name}, {asked.how}: {leading.form.formula}; "
-        said += _parameters(asked)
+        said += said_parameters(asked)
         said += f". {asked.floor.text}" if asked.floor is not None else ""
         doubt = f" The data do not support this law: {analysis.verdicts[0].reason}." if analysis.rejected else ""
         return f"{said} (R² = {leading.r2:.2f}, {line.sample.n} points).{doubt}"
@@ -141,6 +154,10 @@ def headline(analysis: Analysis) -> str:
         said = f"{name} {'rises' if slope > 0 else 'falls'} by"
         slope, ends = abs(slope), sorted((abs(low), abs(high)))
     return f"{said} {number(slope)} {per}, 95% CI {_interval(*ends)} ({basis})."
+
+
+def _size(line: Line, x: float) -> str:
+    return short(x, line.sample.x_name)
 
 
 def _interval(low: float, high: float) -> str:
@@ -171,6 +188,7 @@ def _table_csv(analyses: Sequence[Analysis]) -> str:
 def _blocks(
     analyses: Sequence[Analysis],
     paths: Mapping[str, Path],
+    caption: str,
     images: Mapping[str, Path],
     command: str | None,
     record: Sequence[str],
@@ -181,7 +199,7 @@ def _blocks(
     below = "Run minus line; shaded: ± 1 residual sd."
     return [
         *(Text(headline(item), "lead") for item in analyses),
-        Picture(paths["svg"], paths["png"], drawn, _caption(analyses), several),
+        Picture(paths["svg"], paths["png"], drawn, caption, several),
         *_verdict_table(analyses),
         Heading("Fits"),
         *_fit_table(analyses),
@@ -196,7 +214,7 @@ def _blocks(
         Heading("Runs"),
         _run_table([item.selection for item in analyses]),
         *_excluded([item.selection for item in analyses]),
-        *(Picture(Path(path), Path(path), caption, caption) for caption, path in images.items()),
+        *(Picture(Path(path), Path(path), said, said) for said, path in images.items()),
         *how_again(command),
     ]
 
@@ -218,8 +236,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
     caption = f"Thick: the law that leads. {band}; darker band: 95% interval of the law. "
     caption += "Hatched: beyond the data, up to the trusted horizon"
     if any(item.disputed for item in analyses):
-        caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and, outside the data, "
-        caption += "of a power law with offset"
+        caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and of a power law with "
+        caption += "offset, which predictions hear outside the data alone"
     return caption + "."
 
 
@@ -267,7 +285,9 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
         }
         rows.append(tuple(cells.values()))
     head, line = tuple(cells), analyses[0].line
-    sizes = f"x: {display_name(line.sample.x_name)}, {short(line.sample.low)} to {short(line.sample.high)}. "
+    sizes = (
+        f"x: {display_name(line.sample.x_name)}, {_size(line, line.sample.low)} to {_size(line, line.sample.high)}. "
+    )
     rejected = ", ".join(item.line.sample.y_name for item in analyses if item.line_rejected)
     doubt = f" Of the {line.law} law, which these points do not support: {rejected}." if rejected else ""
     return [Table(head, rows), Text(f"{sizes}{_method(line)}.{doubt}", "soft")]
@@ -282,21 +302,13 @@ def _method(line: Line) -> str:
     return method + "; fitted to configuration means, since seeds are repeats and not sizes" * line.replicated
 
 
-def _parameters(law: CurveFit | AskedLaw) -> str:
-    """A law's parameters with their 95% intervals, and which of them stopped at a bound."""
-    fit, intervals = (law.fit, law.intervals) if isinstance(law, AskedLaw) else (law, parameter_intervals(law))
-    return "; ".join(
-        f"{name} = {number(value)} ({_interval(low, high)})" + (", at its bound" if name in fit.at_bound else "")
-        for (name, (low, high)), value in zip(intervals.items(), fit.parameters, strict=True)
-    )
-
-
 def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
-        aicc = f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(law.aicc) else _NONE
-        numbers = (f"{law.r2:.4f}", number(law.loo_rmse), aicc, item.comparison.behind(law))
-        cells = (law.name, law.form.formula, _parameters(law), *numbers)
+        judged = item.comparison.judged(law)
+        aicc = f"{judged.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(judged.aicc) else _NONE
+        numbers = (f"{law.r2:.4f}", number(judged.loo_rmse), aicc, item.comparison.behind(law))
+        cells = (law.name, law.form.formula, said_parameters(law), *numbers)
         rows.append((item.selection.y_name, *cells))
     criterion = analyses[0].comparison.criterion
     head = ("Law", "Form", "Parameters (95% CI)", "R²", "Leave-one-out error", "AICc", f"Δ{criterion}")
@@ -311,11 +323,11 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         made = item.predict(item.horizon.high)
         said = [(law.law, law.value, law.of_run) for law in made.laws]
         if len(said) > 1:
-            said.append(("envelope", made.laws[0].value, made.of_run))
+            said.append((f"envelope{item.draws.here}", made.laws[0].value, made.of_run))
         fresh = (("on new images", made.on_new_images), ("from a new decoder", made.on_new_decoders))
         said += [(what, made.laws[0].value, ends) for what, ends in fresh if ends is not None]
         name = item.selection.y_name
-        rows += [(name, law, short(made.x), number(value), _interval(*run), "") for law, value, run in said]
+        rows += [(name, law, _size(item.line, made.x), number(value), _interval(*run), "") for law, value, run in said]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
     return _metric_table(len(analyses) > 1, "Predictions", head, rows, (4,))
 
@@ -338,7 +350,13 @@ def _back_tests(analyses: Sequence[Analysis]) -> list[Block]:
             said = f"{prefix}{what}: {test.hits} of {len(test.held_out)} inside their 95% interval."
             rows = []
             for row in test.held_out:
-                cells = (test.law, short(row.x), number(row.predicted), _interval(row.low, row.high), number(row.y))
+                cells = (
+                    test.law,
+                    _size(item.line, row.x),
+                    number(row.predicted),
+                    _interval(row.low, row.high),
+                    number(row.y),
+                )
                 rows.append((*cells, "✓ yes" if row.inside else "✗ no"))
             blocks += [Text(said), Table(head, rows)]
     return [Heading("Back-test"), *blocks] if blocks else []
@@ -415,10 +433,10 @@ def _reasons(selection: Selection) -> str:
 
 def _sizes(line: Line) -> str:
     sizes = np.unique(line.sample.x)
-    span = f"{short(sizes[0])} to {short(sizes[-1])}"
+    span = f"{_size(line, sizes[0])} to {_size(line, sizes[-1])}"
     if sizes[0] > 0:
         span = f"{math.log10(sizes[-1] / sizes[0]):.2f} decades"
-    return f"{len(sizes)} over {span}: {_listed([short(size) for size in sizes])}"
+    return f"{len(sizes)} over {span}: {_listed([_size(line, size) for size in sizes])}"
 
 
 def _seeds(line: Line) -> str:
@@ -483,7 +501,9 @@ def _excluded(selections: Sequence[Selection]) -> list[Block]:
     return [Heading("Left out"), Table(("Run", "Why", "Fits"), rows, (1, 2))]
 
 
-def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None) -> list[Block]:
+def _joint_blocks(
+    found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None, drawn: str
+) -> list[Block]:
     notes: list[tuple[str, str | None]] = [(f"{name}: not fitted: {reason}", None) for name, reason in found.skipped]
     notes += [(item.message, item.code) for item in found.cautions]
     notes += [(f"left out: {row}: {reason}", None) for row, reason in found.selection.excluded]
@@ -493,7 +513,7 @@ def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], c
         "against what was measured."
     )
     return [
-        Picture(paths["svg"], paths["png"], title, caption, True),
+        Picture(paths["svg"], paths["png"], title, caption + drawn, True),
         Heading("Verdicts"),
         Table(("claim", "verdict", "reason", "would decide it", "level"), list(found.verdicts), (0, 2, 3, 4)),
         Heading("Laws"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from drorae.commands.options import Column, Law, Statuses, flat, option
-from drorae.commands.source import SizeOptions
+from drorae.commands.source import FigureOptions, SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.runtime.shell import portable_command
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Compare(SizeOptions):
+class Compare(SizeOptions, FigureOptions):
     """Compare designs on one axis: their slopes, the interval of every difference, and a verdict for each claim.
 
     Example: drorae compare runs/variants --x params --y rfd_dinov2 --by variant
@@ -59,7 +59,7 @@ class Compare(SizeOptions):
                 flat(self.include),
             )
             if self.out is not None:
-                paths = write_comparison(found, self.out, portable_command(*sys.argv[1:]))
+                paths = write_comparison(found, self.out, portable_command(*sys.argv[1:]), self.style)
         self.answer(found.as_json(), found.text())
         if paths:
             say(f"report: {paths['html']}", keep=[paths["html"]])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from drorae.commands.options import Number, Statuses, Words, flat, option
 from drorae.commands.pairs import compute_answer
-from drorae.commands.source import SizeOptions
+from drorae.commands.source import FigureOptions, SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
 from drorae.runtime.shell import portable_command
@@ -26,7 +26,7 @@ def _counting(note: Callable[[Mapping[str, Any]], None]) -> Callable[[int, int],
 
 
 @dataclass(kw_only=True)
-class Fit(SizeOptions):
+class Fit(SizeOptions, FigureOptions):
     """Fit a law to finished runs: metric against log10(size) or size, with its intervals.
 
     In the JSON object, further metrics stand under "also".
@@ -90,7 +90,7 @@ class Fit(SizeOptions):
         with working(f"fitting {self.source}") as note:
             outcome = fit_table(
                 self.read_all([self.x, *names]), self.x, names, asking, flat(self.include), self.unit, self.out,
-                command=command, progress=_counting(note),
+                command=command, progress=_counting(note), style=self.style,
             )  # fmt: skip
             if self.track and self.experiment is not None:
                 from analysis.report.mlflow import write_fits
@@ -143,7 +143,7 @@ class Fit(SizeOptions):
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
-                write_joint_report(item, folder, command, law)["html"]
+                write_joint_report(item, folder, command, law, self.style)["html"]
                 for item, folder, law in zip(found, folders, asked, strict=True)
             ]
         trees, words = [], []

@@ -180,7 +180,7 @@ def _forecast_text(found: Analysis, made: Forecast) -> str:
     what = "a new run" if made.seeds == 1 else f"the mean of {made.seeds:g} new runs"
     lines = [
         head,
-        f"  95% envelope of {what}: {made.of_run.low:.4g} .. {made.of_run.high:.4g}; "
+        f"  95% envelope of {what}{found.draws.here}: {made.of_run.low:.4g} .. {made.of_run.high:.4g}; "
         f"of the law: {made.of_law.low:.4g} .. {made.of_law.high:.4g}",
     ]
     if made.on_new_images is not None:

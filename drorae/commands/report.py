@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from drorae.commands.options import Words, flat, option
 from drorae.commands.record import RECORD, record_of
-from drorae.commands.source import SourceOptions
+from drorae.commands.source import FigureOptions, SourceOptions
 from drorae.commands.terminal import say, show, working
 from drorae.errors import UserError
 from drorae.metrics.registry import METRICS
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.inference.record import Record
     from analysis.laws.line import Law
     from analysis.report.outcome import FitOutcome
+    from analysis.report.style import Style
 
 FITTED_METRICS = tuple(metric.name for metric in METRICS if metric.fitted)
 SIZES = ("num_layers", "fusion.num_layers", "expert_hidden_dim", "params", "fusion_params")
@@ -48,6 +49,7 @@ def fit_trials(
     command: str,
     images: dict[str, Path] | None = None,
     record: Record | None = None,
+    style: Style = "screen",
 ) -> FitOutcome:
     """Fits every known metric of a table of trials and writes the report to `out`.
 
@@ -60,6 +62,7 @@ def fit_trials(
         command: the command that writes the report, for its foot.
         images: files of pictures to show, by caption; default: none.
         record: how registered predictions did, which is written to `out` as well; default: nothing.
+        style: of the figures, screen or paper.
 
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
@@ -85,7 +88,7 @@ def fit_trials(
     if not usable:
         raise UserError(f"no law: {reason}")
     lines = [] if record is None else record.lines()
-    made = report_analyses(usable, out, title, images, command, lines)
+    made = report_analyses(usable, out, title, images, command, lines, style)
     if record is not None and lines:
         write_json(out / RECORD, finite(record.tree()))
     return made
@@ -148,7 +151,7 @@ def trial_pictures(
 
 
 @dataclass(kw_only=True)
-class Report(SourceOptions):
+class Report(SourceOptions, FigureOptions):
     """Write the report of a sweep again: the laws of all its metrics as HTML, figures, JSON and CSV.
 
     Predictions that were registered for the sweep are scored as their runs come in, and the report ends with their
@@ -179,10 +182,12 @@ class Report(SourceOptions):
             title, out = path.stem, (path if path.is_dir() else path.parent) / "law"
             pictures = trial_pictures(path, frame)
             source = path
-        command = portable_command("report", self.source)
+        command = portable_command("report", self.source, *(["--style", self.style] if self.style != "screen" else []))
         with working(f"fitting {len(frame)} trials"):
             record = record_of(self, source, [Path(name) for name in flat(self.predictions)])
-            outcome = fit_trials(frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures, record)
+            outcome = fit_trials(
+                frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures, record, self.style
+            )
         plot, page = outcome.paths["png"], outcome.paths["html"]
         show("\n".join([outcome.text, "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])
         return 0

@@ -139,3 +139,11 @@ class SizeOptions(SourceOptions, JsonOption):
         names = short if len(set(short)) == len(short) else sources
         tables = {name: replace(self, source=source).read() for name, source in zip(names, sources, strict=True)}
         return join_tables(tables, columns, apart)
+
+
+@dataclass(kw_only=True)
+class FigureOptions:
+    """How figures are drawn."""
+
+    style: Literal["screen", "paper"] = "screen"
+    """Figures for a screen, or as wide as a paper's column (3.25 inches)."""

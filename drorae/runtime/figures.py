@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,8 +22,16 @@ def plain_figures() -> Iterator[None]:
 
     # The backend is for windows, of which these figures have none.
     chosen = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
-    settings = chosen | {"svg.hashsalt": "drorae", "svg.fonttype": "path"}
+    # Type 42 is TrueType, which journals ask for. A dollar sign in a name is one, and no mathematics.
+    settings = chosen | {"svg.hashsalt": "drorae", "svg.fonttype": "path", "pdf.fonttype": 42, "text.parse_math": False}
     with _SETTINGS, warnings.catch_warnings(), matplotlib.rc_context(settings):
         warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support", category=UserWarning)
-        yield
+        # A font of another weight than asked for is as good.
+        fonts = logging.getLogger("matplotlib.font_manager")
+        level = fonts.level
+        fonts.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            fonts.setLevel(level)

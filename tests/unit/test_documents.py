@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import tomllib
@@ -80,3 +81,14 @@ def test_versions_agree() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert drorae.__version__ == version
     assert f"\n## {version} - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_what_the_documents_say_of_decoders_is_what_was_measured() -> None:
+    with (ROOT / "results/coverage/coverage.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["truth"].startswith("shared decoder")]
+    new = [float(row["coverage"]) for row in rows if "new" in row["quantity"]]
+    differ = [row for row in rows if not row["truth"].endswith("slopes sd 0")]
+    here = [float(row["coverage"]) for row in differ if row["quantity"].endswith("for these decoders")]
+    page = (ROOT / "docs/concepts/statistics.md").read_text()
+    ends = [f"{value:.3f}".lstrip("0") for value in (min(new), max(new), min(here), max(here))]
+    assert f"it covers {ends[0]} to {ends[1]}; the interval for these decoders covers {ends[2]} to {ends[3]}" in page

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from analysis.inference.analysis import Analysis, analyse
+from analysis.laws.intervals import run_interval
 from analysis.report.outcome import fit_table
 from analysis.table.files import read_table
 from drorae.commands.main import main
@@ -142,3 +143,53 @@ def test_decoders_at_some_sizes_say_nothing_of_new_ones() -> None:
     assert "few-decoders" in {item.code for item in crossed.cautions}
     part = analyse(frame.drop(index=3), "params", "psnr")
     assert "decoders-not-crossed" in {item.code for item in part.cautions} and not part.draws.intervals
+
+
+def test_a_trend_is_judged_by_the_slope_for_new_decoders() -> None:
+    """Four decoders whose slopes differ as much as they are steep: sure of these, not of others."""
+    effects = np.array([[0.0, 0.5], [0.1, -0.4], [-0.1, 0.3], [0.0, -0.4]])
+    frame = of_decoders(effects, sd=0.02)
+    found = analyse(frame, "params", "psnr")
+    slopes = frame.groupby("decoder.seed")["psnr"].apply(lambda y: np.polyfit(U, y, 1)[0])
+    half = stats.t.ppf(0.975, 3) * slopes.std(ddof=1) / 2
+    verdict = found.verdicts[0]
+    assert found.line.slope_ci95.low > 0.45 and verdict.verdict == "undecided"
+    ends = f"{slopes.mean() - half:.4g} .. {slopes.mean() + half:.4g} for new decoders, of 4"
+    assert ends in verdict.reason and "decoders like these 4" in verdict.would_decide
+    steep = analyse(of_decoders(effects / 10, sd=0.02), "params", "psnr").verdicts[0]
+    assert steep.verdict == "supported" and "for new decoders, of 4" in steep.reason
+    two = analyse(of_decoders(effects[:2], sd=0.02), "params", "psnr").verdicts[0]
+    assert "for new decoders" not in two.reason
+
+
+@pytest.mark.parametrize("spread", [(0.0, 0.0), (2.0, 0.0), (2.0, 0.1)])
+def test_levels_and_slopes_of_decoders_hide_no_bend_and_move_no_aicc(spread: tuple[float, float]) -> None:
+    """What a decoder adds to level and slope is in no law's residuals: they judge as if all decoders were one."""
+    signs = np.array([[1, 1], [-1, 1], [1, -1], [-1, -1]])
+    bent = 0.2 * (U - U.mean()) ** 2
+    frames = [of_decoders(effects, sd=0.03) for effects in (signs * 0.0, signs * spread)]
+    plain, other = (analyse(frame.assign(psnr=frame["psnr"] - np.tile(bent, 4)), "params", "psnr") for frame in frames)
+    assert other.verdicts[0].verdict == "not supported" and "the points bend" in other.verdicts[0].reason
+    assert [fit.name for fit in other.comparison.fits] == [fit.name for fit in plain.comparison.fits]
+    deltas = [[found.comparison.delta(fit) for fit in found.comparison.fits] for found in (plain, other)]
+    np.testing.assert_allclose(deltas[1], deltas[0], atol=1e-3)
+    assert other.horizon == plain.horizon and other.comparison.judge.sample.n == 6
+    straight = analyse(frames[1], "params", "psnr")
+    assert straight.verdicts[0].verdict == "supported" and "repeated-x" not in {c.code for c in straight.cautions}
+
+
+def test_the_main_prediction_is_for_these_decoders_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = of_decoders(np.array([[1.0, 0.0], [-1.0, 0.1], [0.5, -0.1], [-0.5, 0.0]]))
+    found = analyse(frame, "params", "psnr")
+    (line,) = (law for law in found.predict(1.5e7).laws if law.law == "log-linear")
+    ends = run_interval(found.line.curve, found.line.sample, np.array([1.5e7]))
+    assert line.of_run == pytest.approx([float(end[0]) for end in ends])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert main(["predict", str(tmp_path / "t.csv"), "--y", "psnr", "--at", "1.5e7"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("  95% envelope of a new run for these 4 decoders: ")
+    assert said[2].startswith("  from a new decoder: ")
+    report = fit_table(frame, "params", ["psnr"], out=tmp_path / "law").paths["markdown"].read_text()
+    assert "for these 4 decoders" in report and "from a new decoder" in report

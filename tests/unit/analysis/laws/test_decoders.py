@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 
 from analysis.laws.decoders import decoder_lines
 from analysis.table.decoders import crossed_decoders
@@ -57,3 +58,19 @@ def test_seeds_of_a_decoder_that_differ_otherwise_are_not_draws() -> None:
     assert crossed_decoders(frame, "x") and not crossed_decoders(frame.drop(index=4), "x")
     assert not crossed_decoders(frame.assign(**{"decoder.depth": [2, 2, 2, 3, 3, 3]}), "x")
     assert not crossed_decoders(frame.assign(phase1_weights=list("aacbbb")), "x")
+
+
+@pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")
+def test_means_over_decoders_know_the_scatter_that_is_no_decoder_s() -> None:
+    """Against a regression with a line of every decoder and a level of every size."""
+    runs = selection(np.random.default_rng(0), (1.0, 0.3), 5)
+    found = decoder_lines(runs, True)
+    assert found is not None
+    made = found.size_means("params", "psnr")
+    frame = pd.DataFrame({"y": runs.y, "u": np.log10(runs.x), "d": runs.used["phase1_weights"].to_numpy()})
+    whole = smf.ols("y ~ C(d) + C(d):u + C(u)", frame).fit()
+    np.testing.assert_allclose(made.y, frame.groupby("u")["y"].mean())
+    assert made.seed_dof == whole.df_resid == 16
+    assert made.seed_sd == pytest.approx(np.sqrt(whole.mse_resid)) and made.repeats == "decoders"
+    assert made.replication is not None
+    np.testing.assert_allclose(made.replication.of_means, whole.mse_resid / 5)

@@ -53,7 +53,8 @@ def test_two_sources_are_compared_and_reported(kind: str, tmp_path: Path, capsys
     said = {item["claim"].partition(" at ")[0]: item["verdict"] for item in tree["verdicts"]}
     assert said[f"{winner} is better than first"] == "supported" and len(said) == len(tree["verdicts"]) == 2
     assert {path.name for path in out.iterdir()} == {
-        "compare.json", "compare.csv", "compare.txt", "compare.png", "compare.svg", "report.html", "report.md",
+        "compare.json", "compare.csv", "compare.txt", "compare.tex", "compare.png", "compare.svg", "compare.pdf",
+            "report.html", "report.md",
     }  # fmt: skip
     assert json.loads((out / "compare.json").read_text()) == tree
     assert len(pd.read_csv(out / "compare.csv")) == 12

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.collections import PathCollection
-from tables import fit, sweep
+from tables import fit, replicated, sweep
 
 from analysis.inference.analysis import analyse
-from analysis.report.figures import display_name, equation, law_figure, number, panels, save, short
+from analysis.report.figures import display_name, equation, law_figure, number, panels, residual_figure, save, short
+from analysis.report.write import write_report
 
 
 def test_figures_read_in_grey() -> None:
@@ -33,8 +35,8 @@ def test_figures_read_in_grey() -> None:
 
 
 def test_labels_are_short_and_names_are_words() -> None:
-    shown = {128: "128", 9999: "9999", 19000: "19 K", 113439756: "113.4 M", 2.5e9: "2.5 G", 0.5: "0.5"}
-    assert {value: short(value) for value in shown} == shown
+    shown = {128: "128", 9999: "9999", 19000: "19 K", 113439756: "113.4 M", 2.5e9: "2.5 G", 0.5: "0.5", 3e12: "3 T"}
+    assert {value: short(value) for value in shown} == shown and short(5.76e23) == "5.76e+23"
     assert [number(value) for value in (-0.05637, 3.14159, 1e-5, math.inf, -math.inf)] == [
         "−0.0564", "3.142", "1e−05", "∞", "−∞",
     ]  # fmt: skip
@@ -56,7 +58,7 @@ def test_a_saved_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
         axes.plot([1, 2, 3])
         (tmp_path / name).mkdir()
         files.append(save(figure, tmp_path / name, "law"))
-    for kind in ("png", "svg"):
+    for kind in ("png", "svg", "pdf"):
         assert files[0][kind].name == f"law.{kind}"
         assert files[0][kind].read_bytes() == files[1][kind].read_bytes()
 
@@ -100,3 +102,64 @@ def test_repeated_configurations_have_their_mean_and_standard_error() -> None:
     assert any("n = 5 configurations, 4 seeds each" in text for text in labels(frame))
     once = frame[frame["seed"] == 0].drop(columns="seed")
     assert any(text.endswith("n = 5 configurations") for text in labels(once))
+
+
+@pytest.mark.parametrize(
+    ("name", "billion"),
+    [
+        ("params", "B"), ("fusion_params", "B"), ("Parameters", "B"), ("model.n_params", "B"), ("numParams", "B"),
+        ("Model Parameter Size", "B"), ("nparams", "B"), ("flops", "G"), ("capacity", "G"), ("paramagnetism", "G"),
+        ("hyperparams", "G"), ("", "G"),
+    ],
+)  # fmt: skip
+def test_billions_of_parameters_are_b_and_of_all_else_g(name: str, billion: str) -> None:
+    assert [short(value, name) for value in (7e9, 1.3e11, 3e6)] == [f"7 {billion}", f"130 {billion}", "3 M"]
+
+
+def test_axis_and_report_write_billions_the_same_way(tmp_path: Path) -> None:
+    for x, shown, never in (("params", "B", "G"), ("flops", "G", "B")):
+        frame = sweep().rename(columns={"fusion_params": "size"})
+        frame = frame.drop(columns="params", errors="ignore").assign(**{x: 1e9 * 3.0 ** np.arange(len(frame))})
+        found = analyse(frame, x, "psnr")
+        (axes,) = law_figure([found]).axes
+        page = write_report([found], tmp_path / x, "t")["markdown"].read_text()
+        ticks = [text.get_text() for text in axes.get_xticklabels()]
+        assert any(tick.endswith(f" {shown}") for tick in ticks) and not any(
+            tick.endswith(f" {never}") for tick in ticks
+        )
+        assert f"1 {shown} to " in page and f"1 {never} to " not in page
+
+
+@pytest.mark.parametrize("slope", [-0.1, 0.1])
+@pytest.mark.parametrize("law", ["log-linear", "linear"])
+def test_the_envelope_has_no_cliff_where_a_rival_joins(law: str, slope: float) -> None:
+    """Of 6 points AICc leaves the law with an offset out, which is heard beyond the data all the same."""
+    x = np.geomspace(1e5, 3e7, 6)
+    y = 1 + slope * np.log10(x) + np.random.default_rng(3).normal(0, 0.02, 6)
+    found = analyse(pd.DataFrame({"params": x, "rfid": y}), "params", "rfid", law)  # type: ignore[arg-type]
+    comparison = found.comparison
+    ends = np.array([1 - 1e-9, 1 + 1e-6]) * found.line.sample.high
+    assert comparison.rival not in comparison.plausible and np.ptp(comparison.envelope(ends)[1]) > 0.01
+    assert np.ptp(comparison.envelope(ends, everywhere=True), axis=1).max() < 1e-5
+    (axes,) = law_figure([found]).axes
+    label = "envelope of the laws in question"
+    first = [str(line.get_label()) for line in axes.get_lines()].index(label)
+    for edge in axes.get_lines()[first : first + 2]:
+        at, drawn = np.asarray(edge.get_xdata(), dtype=float), np.asarray(edge.get_ydata(), dtype=float)
+        assert at[0] == x[0] and at[-1] == pytest.approx(found.horizon.high)
+        where = int(np.searchsorted(at, x[-1]))
+        steps = np.abs(np.diff(drawn))[where - 4 : where + 4]
+        # Where one law's edge crosses another's the band turns; it never leaps.
+        assert steps[3:5].max() < 2.5 * np.delete(steps, [3, 4]).max()
+
+
+def test_residuals_are_shown_where_data_are() -> None:
+    found = analyse(replicated(np.random.default_rng(0)), "params", "psnr")
+    (axes,) = residual_figure([found]).axes
+    sample = found.line.sample
+    assert found.horizon.high > 1.5 * sample.high
+    low, high = axes.get_xlim()
+    assert sample.low / 1.3 < low < sample.low and sample.high < high < sample.high * 1.3
+    band = axes.collections[0].get_datalim(axes.transData)
+    assert (band.x0, band.x1) == (sample.low, sample.high)
+    assert list(np.asarray(axes.get_lines()[0].get_xdata(), dtype=float)) == [sample.low, sample.high]

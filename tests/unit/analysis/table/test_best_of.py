@@ -76,3 +76,13 @@ def test_the_interval_of_the_slope_holds_where_larger_sizes_were_tried_more_ofte
         low, high = line.regression.conf_int()[1]
         naive += low <= -0.1 <= high
     assert held >= 181 > naive, f"{held} and {naive} of 200"
+
+
+@pytest.mark.parametrize(("seeds", "alone"), [((0,), "6 of 6"), ((0, 1), "")])
+def test_one_seed_per_setting_is_said_to_be_too_little(seeds: tuple[int, ...], alone: str) -> None:
+    """With no other seed only a bootstrap says what choosing adds, which is too little where settings do not matter."""
+    frame = tries([3] * 6, np.random.default_rng(1))
+    found = analyse(arrange(frame[frame["seed"].isin(seeds)], best_of=["lr"]), "params", "rfid")
+    (said,) = (item.message for item in found.cautions if item.code == "best-of")
+    assert ("chosen with one seed per setting" in said) == ("two seeds or more" in said) == bool(alone)
+    assert alone in said
