@@ -16,7 +16,7 @@ help:
 	@echo "make docs        the documentation, into site/"
 	@echo "make ui          the MLflow UI on runs/"
 	@echo "make benchmark   what a sweep and its tracking cost, the feature cache against encoding (about 20 minutes)"
-	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, and the speed of a step"
+	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, speed and memory of every preset"
 	@echo "make stack-check the services of docker/ without Docker, and a sweep through them (needs PostgreSQL)"
 	@echo "make drill       sweeps whose workers, nodes, drivers and servers are killed, stopped and moved, 5 times (about 40 minutes)"
 	@echo "make coverage    how often 95% intervals hold, simulated, into results/coverage (about 15 minutes)"

@@ -1,5 +1,5 @@
 """`make gpu-check`: every module on a CUDA device against its float64 result on the CPU, whether its gradients are the
-same bits every time, and the speed of a step.
+same bits every time, the speed of a step, and steps of every preset at full size (`preset_steps`).
 
 Without CUDA it says so and claims nothing. `--device cpu --small` runs the check itself on a machine without one.
 """
@@ -13,11 +13,12 @@ from dataclasses import replace
 
 import timm
 import torch
+from preset_steps import MICRO_BATCH, SECONDS, check_presets
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from drorae.config import DECODERS, DiscriminatorConfig, FusionConfig
+from drorae.config import DECODERS, PRESETS, DiscriminatorConfig, FusionConfig
 from drorae.losses.adversarial import adaptive_weight
 from drorae.losses.discriminator import DinoDiscriminator
 from drorae.losses.perceptual import PerceptualNetwork
@@ -198,8 +199,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="begin no preset's phase after so many")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=160)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         console.print("no CUDA device here: nothing was checked and nothing is claimed")
         return 0
@@ -209,6 +211,7 @@ def main() -> int:
     set_deterministic()
     fine = check(device, arguments.small, console)
     speed(device, arguments.small, console)
+    fine &= check_presets(list(PRESETS), device, arguments.small, console, MICRO_BATCH, arguments.seconds)
     return 0 if fine else 1
 
 
