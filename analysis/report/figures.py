@@ -45,6 +45,7 @@ _NAMES = {
     "fusion_params_paper": "Fusion parameters (paper's formula)",
     **dict.fromkeys(("capacity", "expert_hidden_dim"), "Expert hidden dim"),
     **dict.fromkeys(("layers", "num_layers"), "Fused layers"),
+    "train_flops": "Training compute (FLOPs)",
 }
 
 
