@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
+from analysis.inference.compute import Bought
 from analysis.inference.evidence import BackTest
 from analysis.inference.predict import Forecast, Reach
 from analysis.laws.curves import CurveFit
@@ -138,11 +139,12 @@ def reach_tree(found: Reach) -> dict[str, Any]:
     return finite({name: getattr(found, name) for name in ("target", "bounded", "trusted")} | {"laws": laws})
 
 
-def joint_tree(found: JointAnalysis) -> dict[str, Any]:
-    """Returns a metric against two axes, as `drorae fit --and --json` prints it.
+def joint_tree(found: JointAnalysis, bought: Bought | None = None) -> dict[str, Any]:
+    """Returns a metric against two axes and what compute buys, as `drorae fit --and --json` prints it.
 
     Keys: version, x, and, y, n, n_configurations, preferred, laws (as `law_tree`), laws_of_one_axis (axis and the
-    same), laws_skipped (name, reason), tests (what, f, extra, dof, p_value), verdicts, warnings, excluded.
+    same), laws_skipped (name, reason), tests (what, f, extra, dof, p_value), verdicts, warnings, excluded; as far as
+    it was asked for, compute (per_pair, exponent, second_exponent, optima) and isoflop (levels, exponent).
     """
     tree = {
         "version": VERSION,
@@ -159,7 +161,8 @@ def joint_tree(found: JointAnalysis) -> dict[str, Any]:
         "verdicts": [item._asdict() for item in found.verdicts],
         **remarks(found),
     }
-    return finite(tree)
+    asked = {"compute": bought.law, "isoflop": bought.levels} if bought else {}
+    return finite(tree | {name: asdict(part) for name, part in asked.items() if part is not None})
 
 
 def finite(tree: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
+from analysis.inference.compute import Bought
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
 from analysis.laws.curves import CurveFit
@@ -22,6 +23,8 @@ from analysis.laws.intervals import parameter_intervals
 from analysis.laws.line import Line
 from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
+from analysis.report.compute import compute_blocks
+from analysis.report.contours import contour_figure, surface_caption
 from analysis.report.figures import display_name, number, short
 from analysis.report.trees import fit_tree, joint_tree
 from analysis.table.configurations import CONFIGURATION_COLUMNS, configuration_columns
@@ -73,8 +76,16 @@ def write_report(
         return paths | _pages(folder, title, _blocks(analyses, paths, images or {}, command))
 
 
-def write_joint_report(found: JointAnalysis, directory: str | Path, command: str | None = None) -> dict[str, Path]:
-    """Writes axes.json, axes.png, axes.svg, report.html and report.md, and returns their paths by kind.
+def write_joint_report(
+    found: JointAnalysis, directory: str | Path, command: str | None = None, bought: Bought | None = None
+) -> dict[str, Path]:
+    """Writes axes.json, axes.* (png, svg), surface.*, report.html and report.md, and returns their paths by kind.
+
+    Args:
+        found: the laws.
+        directory: folder of the report, made if it is missing.
+        command: printed as the way to make the report again; left out by default.
+        bought: what compute buys, shown as well; nothing by default.
 
     Raises:
         UserError: the directory cannot be written.
@@ -82,8 +93,10 @@ def write_joint_report(found: JointAnalysis, directory: str | Path, command: str
     title = f"{display_name(found.y_name)} against {found.x_name} and {found.second_name}"
     with _folder(directory) as folder:
         paths = figures.save(figures.joint_figure(found), folder, "axes")
-        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found), indent=1))
-        return paths | _pages(folder, title, _joint_blocks(found, title, paths, command))
+        surface = figures.save(contour_figure(found, bought), folder, "surface")
+        paths |= {f"surface_{kind}": path for kind, path in surface.items()}
+        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found, bought), indent=1))
+        return paths | _pages(folder, title, _joint_blocks(found, title, paths, command, bought))
 
 
 @contextlib.contextmanager
@@ -436,16 +449,19 @@ def _excluded(selections: Sequence[Selection]) -> list[Block]:
     return [Heading("Left out"), Table(("Run", "Why", "Fits"), rows, (1, 2))]
 
 
-def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None) -> list[Block]:
+def _joint_blocks(
+    found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None, bought: Bought | None
+) -> list[Block]:
     notes: list[tuple[str, str | None]] = [(f"{name}: not fitted: {reason}", None) for name, reason in found.skipped]
     notes += [(item.message, item.code) for item in found.cautions]
     notes += [(f"left out: {row}: {reason}", None) for row, reason in found.selection.excluded]
     tests = [(test.what, f"{test.f:.3g}", f"{test.extra}, {test.dof}", f"{test.p_value:.2g}") for test in found.tests]
     caption = (
-        "Left: runs and the additive law at each value of the second axis. Right: what the best law of both axes says "
-        "against what was measured."
+        "Left: configurations and the additive law at values of the second axis, the darker the larger. Right: what "
+        "the best law of both axes says against what was measured."
     )
     return [
+        Picture(paths["surface_svg"], paths["surface_png"], f"Contours of {title}", surface_caption(found, bought)),
         Picture(paths["svg"], paths["png"], title, caption, True),
         Heading("Verdicts"),
         Table(("claim", "verdict", "reason", "would decide it", "level"), list(found.verdicts), (0, 2, 3, 4)),
@@ -454,5 +470,6 @@ def _joint_blocks(found: JointAnalysis, title: str, paths: Mapping[str, Path], c
         Notes(tuple(notes)),
         Heading("Tests"),
         Table(("of", "F", "degrees of freedom", "p"), tests, (0,)),
+        *compute_blocks(found, bought or Bought()),
         *_again(command),
     ]

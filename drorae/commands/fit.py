@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from drorae.commands.options import Law, Number, Statuses, Words, flat, option
-from drorae.commands.pairs import compute_answer
+from drorae.commands.pairs import said
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
@@ -74,6 +74,7 @@ class Fit(SizeOptions):
     def _both_axes(self, names: list[str], second: str, command: str) -> int:
         """Prints laws of two axes; with --out writes a page for each metric."""
         from analysis.inference.axes import analyse_axes
+        from analysis.inference.compute import buy
         from analysis.report.trees import joint_tree
         from analysis.report.write import write_joint_report
 
@@ -83,15 +84,16 @@ class Fit(SizeOptions):
             frame = self.read()
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
             asked = (self.compute, self.flops_per_pair, self.isoflop, self.better)
-            bought = [compute_answer(item, *asked) for item in found]
+            bought = [buy(item, *asked) for item in found]
         pages = []
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
-                write_joint_report(item, folder, command)["html"] for item, folder in zip(found, folders, strict=True)
+                write_joint_report(item, folder, command, spent)["html"]
+                for item, spent, folder in zip(found, bought, folders, strict=True)
             ]
-        trees = [joint_tree(item) | tree for item, (tree, _) in zip(found, bought, strict=True)]
-        words = [line for item, (_, lines) in zip(found, bought, strict=True) for line in (item.text(), *lines)]
+        trees = [joint_tree(*pair) for pair in zip(found, bought, strict=True)]
+        words = [line for pair in zip(found, bought, strict=True) for line in (pair[0].text(), *said(*pair))]
         self._answer(trees, "\n".join(words), pages)
         return 0
 
