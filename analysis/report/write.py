@@ -95,7 +95,7 @@ def write_joint_report(
         paths = figures.save(figures.joint_figure(found), folder, "axes")
         surface = figures.save(contour_figure(found, bought), folder, "surface")
         paths |= {f"surface_{kind}": path for kind, path in surface.items()}
-        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found, bought), indent=1))
+        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found, bought=bought), indent=1))
         return paths | _pages(folder, title, _joint_blocks(found, title, paths, command, bought))
 
 

@@ -89,10 +89,10 @@ class Fit(SizeOptions):
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
-                write_joint_report(item, folder, command, spent)["html"]
+                write_joint_report(item, folder, command, bought=spent)["html"]
                 for item, spent, folder in zip(found, bought, folders, strict=True)
             ]
-        trees = [joint_tree(*pair) for pair in zip(found, bought, strict=True)]
+        trees = [joint_tree(item, bought=spent) for item, spent in zip(found, bought, strict=True)]
         words = [line for pair in zip(found, bought, strict=True) for line in (pair[0].text(), *said(*pair))]
         self._answer(trees, "\n".join(words), pages)
         return 0

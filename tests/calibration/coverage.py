@@ -65,6 +65,41 @@ def sizes_of(n: int) -> np.ndarray:
     return np.geomspace(SMALLEST, LARGEST, n)[:, None]
 
 
+PAIRS = np.array([(n, d) for n in np.geomspace(5e7, 1e10, 5) for d in np.geomspace(1e9, 5e11, 5)])
+"""Sizes of two axes, shape (25, 2)."""
+
+ADDITIVE: dict[str, tuple[float, ...]] = {
+    # Hoffmann et al. (2022), equation 10.
+    "two-powers": (1.69, 406.4, 410.7, 0.34, 0.28),
+    "log-plane": (4.0, -0.3, -0.2),
+    "plane": (4.0, -0.3, -2e-11),
+}
+"""Truths without an interaction, by their law's name; the scatter that suits them is 0.01."""
+
+
+def additivity(kind: str, sd: float, replications: int, seed: int) -> list[Row]:
+    """How often two axes that do not interact are said to, and whether that is tested in the law that is true."""
+    truth = FORMS[kind].value(PAIRS, ADDITIVE[kind])
+    own, rejected, refuted = 0, 0, 0
+    for k in range(replications):
+        loss = truth + np.random.default_rng(seed + k).normal(0, sd, len(PAIRS))
+        table = pd.DataFrame({"params": PAIRS[:, 0], "tokens": PAIRS[:, 1], "loss": loss})
+        found = analyse_axes(table, "params", "tokens", "loss")
+        own += found.additive.name == kind
+        rejected += len(found.tests) == 3 and found.tests[2].p_value < 0.05
+        refuted += found.verdicts[2].verdict == "not supported"
+    shares = {
+        "interaction resolved at 5%": rejected,
+        "'additive' not supported": refuted,
+        "the true kind of law is the one tested in": own,
+    }
+    truth_name = f"{kind} " + " ".join(f"{value:g}" for value in ADDITIVE[kind])
+    return [
+        Row("tool", truth_name, "two axes", str(len(PAIRS)), sd, name, replications, count / replications, np.nan)
+        for name, count in shares.items()
+    ]
+
+
 def _row(
     part: str, truth: str, law: str, n: int | str, sd: float, quantity: str, ends: tuple[np.ndarray, np.ndarray],
     value: np.ndarray | float,
@@ -281,41 +316,6 @@ def tool(
             "tool", truth, "all", str(n), sd, name, replications, float(np.mean(shares)), float(np.median(widths[name]))
         )
         for name, shares in held.items()
-    ]
-
-
-PAIRS = np.array([(n, d) for n in np.geomspace(5e7, 1e10, 5) for d in np.geomspace(1e9, 5e11, 5)])
-"""Sizes of two axes, shape (25, 2)."""
-
-ADDITIVE: dict[str, tuple[float, ...]] = {
-    # Hoffmann et al. (2022), equation 10.
-    "two-powers": (1.69, 406.4, 410.7, 0.34, 0.28),
-    "log-plane": (4.0, -0.3, -0.2),
-    "plane": (4.0, -0.3, -2e-11),
-}
-"""Truths without an interaction, by their law's name; the scatter that suits them is 0.01."""
-
-
-def additivity(kind: str, sd: float, replications: int, seed: int) -> list[Row]:
-    """How often two axes that do not interact are said to, and whether that is tested in the law that is true."""
-    truth = FORMS[kind].value(PAIRS, ADDITIVE[kind])
-    own, rejected, refuted = 0, 0, 0
-    for k in range(replications):
-        loss = truth + np.random.default_rng(seed + k).normal(0, sd, len(PAIRS))
-        table = pd.DataFrame({"params": PAIRS[:, 0], "tokens": PAIRS[:, 1], "loss": loss})
-        found = analyse_axes(table, "params", "tokens", "loss")
-        own += found.additive.name == kind
-        rejected += len(found.tests) == 3 and found.tests[2].p_value < 0.05
-        refuted += found.verdicts[2].verdict == "not supported"
-    shares = {
-        "interaction resolved at 5%": rejected,
-        "'additive' not supported": refuted,
-        "the true kind of law is the one tested in": own,
-    }
-    truth_name = f"{kind} " + " ".join(f"{value:g}" for value in ADDITIVE[kind])
-    return [
-        Row("tool", truth_name, "two axes", str(len(PAIRS)), sd, name, replications, count / replications, np.nan)
-        for name, count in shares.items()
     ]
 
 

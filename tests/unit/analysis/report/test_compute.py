@@ -26,9 +26,9 @@ def test_splits_and_optima_are_in_every_form_of_the_report(tmp_path: Path) -> No
     frame = pd.DataFrame({"params": n, "tokens": d, "loss": loss})
     found = analyse_axes(frame, "params", "tokens", "loss")
     bought = buy(found, [1e20, 1e22], column="pairs")
-    paths = write_joint_report(found, tmp_path, "drorae fit", bought)
+    paths = write_joint_report(found, tmp_path, "drorae fit", bought=bought)
     tree = json.loads(paths["json"].read_text())
-    assert tree == json.loads(json.dumps(joint_tree(found, bought)))
+    assert tree == json.loads(json.dumps(joint_tree(found, bought=bought)))
     assert [item["compute"] for item in tree["compute"]["optima"]] == [1e20, 1e22]
     assert [item["minimum"] is None for item in tree["isoflop"]["levels"]] == [False, False, False, True]
     page, markdown = paths["html"].read_text(), paths["markdown"].read_text()

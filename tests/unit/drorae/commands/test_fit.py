@@ -37,6 +37,18 @@ def test_fit_prints_the_paper_s_law_as_one_json_object(
     assert {"law.json", "law.csv", "law.png", "law.svg", "report.html"} <= set(os.listdir("law"))
 
 
+def test_the_compute_of_every_trial_is_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = override(PRESETS["smoke"], "encoder.path", "sleep=0")
+    configs = expand(SweepSpec("mine", base, (Axis("capacity", (4, 8, 16, 32, 64)), Axis("seed", (0, 1)))))
+    for config in configs:
+        finish(tmp_path, config)
+    write_table(tmp_path / "trials.csv", table_rows(configs, tmp_path))
+    assert main(["fit", str(tmp_path / "trials.csv"), "--x", "train_flops", "--y", "psnr", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    # The stand-in's PSNR is 10 + log10 of the capacity, and its compute in proportion to that.
+    assert (tree["n"], tree["n_configurations"]) == (10, 5) and tree["slope"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(("first", "second"), [("val/loss", "val:loss"), ("../../loss", "l" * 280)])
 def test_columns_of_any_name_are_fitted_into_files(elsewhere: Path, first: str, second: str) -> None:
     root = elsewhere / "deep" / "below"
@@ -94,15 +106,3 @@ def test_a_table_comes_by_standard_input(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(PAPER).read_bytes())))
     assert main(["report", "-", "--out", "law"]) == 0
     assert Path("law/report.html").is_file()
-
-
-def test_the_compute_of_every_trial_is_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = override(PRESETS["smoke"], "encoder.path", "sleep=0")
-    configs = expand(SweepSpec("mine", base, (Axis("capacity", (4, 8, 16, 32, 64)), Axis("seed", (0, 1)))))
-    for config in configs:
-        finish(tmp_path, config)
-    write_table(tmp_path / "trials.csv", table_rows(configs, tmp_path))
-    assert main(["fit", str(tmp_path / "trials.csv"), "--x", "train_flops", "--y", "psnr", "--json"]) == 0
-    tree = json.loads(capsys.readouterr().out)
-    # The stand-in's PSNR is 10 + log10 of the capacity, and its compute in proportion to that.
-    assert (tree["n"], tree["n_configurations"]) == (10, 5) and tree["slope"] == pytest.approx(1)
