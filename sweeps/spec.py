@@ -74,7 +74,7 @@ class Search:
 
     ranges: tuple[Range, ...]
     objectives: tuple[str, ...] = (METRICS[0].name,)
-    """Metrics, or fusion_params, train_seconds, device_seconds; several: their Pareto set."""
+    """Metrics, or fusion_params, train_seconds, device_seconds, train_flops; several: their Pareto set."""
     trials: int = 8
     """Trials per configuration, the base config's own values first."""
     sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"

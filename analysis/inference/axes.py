@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.inference.cautions import Caution, fit_flags
+from analysis.inference.cautions import Caution, fit_flags, size_cautions
 from analysis.inference.evidence import PLAUSIBLE, said_behind
 from analysis.inference.verdicts import Verdict, judged_at
 from analysis.laws.curves import CurveFit
@@ -22,6 +22,7 @@ from analysis.table.cells import check_commas, floats
 from analysis.table.columns import find_column, numbers
 from analysis.table.decoders import check_decoders
 from analysis.table.design import check_axes
+from analysis.table.measured import average_size
 from analysis.table.selection import Selection, select
 from drorae.errors import UserError
 
@@ -204,8 +205,9 @@ class JointAnalysis:
 
     @cached_property
     def cautions(self) -> tuple[Caution, ...]:
-        """What is wrong with a plausible law of both axes."""
-        return tuple(item for fit in self.plausible for item in fit_flags(fit))
+        """What a reader should know of the sizes, and what is wrong with a plausible law of both axes."""
+        of_fits = (item for fit in self.plausible for item in fit_flags(fit))
+        return (*size_cautions(self.selection), *of_fits)
 
     def text(self) -> str:
         """Plain lines for a terminal."""
@@ -272,7 +274,11 @@ def analyse_axes(frame: pd.DataFrame, x: str, second: str, y: str, include: Iter
     if selection.x_column == column:
         raise UserError(f"{second}: both axes are the column {column}; expected two different ones")
     check_decoders(selection.used, y, [selection.x_column, column])
-    other = floats(selection.used[column])
+    measured = floats(selection.used[column])
+    logged = bool(np.all(measured > 0))
+    other = average_size(selection.used, column, measured, selection.seeds, [selection.x_column], logged)
+    if np.any(other != measured):
+        selection = replace(selection, averaged=(*selection.averaged, column))
     keys = pd.DataFrame({"configuration": selection.configurations, "second": other})
     groups = keys.groupby(["configuration", "second"], sort=False).ngroup().to_numpy()
     both, needed = f"{x} and {second}", FORMS["plane"].least_points

@@ -139,7 +139,15 @@ def _selection_cautions(selection: Selection) -> Iterator[Caution]:
 
 def row_cautions(selection: Selection) -> list[Caution]:
     """What a reader should know of rows that are the best of several, or were taken as repeats without saying so."""
-    return [*_best_caution(selection), *_repeat_caution(selection)]
+    return [*size_cautions(selection), *_best_caution(selection), *_repeat_caution(selection)]
+
+
+def size_cautions(selection: Selection) -> list[Caution]:
+    """What a reader should know of sizes that seeds measured differently."""
+    return [
+        Caution("size-averaged", f"{name} differs between seeds of one configuration; their mean is its size")
+        for name in selection.averaged
+    ]
 
 
 def _best_caution(selection: Selection) -> list[Caution]:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from analysis.inference.axes import JointAnalysis
 from analysis.laws.curves import CurveFit
 from analysis.laws.intervals import Interval, Sample
 from drorae.errors import UserError
+from drorae.metrics import registry
+from drorae.metrics.registry import Better
 
 FLOPS_PER_PAIR = 6.0
 """Floating-point operations per parameter and token of a transformer's training: Kaplan et al. (2020), section 2.1."""
@@ -52,6 +55,51 @@ class ComputeLaw:
     """a, of the first axis."""
     second_exponent: Share
     optima: tuple[Optimum, ...]
+
+
+PAIRS = "pairs"
+"""What stands for the product of both axes where a column of compute is asked for."""
+
+
+@dataclass(frozen=True)
+class Bought:
+    """What compute buys, as far as it was asked for."""
+
+    law: ComputeLaw | None = None
+    levels: IsoFlop | None = None
+
+
+def buy(
+    found: JointAnalysis,
+    budgets: Sequence[float] = (),
+    per_pair: float = FLOPS_PER_PAIR,
+    column: str | None = None,
+    better: Better | None = None,
+) -> Bought:
+    """Splits budgets by the law of two powers (`compute_law`), and finds the best size level by level (`isoflop`).
+
+    Args:
+        found: the laws.
+        budgets: to split; none by default.
+        per_pair: floating-point operations per unit of one axis and of the other.
+        column: of a run's compute, or `PAIRS` for that product; no levels by default.
+        better: which values are better; by the metric's name by default, and lower where that is not known.
+
+    Raises:
+        UserError: the law of two powers was not fitted; what `compute_law` and `isoflop` refuse.
+    """
+    law = levels = None
+    if budgets:
+        fit = found.find("two-powers")
+        if fit is None:
+            raise UserError(
+                f"compute: needs {found.y_name} = E + A N^-alpha + B D^-beta: {dict(found.skipped)['two-powers']}"
+            )
+        law = compute_law(fit, budgets, per_pair)
+    if column is not None:
+        spent = per_pair * found.sample.x.prod(axis=1) if column == PAIRS else found.mean_of(column)
+        levels = isoflop(found.sample, spent, (better or registry.better(found.y_name)) != "higher")
+    return Bought(law, levels)
 
 
 def compute_law(fit: CurveFit, budgets: Sequence[float], per_pair: float = FLOPS_PER_PAIR) -> ComputeLaw:

@@ -247,6 +247,21 @@ def candidates(sample: Sample, low: float, high: float, cost: Cost, budget: floa
     return found
 
 
+def seed_share(sample: Sample, residual: float) -> float:
+    """How much of the variance `residual` of a mean about its law one run's seed has.
+
+    A configuration's own scatter, and its seeds': unknown seeds are taken to be none of it, so that repeating a size is
+    never rated better than running another.
+    """
+    runs = sample.runs_at_unit_weight
+    return min(sample.seed_sd**2 / runs / residual, 1.0) * runs if sample.seed_dof and residual > 0 else 0.0
+
+
+def mean_variance(sample: Sample, share: float, seeds: int) -> float:
+    """Variance of the mean of so many new runs, relative to that of a mean of the sample."""
+    return max(1 - share / sample.runs_at_unit_weight, 0) + share / seeds
+
+
 class _Simulation:
     """Truths drawn once, so that designs are compared on the same ones."""
 
@@ -270,13 +285,7 @@ class _Simulation:
         self.line_truth = line.coefficients(sample.y)[0] + noise[:replications] @ line.back[0].T
         spread = np.einsum("rij,rj->ri", curve.back[chosen], noise[replications:])
         self.offset_truth = curve.coefficients(sample.y)[chosen] + spread
-        # A configuration's own scatter, and its seeds': unknown seeds are taken to be all of it, so that repeating a
-        # size is never rated better than running another.
-        runs = sample.runs_at_unit_weight
-        self.seed_share = 0.0
-        if sample.seed_dof:
-            residual = float(line.rss(sample.y)[0]) / line.dof
-            self.seed_share = min(sample.seed_sd**2 / runs / residual, 1.0) * runs
+        self.seed_share = seed_share(sample, float(line.rss(sample.y)[0]) / line.dof)
 
     @cached_property
     def nothing(self) -> Appraisal:
@@ -289,9 +298,7 @@ class _Simulation:
         rng = np.random.default_rng(self.seed + 1)
         new = np.array(design.sizes)[:, None]
         x = np.concatenate([sample.x, new])
-        # Variance of a new mean relative to an old one's.
-        share = self.seed_share
-        variance = max(1 - share / sample.runs_at_unit_weight, 0) + share / design.seeds
+        variance = mean_variance(sample, self.seed_share, design.seeds)
         weights = np.concatenate([sample.weights, np.full(len(new), 1 / variance)])
         lines = self.line_truth @ self.line.basis(new, np.zeros(0))[0].T
         curves = np.einsum("rk,rnk->rn", self.offset_truth, self.offset.basis(new, self.t[self.chosen])[0])

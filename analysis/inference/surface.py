@@ -7,18 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import optimize
 
 from analysis.inference.axes import JointAnalysis, fit_joint
 from analysis.inference.evidence import HORIZON, BackTest, HeldOutSize
+from analysis.inference.hull import INSIDE, distances
 from analysis.inference.predict import LawForecast
 from analysis.laws.curves import CurveFit
 from analysis.laws.forms import sizes
 from analysis.laws.intervals import Interval, law_interval, run_interval
 from drorae.errors import UserError
-
-INSIDE = 1e-9
-"""Distance from the pairs measured that rounding alone may make."""
 
 
 @dataclass(frozen=True)
@@ -97,33 +94,6 @@ def laws_at(found: JointAnalysis, beyond: float) -> list[CurveFit]:
     """The plausible laws of both axes and, `beyond` the pairs measured, that of two powers if it was fitted."""
     rival = found.find("two-powers") if beyond > INSIDE else None
     return list(dict.fromkeys([*found.plausible, *([rival] if rival else [])]))
-
-
-def distances(measured: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """How far pairs `at` (m, 2) lie from the convex hull of those `measured` (n, 2), shape (m,); 0 inside.
-
-    In decades, along the axis on which a pair is farther. Of an axis that spans less than a decade, and of one with
-    values that have no logarithm, in what it spans.
-    """
-    scaled, asked = np.empty_like(measured), np.empty_like(at)
-    for k in range(2):
-        logged = bool(min(measured[:, k].min(), at[:, k].min()) > 0)
-        points, there = (np.log10(z[:, k]) if logged else z[:, k] for z in (measured, at))
-        span = float(np.ptp(points))
-        unit = min(span, 1.0) if logged else span
-        scaled[:, k], asked[:, k] = points / unit, there / unit
-    corners = np.unique(scaled, axis=0)
-    return np.array([_distance(corners, point) for point in asked])
-
-
-def _distance(corners: np.ndarray, point: np.ndarray) -> float:
-    """Least t with |point - a convex combination of corners| <= t on every axis, by linear programming."""
-    n = len(corners)
-    cost = np.append(np.zeros(n), 1.0)
-    sides = np.column_stack([np.vstack([corners.T, -corners.T]), -np.ones(4)])
-    total = np.append(np.ones(n), 0.0)[None]
-    solved = optimize.linprog(cost, sides, np.concatenate([point, -point]), total, [1.0], method="highs")
-    return max(float(solved.fun), 0.0)
 
 
 def horizon(found: JointAnalysis) -> tuple[float, str]:

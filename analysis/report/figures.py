@@ -42,6 +42,8 @@ _SEED_STYLES = (
 
 BASELINE = "no-fusion"
 """Name, within a figure, of the lines of what no fusion measures."""
+LEVELS = 6
+"""Values of a second axis at which a law is drawn at most."""
 RASTER_POINTS = 2000
 """Runs from which a figure's points are drawn as pixels: an SVG of so many shapes takes long to open."""
 
@@ -53,6 +55,7 @@ _NAMES = {
     "fusion_params_paper": "Fusion parameters (paper's formula)",
     **dict.fromkeys(("capacity", "expert_hidden_dim"), "Expert hidden dim"),
     **dict.fromkeys(("layers", "num_layers"), "Fused layers"),
+    "train_flops": "Training compute (FLOPs)",
 }
 
 
@@ -122,17 +125,20 @@ def residual_figure(analyses: Sequence[Analysis]) -> Figure:
 
 @plain_figures()
 def joint_figure(found: JointAnalysis) -> Figure:
-    """Left: runs and the additive law at each value of the second axis. Right: the best law against what came in."""
+    """Left: configurations and the additive law at values of the second axis. Right: the best law against what came in.
+
+    The darker, the larger is the second axis. Of many values the law is drawn at `LEVELS` of their quantiles.
+    """
     x, second, y = found.sample.x[:, 0], found.sample.x[:, 1], found.sample.y
     figure, (left, right) = panels(2)
-    levels = np.unique(second)
-    for i, level in enumerate(levels):
-        shade = str(0.05 + 0.75 * (1 - i / max(1, len(levels) - 1)))
-        chosen = second == level
-        left.scatter(x[chosen], y[chosen], color=shade, edgecolors=INK, s=36, linewidths=0.6, zorder=3,
-                     label=f"{found.second_name} {level:g}")  # fmt: skip
-        span = np.geomspace(x.min(), x.max(), 50)
-        left.plot(span, found.additive.value(np.column_stack([span, np.full(50, level)])), color=shade, lw=0.9)
+    levels, rank = np.unique(second, return_inverse=True)
+    shades = 0.05 + 0.75 * np.linspace(1, 0, len(levels))
+    left.scatter(x, y, c=shades[rank], cmap="gray", vmin=0, vmax=1, edgecolors=INK, s=36, linewidths=0.6, zorder=3)
+    span = np.geomspace(x.min(), x.max(), 50)
+    for i in np.unique(np.linspace(0, len(levels) - 1, min(len(levels), LEVELS)).round().astype(int)):
+        law = found.additive.value(np.column_stack([span, np.full(50, levels[i])]))
+        label = f"{found.second_name} {short(levels[i])}"
+        left.plot(span, law, color=str(shades[i]), lw=0.9, marker="o", mec=INK, ms=5, markevery=[], label=label)
     log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0), found.x_name)
     left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
     left.legend(fontsize=7, frameon=False, ncols=2)

@@ -9,6 +9,7 @@ from typing import Any
 from analysis.inference.analysis import Analysis
 from analysis.inference.asked import AskedLaw, JointLaw
 from analysis.inference.axes import JointAnalysis
+from analysis.inference.compute import Bought
 from analysis.inference.evidence import BackTest
 from analysis.inference.predict import Forecast, Reach
 from analysis.laws.curves import CurveFit
@@ -179,12 +180,13 @@ def reach_tree(found: Reach) -> dict[str, Any]:
     return finite({name: getattr(found, name) for name in ("target", "bounded", "trusted")} | {"laws": laws})
 
 
-def joint_tree(found: JointAnalysis, law: JointLaw | None = None) -> dict[str, Any]:
-    """Returns a metric against two axes, as `drorae fit --and --json` prints it.
+def joint_tree(found: JointAnalysis, law: JointLaw | None = None, bought: Bought | None = None) -> dict[str, Any]:
+    """Returns a metric against two axes and what compute buys, as `drorae fit --and --json` prints it.
 
     Keys: version, x, and, y, n, n_configurations, preferred, laws (as `law_tree`), laws_of_one_axis (axis and the
     same), laws_skipped (name, reason), asked (as `asked_tree`, null where no law was asked for), tests (what, f,
-    extra, dof, p_value), verdicts, warnings, excluded.
+    extra, dof, p_value), verdicts, warnings, excluded; as far as it was asked for, compute (per_pair, exponent,
+    second_exponent, optima) and isoflop (levels, exponent).
     """
     tree = {
         "version": VERSION,
@@ -202,7 +204,8 @@ def joint_tree(found: JointAnalysis, law: JointLaw | None = None) -> dict[str, A
         "verdicts": [item._asdict() for item in ([] if law is None else [law.verdict]) + list(found.verdicts)],
         **remarks(found),
     }
-    return finite(tree)
+    asked = {"compute": bought.law, "isoflop": bought.levels} if bought else {}
+    return finite(tree | {name: asdict(part) for name, part in asked.items() if part is not None})
 
 
 def finite(tree: dict[str, Any]) -> dict[str, Any]:

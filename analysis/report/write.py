@@ -16,11 +16,14 @@ import pandas as pd
 from analysis.inference.analysis import Analysis
 from analysis.inference.asked import JointLaw, joint_lines
 from analysis.inference.axes import JointAnalysis
+from analysis.inference.compute import Bought
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
 from analysis.laws.line import Line
 from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
+from analysis.report.compute import compute_blocks
+from analysis.report.contours import contour_figure, surface_caption
 from analysis.report.figures import display_name, number, said_parameters, short
 from analysis.report.fonts import boxes
 from analysis.report.latex import joint_table, law_tables
@@ -88,8 +91,20 @@ def write_joint_report(
     command: str | None = None,
     law: JointLaw | None = None,
     style: Style = "screen",
+    bought: Bought | None = None,
 ) -> dict[str, Path]:
-    """Writes axes.json, axes.tex, axes.png, .svg and .pdf, report.html and report.md; returns their paths by kind.
+    """Writes axes.json, axes.tex, axes.* and surface.* (png, svg, pdf), report.html and report.md.
+
+    Args:
+        found: the laws.
+        directory: folder of the report, made if it is missing.
+        command: printed as the way to make the report again; left out by default.
+        law: the law asked for, which leads; none by default.
+        style: of the figures, screen or paper.
+        bought: what compute buys, shown as well; nothing by default.
+
+    Returns:
+        The paths by kind.
 
     Raises:
         UserError: the directory cannot be written.
@@ -98,10 +113,12 @@ def write_joint_report(
     with report_folder(directory) as folder:
         drawn = figures.joint_figure(found)
         paths = figures.save(drawn, folder, "axes", style)
-        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found, law), indent=1))
+        surface = figures.save(contour_figure(found, bought), folder, "surface", style)
+        paths |= {f"surface_{kind}": path for kind, path in surface.items()}
+        paths["json"] = _write(folder / "axes.json", json.dumps(joint_tree(found, law, bought), indent=1))
         paths["tex"] = _write(folder / "axes.tex", joint_table(found))
         asked = [Text(text.strip(), "soft" if i else "lead") for i, text in enumerate(joint_lines(law))]
-        blocks = _joint_blocks(found, title, paths, command, boxes(drawn))
+        blocks = _joint_blocks(found, title, paths, command, boxes(drawn), bought)
         return paths | write_pages(folder, title, [*asked, *blocks])
 
 
@@ -502,18 +519,24 @@ def _excluded(selections: Sequence[Selection]) -> list[Block]:
 
 
 def _joint_blocks(
-    found: JointAnalysis, title: str, paths: Mapping[str, Path], command: str | None, drawn: str
+    found: JointAnalysis,
+    title: str,
+    paths: Mapping[str, Path],
+    command: str | None,
+    drawn: str,
+    bought: Bought | None,
 ) -> list[Block]:
     notes: list[tuple[str, str | None]] = [(f"{name}: not fitted: {reason}", None) for name, reason in found.skipped]
     notes += [(item.message, item.code) for item in found.cautions]
     notes += [(f"left out: {row}: {reason}", None) for row, reason in found.selection.excluded]
     tests = [(test.what, f"{test.f:.3g}", f"{test.extra}, {test.dof}", f"{test.p_value:.2g}") for test in found.tests]
     caption = (
-        "Left: runs and the additive law at each value of the second axis. Right: what the best law of both axes says "
-        "against what was measured."
+        "Left: configurations and the additive law at values of the second axis, the darker the larger. Right: what "
+        "the best law of both axes says against what was measured."
     )
     return [
         Picture(paths["svg"], paths["png"], title, caption + drawn, True),
+        Picture(paths["surface_svg"], paths["surface_png"], f"Contours of {title}", surface_caption(found, bought)),
         Heading("Verdicts"),
         Table(("claim", "verdict", "reason", "would decide it", "level"), list(found.verdicts), (0, 2, 3, 4)),
         Heading("Laws"),
@@ -521,5 +544,6 @@ def _joint_blocks(
         Notes(tuple(notes)),
         Heading("Tests"),
         Table(("of", "F", "degrees of freedom", "p"), tests, (0,)),
+        *compute_blocks(found, bought or Bought()),
         *how_again(command),
     ]

@@ -84,7 +84,7 @@ def check_repeats(used: pd.DataFrame, x: np.ndarray, seeds: Sequence[str], names
             runs of different seeds that also differ in a setting; or seeds that count as sizes, as every run is a
             configuration of its own.
     """
-    columns = list(dict.fromkeys([*configuration_columns(used), *used.attrs.get("best_of", ()), *names[1:]]))
+    columns = list(dict.fromkeys([*configuration_columns(used), *used.attrs.get("best_of", ()), *names[2:]]))
     own = number_groups(used, columns, x=x)
     same = number_groups(used, columns, x=x, seed=seeds)
     others = [name for name in map(str, used.columns) if name not in columns and not _is_told(used, name, names)]
@@ -140,9 +140,15 @@ def _is_told(used: pd.DataFrame, name: str, names: Sequence[str]) -> bool:
         return True
     values = pd.to_numeric(used[name], errors="coerce")
     if values.notna().sum() == used[name].notna().sum() and used[name].dtype != bool:
-        return not words & _KNOBS and bool(words & _MEASURED or registry.better(name))
+        return is_measurement(name)
     # As many texts as rows name the runs.
     return bool(used[name].astype(str).nunique() == len(used) > 1)
+
+
+def is_measurement(name: str) -> bool:
+    """Whether a column of numbers was measured, by its name."""
+    words = _words(plain(name))
+    return not words & _KNOBS and bool(words & _MEASURED or registry.better(name))
 
 
 def _varies(cells: pd.Series, groups: np.ndarray) -> bool:

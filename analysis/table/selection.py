@@ -16,6 +16,7 @@ from analysis.table.columns import bad_cell, find_column, numbers, texts
 from analysis.table.configurations import check_repeats, configuration_columns, number_groups
 from analysis.table.decoders import check_decoders
 from analysis.table.join import SOURCE
+from analysis.table.measured import average_size
 from analysis.table.trackers import adopt, check_history, status_of
 from drorae.errors import UserError
 from drorae.trial.folder import TrialStatus
@@ -52,6 +53,8 @@ class Selection:
     """Rows of runs that a scheduler stopped early, if any were left out; of a tuned sweep none, as its best decide."""
     best: tuple[Best, ...] = ()
     """What every used row was chosen from, in the order of `used`; empty where nothing was chosen."""
+    averaged: tuple[str, ...] = ()
+    """Columns of sizes that differed between seeds and were averaged (`average_size`)."""
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
@@ -118,29 +121,27 @@ def select(
     reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
     for i in np.flatnonzero(x_values <= 0).tolist() if log else ():
         reasons[i] = reasons[i] or f"{x_column} is {x_values[i]:g}, which has no logarithm"
-    size = sample_column(frame, y)
-    counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
-    for i in np.flatnonzero(~np.isfinite(counts)).tolist() if np.isfinite(counts).any() else ():
-        reasons[i] = reasons[i] or f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
-    labels = _labels(frame)
+    counts, labels = _mark_uncounted(frame, y, reasons), _labels(frame)
     _mark_copies(frame, labels, reasons)
     kept = _kept(reasons, f"{y} on {x}")
     used = frame.iloc[kept]
+    apart, seeds = tuple(filter(None, (by, second))), seed_texts(used)
     check_measurements(used, y)
     check_decoders(used, y, by=by)
-    apart = tuple(filter(None, (by, second)))
-    check_repeats(used, x_values[kept], seed_texts(used), (y_column, x_column, *apart))
-    best = choose_best(used, x_values[kept], y_values[kept], seed_texts(used), y, apart)
+    sizes = average_size(used, x_column, x_values[kept], seeds, apart, log)
+    averaged = (x_column,) * bool(np.any(sizes != x_values[kept]))
+    check_repeats(used, sizes, seeds, (y_column, x_column, *apart))
+    best = choose_best(used, sizes, y_values[kept], seeds, y, apart)
     if best:
         chosen = [int(kept[item.row]) for item in best]
         for i in set(kept) - {*chosen}:
             reasons[i] = f"tried; another {', '.join(frame.attrs['best_of'])} was better at this size and seed"
-        kept, used = chosen, frame.iloc[chosen]
+        kept, used, sizes = chosen, frame.iloc[chosen], sizes[[item.row for item in best]]
     excluded = tuple((label, reason) for label, reason in zip(labels, reasons, strict=True) if reason)
-    images = int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None
     return Selection(
-        used, excluded, x, x_column, y, x_values[kept], y_values[kept], tuple(labels[i] for i in kept), images,
-        _stopped(frame, include), tuple(best),
+        used, excluded, x, x_column, y, sizes, y_values[kept], tuple(labels[i] for i in kept),
+        int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None,
+        _stopped(frame, include), tuple(best), averaged,
     )  # fmt: skip
 
 
@@ -206,6 +207,15 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
         else:
             reasons.append("" if bad is None else f"{bad} {bad_cell(frame[bad].iloc[i])}")
     return reasons
+
+
+def _mark_uncounted(frame: pd.DataFrame, y: str, reasons: list[str]) -> np.ndarray:
+    """Numbers of images of all rows; gives a reason to every row without one where others have it."""
+    size = sample_column(frame, y)
+    counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
+    for i in np.flatnonzero(~np.isfinite(counts)).tolist() if np.isfinite(counts).any() else ():
+        reasons[i] = reasons[i] or f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
+    return counts
 
 
 def _mark_copies(frame: pd.DataFrame, labels: Sequence[str], reasons: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from drorae.commands.options import Number, Statuses, Words, flat, option
-from drorae.commands.pairs import compute_answer
+from drorae.commands.pairs import said
 from drorae.commands.source import FigureOptions, SizeOptions
 from drorae.commands.terminal import say, working
 from drorae.errors import UserError
@@ -122,6 +122,7 @@ class Fit(SizeOptions, FigureOptions):
         """Prints laws of two axes, the one asked for first; with --out writes a page for each metric."""
         from analysis.inference.asked import ask_joint, joint_lines
         from analysis.inference.axes import analyse_axes
+        from analysis.inference.compute import buy
         from analysis.report.trees import joint_tree
         from analysis.report.write import write_joint_report
 
@@ -138,18 +139,18 @@ class Fit(SizeOptions, FigureOptions):
             found = [analyse_axes(frame, self.x, second, name, flat(self.include)) for name in names]
             asked = [ask_joint(item, asking, _counting(note)) if chosen else None for item in found]
             budgets = (self.compute, self.flops_per_pair, self.isoflop, self.better)
-            bought = [compute_answer(item, *budgets) for item in found]
+            bought = [buy(item, *budgets) for item in found]
         pages = []
         if self.out is not None:
             folders = [self.out if len(found) == 1 else self.out / file_name(item.y_name) for item in found]
             pages = [
-                write_joint_report(item, folder, command, law, self.style)["html"]
-                for item, folder, law in zip(found, folders, asked, strict=True)
+                write_joint_report(item, folder, command, law, self.style, spent)["html"]
+                for item, folder, law, spent in zip(found, folders, asked, bought, strict=True)
             ]
         trees, words = [], []
-        for item, law, (tree, lines) in zip(found, asked, bought, strict=True):
-            trees.append(joint_tree(item, law) | tree)
-            words += [*joint_lines(law), item.text(), *lines]
+        for item, law, spent in zip(found, asked, bought, strict=True):
+            trees.append(joint_tree(item, law, spent))
+            words += [*joint_lines(law), item.text(), *said(item, spent)]
         self._answer(trees, "\n".join(words), pages)
         return 0
 

@@ -11,6 +11,7 @@ from drorae.errors import UserError
 
 if TYPE_CHECKING:
     from analysis.inference.axes import JointAnalysis
+    from analysis.inference.compute import Bought
     from analysis.inference.surface import PairForecast
     from drorae.commands.source import SizeOptions
 
@@ -34,61 +35,27 @@ def sizes_of_pairs(flag: str, groups: Sequence[Sequence[str]]) -> list[tuple[flo
     return found
 
 
-PAIRS = "pairs"
-"""What --isoflop calls the product of both axes."""
-
-
-def compute_answer(
-    found: JointAnalysis, budgets: Sequence[float], per_pair: float, isoflop: str | None, better: str | None
-) -> tuple[dict[str, Any], list[str]]:
-    """Returns what compute buys best, as plain values and in words.
-
-    Args:
-        found: the laws.
-        budgets: to split between the axes by the law of two powers; none by default.
-        per_pair: floating-point operations per unit of one axis and of the other.
-        isoflop: the column of a run's compute, or `PAIRS` for that product, to look for the best size level by level.
-        better: which values are better, lower or higher; None goes by the metric's name.
-
-    Raises:
-        UserError: what `compute_law` and `analysis.inference.compute.isoflop` refuse.
-    """
-    from analysis.inference import compute
-    from analysis.report.trees import finite
-    from drorae.metrics.registry import better as known
-
-    tree: dict[str, Any] = {}
+def said(found: JointAnalysis, bought: Bought) -> list[str]:
+    """Returns what compute buys, line by line."""
     lines: list[str] = []
-    if budgets:
-        fit = found.find("two-powers")
-        if fit is None:
-            raise UserError(
-                f"--compute: needs {found.y_name} = E + A N^-alpha + B D^-beta: {dict(found.skipped)['two-powers']}"
-            )
-        law = compute.compute_law(fit, budgets, per_pair)
-        tree["compute"] = asdict(law)
-        head = f"  compute-optimal, C = {per_pair:g} {found.x_name} {found.second_name}, by {fit.form.formula}:"
+    law, levels = bought.law, bought.levels
+    if law is not None:
+        lines.append(f"  compute-optimal, C = {law.per_pair:g} {found.x_name} {found.second_name}, by two-powers:")
         shares = ((found.x_name, law.exponent), (found.second_name, law.second_exponent))
-        lines += [head, *(f"    {name} ~ C^{_share(share)}" for name, share in shares)]
+        lines += [f"    {name} ~ C^{_share(share)}" for name, share in shares]
         for item in law.optima:
             lines.append(
                 f"    C = {item.compute:.4g}: {found.x_name} {_share(item.first)}, {found.second_name} "
                 f"{_share(item.second)}; {found.y_name} {item.value:.4g}"
             )
-    if isoflop is not None:
-        product = per_pair * found.sample.x.prod(axis=1)
-        lower = (better or known(found.y_name) or "lower") != "higher"
-        levels = compute.isoflop(found.sample, product if isoflop == PAIRS else found.mean_of(isoflop), lower)
-        tree["isoflop"] = asdict(levels)
+    if levels is not None:
         lines.append(f"  isoFLOP optima of {found.x_name}, a parabola in its logarithm per level of compute:")
         for level in levels.levels:
-            said = (
-                level.reason if level.minimum is None else f"{_share(level.minimum)}; {found.y_name} {level.value:.4g}"
-            )
-            lines.append(f"    C = {level.compute:.4g}, {level.n} configurations: {said}")
+            words = level.reason or f"{_share(level.minimum)}; {found.y_name} {level.value:.4g}"
+            lines.append(f"    C = {level.compute:.4g}, {level.n} configurations: {words}")
         if levels.exponent is not None:
             lines.append(f"    {found.x_name} ~ C^{_share(levels.exponent)}")
-    return finite(tree), lines
+    return lines
 
 
 def _share(share: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,15 +11,22 @@ from tyro.conf import Positional
 
 from drorae.commands.blind import BlindOptions
 from drorae.commands.options import ConfigOptions, Count, Words, flat, option, read_sweep, require, write_new
+from drorae.commands.plan_pairs import (
+    VARIED,
+    PairPlanOptions,
+    numbers_of,
+    pair_points,
+    pair_tree,
+    plan_pairs,
+    print_pairs,
+    run_seconds,
+)
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import print_table, say, show, working
 from drorae.errors import UserError
 from drorae.runtime.shell import command
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
     from analysis.inference import plan as planning
     from analysis.inference.analysis import Analysis
     from sweeps.spec import SweepSpec
@@ -27,7 +36,7 @@ SHOWN = 8
 
 
 @dataclass(kw_only=True)
-class Plan(BlindOptions, SizeOptions, ConfigOptions):
+class Plan(BlindOptions, PairPlanOptions, SizeOptions, ConfigOptions):
     """Choose the next runs by simulation: halve the slope's interval, tell a line from an offset, pin a prediction.
 
     With --out the design is written as DIR/sweep.json, for drorae sweep --config DIR/sweep.json. With --blind, before
@@ -40,11 +49,11 @@ class Plan(BlindOptions, SizeOptions, ConfigOptions):
     """A table or - (one on stdin), a sweep's folder or URL, mlflow:EXPERIMENT, or mlflow-run:ID of its parent run."""
     y: Annotated[str, option("COLUMN", "required but with --blind")] = ""
     """Metric, such as rfd_dinov2."""
-    goal: Literal["slope", "offset", "prediction"] = "slope"
+    goal: Literal["slope", "offset", "prediction", "interaction"] = "slope"
     """slope: halve its interval; offset: tell log-linear from a power law with offset; prediction: halve the interval
-    at --at."""
-    at: Annotated[float | None, option("SIZE", "goal prediction")] = None
-    """The size to predict at."""
+    at --at; interaction (with --and): halve the interval of what one axis does to the effect of the other."""
+    at: Annotated[tuple[float, ...], option("SIZE", "goal prediction")] = ()
+    """The size to predict at; with --and one of each axis."""
     budget: Annotated[float | None, option("SECONDS", "or --runs")] = None
     """Seconds that the new runs may take, one after the other."""
     runs: Annotated[int | None, option("N", "or --budget")] = None
@@ -75,13 +84,16 @@ class Plan(BlindOptions, SizeOptions, ConfigOptions):
             raise UserError("--y: expected a metric, such as --y rfd_dinov2")
         if (self.budget is None) == (self.runs is None):
             raise UserError("--budget or --runs: expected one of them, seconds or a number of runs")
-        if self.goal == "prediction" and self.at is None:
-            raise UserError("--goal prediction: expected --at SIZE")
+        if self.goal == "prediction" and len(self.at) != 1 + (self.second is not None):
+            raise UserError(f"--goal prediction: expected --at SIZE{' SECOND' if self.second is not None else ''}")
         require(self.replications >= 50, f"--replications {self.replications}", "50 or more")
         self.check_source()
+        if self.second is not None:
+            return self._pairs(self.second)
+        if self.goal == "interaction":
+            raise UserError("--goal interaction: is about two axes; expected --and COLUMN")
         from analysis.inference import plan as planning
         from analysis.inference.analysis import analyse
-        from analysis.report.trees import finite
 
         found = analyse(self.read_all([self.x, self.y]), self.x, self.y)
         cost = self._cost(found)
@@ -90,63 +102,111 @@ class Plan(BlindOptions, SizeOptions, ConfigOptions):
                 found.comparison,
                 self.goal,
                 cost,
-                float(self.runs if self.runs is not None else self.budget or 0),
-                self.at,
+                self._budget(),
+                self.at[0] if self.at else None,
                 self.smallest,
                 self.largest,
-                seeds,
+                self._asked_seeds(),
                 self.replications,
             )
+        counted = None if self.runs is not None else cost
+        return self._finish(
+            _points(found, made.best.design), self.x, lambda spec: _tree(found, made, counted) | spec,
+            lambda: _print(found, made),
+        )  # fmt: skip
+
+    def _pairs(self, second: str) -> int:
+        """Prints the pairs of sizes to run next; with --out writes their sweep."""
+        if self.goal == "offset":
+            raise UserError("--goal offset: is about one axis; expected slope, interaction or prediction with --and")
+        seeds = self._asked_seeds()
+        if len(seeds) > 1:
+            raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected one number with --and")
+        cost = self._given_cost(4, "FIXED[,PER_SIZE[,PER_SECOND[,PER_PRODUCT]]] such as 30,0,0,2e-9")
+        bounds = ((self.smallest, self.largest), (self.second_smallest, self.second_largest))
+        asked = (self.goal, self._budget(), cost, self.at, bounds, seeds[0])
+        made = plan_pairs(self.read_all([self.x, second.partition(":")[0], self.y]), (self.x, second), self.y, *asked)
+        sizes = f"{self.x} and {second}"
+        tree = pair_tree(made, self.runs is not None)
+        return self._finish(pair_points(made), sizes, lambda spec: tree | spec, lambda: print_pairs(made))
+
+    def _asked_seeds(self) -> tuple[int, ...]:
+        """Returns the numbers of seeds per size to consider."""
+        return tuple(dict.fromkeys(map(_seeds, flat(self.seeds)))) or (1,)
+
+    def _budget(self) -> float:
+        """Returns the budget, in runs or in seconds."""
+        return float(self.runs if self.runs is not None else self.budget or 0)
+
+    def _given_cost(self, most: int, form: str) -> list[float] | None:
+        """Returns the parts of a run's cost: 1 where runs are counted, else as given; None where it is to be measured.
+
+        Args:
+            most: number of parts there may be.
+            form: what was expected, for the message.
+
+        Raises:
+            UserError: --cost is no such numbers, or stands beside --runs.
+        """
+        if self.runs is not None:
+            if self.cost:
+                raise UserError("--cost: means nothing beside --runs, which counts runs; expected --budget SECONDS")
+            return [1.0]
+        if not self.cost:
+            return None
+        try:
+            numbers = [float(word) for word in self.cost.split(",")]
+        except ValueError:
+            numbers = []
+        usable = 1 <= len(numbers) <= most and min(numbers) >= 0 and 0 < sum(numbers) < math.inf
+        require(usable, f"--cost {self.cost}", f"seconds, or {form}")
+        return numbers
+
+    def _cost(self, found: Analysis) -> planning.Cost:
+        """Returns what a run costs: 1 where runs are counted, else seconds, as given or as measured."""
+        from analysis.inference.plan import Cost, measured_cost
+
+        given = self._given_cost(2, "FIXED,PER_SIZE such as 30,2e-6")
+        return measured_cost(found.selection.x, run_seconds(found.selection.used)) if given is None else Cost(*given)
+
+    def _finish(
+        self,
+        points: list[dict[str, Any]] | None,
+        sizes: str,
+        tree: Callable[[dict[str, Any]], dict[str, Any]],
+        words: Callable[[], None],
+    ) -> int:
+        """Prints a plan; with --out writes its sweep.
+
+        Args:
+            points: what each new trial sets; None where the sizes are nothing that a sweep can vary.
+            sizes: their names, for the message.
+            tree: the plan as plain values, of what is to be said of the sweep in it.
+            words: prints the plan for people.
+        """
+        from analysis.report.trees import finite
         from sweeps.folder.sweep import RECORD
 
-        spec = self._spec(found, made.best.design)
+        spec = self._spec(points, sizes)
         written = None
         if spec is not None and self.out is not None:
             written = write_new(self.out / RECORD, {"spec": spec.to_dict()})
-        tree = _tree(found, made, None if self.runs is not None else cost, spec)
-        self.answer(finite(tree), lambda: _print(found, made))
+        self.answer(finite(tree({"sweep": None if spec is None else spec.to_dict()})), words)
         if written is not None:
             run = command("sweep", "--config", written)
             say(f"sweep: {written}; run it: {run}", keep=[run, written])
         return 0
 
-    def _cost(self, found: Analysis) -> planning.Cost:
-        """Returns what a run costs: 1 where runs are counted, else seconds, as given or as measured."""
-        import numpy as np
-
-        from analysis.inference.plan import Cost, measured_cost
-
-        if self.runs is not None:
-            if self.cost:
-                raise UserError("--cost: means nothing beside --runs, which counts runs; expected --budget SECONDS")
-            return Cost(1.0)
-        if self.cost:
-            try:
-                numbers = [float(word) for word in self.cost.split(",")]
-            except ValueError:
-                numbers = []
-            usable = len(numbers) in (1, 2) and min(numbers) >= 0 and sum(numbers) > 0
-            require(usable, f"--cost {self.cost}", "seconds, or FIXED,PER_SIZE such as 30,2e-6")
-            return Cost(*numbers)
-        used = found.selection.used
-        if "train_seconds" not in used.columns:
-            raise UserError("--budget: the table has no train_seconds to measure the cost from; expected --cost")
-        seconds = _numbers(used, "train_seconds")
-        if "eval_seconds" in used.columns:
-            seconds = seconds + np.nan_to_num(_numbers(used, "eval_seconds"))
-        return measured_cost(found.selection.x, seconds)
-
-    def _spec(self, found: Analysis, design: planning.Design) -> SweepSpec | None:
-        """Returns the design as a sweep; None where x is nothing that a sweep can vary, or nothing says how to run."""
+    def _spec(self, points: list[dict[str, Any]] | None, sizes: str) -> SweepSpec | None:
+        """Returns the design as a sweep; None where no sweep can vary its sizes, or nothing says how to run."""
         from sweeps.folder.mirror import local_copy
         from sweeps.folder.sweep import RECORD
         from sweeps.spec import SweepSpec, expand
 
-        points = _points(found, design)
         asked = self.preset is not None or self.config is not None
         lacking, path = "", None
         if points is None:
-            lacking = f"{self.x} is not something a sweep can vary; expected params, capacity, layers"
+            lacking = f"{sizes} is not something a sweep can vary; expected params, capacity, layers"
         elif not asked:
             path = local_copy(self.source, (RECORD,)) / RECORD
             if not path.is_file():
@@ -167,13 +227,6 @@ def _seeds(word: str) -> int:
     return number
 
 
-def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
-    """Returns a column's numbers; nan where there is none."""
-    import pandas as pd
-
-    return pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
-
-
 def _points(found: Analysis, design: planning.Design) -> list[dict[str, Any]] | None:
     """Returns what each new trial sets: capacity or layers, and a seed that no run of that size has.
 
@@ -183,20 +236,18 @@ def _points(found: Analysis, design: planning.Design) -> list[dict[str, Any]] | 
 
     used, column = found.selection.used, found.selection.x_column
     wanted = np.array(design.sizes)
-    if column in ("num_layers", "fusion.num_layers"):
-        varied, sizes = "layers", _numbers(used, column)
-    elif column in ("expert_hidden_dim", "fusion.expert_hidden_dim"):
-        varied, sizes = "capacity", _numbers(used, column)
+    if column in VARIED:
+        varied, sizes = VARIED[column], numbers_of(used, column)
     elif "expert_hidden_dim" in used.columns and column in ("params", "fusion_params", "fusion_params_paper"):
         # Parameters are linear in the experts' width as long as nothing else varies.
-        varied, sizes, params = "capacity", _numbers(used, "expert_hidden_dim"), found.selection.x
+        varied, sizes, params = "capacity", numbers_of(used, "expert_hidden_dim"), found.selection.x
         slope, intercept = np.polyfit(sizes, params, 1)
         if slope <= 0 or np.max(np.abs(intercept + slope * sizes - params) / params) > 0.01:
             return None
         wanted = (wanted - intercept) / slope
     else:
         return None
-    seeds = np.nan_to_num(_numbers(used, "seed")) if "seed" in used.columns else np.zeros(len(used))
+    seeds = np.nan_to_num(numbers_of(used, "seed")) if "seed" in used.columns else np.zeros(len(used))
     taken: set[int] = set()
     points = []
     for value in wanted:
@@ -209,16 +260,13 @@ def _points(found: Analysis, design: planning.Design) -> list[dict[str, Any]] | 
     return points
 
 
-def _tree(
-    found: Analysis, made: planning.Proposal, cost: planning.Cost | None, spec: SweepSpec | None
-) -> dict[str, Any]:
+def _tree(found: Analysis, made: planning.Proposal, cost: planning.Cost | None) -> dict[str, Any]:
     """Returns the plan as plain values.
 
     Args:
         found: the analysis of the runs so far.
         made: the plan.
         cost: seconds of a run; None where runs are counted.
-        spec: the sweep of the best design; None where none can be made.
     """
     from analysis.report.trees import VERSION, remarks
 
@@ -237,7 +285,6 @@ def _tree(
         "reached": made.reached,
         "designs": [_design_tree(item) for item in made.appraisals],
         "even": _design_tree(made.even),
-        "sweep": None if spec is None else spec.to_dict(),
         **remarks(found),
     }
 

@@ -32,6 +32,8 @@ IMAGENET_IMAGES = 1_281_167
 """Of ImageNet-1K's training set."""
 PHOTO_CROPS = 3000
 """Training crops of the photographs where a config does not say how many (`images.train_images`)."""
+_ANYWHERE = Runtime(device="cpu", cache_dir="")
+"""Of arithmetic that is to be the same on every machine: cached features, nothing recomputed."""
 
 
 class EncoderShape(NamedTuple):
@@ -316,6 +318,25 @@ def rough_needs(config: TrialConfig, runtime: Runtime, shape: EncoderShape) -> N
     return Needs(params, phase_needs(config, runtime, shape, images, params))
 
 
+def train_flops(config: TrialConfig, shape: EncoderShape, images: int, fusion_params: int) -> float:
+    """Returns the floating-point operations of a trial's own phases, 2 and 3.
+
+    That is the sum over both of steps x batch size x those of one image (`flops_per_image`).
+
+    Features are taken to be cached unless crops are fresh, and nothing to be computed twice, so that the number depends
+    on no machine.
+
+    Args:
+        config: the trial.
+        shape: sizes of its encoder.
+        images: training crops an epoch.
+        fusion_params: trainable scalars of the fusion; without any there is no phase 2.
+    """
+    params = rough_params(config, shape) | {"fusion": fusion_params}
+    phases = phase_needs(config, _ANYWHERE, shape, images, params)
+    return sum(phase.flops for phase in phases if phase.name != "phase1")
+
+
 def trial_flops(config: TrialConfig) -> float:
     """Returns the floating-point operations of phases 2 and 3, for comparing the trials of a sweep.
 
@@ -340,7 +361,7 @@ def share_done(config: TrialConfig, phase: str, step: float, total_steps: float)
 
 @functools.lru_cache(maxsize=4096)
 def _own_flops(config: TrialConfig) -> dict[str, float]:
-    needs = rough_needs(config, Runtime(device="cpu", cache_dir=""), guessed_shape(config.encoder.name))
+    needs = rough_needs(config, _ANYWHERE, guessed_shape(config.encoder.name))
     return {phase.name: phase.flops for phase in needs.phases if phase.name != "phase1"}
 
 

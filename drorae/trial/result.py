@@ -34,6 +34,8 @@ class TrialResult:
     """Wall seconds of the metrics, the probe among them."""
     device_seconds: float = 0.0
     """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
+    train_flops: float = 0.0
+    """Floating-point operations of phases 2 and 3 (`drorae.machine.needs.train_flops`); 0 in older results."""
     loss_tail_drop: float = 0.0
     reason: str = ""
     weights: dict[str, str] = field(default_factory=dict)

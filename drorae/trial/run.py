@@ -18,6 +18,7 @@ from drorae.config import Phase, Runtime, TrialConfig, config_hash, is_moved, lo
 from drorae.diagnostics.inspection import IMAGES, inspect
 from drorae.diagnostics.probe import probe
 from drorae.errors import UserError
+from drorae.machine.needs import EncoderShape, train_flops
 from drorae.models.fusion.size import exact_params, paper_params
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed
@@ -235,6 +236,7 @@ def _measure(
     cpu = sum(phase.cpu_seconds for phase in trained)
     drop = max((loss_tail_drop(phase.losses) for phase in trained), default=0.0)
     unconverged = drop > UNCONVERGED_DROP
+    shape = EncoderShape(workshop.encoder.num_layers, workshop.encoder.width, workshop.encoder.patch_size)
     smaller = {
         f"micro_batch.{phase.rows[-1]['phase']}": str(phase.micro_batch) for phase in trained if phase.micro_batch
     }
@@ -247,6 +249,7 @@ def _measure(
         train_seconds=seconds,
         eval_seconds=eval_seconds,
         device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
+        train_flops=train_flops(config, shape, len(workshop.train), result.fusion_params),
         loss_tail_drop=drop,
         weights={**result.weights, **own_digests(config, tokenizer)},
         provenance={**result.provenance, **smaller},

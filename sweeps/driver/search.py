@@ -274,7 +274,7 @@ class Studies:
     def _value(self, outcome: Mapping[str, Any], objective: str) -> float:
         found = outcome.get("metrics", {}).get(objective, outcome.get(objective))
         if not isinstance(found, int | float):
-            known = [*outcome.get("metrics", {}), "fusion_params", "train_seconds", "device_seconds"]
+            known = [*outcome.get("metrics", {}), "fusion_params", "train_seconds", "device_seconds", "train_flops"]
             raise UserError(f"--objective {objective}: no trial measures it; expected one of {', '.join(known)}")
         return float(found)
 

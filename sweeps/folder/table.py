@@ -18,7 +18,7 @@ from sweeps.spec import as_cell, read_field, varied_fields
 COLUMNS = (
     "config_hash", "variant", "incremental", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
     "fusion_params_paper", *(metric.name for metric in METRICS if metric.column), "eval_images", "train_seconds",
-    "eval_seconds", "device_seconds", "loss_tail_drop", "status", "reason",
+    "eval_seconds", "device_seconds", "train_flops", "loss_tail_drop", "status", "reason",
 )  # fmt: skip
 """Always there, in this order; other metrics, the baseline's and the swept fields follow."""
 _IN_COLUMNS = ("fusion.variant", "fusion.incremental", "fusion.expert_hidden_dim", "fusion.num_layers", "seed")

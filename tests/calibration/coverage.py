@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.inference.axes import analyse_axes
 from analysis.inference.designs import compare_designs
 from analysis.inference.evidence import CANDIDATES, HORIZON, compare_laws
 from analysis.inference.verdicts import no_saturation, trend
@@ -69,6 +70,41 @@ class Row:
 def sizes_of(n: int) -> np.ndarray:
     """n sizes over two decades about 1, evenly spaced in their logarithm, of shape (n, 1)."""
     return np.geomspace(SMALLEST, LARGEST, n)[:, None]
+
+
+PAIRS = np.array([(n, d) for n in np.geomspace(5e7, 1e10, 5) for d in np.geomspace(1e9, 5e11, 5)])
+"""Sizes of two axes, shape (25, 2)."""
+
+ADDITIVE: dict[str, tuple[float, ...]] = {
+    # Hoffmann et al. (2022), equation 10.
+    "two-powers": (1.69, 406.4, 410.7, 0.34, 0.28),
+    "log-plane": (4.0, -0.3, -0.2),
+    "plane": (4.0, -0.3, -2e-11),
+}
+"""Truths without an interaction, by their law's name; the scatter that suits them is 0.01."""
+
+
+def additivity(kind: str, sd: float, replications: int, seed: int) -> list[Row]:
+    """How often two axes that do not interact are said to, and whether that is tested in the law that is true."""
+    truth = FORMS[kind].value(PAIRS, ADDITIVE[kind])
+    own, rejected, refuted = 0, 0, 0
+    for k in range(replications):
+        loss = truth + np.random.default_rng(seed + k).normal(0, sd, len(PAIRS))
+        table = pd.DataFrame({"params": PAIRS[:, 0], "tokens": PAIRS[:, 1], "loss": loss})
+        found = analyse_axes(table, "params", "tokens", "loss")
+        own += found.additive.name == kind
+        rejected += len(found.tests) == 3 and found.tests[2].p_value < 0.05
+        refuted += found.verdicts[2].verdict == "not supported"
+    shares = {
+        "interaction resolved at 5%": rejected,
+        "'additive' not supported": refuted,
+        "the true kind of law is the one tested in": own,
+    }
+    truth_name = f"{kind} " + " ".join(f"{value:g}" for value in ADDITIVE[kind])
+    return [
+        Row("tool", truth_name, "two axes", str(len(PAIRS)), sd, name, replications, count / replications, np.nan)
+        for name, count in shares.items()
+    ]
 
 
 def _row(
@@ -375,6 +411,8 @@ def table(quick: bool = False) -> list[Row]:
     """All rows; `quick` with a twentieth of the replications."""
     part = 20 if quick else 1
     rows: list[Row] = []
+    for kind in ADDITIVE:
+        rows += additivity(kind, 0.01, 400 // part, 0)
     for n in (8, 12, 30):
         for sd in (0.005, 0.02, 0.04):
             rows += single_runs("log-linear", LINE, n, sd, 10000, 1)

@@ -26,6 +26,7 @@ from drorae.config import (
     override,
 )
 from drorae.errors import UserError
+from drorae.machine.needs import EncoderShape, train_flops
 from drorae.models.weights import read_state, save_state
 from drorae.trial.reload import load_trained, reevaluate
 from drorae.trial.result import read_result
@@ -86,7 +87,7 @@ def test_same_config_and_seed_give_identical_metrics(
     assert other.baseline == first.baseline
 
 
-def test_result_says_what_was_measured(finished: Path, runtime: Runtime) -> None:
+def test_result_says_what_was_measured(config: TrialConfig, finished: Path) -> None:
     result = read_result(finished)
     assert result is not None
     assert {"psnr", "ssim", "l1", "rfd_dinov2", "rfd_dinov2_se", "kd_dinov2", "eval_images"} <= set(result.metrics)
@@ -94,6 +95,7 @@ def test_result_says_what_was_measured(finished: Path, runtime: Runtime) -> None
     assert result.metrics["eval_images"] == result.eval_images == 32
     assert result.fusion_params == result.fusion_params_paper == 12 * (2 * 384 * 8 + 8 + 384) + 384 * 144 + 12
     assert result.train_seconds > 0 and result.device_seconds > 0
+    assert result.train_flops == train_flops(config, EncoderShape(12, 384, 14), 64, result.fusion_params) > 0
     assert {"git_commit", "version.torch", "fingerprint.encoder", "fingerprint.images_val"} <= set(result.provenance)
     per_image = np.load(finished / "per_image.npz")
     assert per_image["psnr"].shape == (32,)
@@ -145,6 +147,7 @@ def test_phase_three_trains_the_decoder_only(
     assert run_trial(longer, directory=tmp_path, runtime=runtime).metrics == json.loads(before)["metrics"]
     row = trial_row(longer, tmp_path)
     assert row["phase2.psnr"] == first.metrics["psnr"] != row["psnr"]
+    assert row["train_flops"] == result.train_flops > 1.5 * first.train_flops, "two epochs of phase 3 more"
 
 
 def _killed_at(config: TrialConfig, runtime: Runtime, directory: Path, phase: str, step: int) -> None:

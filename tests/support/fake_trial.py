@@ -126,6 +126,7 @@ def run_trial(
             "train_seconds": 1.5,
             "eval_seconds": 0.5,
             "device_seconds": 2.0,
+            "train_flops": 1e9 * width,
             "loss_tail_drop": 0.0,
             "reason": "",
             "provenance": {"git_commit": "abc", "fingerprint.encoder": "def"},

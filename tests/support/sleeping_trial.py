@@ -53,6 +53,7 @@ def run_trial(
         "train_seconds": SECONDS,
         "eval_seconds": 0.0,
         "device_seconds": SECONDS,
+        "train_flops": 1e9 * config.fusion.expert_hidden_dim,
         "loss_tail_drop": 0.0,
         "reason": "",
         "provenance": {"git_commit": "unknown"},

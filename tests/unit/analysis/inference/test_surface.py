@@ -8,7 +8,7 @@ import pytest
 import statsmodels.api as sm
 
 from analysis.inference.axes import JointAnalysis, analyse_axes
-from analysis.inference.surface import back_test_pairs, distances, envelope, forecast_pair, horizon
+from analysis.inference.surface import back_test_pairs, envelope, forecast_pair, horizon
 from drorae.errors import UserError
 
 SIZES = np.array([(n, d) for n in np.geomspace(5e7, 1e10, 4) for d in np.geomspace(1e9, 5e11, 4)])
@@ -51,24 +51,6 @@ def test_intervals_of_pairs_cover() -> None:
         hits += (low <= new) & (new <= high)
     # At 95% fewer than 21 of 25 come one time in thirty.
     assert (hits >= 21).all()
-
-
-@pytest.mark.parametrize(
-    ("at", "expected"),
-    [((1e8, 1e10), 0.0), ((5e7, 5e11), 0.0), ((1e11, 1e10), 1.0), ((1e11, 5e13), 2.0), ((5e6, 1e9), 1.0)],
-)
-def test_distance_is_in_decades_from_the_pairs_measured(at: tuple[float, float], expected: float) -> None:
-    assert distances(SIZES, np.array([at]))[0] == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_corner_that_nobody_ran_is_outside() -> None:
-    diagonal = np.array([(10.0**k, 10.0 ** (k + j)) for k in range(5) for j in (0, 1)])
-    assert distances(diagonal, np.array([(1e4, 1.0)]))[0] == pytest.approx(2.0)
-    # An axis of layers from 2 to 6 spans half a decade, in which 12 is six tenths of it away.
-    layers = np.array([(10.0**k, float(n)) for k in range(3) for n in (2, 4, 6)])
-    assert distances(layers, np.array([(10.0, 12.0)]))[0] == pytest.approx(np.log10(2) / np.log10(3))
-    # Zero has no logarithm: there the span is 6.
-    assert distances(layers - [0, 2], np.array([(10.0, 6.0)]))[0] == pytest.approx(0.5)
 
 
 def test_what_is_not_trusted_is_refused_and_marked() -> None:

@@ -12,7 +12,19 @@ from matplotlib.collections import PathCollection
 from tables import fit, replicated, sweep
 
 from analysis.inference.analysis import analyse
-from analysis.report.figures import display_name, equation, law_figure, number, panels, residual_figure, save, short
+from analysis.inference.axes import analyse_axes
+from analysis.report.figures import (
+    LEVELS,
+    display_name,
+    equation,
+    joint_figure,
+    law_figure,
+    number,
+    panels,
+    residual_figure,
+    save,
+    short,
+)
 from analysis.report.write import write_report
 
 
@@ -163,3 +175,19 @@ def test_residuals_are_shown_where_data_are() -> None:
     band = axes.collections[0].get_datalim(axes.transData)
     assert (band.x0, band.x1) == (sample.low, sample.high)
     assert list(np.asarray(axes.get_lines()[0].get_xdata(), dtype=float)) == [sample.low, sample.high]
+
+
+@pytest.mark.parametrize("levels", [3, 300])
+def test_lines_of_a_second_axis_are_few_whatever_its_values(levels: int) -> None:
+    second = np.linspace(1, 12, levels).repeat(300 // levels)
+    x = np.tile(np.geomspace(1e5, 1e8, 20), 15)
+    y = 1 - 0.05 * np.log10(x) - 0.01 * second + np.random.default_rng(0).normal(0, 0.01, 300)
+    found = analyse_axes(pd.DataFrame({"params": x, "depth": second, "rfid": y}), "params", "depth", "rfid")
+    left, _ = joint_figure(found).axes
+    legend = left.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(labels) == len(left.get_lines()) == min(levels, LEVELS)
+    assert (labels[0], labels[-1]) == ("depth 1", "depth 12")
+    (points,) = (item for item in left.collections if isinstance(item, PathCollection))
+    assert len(points.get_offsets()) == found.sample.n, "every configuration is drawn"

@@ -8,9 +8,13 @@ import os
 from pathlib import Path
 
 import pytest
+from done_trials import finish
 from terminal import PAPER
 
 from drorae.commands.main import main
+from drorae.config import PRESETS, override
+from sweeps.folder.table import table_rows, write_table
+from sweeps.spec import Axis, SweepSpec, expand
 
 
 def test_fit_prints_the_paper_s_law_as_one_json_object(
@@ -31,6 +35,18 @@ def test_fit_prints_the_paper_s_law_as_one_json_object(
     assert main(["fit", PAPER, "--y", "rfid", "--out", "law"]) == 0
     assert "slope -0.0564" in capsys.readouterr().out
     assert {"law.json", "law.csv", "law.png", "law.svg", "report.html"} <= set(os.listdir("law"))
+
+
+def test_the_compute_of_every_trial_is_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = override(PRESETS["smoke"], "encoder.path", "sleep=0")
+    configs = expand(SweepSpec("mine", base, (Axis("capacity", (4, 8, 16, 32, 64)), Axis("seed", (0, 1)))))
+    for config in configs:
+        finish(tmp_path, config)
+    write_table(tmp_path / "trials.csv", table_rows(configs, tmp_path))
+    assert main(["fit", str(tmp_path / "trials.csv"), "--x", "train_flops", "--y", "psnr", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    # The stand-in's PSNR is 10 + log10 of the capacity, and its compute in proportion to that.
+    assert (tree["n"], tree["n_configurations"]) == (10, 5) and tree["slope"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("first", "second"), [("val/loss", "val:loss"), ("../../loss", "l" * 280)])

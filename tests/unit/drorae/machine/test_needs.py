@@ -21,6 +21,7 @@ from drorae.machine.needs import (
     KNOWN_SHAPES,
     PERCEPTUAL_FLOPS,
     PERCEPTUAL_PARAMS,
+    EncoderShape,
     Needs,
     check_encoder,
     encoder_shape,
@@ -28,6 +29,7 @@ from drorae.machine.needs import (
     guessed_shape,
     measure,
     rough_needs,
+    train_flops,
     trial_flops,
 )
 from drorae.models.backbones import build_vit
@@ -240,6 +242,23 @@ def test_the_size_of_what_nobody_knows() -> None:
         assert trial_flops(override(config, name, value)) > 0
     # A fusion without weights is not trained at all.
     assert trial_flops(override(config, "fusion.variant", "mean")) == 0
+
+
+@pytest.mark.parametrize(("second", "third"), [(3, 0), (3, 2), (0, 2)])
+def test_a_trial_s_own_arithmetic_is_that_of_its_phases_whatever_the_machine(second: int, third: int) -> None:
+    config = override(override(PRESETS["quickstart"], "phase2.epochs", second), "phase3.epochs", third)
+    shape, images = EncoderShape(12, 384, 14), 1000
+    per_image = {
+        phase: sum(flops_per_image(config, shape, phase, online=False, recompute=False).values())
+        for phase in ("phase2", "phase3")
+    }
+    seen = {"phase2": second * (images // config.phase2.batch_size) * config.phase2.batch_size}
+    seen["phase3"] = third * (images // config.phase3.batch_size) * config.phase3.batch_size
+    assert config.objective.gan_weight == 0, "the discriminator is not heard in all steps"
+    expected = sum(seen[phase] * per_image[phase] for phase in per_image)
+    assert train_flops(config, shape, images, 1000) == pytest.approx(expected, rel=1e-12)
+    without = seen["phase3"] * per_image["phase3"]
+    assert train_flops(config, shape, images, 0) == pytest.approx(without), "nothing to train in phase 2"
 
 
 @pytest.mark.parametrize("name", list(KNOWN_SHAPES))

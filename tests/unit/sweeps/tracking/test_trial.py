@@ -55,7 +55,15 @@ def test_a_finished_trial_is_recorded_whole_and_only_once(sweep: SweepTracker, t
     run = only_run(sweep.client, sweep.address, config)
     assert run.info.status == "FINISHED" and run.data.tags["drorae.status"] == "finished"
     expected = {"psnr", "ssim", "l1", "rfd_dinov2", "rfd_effnet", "eval_images", "fusion_params"}
-    expected |= {"fusion_params_paper", "train_seconds", "device_seconds", "wall_seconds", "baseline_psnr", "seed"}
+    expected |= {
+        "fusion_params_paper",
+        "train_seconds",
+        "device_seconds",
+        "train_flops",
+        "wall_seconds",
+        "baseline_psnr",
+        "seed",
+    }
     assert expected <= set(run.data.metrics)
     assert run.data.metrics["inspection/cos_fuse_base"] == -0.22
     assert run.data.metrics["log10_params"] == pytest.approx(4.50515, abs=1e-5)
