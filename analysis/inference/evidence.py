@@ -109,8 +109,11 @@ class LawComparison:
         .88 at 0.3 decade beyond the data and .85 at the end of the horizon, with the rival .95 at both (250
         replications; with the rival in results/coverage).
         """
-        inside = self.sample.low * (1 - 1e-9) <= at <= self.sample.high * (1 + 1e-9)
-        return self.plausible if inside else self.laws_beyond
+        return self.plausible if self._inside(at) else self.laws_beyond
+
+    def _inside(self, at: np.ndarray | float) -> np.ndarray:
+        """Whether sizes lie within those measured."""
+        return np.asarray((self.sample.low * (1 - 1e-9) <= at) & (at <= self.sample.high * (1 + 1e-9)))
 
     @property
     def laws_beyond(self) -> tuple[CurveFit, ...]:
@@ -120,10 +123,12 @@ class LawComparison:
     def envelope(self, at: np.ndarray, seeds: np.ndarray | float = 1) -> tuple[np.ndarray, np.ndarray]:
         """Ends (points,) of the 95% intervals of all laws heard at sizes `at`, for the mean of `seeds` new runs."""
         seeds = np.broadcast_to(seeds, len(at))
-        heard = [self.laws_at(float(x)) for x in at]
+        inside = self._inside(at)
         lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
-        for fit in dict.fromkeys(fit for laws in heard for fit in laws):
-            asked = np.array([fit in laws for laws in heard])
+        for fit in self.laws_beyond:
+            asked = ~inside | (fit in self.plausible)
+            if not asked.any():
+                continue
             low, high = run_interval(fit, self.sample, at[asked], seeds[asked])
             lows[asked], highs[asked] = np.minimum(lows[asked], low), np.maximum(highs[asked], high)
         return lows, highs

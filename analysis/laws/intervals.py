@@ -192,7 +192,7 @@ def run_interval(
 
 
 def _intervals(fit: CurveFit, at: np.ndarray, seeds: np.ndarray | float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (points,) of the intervals at sizes `at`, a part of the sizes at a time to keep the arrays small.
+    """Ends (points,) of the intervals at sizes `at`.
 
     seeds: of the new configuration's mean; None for the law.
     """
@@ -203,13 +203,7 @@ def _intervals(fit: CurveFit, at: np.ndarray, seeds: np.ndarray | float | None) 
         margin = fit.uncertainty.margin(rows, None if seeds is None else at[:, 0], 1 if seeds is None else seeds)
         allowances = margin.allowance
         extras = np.where(margin.law > 0, margin.noise / np.maximum(margin.law, 1e-300) * margin.unit, extras)
-    ends = np.empty((2, len(at)))
-    step = max(1, 4_000_000 // (len(profile.t) * profile.n))
-    for first in range(0, len(at), step):
-        part = slice(first, first + step)
-        functionals = np.swapaxes(fit.form.basis(at[part], profile.t)[0], 0, 1)
-        ends[:, part] = profile.interval(fit.y, functionals, extras[part], allowances[part])
-    return ends[0], ends[1]
+    return profile.band(fit.y, at, extras, allowances)
 
 
 class InverseSet(NamedTuple):

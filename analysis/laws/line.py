@@ -231,7 +231,8 @@ def average(
 def configuration_means(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sizes, mean values and runs, each (configurations, ...), of runs numbered by configuration."""
     first = np.unique(groups, return_index=True)[1]
-    means = np.array([y[groups == k].mean() for k in range(len(first))])
+    together = np.split(y[np.argsort(groups, kind="stable")], np.cumsum(np.bincount(groups))[:-1])
+    means = np.array([part.mean() for part in together])
     return x[first], means, np.bincount(groups).astype(float)
 
 
