@@ -25,6 +25,7 @@ from scipy import stats
 from analysis.inference.cautions import Caution, decoder_cautions, row_cautions
 from analysis.inference.evidence import curvature
 from analysis.inference.verdicts import Verdict, Word
+from analysis.laws.digits import between, significant
 from analysis.laws.intervals import Sample, points
 from analysis.laws.line import Law, configuration_means, regress
 from analysis.laws.noise import Replication, Uncertainty, replication
@@ -137,15 +138,15 @@ class DesignComparison:
         for item in self.lines:
             low, high = item.slope_ci95
             lines.append(
-                f"  {item.design}: slope {item.slope:.4g} {per}, 95% CI {low:.4g} .. {high:.4g}; "
+                f"  {item.design}: slope {significant(item.slope, high - low)} {per}, 95% CI {between(low, high)}; "
                 f"{item.level:.4g} at {self.x_name} {self.level_at:.4g}; "
                 f"{item.n_configurations} configurations, {item.n} runs"
             )
         lines.append(f"all slopes equal: p = {self.parallel_p:.3g}")
         for pair in self.differences:
             lines.append(
-                f"  {pair.what} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
-                f"{pair.ci95[1]:.4g}, p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
+                f"  {pair.what} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {between(*pair.ci95)}, "
+                f"p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
             )
         lines += [line for verdict in self.verdicts for line in verdict.lines("")]
         lines += [f"  left out: {row}: {reason}" for row, reason in self.excluded]
@@ -404,7 +405,7 @@ def _verdicts(item: Difference, better: Better, configurations: Mapping[str, int
     """The claim that a is better than b and its converse: scales better, or is better at the middle size."""
     low, high = item.simultaneous95
     reason = (
-        f"difference of {item.what}s {item.difference:.4g}, 95% CI {item.ci95[0]:.4g} .. {item.ci95[1]:.4g}, "
+        f"difference of {item.what}s {item.difference:.4g}, 95% CI {between(*item.ci95)}, "
         f"p = {item.p_holm:.2g} after Holm"
     )
     says = "scales better than" if item.what == "slope" else "is better in the middle of the shared sizes than"
@@ -431,7 +432,7 @@ def _cautions(cells: Sequence[_Cell], lines: Sequence[DesignLine], errors: Error
     if errors == "pooled" and 0 < least.residual_sd * SPREAD_RATIO < most.residual_sd:
         yield Caution(
             "unequal-variance",
-            f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
+            f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.3g} times as much as "
             f"{least.design}; errors separate gives each its own variance",
         )
     if (seeds := _uneven(cells)) is not None:

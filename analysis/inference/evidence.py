@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.laws.curves import CurveFit
+from analysis.laws.digits import between, significant
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
 from analysis.laws.line import Law, regress
@@ -270,7 +271,8 @@ class BackTest:
         if misses:
             worst = max(misses, key=lambda item: max(item.low - item.y, item.y - item.high))
             side = "below" if worst.y < worst.low else "above"
-            said += f"; at {worst.x:.4g} came {worst.y:.4g}, {side} {worst.low:.4g} .. {worst.high:.4g}"
+            width = worst.high - worst.low
+            said += f"; at {worst.x:.4g} came {significant(worst.y, width)}, {side} {between(worst.low, worst.high)}"
         return said
 
 
@@ -381,7 +383,7 @@ class Curvature(NamedTuple):
     @property
     def text(self) -> str:
         """The term as it is printed."""
-        return f"quadratic term {self.bend:.3g}, 95% interval {self.low:.3g} .. {self.high:.3g}"
+        return f"quadratic term {self.bend:.3g}, 95% interval {between(self.low, self.high, 3)}"
 
     def slope_at(self, u: float) -> float:
         """The slope of the bent line at u."""

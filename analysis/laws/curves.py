@@ -84,7 +84,7 @@ class Profile:
     def _target(self, y: np.ndarray) -> np.ndarray:
         """Weighted y (..., n) in the rows of q."""
         z = y * self.root
-        return np.asarray(z if self.condensed is None else self.condensed.target(z))
+        return np.asarray(z) if self.condensed is None else self.condensed.target(z)
 
     def coefficients(self, y: np.ndarray) -> np.ndarray:
         """Best coefficients at every t, (..., G, k), of y (..., n)."""
@@ -108,10 +108,10 @@ class Profile:
     def _rows(self, part: slice) -> np.ndarray:
         """Orthonormal columns at the points, (g, n, k), of some t."""
         if self.condensed is None:
-            return self.q[part]
+            return np.asarray(self.q[part])
         cells = self.condensed.cells
         at_nodes = np.swapaxes(self.form.basis(cells.at, self.t[part])[0], 1, 2)
-        return np.einsum("gjn,gjk->gnk", cells.spread(at_nodes) * self.root, self.back[part])
+        return np.asarray(np.einsum("gjn,gjk->gnk", cells.spread(at_nodes) * self.root, self.back[part]))
 
     def leave_one_out(self, y: np.ndarray) -> np.ndarray:
         """y_i less its prediction from the other points, (n,), of y (n,); t is chosen anew without each point."""

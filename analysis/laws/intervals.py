@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.laws.curves import CurveFit, Huber, Method, Profile, fit_curve
+from analysis.laws.digits import between
 from analysis.laws.forms import Form, sizes
 from analysis.laws.noise import Replication
 from drorae.errors import UserError
@@ -224,7 +225,7 @@ class InverseSet(NamedTuple):
         if not self.pieces:
             return "no size reaches it"
         if self.bounded:
-            return " or ".join(f"{item.low:.4g} .. {item.high:.4g}" for item in self.pieces)
+            return " or ".join(between(*item) for item in self.pieces)
         if self.pieces == (EVERYTHING,):
             return "unbounded: these data leave every size possible"
         sides = (f"from {low:.4g} on" if low > 0 else f"up to {high:.4g}" for low, high in self.pieces)

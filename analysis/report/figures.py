@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
+from analysis.laws.digits import fixed, share, significant
 from analysis.laws.line import Line
 from analysis.table.cells import floats
 from analysis.table.columns import find_column
@@ -52,11 +53,14 @@ def display_name(name: str) -> str:
     return _NAMES.get(name) or title(name)
 
 
-def number(value: float) -> str:
-    """A number for labels: 4 digits after the point at ordinary sizes, else 4 significant ones, true minus sign."""
+def number(value: float, spread: float = 0.0) -> str:
+    """A number for labels with a true minus sign: 4 digits after the point below 1, else 4 significant ones.
+
+    More where a difference of `spread` would not show (`analysis.laws.digits`).
+    """
     if math.isinf(value):
         return "∞" if value > 0 else "\N{MINUS SIGN}∞"
-    text = f"{value:.4f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
+    text = fixed(value, spread) if abs(value) < 1 else significant(value, spread)
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -224,13 +228,14 @@ def _draw_leading(axes: Axes, analysis: Analysis, inside: np.ndarray, beyond: np
     axes.fill_between(inside, *analysis.law_interval(inside), color=LINE, alpha=0.3, lw=0, label="95% CI of the law")
     hatched: Any = {"facecolor": "none", "edgecolor": LINE, "alpha": 0.35, "lw": 0, "hatch": "////"}
     axes.fill_between(beyond, *far, label="beyond the data", **hatched)
-    label = f"{law.name}: {law.text.replace('; ', chr(10))}; R² = {law.r2:.3f}"
+    label = f"{law.name}: {law.text.replace('; ', chr(10))}; R² = {share(law.r2, 3)}"
     if analysis.asked is not None:
         label += ", not supported" * analysis.rejected + f"\n{analysis.asked.how}"
         label += "" if analysis.asked.floor is None else f"\n{analysis.asked.floor.text}"
     elif law.name == line.law:
         low, high = line.slope_ci95
-        label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {law.r2:.3f}"
+        ends = f"{number(low, high - low)} … {number(high, high - low)}"
+        label = f"{equation(line)}\nslope 95% CI {ends}; R² = {share(law.r2, 3)}"
     label += f"\n{_counted(line)}"
     axes.plot(inside, law.value(inside), color=LINE, lw=2, label=label)
     axes.plot(beyond, law.value(beyond), color=LINE, lw=1.6, ls=(0, (4, 3)))

@@ -19,6 +19,7 @@ from analysis.inference.axes import JointAnalysis
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
 from analysis.laws.curves import CurveFit
+from analysis.laws.digits import share
 from analysis.laws.intervals import parameter_intervals
 from analysis.laws.line import Line
 from analysis.report import figures
@@ -123,25 +124,27 @@ def headline(analysis: Analysis) -> str:
         said += _parameters(asked)
         said += f". {asked.floor.text}" if asked.floor is not None else ""
         doubt = f" The data do not support this law: {analysis.verdicts[0].reason}." if analysis.rejected else ""
-        return f"{said} (R² = {leading.r2:.2f}, {line.sample.n} points).{doubt}"
+        return f"{said} (R² = {share(leading.r2, 2)}, {line.sample.n} points).{doubt}"
     if analysis.rejected:
         reason = analysis.verdicts[0].reason
-        law = "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {leading.r2:.2f})."
+        law = (
+            "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {share(leading.r2, 2)})."
+        )
         return f"{display_name(line.sample.y_name)}: a {line.law} law is not supported, {reason}.{law}"
     per = f"per tenfold {display_name(x).lower()}" if line.law == "log-linear" else f"per unit of {x}"
     name = display_name(line.sample.y_name)
     low, high = line.slope_ci95
-    basis = f"R² = {line.curve.r2:.2f}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
+    basis = f"R² = {share(line.curve.r2, 2)}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
     basis += f", {line.n} runs" if line.n != line.sample.n else ""
     said, slope, ends = f"{name}: no trend is resolved; slope", line.slope, [low, high]
     if not low <= 0 <= high:
         said = f"{name} {'rises' if slope > 0 else 'falls'} by"
         slope, ends = abs(slope), sorted((abs(low), abs(high)))
-    return f"{said} {number(slope)} {per}, 95% CI {_interval(*ends)} ({basis})."
+    return f"{said} {number(slope, high - low)} {per}, 95% CI {_interval(*ends)} ({basis})."
 
 
 def _interval(low: float, high: float) -> str:
-    return f"{number(low)} … {number(high)}"
+    return f"{number(low, high - low)} … {number(high, high - low)}"
 
 
 def _table_csv(analyses: Sequence[Analysis]) -> str:
@@ -238,10 +241,10 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
         images = line.selection.eval_images
         cells = {
             "Metric": line.sample.y_name,
-            "Slope": number(line.slope),
+            "Slope": number(line.slope, line.slope_ci95.high - line.slope_ci95.low),
             "95% CI": _interval(*line.slope_ci95),
             "Intercept": number(line.intercept),
-            "R²": f"{line.curve.r2:.4f}",
+            "R²": share(line.curve.r2),
             "Residual sd": number(line.curve.residual_sd),
             "Seed sd": _NONE if line.seed_sd is None else number(line.seed_sd),
             "Points": str(line.sample.n),
@@ -265,7 +268,8 @@ def _parameters(law: CurveFit | AskedLaw) -> str:
     """A law's parameters with their 95% intervals, and which of them stopped at a bound."""
     fit, intervals = (law.fit, law.intervals) if isinstance(law, AskedLaw) else (law, parameter_intervals(law))
     return "; ".join(
-        f"{name} = {number(value)} ({_interval(low, high)})" + (", at its bound" if name in fit.at_bound else "")
+        f"{name} = {number(value, high - low)} ({_interval(low, high)})"
+        + (", at its bound" if name in fit.at_bound else "")
         for (name, (low, high)), value in zip(intervals.items(), fit.parameters, strict=True)
     )
 
@@ -274,7 +278,7 @@ def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     rows = []
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
         aicc = f"{law.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(law.aicc) else _NONE
-        numbers = (f"{law.r2:.4f}", number(law.loo_rmse), aicc, item.comparison.behind(law))
+        numbers = (share(law.r2), number(law.loo_rmse), aicc, item.comparison.behind(law))
         cells = (law.name, law.form.formula, _parameters(law), *numbers)
         rows.append((item.selection.y_name, *cells))
     criterion = analyses[0].comparison.criterion
@@ -292,7 +296,10 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         if len(said) > 1:
             said.append(("envelope", made.laws[0].value, made.of_run))
         name = item.selection.y_name
-        rows += [(name, law, short(made.x), number(value), _interval(*run), "") for law, value, run in said]
+        rows += [
+            (name, law, short(made.x), number(value, run.high - run.low), _interval(*run), "")
+            for law, value, run in said
+        ]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
     return _metric_table(len(analyses) > 1, "Predictions", head, rows, (4,))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from tables import sweep
 
 from analysis.report.outcome import FitOutcome, fit_table
+from analysis.report.write import headline
 from drorae.errors import UserError
 
 
@@ -25,3 +29,30 @@ def test_nothing_is_written_when_one_metric_cannot_be_fitted(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="folder it can write to"):
         fit_table(sweep(), "params", ["psnr"], out=tmp_path / "file")
+
+
+@pytest.mark.parametrize("law", ["log-linear", "linear"])
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1.0, 1e6, 1e15])
+@pytest.mark.parametrize("level", [0.0, 1e5])
+def test_lines_and_pages_show_digits_whatever_the_scale(law: str, unit: float, level: float) -> None:
+    """`level`: how many times its own range the metric lies away from zero."""
+    rng = np.random.default_rng(1)
+    x = np.geomspace(1e6, 1e9, 12)
+    rise = np.log10(x) / 9 if law == "log-linear" else x / 1e9
+    y = unit * (level + rise + 0.05 * rng.normal(size=12))
+    outcome = fit_table(pd.DataFrame({"params": x, "rfid": y}), "params", ["rfid"], law)
+    line, number = outcome.analyses[0].line, r"(-?[\d.]+(?:e[+-]?\d+)?)"
+    low, high = line.slope_ci95
+    found = re.search(rf"slope {number} per \w+, 95% CI {number} \.\. {number} ", outcome.text)
+    assert found is not None
+    shown = [float(item) for item in found.groups()]
+    assert shown[0] == pytest.approx(line.slope, abs=0.02 * (high - low))
+    assert shown[2] - shown[1] == pytest.approx(high - low, rel=0.05)
+    found = re.search(rf"rfid = {number} [+-] {number} ", outcome.text)
+    assert found is not None
+    ends = line.intervals["intercept"]
+    assert float(found[1]) == pytest.approx(line.intercept, abs=0.05 * (ends.high - ends.low))
+    page = headline(outcome.analyses[0]).replace("\N{MINUS SIGN}", "-")
+    found = re.search(rf"95% CI {number} … {number}", page)
+    assert found is not None
+    assert float(found[2]) - float(found[1]) == pytest.approx(high - low, rel=0.05)
