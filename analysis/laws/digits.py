@@ -25,7 +25,8 @@ def fixed(value: float, spread: float = 0.0) -> str:
     >>> fixed(8.7386123), fixed(-0.0564), fixed(-3.2e-9), fixed(0.5, spread=1e-6)
     ('8.7386', '-0.0564', '-3.2e-09', '0.5000000')
     """
-    if not 0.01 <= abs(value) < 1e4:
+    coarse = 0.01 <= spread < math.inf and round(value, 4) != 0
+    if not (abs(value) >= 0.01 or coarse) or not abs(value) < 1e4:
         return significant(value, spread)
     return f"{value:.{max(4, _wanted(value, spread) - _exponent(value) - 1)}f}"
 

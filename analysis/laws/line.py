@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -66,7 +67,7 @@ class Line:
 
     @cached_property
     def regression(self) -> RegressionResultsWrapper:
-        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions."""
+        """The same fit by statsmodels, of the configurations' means on 1 and u, weighted by their precisions."""
         return regress(self._design(self.sample.x[:, 0]), self.sample.y, self.sample.weights)
 
     def _design(self, x: np.ndarray) -> np.ndarray:
@@ -76,12 +77,12 @@ class Line:
     @property
     def intercept(self) -> float:
         """The line at u = 0."""
-        return float(self.regression.params[0])
+        return float(self.curve.parameters[0])
 
     @property
     def slope(self) -> float:
         """Change of y per decade of x (log-linear) or per unit of x (linear)."""
-        return float(self.regression.params[1])
+        return float(self.curve.parameters[1])
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -113,7 +114,7 @@ class Line:
     def _slope_error(self) -> tuple[float, float]:
         """Standard error of the slope and its degrees of freedom."""
         if self.curve.replication is None:
-            return float(self.regression.bse[1]), float(self.curve.dof)
+            return math.sqrt(self.curve.covariance[1, 1]), float(self.curve.dof)
         margin = self.curve.uncertainty.margin(np.array([[0.0, 1.0]]))
         return float(np.sqrt(margin.law[0])), float(margin.dof[0])
 
@@ -163,7 +164,7 @@ def regress(design: np.ndarray, y: np.ndarray, weights: np.ndarray | float = 1.0
 def fit_line(
     selection: Selection, law: Law = "log-linear", unit: Unit = "configuration", image_correlation: float = 1.0
 ) -> Line:
-    """Fits y on log10(x) or x by least squares (statsmodels).
+    """Fits y on log10(x) or x by least squares.
 
     A column named like the metric with _se, such as rfd_dinov2_se, is taken for its sampling error.
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.table.best_of import Best, choose_best
-from analysis.table.cells import floats
+from analysis.table.cells import SIZES, VALUES, floats, out_of_range
 from analysis.table.columns import bad_cell, find_column, numbers, texts
 from analysis.table.configurations import check_repeats, configuration_columns, number_groups
 from analysis.table.decoders import check_decoders
@@ -93,9 +93,10 @@ def select(
     """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
 
     Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
-    not finite; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
-    evaluation images where other rows have one; a config_hash or run_id that an earlier used row has; a row that
-    states its seed and is the copy of an earlier one. A table without a status column counts as finished.
+    not finite, too large or too small to compute with; a run of a tuned sweep that is not the best of its size; x not
+    positive where `log`; no number of evaluation images where other rows have one; a config_hash or run_id that an
+    earlier used row has; a row that states its seed and is the copy of an earlier one. A table without a status
+    column counts as finished.
 
     Args:
         frame: one row per run.
@@ -117,6 +118,9 @@ def select(
     reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
     for i in np.flatnonzero(x_values <= 0).tolist() if log else ():
         reasons[i] = reasons[i] or f"{x_column} is {x_values[i]:g}, which has no logarithm"
+    for name, values, (least, most) in ((x_column, x_values, SIZES), (y_column, y_values, (0.0, VALUES[1]))):
+        for i in np.flatnonzero((np.abs(values) > most) | ((np.abs(values) < least) & (values != 0))).tolist():
+            reasons[i] = reasons[i] or f"{name} {out_of_range(values[i], least, most)}"
     size = sample_column(frame, y)
     counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
     for i in np.flatnonzero(~np.isfinite(counts)).tolist() if np.isfinite(counts).any() else ():
@@ -125,6 +129,8 @@ def select(
     _mark_copies(frame, labels, reasons)
     kept = _kept(reasons, f"{y} on {x}")
     used = frame.iloc[kept]
+    if problem := out_of_range(float(np.abs(y_values[kept]).max()), *VALUES):
+        raise UserError(f"{y}: its largest value {problem}")
     check_measurements(used, y)
     check_decoders(used, y, by=by)
     apart = tuple(filter(None, (by, second)))
