@@ -89,16 +89,20 @@ def law_figure(analyses: Sequence[Analysis]) -> Figure:
 
 @plain_figures()
 def residual_figure(analyses: Sequence[Analysis]) -> Figure:
-    """One panel per metric: residuals of all runs against x, marked by seed, with the residual deviation."""
+    """One panel per metric: residuals of all runs against x, marked by seed, with the residual deviation.
+
+    About the law that was asked for (`Analysis.residual_law`), which the y axis names where it is not the line.
+    """
     figure, drawn = panels(len(analyses), 2.7)
     for analysis, axes in zip(analyses, drawn, strict=True):
-        line = analysis.line
-        sd = line.curve.residual_sd
+        line, law = analysis.line, analysis.residual_law
+        sd = law.residual_sd
         axes.axhspan(-sd, sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
         axes.axhline(0, color=INK, lw=1)
-        _scatter(axes, line, line.selection.y - line.fitted)
+        _scatter(axes, line, line.selection.y - law.value(line.selection.x))
         _x_axis(axes, line, analysis.horizon.high)
-        axes.set_ylabel(f"residual, {display_name(line.sample.y_name).split(' (')[0]}")
+        about = "" if law is line.curve else f" about {law.name}"
+        axes.set_ylabel(f"residual{about}, {display_name(line.sample.y_name).split(' (')[0]}")
         axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 

@@ -156,9 +156,8 @@ def _table_csv(analyses: Sequence[Analysis]) -> str:
         used = pd.DataFrame(
             {"row": selection.labels, "configuration": line.configurations.astype(str), "seed": selection.seeds}
         )
-        fitted, ends = line.fitted, line.predict(selection.x)[1:]
+        fitted, ends = analysis.residual_law.value(selection.x), line.predict(selection.x)[1:]
         if analysis.asked is not None:
-            fitted = analysis.leading.value(selection.x)
             ends = (*analysis.law_interval(selection.x), *analysis.new_point_interval(selection.x))
         used = used.assign(x=selection.x, value=selection.y, fitted=fitted, residual=selection.y - fitted)
         used = used.assign(**dict(zip(bands, ends, strict=True)), used="yes")
@@ -174,7 +173,8 @@ def _blocks(
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
     drawn = f"{names} against {analyses[0].selection.x_name} with the leading law and its bands"
-    below = "Run minus line; shaded: ± 1 residual sd."
+    about = analyses[0].residual_law.name if analyses[0].asked is not None else "line"
+    below = f"Run minus {about}; shaded: ± 1 residual sd."
     return [
         *(Text(headline(item), "lead") for item in analyses),
         Picture(paths["svg"], paths["png"], drawn, _caption(analyses), several),

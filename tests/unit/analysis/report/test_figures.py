@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.collections import PathCollection
 from tables import fit, sweep
 
 from analysis.inference.analysis import analyse
-from analysis.report.figures import display_name, equation, law_figure, number, panels, save, short
+from analysis.inference.asked import Asking
+from analysis.report.figures import display_name, equation, law_figure, number, panels, residual_figure, save, short
+from analysis.report.write import write_report
 
 
 def test_figures_read_in_grey() -> None:
@@ -100,3 +103,29 @@ def test_repeated_configurations_have_their_mean_and_standard_error() -> None:
     assert any("n = 5 configurations, 4 seeds each" in text for text in labels(frame))
     once = frame[frame["seed"] == 0].drop(columns="seed")
     assert any(text.endswith("n = 5 configurations") for text in labels(once))
+
+
+@pytest.mark.parametrize(
+    ("asking", "name"),
+    [
+        ("log-linear", ""),
+        (Asking("power-offset"), " about power-offset"),
+        (Asking("log-quadratic"), " about log-quadratic"),
+        (Asking("power", "huber", resamples=100), " about power"),
+        (Asking("log-linear", "huber", resamples=100), " about log-linear"),
+    ],
+)
+def test_residuals_are_about_the_law_asked_for(asking: str | Asking, name: str, tmp_path: Path) -> None:
+    x = np.geomspace(1e6, 1e9, 10)
+    y = 0.3 + 40 * x**-0.35 + 0.005 * np.cos(np.arange(10.0) ** 2)
+    found = analyse(pd.DataFrame({"params": x, "rfid": y}), "params", "rfid", asking)
+    axes = residual_figure([found]).axes[0]
+    points = np.concatenate([item.get_offsets() for item in axes.collections if isinstance(item, PathCollection)])
+    law = found.line.curve if asking == "log-linear" else found.leading
+    np.testing.assert_allclose(points[:, 1], y - law.value(x), rtol=0, atol=1e-12)
+    assert axes.get_ylabel() == f"residual{name}, rFID"
+    write_report([found], tmp_path, "t")
+    table = pd.read_csv(tmp_path / "law.csv")
+    np.testing.assert_allclose(table["residual"], y - law.value(x), rtol=0, atol=1e-9)
+    below = f"Run minus {law.name if name else 'line'}; shaded"
+    assert below in (tmp_path / "report.html").read_text()
