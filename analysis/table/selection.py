@@ -92,11 +92,10 @@ def select(
 ) -> Selection:
     """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
 
-    Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
-    not finite, too large or too small to compute with; a run of a tuned sweep that is not the best of its size; x not
-    positive where `log`; no number of evaluation images where other rows have one; a config_hash or run_id that an
-    earlier used row has; a row that states its seed and is the copy of an earlier one. A table without a status
-    column counts as finished.
+    Left out, by name: a status other than finished unless `include` names it; x or y missing, no number, not finite
+    or out of range; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
+    evaluation images where other rows have one; a config_hash or run_id that an earlier used row has; a row that
+    states its seed and is the copy of an earlier one. A table without a status column counts as finished.
 
     Args:
         frame: one row per run.
@@ -116,21 +115,16 @@ def select(
     x_column, y_column = _columns(frame, x, y, include)
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
     reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
-    for i in np.flatnonzero(x_values <= 0).tolist() if log else ():
-        reasons[i] = reasons[i] or f"{x_column} is {x_values[i]:g}, which has no logarithm"
-    for name, values, (least, most) in ((x_column, x_values, SIZES), (y_column, y_values, (0.0, VALUES[1]))):
-        for i in np.flatnonzero((np.abs(values) > most) | ((np.abs(values) < least) & (values != 0))).tolist():
-            reasons[i] = reasons[i] or f"{name} {out_of_range(values[i], least, most)}"
+    _mark_unusable(x_column, x_values, SIZES, reasons, log)
+    _mark_unusable(y_column, y_values, (0.0, VALUES[1]), reasons)
     size = sample_column(frame, y)
     counts = floats(frame[size]) if size else np.full(len(frame), np.nan)
     for i in np.flatnonzero(~np.isfinite(counts)).tolist() if np.isfinite(counts).any() else ():
         reasons[i] = reasons[i] or f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
     labels = _labels(frame)
     _mark_copies(frame, labels, reasons)
-    kept = _kept(reasons, f"{y} on {x}")
+    kept = _kept(reasons, f"{y} on {x}", y_values)
     used = frame.iloc[kept]
-    if problem := out_of_range(float(np.abs(y_values[kept]).max()), *VALUES):
-        raise UserError(f"{y}: its largest value {problem}")
     check_measurements(used, y)
     check_decoders(used, y, by=by)
     apart = tuple(filter(None, (by, second)))
@@ -160,13 +154,15 @@ def _columns(frame: pd.DataFrame, x: str, y: str, include: Sequence[str]) -> tup
     return x_column, y_column
 
 
-def _kept(reasons: Sequence[str], what: str) -> list[int]:
-    """The rows that nothing rules out."""
+def _kept(reasons: Sequence[str], what: str, y: np.ndarray) -> list[int]:
+    """The rows that nothing rules out, where their values y (rows,) are not all too small to compute with."""
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if not kept:
         reason, count = Counter(reasons).most_common(1)[0]
         what = f"{what}: none of {len(reasons)} rows can be used ({count} x {reason})"
         raise UserError(f"{what}; expected finished runs with both numbers")
+    if problem := out_of_range(float(np.abs(y[kept]).max()), *VALUES):
+        raise UserError(f"{what}: the largest value {problem}")
     return kept
 
 
@@ -209,6 +205,17 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
         else:
             reasons.append("" if bad is None else f"{bad} {bad_cell(frame[bad].iloc[i])}")
     return reasons
+
+
+def _mark_unusable(
+    name: str, values: np.ndarray, limits: tuple[float, float], reasons: list[str], log: bool = False
+) -> None:
+    """Gives a reason to rows whose number has no logarithm that is wanted, or cannot be computed with."""
+    least, most = limits
+    for i in np.flatnonzero(values <= 0).tolist() if log else ():
+        reasons[i] = reasons[i] or f"{name} is {values[i]:g}, which has no logarithm"
+    for i in np.flatnonzero((np.abs(values) > most) | ((np.abs(values) < least) & (values != 0))).tolist():
+        reasons[i] = reasons[i] or f"{name} {out_of_range(values[i], least, most)}"
 
 
 def _mark_copies(frame: pd.DataFrame, labels: Sequence[str], reasons: list[str]) -> None:
