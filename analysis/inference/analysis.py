@@ -101,6 +101,14 @@ class Analysis:
             return preferred
         return min(others, key=lambda fit: self.comparison.judged(fit).loo_rmse)
 
+    @property
+    def residual_law(self) -> CurveFit:
+        """The law that residuals are about: the one asked for by name or method, else the line.
+
+        Also a line that is rejected: how the points leave it is what its residuals show.
+        """
+        return self.line.curve if self.asked is None else self.asked.fit
+
     def law_interval(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ends (points,) of the 95% interval of the leading law at sizes `at`."""
         return law_interval(self.leading, at) if self.asked is None else self.asked.law_interval(at)

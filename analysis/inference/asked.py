@@ -15,6 +15,7 @@ from analysis.inference.evidence import PLAUSIBLE, lack_of_fit
 from analysis.inference.verdicts import Verdict, judged_at
 from analysis.laws.bootstrap import Bootstrap, Progress, Resampling, bootstrap
 from analysis.laws.curves import CurveFit, Huber
+from analysis.laws.digits import between, share, significant
 from analysis.laws.forms import FORMS, OFFSET, find_form
 from analysis.laws.intervals import Interval, Sample, law_interval, new_point_interval, parameter_intervals
 from analysis.laws.line import Law
@@ -76,7 +77,8 @@ class Floor(NamedTuple):
     def text(self) -> str:
         """The bound in words."""
         if np.isfinite(self.bound):
-            return f"E: {self.side} {self.bound:.5g}, 95%, one-sided"
+            bound = significant(self.bound, abs(self.bound - self.estimate), 5)
+            return f"E: {self.side} {bound}, 95%, one-sided"
         side = "lower" if self.side == "at least" else "upper"
         return f"E: no {side} bound, 95%, one-sided: these data are compatible with no levelling off at all"
 
@@ -143,7 +145,8 @@ class AskedLaw:
     def values(self) -> str:
         """The parameters with their intervals."""
         return ", ".join(
-            f"{name} = {value:.5g} ({low:.4g} .. {high:.4g})" + (", at its bound" if name in self.fit.at_bound else "")
+            f"{name} = {significant(value, high - low, 5)} ({between(low, high)})"
+            + (", at its bound" if name in self.fit.at_bound else "")
             for (name, (low, high)), value in zip(self.intervals.items(), self.fit.parameters, strict=True)
         )
 
@@ -153,7 +156,7 @@ class AskedLaw:
         axes = f" (axes: {self.sample.x_name})" if fit.form.axes > 1 else ""
         follows = "the law asked for, not supported" if rejected else "the law asked for"
         lines = [
-            f"{y_name}: {fit.name}, {follows}: {fit.form.formula}{axes}; {self.how}; R2 {fit.r2:.4f}",
+            f"{y_name}: {fit.name}, {follows}: {fit.form.formula}{axes}; {self.how}; R2 {share(fit.r2)}",
             f"  {self.values}; 95% CI ({self.basis})",
         ]
         return lines + ([f"  {self.floor.text} ({self.basis})"] if self.floor is not None else [])

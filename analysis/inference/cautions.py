@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.inference.evidence import LawComparison, bend, influence, lack_of_fit
 from analysis.laws.curves import CurveFit
+from analysis.laws.digits import between, significant
 from analysis.laws.intervals import Sample
 from analysis.laws.line import Line
 from analysis.table.decoders import decoder_notes
@@ -38,7 +39,7 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
     sample = line.judged
     low, high = line.slope_ci95
     if low <= 0 <= high:
-        message = f"the 95% interval of the slope, {low:.4g} .. {high:.4g}, includes zero"
+        message = f"the 95% interval of the slope, {between(low, high)}, includes zero"
         yield Caution("slope-includes-zero", message)
     yield from _influential(line)
     misfit = lack_of_fit(sample, line.judged_curve)
@@ -60,7 +61,7 @@ def _line_cautions(line: Line) -> Iterator[Caution]:
         yield Caution("few-configurations", message)
     decades = float(np.log10(sample.high / sample.low)) if line.law == "log-linear" else 1.0
     if decades < 1:
-        message = f"{sample.x_name} spans {decades:.2f} decades; a slope per decade wants one or more"
+        message = f"{sample.x_name} spans {decades:.3g} decades; a slope per decade wants one or more"
         yield Caution("short-span", message)
     yield from _repeated_x(sample)
     sample = line.sample
@@ -88,7 +89,7 @@ def _influential(line: Line) -> list[Caution]:
     if any(row.leverage > 1 - 1e-9 for row in rows):
         return [Caution("single-size-carries-slope", "one configuration alone sets the slope: all others share one x")]
     slopes = np.array([row.without[1] for row in rows])
-    span = f"{slopes.min():.4g} .. {slopes.max():.4g}"
+    span = between(slopes.min(), slopes.max())
     if np.any(np.sign(slopes) != np.sign(line.slope)):
         return [Caution("sign-change", f"leaving out one configuration changes the slope's sign (range {span})")]
     worst = int(np.argmax(np.abs(slopes - line.slope)))
@@ -96,7 +97,7 @@ def _influential(line: Line) -> list[Caution]:
         return []
     message = (
         f"without the configuration at {line.sample.x_name} = {rows[worst].x:.4g} the slope would be "
-        f"{slopes[worst]:.4g}: more than one standard error away (leave-one-out range {span})"
+        f"{significant(slopes[worst], np.ptp(slopes))}: more than one standard error away (leave-one-out range {span})"
     )
     return [Caution("influential-point", message)]
 
@@ -212,7 +213,7 @@ def _bend_caution(line: Line) -> Caution:
         return Caution("saturation", "these sizes cannot show a bend: absence of saturation cannot be claimed")
     if found.resolved:
         message = (
-            f"the points bend: a quadratic term of {found.bend:.3g} (95% CI {found.low:.3g} .. {found.high:.3g}) "
+            f"the points bend: a quadratic term of {found.bend:.3g} (95% CI {between(found.low, found.high, 3)}) "
             "is wanted beside the line; do not extrapolate it"
         )
         return Caution("curvature", message)

@@ -28,6 +28,7 @@ from analysis.inference.curved import CurvedDesigns, curved_designs
 from analysis.inference.evidence import curvature
 from analysis.inference.scatter import UnevenScatter, uneven_scatter
 from analysis.inference.verdicts import Verdict
+from analysis.laws.digits import between, significant
 from analysis.laws.intervals import Sample, points
 from analysis.laws.line import Law, configuration_means, regress
 from analysis.laws.noise import Replication, replication
@@ -163,7 +164,7 @@ class DesignComparison:
         for item in self.lines:
             low, high = item.slope_ci95
             lines.append(
-                f"  {item.design}: slope {item.slope:.4g} {per}, 95% CI {low:.4g} .. {high:.4g}; "
+                f"  {item.design}: slope {significant(item.slope, high - low)} {per}, 95% CI {between(low, high)}; "
                 f"{item.level:.4g} at {self.x_name} {self.level_at:.4g}; "
                 f"{item.n_configurations} configurations, {item.n} runs"
             )
@@ -178,8 +179,8 @@ class DesignComparison:
         for pair in self.differences:
             where = "" if pair.at is None else f" at {pair.at:.4g}"
             lines.append(
-                f"  {pair.what}{where} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {pair.ci95[0]:.4g} .. "
-                f"{pair.ci95[1]:.4g}, p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
+                f"  {pair.what}{where} {pair.a} - {pair.b}: {pair.difference:.4g}, 95% CI {between(*pair.ci95)}, "
+                f"p = {pair.p_value:.3g}, Holm {pair.p_holm:.3g}"
             )
         lines += [line for verdict in self.verdicts for line in verdict.lines("")]
         lines += [f"  left out: {row}: {reason}" for row, reason in self.excluded]
@@ -533,7 +534,7 @@ def _verdict(item: Difference, better: Better, configurations: Mapping[str, int]
     """Which of two designs scales better, or is better at a size: one claim, of the better where that is decided."""
     low, high = item.simultaneous95
     reason = (
-        f"difference of {item.what}s {item.difference:.4g}, 95% CI {item.ci95[0]:.4g} .. {item.ci95[1]:.4g}, "
+        f"difference of {item.what}s {item.difference:.4g}, 95% CI {between(*item.ci95)}, "
         f"p = {item.p_holm:.2g} after Holm"
     )
     scales = item.at is None
@@ -577,7 +578,7 @@ def _cautions(
     if errors == "pooled" and 0 < least.residual_sd * SPREAD_RATIO < most.residual_sd:
         yield Caution(
             "unequal-variance",
-            f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.1f} times as much as "
+            f"{most.design} scatters about its line {most.residual_sd / least.residual_sd:.3g} times as much as "
             f"{least.design}; errors separate gives each its own variance",
         )
     yield from _scatter_cautions(cells, uneven)

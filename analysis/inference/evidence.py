@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.laws.curves import CurveFit
+from analysis.laws.digits import between, significant
 from analysis.laws.forms import find_form
 from analysis.laws.intervals import Sample, run_interval
 from analysis.laws.line import Law, regress
@@ -123,8 +124,11 @@ class LawComparison:
         .88 at 0.3 decade beyond the data and .85 at the end of the horizon, with the rival .95 at both (250
         replications; with the rival in results/coverage).
         """
-        inside = self.sample.low * (1 - 1e-9) <= at <= self.sample.high * (1 + 1e-9)
-        return self.plausible if inside else self.laws_beyond
+        return self.plausible if self._inside(at) else self.laws_beyond
+
+    def _inside(self, at: np.ndarray | float) -> np.ndarray:
+        """Whether sizes lie within those measured."""
+        return np.asarray((self.sample.low * (1 - 1e-9) <= at) & (at <= self.sample.high * (1 + 1e-9)))
 
     @property
     def laws_beyond(self) -> tuple[CurveFit, ...]:
@@ -139,10 +143,12 @@ class LawComparison:
         everywhere: whether a law that is heard outside the data alone is heard at all sizes, as a band without a step.
         """
         seeds = np.broadcast_to(seeds, len(at))
-        heard = [self.laws_beyond if everywhere else self.laws_at(float(x)) for x in at]
+        inside = np.zeros(len(at), dtype=bool) if everywhere else self._inside(at)
         lows, highs = np.full(len(at), np.inf), np.full(len(at), -np.inf)
-        for fit in dict.fromkeys(fit for laws in heard for fit in laws):
-            asked = np.array([fit in laws for laws in heard])
+        for fit in self.laws_beyond:
+            asked = ~inside | (fit in self.plausible)
+            if not asked.any():
+                continue
             low, high = run_interval(fit, self.sample, at[asked], seeds[asked])
             lows[asked], highs[asked] = np.minimum(lows[asked], low), np.maximum(highs[asked], high)
         return lows, highs
@@ -287,7 +293,8 @@ class BackTest:
         if misses:
             worst = max(misses, key=lambda item: max(item.low - item.y, item.y - item.high))
             side = "below" if worst.y < worst.low else "above"
-            said += f"; at {worst.x:.4g} came {worst.y:.4g}, {side} {worst.low:.4g} .. {worst.high:.4g}"
+            width = worst.high - worst.low
+            said += f"; at {worst.x:.4g} came {significant(worst.y, width)}, {side} {between(worst.low, worst.high)}"
         return said
 
 
@@ -408,7 +415,7 @@ class Curvature(NamedTuple):
     @property
     def text(self) -> str:
         """The term as it is printed."""
-        return f"quadratic term {self.bend:.3g}, 95% interval {self.low:.3g} .. {self.high:.3g}"
+        return f"quadratic term {self.bend:.3g}, 95% interval {between(self.low, self.high, 3)}"
 
     def slope_at(self, u: float) -> float:
         """The slope of the bent line at u."""

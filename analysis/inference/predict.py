@@ -14,6 +14,7 @@ import numpy as np
 
 from analysis.inference.evidence import Horizon, LawComparison
 from analysis.laws.curves import CurveFit
+from analysis.laws.digits import between, significant
 from analysis.laws.intervals import Interval, InverseSet, Sample, inverse, law_interval, run_interval
 from analysis.table.configurations import configuration_columns
 from analysis.table.selection import Selection, sample_column
@@ -77,8 +78,8 @@ def forecast(comparison: LawComparison, at: float, extrapolate: bool = False, se
     beyond = max(math.log10(at / sample.high), math.log10(max(sample.low, 1e-300) / at), 0.0)
     if not trusted and not extrapolate:
         raise UserError(
-            f"predict at {sample.x_name} = {at:.4g}: {beyond:.2f} decades beyond the data, trusted is "
-            f"{limits.low:.4g} .. {limits.high:.4g} ({limits.rule}); ask again with extrapolate (--extrapolate) for "
+            f"predict at {sample.x_name} = {at:.4g}: {beyond:.3g} decades beyond the data, trusted is "
+            f"{between(limits.low, limits.high)} ({limits.rule}); ask again with extrapolate (--extrapolate) for "
             "numbers that nothing vouches for"
         )
     laws = []
@@ -167,7 +168,7 @@ def _withheld(found: InverseSet, limits: Horizon) -> InverseSet:
         estimate = None
     starts = [f"{item.low:.4g}" for item in kept if item.low > 0]
     note = f"from {starts[0]} into" if starts else "reaches into" if kept else "wholly in"
-    note += f" sizes that are not trusted (beyond {limits.low:.4g} .. {limits.high:.4g})"
+    note += f" sizes that are not trusted (beyond {between(limits.low, limits.high)})"
     return InverseSet(estimate, kept, found.bounded, note + ("" if found.bounded else ", unbounded"))
 
 
@@ -275,6 +276,7 @@ def score(record: Mapping[str, Any], value: float) -> Score:
         for item in record["laws"]
     )
     missed = max(low - value, value - high, 0.0)
-    text = f"{record['y']} at {record['x']} = {record['at']:.4g}: predicted {low:.4g} .. {high:.4g}, came {value:.4g}: "
+    text = f"{record['y']} at {record['x']} = {record['at']:.4g}: predicted {between(low, high)}, "
+    text += f"came {significant(value, high - low)}: "
     text += f"outside by {missed:.3g}" if missed else "inside"
     return Score(value, missed == 0, laws, high - low + 40 * missed, text)

@@ -12,7 +12,8 @@ from scipy import stats
 
 from analysis.inference.evidence import PLAUSIBLE, LawComparison, bend, influence, lack_of_fit
 from analysis.inference.predict import forecast
-from analysis.laws.intervals import Interval, parameter_intervals
+from analysis.laws.digits import between, fixed, significant
+from analysis.laws.intervals import Interval, Sample, parameter_intervals
 from analysis.laws.line import Law
 from drorae.errors import UserError
 
@@ -91,10 +92,10 @@ def trend(comparison: LawComparison, law: Law = "log-linear", of_new: DecoderSlo
     """
     sample = comparison.sample
     term, per = (f"log10({sample.x_name})", "decade") if law == "log-linear" else (sample.x_name, "unit")
-    claim = f"{law}: {sample.y_name} follows {term} from {sample.low:.4g} to {sample.high:.4g}"
+    claim = f"{law}: {sample.y_name} follows {term} from {_sizes(sample)}"
     line = comparison.get(law)
     low, high = of_new.ends if of_new else parameter_intervals(line)["slope"]
-    slope = f"slope {line.parameters[1]:.4g} per {per}, 95% interval {low:.4g} .. {high:.4g}"
+    slope = f"slope {significant(line.parameters[1], high - low)} per {per}, 95% interval {between(low, high)}"
     slope += f" for new decoders, of {of_new.decoders}" if of_new else ""
     bent = bend(sample, law)
     if bent is not None and bent.resolved:
@@ -141,7 +142,7 @@ def no_saturation(comparison: LawComparison, of_new: DecoderSlope | None = None)
     zero. of_new: see `verdicts`.
     """
     sample = comparison.sample
-    claim = f"no saturation: {sample.y_name} changes at one rate per decade from {sample.low:.4g} to {sample.high:.4g}"
+    claim = f"no saturation: {sample.y_name} changes at one rate per decade from {_sizes(sample)}"
     line = comparison.get("log-linear")
     span = math.log10(sample.high / sample.low)
     bent = bend(sample)
@@ -223,7 +224,7 @@ def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
     claim = f"{sample.y_name} {'at most' if falls else 'at least'} {value:.4g} at {sample.x_name} = {at:.4g}"
     made = forecast(comparison, at, extrapolate=True)
     low, high = made.of_law
-    reason = f"the plausible laws put their mean there at {low:.4g} .. {high:.4g}"
+    reason = f"the plausible laws put their mean there at {between(low, high)}"
     if not made.trusted:
         reason += f", {made.decades_beyond:.2g} decades beyond the data and beyond what is trusted"
         return Verdict(claim, "undecided", reason, f"runs at {at:.4g}, or near enough to have it within the horizon")
@@ -233,6 +234,11 @@ def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
         return Verdict(claim, "not supported", reason)
     decide = f"more runs at or beside {sample.x_name} = {at:.4g}, up to {comparison.horizon.high:.4g}"
     return Verdict(claim, "undecided", reason, decide)
+
+
+def _sizes(sample: Sample) -> str:
+    """The smallest and the largest size, in words."""
+    return between(sample.low, sample.high).replace(" .. ", " to ")
 
 
 def printed_line(comparison: LawComparison, slope: float, intercept: float) -> tuple[Verdict, ...]:
@@ -249,7 +255,7 @@ def printed_line(comparison: LawComparison, slope: float, intercept: float) -> t
     f = float(np.sum((phi @ away) ** 2)) / 2 / fit.residual_sd**2
     p = float(stats.f.sf(f, 2, fit.dof))
     claim = f"these points give {sample.y_name} = {slope:g} log10({sample.x_name}) + {intercept:g}"
-    reason = f"least squares gives {fit.parameters[1]:.4f} and {fit.parameters[0]:.4f}; "
+    reason = f"least squares gives {fixed(fit.parameters[1])} and {fixed(fit.parameters[0])}; "
     reason += f"joint test F(2, {fit.dof}) = {f:.3g}, p = {p:.2g}"
     middle = 10 ** float(np.average(np.log10(fit.x[:, 0]), weights=fit.weights))
     off = intercept + slope * math.log10(middle) - float(fit.value(np.array([middle]))[0])
@@ -260,5 +266,6 @@ def printed_line(comparison: LawComparison, slope: float, intercept: float) -> t
     claim = f"the printed intercept {intercept:g} belongs to the fit"
     digits = max(len(f"{intercept:g}".partition(".")[2]), 0)
     belongs = round(float(fit.parameters[0]), digits) == round(intercept, digits)
-    reason = f"the fit's intercept is {fit.parameters[0]:.4f}; with the printed slope {slope:g} it would be {best:.4f}"
+    reason = f"the fit's intercept is {fixed(fit.parameters[0])}; with the printed slope {slope:g} it would be "
+    reason += fixed(best)
     return whole, Verdict(claim, "supported" if belongs else "not supported", reason, level="none: digits compared")

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, stats
 
+from analysis.laws.cells import cells_of, condense
 from analysis.laws.forms import Form, find_form, sizes
 from analysis.laws.noise import Replication, Uncertainty
 from drorae.errors import UserError
@@ -38,6 +39,9 @@ class Huber:
 _GRID = {0: 1, 1: 241, 2: 41, 3: 17}
 """Values per curved parameter in a search, by the number of curved parameters."""
 
+_NUMBERS = 500_000
+"""In an array of grid points by points, of which a part is worked on at a time."""
+
 
 def _lengths(columns: np.ndarray, axis: int = 0) -> np.ndarray:
     """Norms along an axis of columns whose squares, as of powers of sizes near 1e21, may overflow."""
@@ -57,7 +61,12 @@ class Profile:
         self.form, self.t = form, t
         self.root = np.sqrt(np.ones(len(x)) if weights is None else weights)
         self.n = len(x)
-        phi = form.basis(x, t)[0] * self.root[:, None]
+        self.condensed = condense(x, self.root) if form.curved else None
+        if self.condensed is None:
+            phi = form.basis(x, t)[0] * self.root[:, None]
+        else:
+            at_nodes = np.swapaxes(form.basis(self.condensed.cells.at, t)[0], 1, 2)
+            phi = np.swapaxes(self.condensed.rows(at_nodes), 1, 2)
         scale = _lengths(phi, axis=1)[:, None]
         scale[scale == 0] = 1
         self.q, r = np.linalg.qr(phi / scale)
@@ -72,14 +81,19 @@ class Profile:
         """Points less all parameters."""
         return self.n - len(self.form.parameters)
 
+    def _target(self, y: np.ndarray) -> np.ndarray:
+        """Weighted y (..., n) in the rows of q."""
+        z = y * self.root
+        return np.asarray(z) if self.condensed is None else self.condensed.target(z)
+
     def coefficients(self, y: np.ndarray) -> np.ndarray:
         """Best coefficients at every t, (..., G, k), of y (..., n)."""
-        projected = np.einsum("gnk,...n->...gk", self.q, y * self.root)
+        projected = np.einsum("gnk,...n->...gk", self.q, self._target(y))
         return np.asarray(np.einsum("gjk,...gk->...gj", self.back, projected))
 
     def rss(self, y: np.ndarray) -> np.ndarray:
         """Least weighted sum of squares at every t, (..., G), of y (..., n); inf where t is unusable."""
-        z = y * self.root
+        z = self._target(y)
         part = np.tensordot(z, self.q, axes=([-1], [1]))
         if z.ndim == 1 or len(self.t) == 1:
             left = z[..., None, :] - np.einsum("...gk,gnk->...gn", part, self.q)
@@ -87,17 +101,36 @@ class Profile:
         else:
             # Without the (data sets, t, n) array; loses digits only far below any noise that is simulated.
             total = np.maximum(np.sum(z**2, axis=-1)[..., None] - np.sum(part**2, axis=-1), 0)
+        if self.condensed is not None:
+            total = total + self.condensed.rest(y * self.root)[..., None]
         return np.where(self.usable, total, np.inf)
+
+    def _rows(self, part: slice) -> np.ndarray:
+        """Orthonormal columns at the points, (g, n, k), of some t."""
+        if self.condensed is None:
+            return np.asarray(self.q[part])
+        cells = self.condensed.cells
+        at_nodes = np.swapaxes(self.form.basis(cells.at, self.t[part])[0], 1, 2)
+        return np.asarray(np.einsum("gjn,gjk->gnk", cells.spread(at_nodes) * self.root, self.back[part]))
 
     def leave_one_out(self, y: np.ndarray) -> np.ndarray:
         """y_i less its prediction from the other points, (n,), of y (n,); t is chosen anew without each point."""
-        z = y * self.root
-        left = z - np.einsum("gk,gnk->gn", np.einsum("gnk,n->gk", self.q, z), self.q)
-        hat = np.minimum(np.sum(self.q**2, axis=-1), 1 - 1e-12)
-        without = np.where(self.usable[:, None], np.sum(left**2, axis=1)[:, None] - left**2 / (1 - hat), np.inf)
-        best = np.argmin(without, axis=0)
-        points = np.arange(self.n)
-        return np.asarray(left[best, points] / (1 - hat[best, points]) / self.root)
+        z, points = y * self.root, np.arange(self.n)
+        projected = np.einsum("gnk,n->gk", self.q, self._target(y))
+        least, found = np.full(self.n, np.inf), np.zeros(self.n)
+        step = max(1, _NUMBERS // self.n)
+        for first in range(0, len(self.t), step):
+            part = slice(first, first + step)
+            rows = self._rows(part)
+            left = z - np.einsum("gk,gnk->gn", projected[part], rows)
+            hat = np.minimum(np.einsum("gnk,gnk->gn", rows, rows), 1 - 1e-12)
+            without = np.sum(left**2, axis=1)[:, None] - left**2 / (1 - hat)
+            without[~self.usable[part]] = np.inf
+            best = np.argmin(without, axis=0)
+            better = without[best, points] < least
+            left, hat, without = (item[best, points] for item in (left, hat, without))
+            least, found = np.where(better, without, least), np.where(better, left / (1 - hat), found)
+        return np.asarray(found / self.root)
 
     def interval(
         self,
@@ -118,16 +151,56 @@ class Profile:
         functional's best value at t and h its variance in units of sigma^2: the set of values that an F test of the
         extra sum of squares keeps. Without curved parameters that is m +/- q s sqrt(h + extra).
         """
-        rss, extra = self.rss(y), np.asarray(extra)
+        rss = self.rss(y)
+        slack = self._limit(rss, allowance)[..., None] - rss
+        return _union(functional, self.coefficients(y), self.back, slack, np.asarray(extra))
+
+    def band(
+        self, y: np.ndarray, at: np.ndarray, extra: np.ndarray, allowance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `interval` of the law itself at many sizes, its ends each (points,).
+
+        Args:
+            y: one data set, shape (n,).
+            at: sizes, shape (points, axes).
+            extra: as in `interval`, shape (points,).
+            allowance: likewise.
+        """
+        rss, coefficients = self.rss(y), self.coefficients(y)
+        limit = self._limit(rss, allowance)
+        heard = np.flatnonzero(rss <= limit.max(initial=0))
+        cells = cells_of(at) if self.form.curved else None
+        low, high = np.full(len(at), np.inf), np.full(len(at), -np.inf)
+        step = max(1, _NUMBERS // max(len(at), 1))
+        for first in range(0, len(heard), step):
+            part = heard[first : first + step]
+            if cells is None:
+                columns = np.swapaxes(self.form.basis(at, self.t[part])[0], 0, 1)
+            else:
+                columns = np.transpose(
+                    cells.spread(np.swapaxes(self.form.basis(cells.at, self.t[part])[0], 1, 2)), (2, 0, 1)
+                )
+            ends = _union(columns, coefficients[part], self.back[part], limit[:, None] - rss[part], extra)
+            low, high = np.minimum(low, ends[0]), np.maximum(high, ends[1])
+        return low, high
+
+    def _limit(self, rss: np.ndarray, allowance: np.ndarray | float) -> np.ndarray:
+        """The misfit up to which a t is kept."""
         least = rss.min(axis=-1)
         own = least * stats.t.ppf(0.975, self.dof) ** 2 / self.dof
-        slack = (least + np.where(np.isnan(allowance), own, allowance))[..., None] - rss
-        kept = slack >= 0
-        reach = np.einsum("...gk,gkj->...gj", functional, self.back)
-        middle = np.sum(self.coefficients(y) * functional, axis=-1)
-        half = np.sqrt(np.where(kept, (np.sum(reach**2, axis=-1) + extra[..., None]) * slack, 0))
-        low = np.where(kept, middle - half, np.inf).min(axis=-1)
-        return low, np.where(kept, middle + half, -np.inf).max(axis=-1)
+        return np.asarray(least + np.where(np.isnan(allowance), own, allowance))
+
+
+def _union(
+    functional: np.ndarray, coefficients: np.ndarray, back: np.ndarray, slack: np.ndarray, extra: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the intervals at every t, all together; see `Profile.interval`."""
+    kept = slack >= 0
+    reach = np.einsum("...gk,gkj->...gj", functional, back)
+    middle = np.sum(coefficients * functional, axis=-1)
+    half = np.sqrt(np.where(kept, (np.sum(reach**2, axis=-1) + extra[..., None]) * slack, 0))
+    low = np.where(kept, middle - half, np.inf).min(axis=-1)
+    return low, np.where(kept, middle + half, -np.inf).max(axis=-1)
 
 
 def grid(box: list[tuple[float, float]], per_axis: int | None = None) -> np.ndarray:
@@ -410,23 +483,29 @@ def _solve(phi: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> CurveFit:
     root = np.sqrt(w)
     target = y * root
-
-    def projected(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Residuals and their exact derivative by t (Golub and Pereyra 1973, equation 4.8), in units of |y|."""
-        phi, slopes = form.basis(x, t)
-        phi, slopes = phi * root[:, None], slopes * root[:, None, None]
-        c, left, inverse = _solve(phi, target)
-        moved = np.einsum("nkm,k->nm", slopes, c)
-        jacobian = -(moved - phi @ (inverse @ moved)) - inverse.T @ np.einsum("nkm,n->km", slopes, left)
-        return left / size, jacobian / size
-
     size = float(np.linalg.norm(target)) or 1.0
     box = form.box(x)
     best = np.zeros(0)
     if box:
         lows, highs = np.array(box).T
-        candidates = grid(box)
-        rss = Profile(form, x, candidates, w).rss(y)
+        profile = Profile(form, x, grid(box), w)
+        few = profile.condensed
+
+        def projected(t: np.ndarray, exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
+            """Residuals and their exact derivative by t (Golub and Pereyra 1973, equation 4.8), in units of |y|.
+
+            Of many points those of the rows that stand for them, unless exact.
+            """
+            if exact or few is None:
+                phi, slopes = form.basis(x, t)
+                phi, slopes, wanted = phi * root[:, None], slopes * root[:, None, None], target
+            else:
+                phi, slopes = (few.rows(item.T).T for item in form.basis(few.cells.at, t))
+                wanted = few.target(target)
+            c, left, inverse = _solve(phi, wanted)
+            moved = np.einsum("nkm,k->nm", slopes, c)
+            jacobian = -(moved - phi @ (inverse @ moved)) - inverse.T @ np.einsum("nkm,n->km", slopes, left)
+            return left / size, jacobian / size
 
         def descend(start: np.ndarray, tolerance: float, evaluations: int) -> tuple[float, np.ndarray]:
             result = optimize.least_squares(
@@ -440,18 +519,18 @@ def _least_squares(form: Form, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> C
 
             The cost itself is flat, to rounding, within 1e-8 of its minimum, where a search that compares costs stops.
             """
-            left, jacobian = projected(t)
+            left, jacobian = projected(t, exact=True)
             for _ in range(20):
                 moved = t - np.linalg.lstsq(jacobian, left, rcond=None)[0]
                 if not np.all((lows < moved) & (moved < highs)):
                     break
-                left_there, jacobian_there = projected(moved)
+                left_there, jacobian_there = projected(moved, exact=True)
                 if np.linalg.norm(jacobian_there.T @ left_there) >= np.linalg.norm(jacobian.T @ left):
                     break
                 t, left, jacobian = moved, left_there, jacobian_there
             return t
 
-        found = [descend(start, 1e-9, 30) for start in _starts(candidates, rss, lows, highs)]
+        found = [descend(start, 1e-9, 30) for start in _starts(profile.t, profile.rss(y), lows, highs)]
         best = polish(descend(min(found, key=lambda item: item[0])[1], 1e-15, 100)[1])
     c, left, _ = _solve(form.basis(x, best)[0] * root[:, None], target)
     parameters = np.concatenate([c, form.natural(best)]) if box else c

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.laws.curves import CurveFit, Huber, Method, Profile, fit_curve
+from analysis.laws.digits import between
 from analysis.laws.forms import Form, sizes
 from analysis.laws.noise import Replication
 from drorae.errors import UserError
@@ -234,7 +235,7 @@ def run_interval(
 
 
 def _intervals(fit: CurveFit, at: np.ndarray, seeds: np.ndarray | float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (points,) of the intervals at sizes `at`, a part of the sizes at a time to keep the arrays small.
+    """Ends (points,) of the intervals at sizes `at`.
 
     seeds: of the new configuration's mean; None for the law.
     """
@@ -245,13 +246,7 @@ def _intervals(fit: CurveFit, at: np.ndarray, seeds: np.ndarray | float | None) 
         margin = fit.uncertainty.margin(rows, None if seeds is None else at[:, 0], 1 if seeds is None else seeds)
         allowances = margin.allowance
         extras = np.where(margin.law > 0, margin.noise / np.maximum(margin.law, 1e-300) * margin.unit, extras)
-    ends = np.empty((2, len(at)))
-    step = max(1, 4_000_000 // (len(profile.t) * profile.n))
-    for first in range(0, len(at), step):
-        part = slice(first, first + step)
-        functionals = np.swapaxes(fit.form.basis(at[part], profile.t)[0], 0, 1)
-        ends[:, part] = profile.interval(fit.y, functionals, extras[part], allowances[part])
-    return ends[0], ends[1]
+    return profile.band(fit.y, at, extras, allowances)
 
 
 class InverseSet(NamedTuple):
@@ -272,7 +267,7 @@ class InverseSet(NamedTuple):
         if not self.pieces:
             return "no size reaches it"
         if self.bounded:
-            return " or ".join(f"{item.low:.4g} .. {item.high:.4g}" for item in self.pieces)
+            return " or ".join(between(*item) for item in self.pieces)
         if self.pieces == (EVERYTHING,):
             return "unbounded: these data leave every size possible"
         sides = (f"from {low:.4g} on" if low > 0 else f"up to {high:.4g}" for low, high in self.pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -68,7 +69,7 @@ class Line:
 
     @cached_property
     def regression(self) -> RegressionResultsWrapper:
-        """The least-squares fit of the configurations' means on 1 and u, weighted by their precisions."""
+        """The same fit by statsmodels, of the configurations' means on 1 and u, weighted by their precisions."""
         return regress(self._design(self.sample.x[:, 0]), self.sample.y, self.sample.weights)
 
     @cached_property
@@ -99,12 +100,12 @@ class Line:
     @property
     def intercept(self) -> float:
         """The line at u = 0."""
-        return float(self.regression.params[0])
+        return float(self.curve.parameters[0])
 
     @property
     def slope(self) -> float:
         """Change of y per decade of x (log-linear) or per unit of x (linear)."""
-        return float(self.regression.params[1])
+        return float(self.curve.parameters[1])
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -141,7 +142,7 @@ class Line:
             low, high = self.decoders.here(np.array([0.0, 1.0]))
             return (high - low) / 2 / float(stats.t.ppf(0.975, self.decoders.dof)), float(self.decoders.dof)
         if self.curve.replication is None:
-            return float(self.regression.bse[1]), float(self.curve.dof)
+            return math.sqrt(self.curve.covariance[1, 1]), float(self.curve.dof)
         margin = self.curve.uncertainty.margin(np.array([[0.0, 1.0]]))
         return float(np.sqrt(margin.law[0])), float(margin.dof[0])
 
@@ -191,7 +192,7 @@ def regress(design: np.ndarray, y: np.ndarray, weights: np.ndarray | float = 1.0
 def fit_line(
     selection: Selection, law: Law = "log-linear", unit: Unit = "configuration", image_correlation: float = 1.0
 ) -> Line:
-    """Fits y on log10(x) or x by least squares (statsmodels).
+    """Fits y on log10(x) or x by least squares.
 
     A column named like the metric with _se, such as rfd_dinov2_se, is taken for its sampling error.
 
@@ -263,7 +264,8 @@ def average(
 def configuration_means(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sizes, mean values and runs, each (configurations, ...), of runs numbered by configuration."""
     first = np.unique(groups, return_index=True)[1]
-    means = np.array([y[groups == k].mean() for k in range(len(first))])
+    together = np.split(y[np.argsort(groups, kind="stable")], np.cumsum(np.bincount(groups))[:-1])
+    means = np.array([part.mean() for part in together])
     return x[first], means, np.bincount(groups).astype(float)
 
 

@@ -152,24 +152,40 @@ class Uncertainty:
     seeds: Replication
 
     @cached_property
-    def _projections(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Parameters by means (p, n); by weighted means of unit variance (p, n); the residual form (n, n)."""
-        root = np.sqrt(self.weights)
-        unit = self.gradient * root[:, None]
+    def _scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """What takes a gradient to its coordinates in the space of the fit, (p, q), and that space's basis, (n, q).
+
+        Only products of q by q are formed: the fit's n by n matrices would fill the memory at ten thousand points.
+        """
+        unit = self.gradient * np.sqrt(self.weights)[:, None]
         lengths = np.linalg.norm(unit, axis=0)
         lengths[lengths == 0] = 1
-        inverse = np.linalg.pinv(unit / lengths, rcond=1e-12)
-        form = np.eye(len(root)) - (unit / lengths) @ inverse
-        scaled = inverse / lengths[:, None]
-        return scaled * root, scaled, root[:, None] * form * root
+        space, sizes, turn = np.linalg.svd(unit / lengths, full_matrices=False)
+        kept = sizes > 1e-12 * sizes.max()
+        return (turn[kept] / sizes[kept, None] / lengths).T, space[:, kept]
+
+    def _inner(self, values: np.ndarray) -> np.ndarray:
+        """U' diag(w values) U, (q, q), of values (n,) and the basis U: sums over the means of squares of scores."""
+        space = self._scores[1]
+        return np.asarray(space.T @ ((self.weights * values)[:, None] * space))
+
+    @cached_property
+    def _left(self) -> np.ndarray:
+        """Diagonal of the residual form W - W^1/2 U U' W^1/2, (n,): what RSS has of every mean's variance."""
+        return np.asarray(self.weights * (1 - np.sum(self._scores[1] ** 2, axis=1)))
+
+    def _square(self, values: np.ndarray) -> float:
+        """Trace of (residual form diag(values))^2."""
+        outside = self.weights * (2 * self._left - self.weights) * values**2
+        return float(np.sum(outside) + np.sum(self._inner(values) ** 2))
 
     @cached_property
     def homogeneity(self) -> Homogeneity:
         """The ratio that is 1 on average where configurations do not scatter by themselves."""
-        form, v = self._projections[2], self.seeds.of_means
-        implied = float(np.diag(form) @ v)
-        first = implied**2 / float(np.sum((form * v) * (form * v).T))
-        slope = self.seeds.design.T @ (np.diag(form) * v)
+        v = self.seeds.of_means
+        implied = float(self._left @ v)
+        first = implied**2 / self._square(v)
+        slope = self.seeds.design.T @ (self._left * v)
         second = 2 * implied**2 / float(slope @ self.seeds.covariance @ slope)
         return Homogeneity(self.rss / implied, (first, second))
 
@@ -181,30 +197,36 @@ class Uncertainty:
             at: sizes (m,) of new configurations whose means are added; none by default.
             runs: of each new mean, a number or (m,).
         """
-        by_means, by_unit, form = self._projections
-        share, v, seeds = (rows @ by_means) ** 2, self.seeds.of_means, self.seeds
-        unit = np.sum((rows @ by_unit) ** 2, axis=1)
+        v, seeds = self.seeds.of_means, self.seeds
+        scores = rows @ self._scores[0]
+
+        def share(values: np.ndarray) -> np.ndarray:
+            """Sums over the means of their squared shares in each number times values (n,): (m,)."""
+            return np.asarray(np.einsum("mi,ij,mj->m", scores, self._inner(values), scores))
+
+        unit, of_means, own = np.sum(scores**2, axis=1), share(v), share(np.ones(len(v)))
+        slopes = np.stack([share(v * column) for column in seeds.design.T], axis=1)
         new = np.zeros(len(rows)) if at is None else np.exp(seeds.rows(at) @ seeds.theta) / runs
         new_rows = np.zeros((len(rows), len(seeds.theta))) if at is None else seeds.rows(at) * new[:, None]
-        own_share = share.sum(axis=1) + (at is not None)
+        own_share = own + (at is not None)
         f, (first, second) = self.homogeneity
-        of_seeds = share @ v + new
+        of_seeds = of_means + new
         if f < max(1.0, float(stats.f.isf(POOLED, first, second))):
-            slope = (share * v) @ seeds.design + new_rows
+            slope = slopes + new_rows
             spread = np.einsum("mk,kl,ml->m", slope, seeds.covariance, slope)
             dof = 2 * of_seeds**2 / spread * (first + second) / second
             pooled = (first * f + second) / (first + second)
-            return Margin(pooled * (share @ v), pooled * new, unit, dof)
-        total = float(np.trace(form))
-        tau2 = max(self.rss - float(np.diag(form) @ v), 0.0) / total
+            return Margin(pooled * of_means, pooled * new, unit, dof)
+        total = float(self._left.sum())
+        tau2 = max(self.rss - float(self._left @ v), 0.0) / total
         variance = own_share * tau2 + of_seeds
         scatter = tau2 + v
-        of_rss = 2 * float(np.sum((form * scatter) * (form * scatter).T))
+        of_rss = 2 * self._square(scatter)
         factor = own_share / total
-        slope = ((share - factor[:, None] * np.diag(form)) * v) @ seeds.design + new_rows
+        slope = slopes - factor[:, None] * ((self._left * v) @ seeds.design) + new_rows
         spread = factor**2 * of_rss + np.einsum("mk,kl,ml->m", slope, seeds.covariance, slope)
         noise = new + tau2 if at is not None else new
-        return Margin(share.sum(axis=1) * tau2 + share @ v, noise, unit, np.maximum(2 * variance**2 / spread, 1.0))
+        return Margin(own * tau2 + of_means, noise, unit, np.maximum(2 * variance**2 / spread, 1.0))
 
 
 def weights_of(design: np.ndarray, y: np.ndarray, known: np.ndarray) -> np.ndarray:

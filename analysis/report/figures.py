@@ -17,6 +17,7 @@ from analysis.inference.asked import AskedLaw
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.pareto import pareto_set
 from analysis.laws.curves import CurveFit
+from analysis.laws.digits import fixed, share, significant
 from analysis.laws.intervals import parameter_intervals
 from analysis.laws.line import Line
 from analysis.report.fonts import choose_fonts
@@ -64,11 +65,14 @@ def display_name(name: str) -> str:
     return _NAMES.get(name) or title(name)
 
 
-def number(value: float) -> str:
-    """A number for labels: 4 digits after the point at ordinary sizes, else 4 significant ones, true minus sign."""
+def number(value: float, spread: float = 0.0) -> str:
+    """A number for labels with a true minus sign: 4 digits after the point below 1, else 4 significant ones.
+
+    More where a difference of `spread` would not show (`analysis.laws.digits`).
+    """
     if math.isinf(value):
         return "∞" if value > 0 else "\N{MINUS SIGN}∞"
-    text = f"{value:.4f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
+    text = fixed(value, spread) if abs(value) < 1 else significant(value, spread)
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -76,7 +80,7 @@ def said_parameters(law: CurveFit | AskedLaw) -> str:
     """A law's parameters with their 95% intervals, and which of them stopped at a bound."""
     fit, intervals = (law.fit, law.intervals) if isinstance(law, AskedLaw) else (law, parameter_intervals(law))
     return "; ".join(
-        f"{name} = {number(value)} ({number(low)} … {number(high)})"
+        f"{name} = {number(value, high - low)} ({number(low, high - low)} … {number(high, high - low)})"
         + (", at its bound" if name in fit.at_bound else "")
         for (name, (low, high)), value in zip(intervals.items(), fit.parameters, strict=True)
     )
@@ -108,17 +112,22 @@ def law_figure(analyses: Sequence[Analysis]) -> Figure:
 
 @plain_figures()
 def residual_figure(analyses: Sequence[Analysis]) -> Figure:
-    """One panel per metric: residuals of all runs against x, marked by seed, with the residual deviation."""
+    """One panel per metric: residuals of all runs against x, marked by seed, with the residual deviation.
+
+    About the law that was asked for (`Analysis.residual_law`), which the y axis names where it is not the line.
+    """
     figure, drawn = panels(len(analyses), 2.7)
     for analysis, axes in zip(analyses, drawn, strict=True):
-        line = analysis.line
-        sd = line.curve.residual_sd
+        line, law = analysis.line, analysis.residual_law
+        sd = law.residual_sd
         measured = [line.sample.low, line.sample.high]
         axes.fill_between(measured, -sd, sd, color=LINE, alpha=0.12, lw=0, label="± 1 residual sd")
         axes.plot(measured, [0, 0], color=INK, lw=1)
-        _scatter(axes, line, line.selection.y - line.fitted)
+        own = law is line.curve
+        _scatter(axes, line, line.selection.y - (line.fitted if own else law.value(line.selection.x)))
         _x_axis(axes, line, line.sample.high)
-        axes.set_ylabel(f"residual, {display_name(line.sample.y_name).split(' (')[0]}")
+        about = "" if own else f" about {law.name}"
+        axes.set_ylabel(f"residual{about}, {display_name(line.sample.y_name).split(' (')[0]}")
         axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
@@ -254,13 +263,14 @@ def _draw_leading(axes: Axes, analysis: Analysis, inside: np.ndarray, beyond: np
     axes.fill_between(inside, *analysis.law_interval(inside), color=LINE, alpha=0.3, lw=0, label="95% CI of the law")
     hatched: Any = {"facecolor": "none", "edgecolor": LINE, "alpha": 0.35, "lw": 0, "hatch": "////"}
     axes.fill_between(beyond, *far, label="beyond the data", **hatched)
-    label = f"{law.name}: {law.text.replace('; ', chr(10))}; R² = {law.r2:.3f}"
+    label = f"{law.name}: {law.text.replace('; ', chr(10))}; R² = {share(law.r2, 3)}"
     if analysis.asked is not None:
         label += ", not supported" * analysis.rejected + f"\n{analysis.asked.how}"
         label += "" if analysis.asked.floor is None else f"\n{analysis.asked.floor.text}"
     elif law.name == line.law:
         low, high = line.slope_ci95
-        label = f"{equation(line)}\nslope 95% CI {number(low)} … {number(high)}; R² = {law.r2:.3f}"
+        ends = f"{number(low, high - low)} … {number(high, high - low)}"
+        label = f"{equation(line)}\nslope 95% CI {ends}; R² = {share(law.r2, 3)}"
     label += f"\n{_counted(line)}"
     axes.plot(inside, law.value(inside), color=LINE, lw=2, label=label)
     axes.plot(beyond, law.value(beyond), color=LINE, lw=1.6, ls=(0, (4, 3)))

@@ -98,10 +98,16 @@ def _run_of(client: MlflowClient, experiment_id: str, analysis: Analysis, parent
     identity = {f"drorae.{name}": value for name, value in tags.items()}
     if parent_run is not None:
         identity["mlflow.parentRunId"] = parent_run
-    conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
-    for run in client.search_runs([experiment_id], conditions, ViewType.ACTIVE_ONLY):
-        if parent_run is not None or "mlflow.parentRunId" not in run.data.tags:
-            return str(run.info.run_id)
+    # A filter cannot say a name with an apostrophe, so the fits are compared here.
+    page = None
+    while page != "":
+        found = client.search_runs([experiment_id], "tags.`drorae.kind` = 'analysis'", ViewType.ACTIVE_ONLY,
+                                   page_token=page)  # fmt: skip
+        for run in found:
+            of_same = all(run.data.tags.get(name) == value for name, value in identity.items())
+            if of_same and (parent_run is not None or "mlflow.parentRunId" not in run.data.tags):
+                return str(run.info.run_id)
+        page = found.token or ""
     return str(client.create_run(experiment_id, tags=identity, run_name=f"fit {y} on {x}").info.run_id)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.inference.analysis import Analysis, analyse
 from analysis.inference.asked import Asking
 from analysis.laws.bootstrap import Progress
+from analysis.laws.digits import between, fixed, share
 from analysis.laws.line import Unit
 from analysis.report.style import Style
 from analysis.report.trees import fit_tree
@@ -107,6 +108,9 @@ def _summary(analysis: Analysis) -> str:
     sample, curve = line.sample, line.curve
     term, per = (f"log10({sample.x_name})", "per decade") if line.law == "log-linear" else (sample.x_name, "per unit")
     sign, (low, high) = "+" if line.slope >= 0 else "-", line.slope_ci95
+    slope, size, *ends = (fixed(value, high - low) for value in (line.slope, abs(line.slope), low, high))
+    at_zero = line.intervals["intercept"]
+    law = f"{fixed(line.intercept, at_zero.high - at_zero.low)} {sign} {size} {term}"
     counted = f"{line.n} runs" if line.unit == "row" else f"{sample.n} configurations, {line.n} runs"
     spread = f"residual sd {curve.residual_sd:.4g}"
     if line.replicated:
@@ -118,11 +122,11 @@ def _summary(analysis: Analysis) -> str:
         asked = "  beside it the line of least squares" + ", not supported" * analysis.line_rejected + ": "
     lines = [
         *lead,
-        f"{asked}{sample.y_name} = {line.intercept:.4f} {sign} {abs(line.slope):.4f} {term}",
-        f"  slope {line.slope:.4f} {per}, 95% CI {low:.4f} .. {high:.4f} "
-        f"(t, {line.slope_error[1]:.3g} degrees of freedom{analysis.draws.given}); R2 {curve.r2:.4f}",
+        f"{asked}{sample.y_name} = {law}",
+        f"  slope {slope} {per}, 95% CI {' .. '.join(ends)} "
+        f"(t, {line.slope_error[1]:.3g} degrees of freedom{analysis.draws.given}); R2 {share(curve.r2)}",
         *(f"  {item.text}" for item in analysis.draws.intervals),
-        f"  {counted}; {sample.x_name} {sample.low:.6g} .. {sample.high:.6g}; {spread}",
+        f"  {counted}; {sample.x_name} {between(sample.low, sample.high, 6)}; {spread}",
     ]
     if selection.eval_images:
         lines[-1] += f"; {selection.eval_images} evaluation images"

@@ -19,6 +19,7 @@ from analysis.inference.axes import JointAnalysis
 from analysis.inference.compute import Bought
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
+from analysis.laws.digits import share
 from analysis.laws.line import Line
 from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
@@ -156,21 +157,23 @@ def headline(analysis: Analysis) -> str:
         said += said_parameters(asked)
         said += f". {asked.floor.text}" if asked.floor is not None else ""
         doubt = f" The data do not support this law: {analysis.verdicts[0].reason}." if analysis.rejected else ""
-        return f"{said} (R² = {leading.r2:.2f}, {line.sample.n} points).{doubt}"
+        return f"{said} (R² = {share(leading.r2, 2)}, {line.sample.n} points).{doubt}"
     if analysis.rejected:
         reason = analysis.verdicts[0].reason
-        law = "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {leading.r2:.2f})."
+        law = (
+            "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {share(leading.r2, 2)})."
+        )
         return f"{display_name(line.sample.y_name)}: a {line.law} law is not supported, {reason}.{law}"
     per = f"per tenfold {display_name(x).lower()}" if line.law == "log-linear" else f"per unit of {x}"
     name = display_name(line.sample.y_name)
     low, high = line.slope_ci95
-    basis = f"R² = {line.curve.r2:.2f}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
+    basis = f"R² = {share(line.curve.r2, 2)}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
     basis += f", {line.n} runs" if line.n != line.sample.n else ""
     said, slope, ends = f"{name}: no trend is resolved; slope", line.slope, [low, high]
     if not low <= 0 <= high:
         said = f"{name} {'rises' if slope > 0 else 'falls'} by"
         slope, ends = abs(slope), sorted((abs(low), abs(high)))
-    return f"{said} {number(slope)} {per}, 95% CI {_interval(*ends)} ({basis})."
+    return f"{said} {number(slope, high - low)} {per}, 95% CI {_interval(*ends)} ({basis})."
 
 
 def _size(line: Line, x: float) -> str:
@@ -178,7 +181,7 @@ def _size(line: Line, x: float) -> str:
 
 
 def _interval(low: float, high: float) -> str:
-    return f"{number(low)} … {number(high)}"
+    return f"{number(low, high - low)} … {number(high, high - low)}"
 
 
 def _table_csv(analyses: Sequence[Analysis]) -> str:
@@ -190,9 +193,8 @@ def _table_csv(analyses: Sequence[Analysis]) -> str:
         used = pd.DataFrame(
             {"row": selection.labels, "configuration": line.configurations.astype(str), "seed": selection.seeds}
         )
-        fitted, ends = line.fitted, line.predict(selection.x)[1:]
+        fitted, ends = analysis.residual_law.value(selection.x), line.predict(selection.x)[1:]
         if analysis.asked is not None:
-            fitted = analysis.leading.value(selection.x)
             ends = (*analysis.law_interval(selection.x), *analysis.new_point_interval(selection.x))
         used = used.assign(x=selection.x, value=selection.y, fitted=fitted, residual=selection.y - fitted)
         used = used.assign(**dict(zip(bands, ends, strict=True)), used="yes")
@@ -213,7 +215,8 @@ def _blocks(
     several = len(analyses) > 1
     names = ", ".join(display_name(item.selection.y_name) for item in analyses)
     drawn = f"{names} against {analyses[0].selection.x_name} with the leading law and its bands"
-    below = "Run minus line; shaded: ± 1 residual sd."
+    about = analyses[0].residual_law.name if analyses[0].asked is not None else "line"
+    below = f"Run minus {about}; shaded: ± 1 residual sd."
     return [
         *(Text(headline(item), "lead") for item in analyses),
         Picture(paths["svg"], paths["png"], drawn, caption, several),
@@ -289,11 +292,11 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
         images = line.selection.eval_images
         cells = {
             "Metric": line.sample.y_name,
-            "Slope": number(line.slope),
+            "Slope": number(line.slope, line.slope_ci95.high - line.slope_ci95.low),
             "95% CI": _interval(*line.slope_ci95),
             **{f"For new {what}": _new_draws(item, what) for what in drawn},
             "Intercept": number(line.intercept),
-            "R²": f"{line.curve.r2:.4f}",
+            "R²": share(line.curve.r2),
             "Residual sd": number(line.curve.residual_sd),
             "Seed sd": _NONE if line.seed_sd is None else number(line.seed_sd),
             "Points": str(line.sample.n),
@@ -324,7 +327,7 @@ def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
     for item, law in [(analysis, law) for analysis in analyses for law in analysis.comparison.fits]:
         judged = item.comparison.judged(law)
         aicc = f"{judged.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(judged.aicc) else _NONE
-        numbers = (f"{law.r2:.4f}", number(judged.loo_rmse), aicc, item.comparison.behind(law))
+        numbers = (share(law.r2), number(judged.loo_rmse), aicc, item.comparison.behind(law))
         cells = (law.name, law.form.formula, said_parameters(law), *numbers)
         rows.append((item.selection.y_name, *cells))
     criterion = analyses[0].comparison.criterion
@@ -344,7 +347,10 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
         fresh = (("on new images", made.on_new_images), ("from a new decoder", made.on_new_decoders))
         said += [(what, made.laws[0].value, ends) for what, ends in fresh if ends is not None]
         name = item.selection.y_name
-        rows += [(name, law, _size(item.line, made.x), number(value), _interval(*run), "") for law, value, run in said]
+        rows += [
+            (name, law, _size(item.line, made.x), number(value, run[1] - run[0]), _interval(*run), "")
+            for law, value, run in said
+        ]
     head = ("Law", display_name(analyses[0].selection.x_name), "Predicted", "95% prediction interval", "")
     return _metric_table(len(analyses) > 1, "Predictions", head, rows, (4,))
 

@@ -16,6 +16,12 @@ SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _LARGEST = 1e308
 """From here on a number stands for infinity, as in MLflow's stores."""
 
+SIZES = (1e-27, 1e27)
+"""Sizes whose powers, up to the tenth, are numbers of a computer."""
+
+VALUES = (1e-100, 1e25)
+"""Values whose products with such powers are, and the squares of whose residuals."""
+
 _SPACES = "\u00a0\u2009\u202f "
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:([,'_’" + _SPACES + r"])\d{3})(?:\1\d{3})*(?:\.\d+)?")
 _SUFFIXED = re.compile(r"(.*\d\.?)[" + _SPACES + "]?([" + "".join(SUFFIXES) + "])")
@@ -31,6 +37,15 @@ def floats(cells: pd.Series) -> np.ndarray:
         commas = _are_thousands(texts)
         values = np.array([_number(value, commas) for value in cells], dtype=float)
     return np.where(np.abs(values) > _LARGEST, np.copysign(np.inf, values), values)
+
+
+def out_of_range(value: float, least: float, most: float) -> str:
+    """Returns what is wrong with a number that is too large or, 0 aside, too small to compute with; empty of others."""
+    if abs(value) > most:
+        return f"is {value:.4g}, beyond the {most:.0e} that can be computed with: a larger unit would do"
+    if 0 < abs(value) < least:
+        return f"is {value:.4g}, nearer to 0 than the {least:.0e} that can be computed with: a smaller unit would do"
+    return ""
 
 
 def check_commas(cells: pd.Series) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.table.best_of import Best, choose_best
-from analysis.table.cells import floats
+from analysis.table.cells import SIZES, VALUES, floats, out_of_range
 from analysis.table.columns import bad_cell, find_column, numbers, texts
 from analysis.table.configurations import check_repeats, configuration_columns, number_groups
 from analysis.table.decoders import check_decoders
@@ -96,8 +96,8 @@ def select(
 ) -> Selection:
     """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
 
-    Left out, by name: a status other than finished unless `include` names it; x or y missing, not a number or
-    not finite; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
+    Left out, by name: a status other than finished unless `include` names it; x or y missing, no number, not finite
+    or out of range; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
     evaluation images where other rows have one; a config_hash or run_id that an earlier used row has; a row that
     states its seed and is the copy of an earlier one. A table without a status column counts as finished.
 
@@ -119,11 +119,11 @@ def select(
     x_column, y_column = _columns(frame, x, y, include)
     x_values, y_values = numbers(frame, x_column), numbers(frame, y_column)
     reasons = _reasons(frame, {TrialStatus.FINISHED, *include}, {x_column: x_values, y_column: y_values})
-    for i in np.flatnonzero(x_values <= 0).tolist() if log else ():
-        reasons[i] = reasons[i] or f"{x_column} is {x_values[i]:g}, which has no logarithm"
+    _mark_unusable(x_column, x_values, SIZES, reasons, log)
+    _mark_unusable(y_column, y_values, (0.0, VALUES[1]), reasons)
     counts, labels = _mark_uncounted(frame, y, reasons), _labels(frame)
     _mark_copies(frame, labels, reasons)
-    kept = _kept(reasons, f"{y} on {x}")
+    kept = _kept(reasons, f"{y} on {x}", y_values)
     used = frame.iloc[kept]
     apart, seeds = tuple(filter(None, (by, second))), seed_texts(used)
     check_measurements(used, y)
@@ -156,13 +156,15 @@ def _columns(frame: pd.DataFrame, x: str, y: str, include: Sequence[str]) -> tup
     return x_column, y_column
 
 
-def _kept(reasons: Sequence[str], what: str) -> list[int]:
-    """The rows that nothing rules out."""
+def _kept(reasons: Sequence[str], what: str, y: np.ndarray) -> list[int]:
+    """The rows that nothing rules out, where their values y (rows,) are not all too small to compute with."""
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if not kept:
         reason, count = Counter(reasons).most_common(1)[0]
         what = f"{what}: none of {len(reasons)} rows can be used ({count} x {reason})"
         raise UserError(f"{what}; expected finished runs with both numbers")
+    if problem := out_of_range(float(np.abs(y[kept]).max()), *VALUES):
+        raise UserError(f"{what}: the largest value {problem}")
     return kept
 
 
@@ -216,6 +218,17 @@ def _mark_uncounted(frame: pd.DataFrame, y: str, reasons: list[str]) -> np.ndarr
     for i in np.flatnonzero(~np.isfinite(counts)).tolist() if np.isfinite(counts).any() else ():
         reasons[i] = reasons[i] or f"{size} {bad_cell(frame[str(size)].iloc[i])}, and other rows have it"
     return counts
+
+
+def _mark_unusable(
+    name: str, values: np.ndarray, limits: tuple[float, float], reasons: list[str], log: bool = False
+) -> None:
+    """Gives a reason to rows whose number has no logarithm that is wanted, or cannot be computed with."""
+    least, most = limits
+    for i in np.flatnonzero(values <= 0).tolist() if log else ():
+        reasons[i] = reasons[i] or f"{name} is {values[i]:g}, which has no logarithm"
+    for i in np.flatnonzero((np.abs(values) > most) | ((np.abs(values) < least) & (values != 0))).tolist():
+        reasons[i] = reasons[i] or f"{name} {out_of_range(values[i], least, most)}"
 
 
 def _mark_copies(frame: pd.DataFrame, labels: Sequence[str], reasons: list[str]) -> None:

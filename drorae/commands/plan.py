@@ -317,7 +317,7 @@ def _print(found: Analysis, made: planning.Proposal) -> None:
     rows = []
     for item in (*made.appraisals[:SHOWN], made.even):
         name, sizes, seeds = item.design
-        widths = ("-", "-") if made.goal == "offset" else (f"{item.width:.4g}", f"{item.ratio:.2f}")
+        widths = ("-", "-") if made.goal == "offset" else (f"{item.width:.4g}", f"{item.ratio:.3g}")
         shares = (f"{item.settled:.0%}", f"{item.wrongly:.1%}")
         rows.append((name, f"{len(sizes)} x {seeds}", f"{item.seconds:.5g}", *widths, *shares))
     print_table(header, rows, drop=("width", "wrongly", "cost"))

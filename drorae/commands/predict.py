@@ -171,24 +171,26 @@ def _numbers(flag: str, words: Sequence[str]) -> list[float]:
 
 
 def _forecast_text(found: Analysis, made: Forecast) -> str:
+    from analysis.laws.digits import between, significant
+
     names = found.selection
     head = f"{names.y_name} at {names.x_name} = {made.x:.4g}"
     if made.decades_beyond:
-        head += f", {made.decades_beyond:.2f} decades beyond the data"
+        head += f", {made.decades_beyond:.3g} decades beyond the data"
     if not made.trusted:
         head += " [EXTRAPOLATED beyond the trusted horizon]"
     what = "a new run" if made.seeds == 1 else f"the mean of {made.seeds:g} new runs"
     lines = [
         head,
-        f"  95% envelope of {what}{found.draws.here}: {made.of_run.low:.4g} .. {made.of_run.high:.4g}; "
-        f"of the law: {made.of_law.low:.4g} .. {made.of_law.high:.4g}",
+        f"  95% envelope of {what}{found.draws.here}: {between(*made.of_run)}; of the law: {between(*made.of_law)}",
     ]
     if made.on_new_images is not None:
-        lines.append(f"  on new evaluation images: {made.on_new_images.low:.4g} .. {made.on_new_images.high:.4g}")
+        lines.append(f"  on new evaluation images: {between(*made.on_new_images)}")
     if made.on_new_decoders is not None:
-        lines.append(f"  from a new decoder: {made.on_new_decoders.low:.4g} .. {made.on_new_decoders.high:.4g}")
+        lines.append(f"  from a new decoder: {between(*made.on_new_decoders)}")
     for item in made.laws:
-        lines.append(f"  {item.law}: {item.value:.4g}, {what} {item.of_run.low:.4g} .. {item.of_run.high:.4g}")
+        low, high = item.of_run
+        lines.append(f"  {item.law}: {significant(item.value, high - low)}, {what} {between(low, high)}")
     return "\n".join([*lines, _trusted(found)])
 
 
@@ -203,5 +205,7 @@ def _reach_text(found: Analysis, item: Reach) -> str:
 
 
 def _trusted(found: Analysis) -> str:
+    from analysis.laws.digits import between
+
     limits = found.horizon
-    return f"  trusted: {limits.low:.4g} .. {limits.high:.4g} ({limits.rule})"
+    return f"  trusted: {between(limits.low, limits.high)} ({limits.rule})"

@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, stats
 from tables import codes, fit
 
-from analysis.laws.noise import replication
+from analysis.laws.noise import Replication, Uncertainty, replication
 
 
 def _runs(
@@ -87,3 +87,37 @@ def test_residuals_over_seeds_is_the_textbook_f_and_its_small_side_is_a_note() -
 def test_without_seeds_that_scatter_there_is_nothing_to_know(seeds: int) -> None:
     y = np.repeat(np.arange(6.0), seeds)
     assert replication(10.0 ** np.arange(6), y, np.repeat(np.arange(6), seeds)) is None
+
+
+def test_small_products_are_those_of_the_whole_residual_form() -> None:
+    """Against the n by n matrices that the formulas are written in."""
+    rng = np.random.default_rng(8)
+    n = 9
+    gradient, weights = rng.normal(size=(n, 3)) * [1, 1e4, 1e-3], rng.uniform(0.3, 2, n)
+    runs = rng.integers(1, 5, n).astype(float)
+    design = np.column_stack([np.ones(n), np.linspace(-1, 1, n)])
+    covariance = np.array([[0.2, 0.03], [0.03, 0.4]])
+    seeds = Replication(runs, design, np.array([-2.0, 0.7]), covariance, 0.0, 0.01)
+    root, v = np.sqrt(weights), seeds.of_means
+    unit = gradient * root[:, None]
+    form = root[:, None] * (np.eye(n) - unit @ np.linalg.pinv(unit, rcond=1e-12)) * root
+    implied = np.trace(form @ np.diag(v))
+    rows = rng.normal(size=(4, 3)) * [1, 1e4, 1e-3]
+    means = rows @ np.linalg.pinv(unit, rcond=1e-12) * root
+    for rss in (implied, 5 * implied):
+        found = Uncertainty(gradient, weights, float(rss), seeds)
+        f, (first, second) = found.homogeneity
+        assert f == pytest.approx(rss / implied, rel=1e-9)
+        assert first == pytest.approx(implied**2 / np.trace(form @ np.diag(v) @ form @ np.diag(v)), rel=1e-9)
+        slope = design.T @ (np.diag(form) * v)
+        assert second == pytest.approx(2 * implied**2 / (slope @ covariance @ slope), rel=1e-9)
+    tau2 = (rss - implied) / np.trace(form)
+    margin = found.margin(rows)
+    np.testing.assert_allclose(margin.law, (means**2 * (tau2 + v)).sum(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(margin.unit, (means**2 / weights).sum(axis=1), rtol=1e-9)
+    scatter = np.diag(tau2 + v)
+    factor = (means**2).sum(axis=1) / np.trace(form)
+    by_theta = ((means**2 - factor[:, None] * np.diag(form)) * v) @ design
+    spread = factor**2 * 2 * np.trace(form @ scatter @ form @ scatter)
+    spread += np.einsum("mk,kl,ml->m", by_theta, covariance, by_theta)
+    np.testing.assert_allclose(margin.dof, 2 * margin.law**2 / spread, rtol=1e-9)

@@ -12,6 +12,7 @@ from matplotlib.collections import PathCollection
 from tables import fit, replicated, sweep
 
 from analysis.inference.analysis import analyse
+from analysis.inference.asked import Asking
 from analysis.inference.axes import analyse_axes
 from analysis.report.figures import (
     LEVELS,
@@ -191,3 +192,29 @@ def test_lines_of_a_second_axis_are_few_whatever_its_values(levels: int) -> None
     assert (labels[0], labels[-1]) == ("depth 1", "depth 12")
     (points,) = (item for item in left.collections if isinstance(item, PathCollection))
     assert len(points.get_offsets()) == found.sample.n, "every configuration is drawn"
+
+
+@pytest.mark.parametrize(
+    ("asking", "name"),
+    [
+        ("log-linear", ""),
+        (Asking("power-offset"), " about power-offset"),
+        (Asking("log-quadratic"), " about log-quadratic"),
+        (Asking("power", "huber", resamples=100), " about power"),
+        (Asking("log-linear", "huber", resamples=100), " about log-linear"),
+    ],
+)
+def test_residuals_are_about_the_law_asked_for(asking: str | Asking, name: str, tmp_path: Path) -> None:
+    x = np.geomspace(1e6, 1e9, 10)
+    y = 0.3 + 40 * x**-0.35 + 0.005 * np.cos(np.arange(10.0) ** 2)
+    found = analyse(pd.DataFrame({"params": x, "rfid": y}), "params", "rfid", asking)
+    axes = residual_figure([found]).axes[0]
+    points = np.concatenate([item.get_offsets() for item in axes.collections if isinstance(item, PathCollection)])
+    law = found.line.curve if asking == "log-linear" else found.leading
+    np.testing.assert_allclose(points[:, 1], y - law.value(x), rtol=0, atol=1e-12)
+    assert axes.get_ylabel() == f"residual{name}, rFID"
+    write_report([found], tmp_path, "t")
+    table = pd.read_csv(tmp_path / "law.csv")
+    np.testing.assert_allclose(table["residual"], y - law.value(x), rtol=0, atol=1e-9)
+    below = f"Run minus {law.name if name else 'line'}; shaded"
+    assert below in (tmp_path / "report.html").read_text()
