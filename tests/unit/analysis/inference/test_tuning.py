@@ -54,7 +54,9 @@ def test_best_against_fixed_by_size_on_seeds_nothing_was_chosen_by() -> None:
     sign = 1 if (slopes.a, slopes.b) == ("best", "fixed") else -1
     assert sign * slopes.difference == pytest.approx(line.slope)
     half = stats.t.ppf(0.975, len(sizes) - 2) * line.stderr
-    assert slopes.ci95[1] - slopes.ci95[0] == pytest.approx(2 * half)
+    # The gains bend, which six of them cannot tell from a scatter that changes with size: then intervals are wider.
+    assert any(item.code == "unequal-scatter" for item in found.comparison.cautions)
+    assert slopes.ci95[0] < slopes.difference - half and slopes.difference + half < slopes.ci95[1]
     assert any(item.verdict == "supported" for item in found.comparison.verdicts)
 
 
