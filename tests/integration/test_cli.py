@@ -92,7 +92,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("fit PAPER", "at least one metric"),
     ("fit PAPER --y rfod", "did you mean rfid"),
     ("fit PAPER --x weights --y rfid", "no such column"),
-    ("fit PAPER --y rfid --law cubic", "invalid choice 'cubic'"),
+    ("fit PAPER --y rfid --law cubic", "cubic: no such law; laws: log-linear"),
     ("fit PAPER --y rfid --include some", "no such status"),
     ("fit PAPER --y rfid --track", "mlflow:EXPERIMENT"),
     ("fit PAPER --y rfid --out broken.json", "broken.json"),

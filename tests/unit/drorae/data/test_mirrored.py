@@ -57,7 +57,7 @@ class Patches(nn.Module):
         self.decoder = nn.Module()
         self.decoder.embed = nn.Linear(1, 1)
         self.fusion = nn.Module()
-        self.fusion.num_layers = 1
+        self.fusion.num_layers = self.fusion.reads = 1
 
     def forward(self, crops: torch.Tensor) -> LayerFeatures:
         tokens = nn.functional.avg_pool2d(crops, 4).flatten(2).transpose(1, 2)

@@ -249,8 +249,8 @@ def test_a_trial_s_own_arithmetic_is_that_of_its_phases_whatever_the_machine(sec
     config = override(override(PRESETS["quickstart"], "phase2.epochs", second), "phase3.epochs", third)
     shape, images = EncoderShape(12, 384, 14), 1000
     per_image = {
-        phase: sum(flops_per_image(config, shape, phase, online=False, recompute=False).values())
-        for phase in ("phase2", "phase3")
+        phase.name: sum(flops_per_image(config, shape, phase, online=False, recompute=False).values())
+        for phase in config.phases[1:]
     }
     seen = {"phase2": second * (images // config.phase2.batch_size) * config.phase2.batch_size}
     seen["phase3"] = third * (images // config.phase3.batch_size) * config.phase3.batch_size
