@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.inference.designs import holm
+
 NAMED = 7
 """Rows of a table whose pairs in another order than the published are named one by one."""
 
@@ -129,11 +131,7 @@ def _told_apart(pairs: Sequence[tuple[str, str]], cells: Mapping[str, Cell]) -> 
             p_values.append(0.0 if first.mean() != second.mean() else 1.0)
         else:
             p_values.append(float(stats.ttest_ind(first, second, equal_var=False).pvalue))
-    found, open_ = dict.fromkeys(pairs, False), True
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        open_ = open_ and p_values[index] <= 0.05 / (len(pairs) - rank)
-        found[pairs[index]] = open_
-    return found
+    return {pair: bool(p <= 0.05) for pair, p in zip(pairs, holm(p_values), strict=True)}
 
 
 def reproduce(

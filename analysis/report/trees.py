@@ -180,6 +180,18 @@ def reach_tree(found: Reach) -> dict[str, Any]:
     return finite({name: getattr(found, name) for name in ("target", "bounded", "trusted")} | {"laws": laws})
 
 
+def joint_head(found: JointAnalysis) -> dict[str, Any]:
+    """Returns what every JSON object of two axes begins with: version, x, and, y, n, n_configurations."""
+    return {
+        "version": VERSION,
+        "x": found.x_name,
+        "and": found.second_name,
+        "y": found.y_name,
+        "n": len(found.selection.x),
+        "n_configurations": found.sample.n,
+    }
+
+
 def joint_tree(found: JointAnalysis, law: JointLaw | None = None, bought: Bought | None = None) -> dict[str, Any]:
     """Returns a metric against two axes and what compute buys, as `drorae fit --and --json` prints it.
 
@@ -189,12 +201,7 @@ def joint_tree(found: JointAnalysis, law: JointLaw | None = None, bought: Bought
     second_exponent, optima) and isoflop (levels, exponent).
     """
     tree = {
-        "version": VERSION,
-        "x": found.x_name,
-        "and": found.second_name,
-        "y": found.y_name,
-        "n": len(found.selection.x),
-        "n_configurations": found.sample.n,
+        **joint_head(found),
         "preferred": found.preferred.name,
         "asked": None if law is None else asked_tree(law.asked),
         "laws": [law_tree(fit, found.delta(fit)) for fit in found.fits],

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from drorae.commands.source import SizeOptions
 
 
+def of_runs(seeds: float) -> str:
+    """Says what an interval is of: a new run, or the mean of several."""
+    return "a new run" if seeds == 1 else f"the mean of {seeds:g} new runs"
+
+
 def sizes_of_pairs(flag: str, groups: Sequence[Sequence[str]]) -> list[tuple[float, float]]:
     """Returns the two sizes of every use of an option.
 
@@ -70,7 +75,7 @@ def predict_pairs(
     """Prints what laws of metric `y` on two axes say of the pairs asked for."""
     from analysis.inference.axes import analyse_axes
     from analysis.inference.surface import forecast_pair
-    from analysis.report.trees import VERSION, finite, remarks
+    from analysis.report.trees import finite, joint_head, remarks
 
     if not pairs:
         raise UserError("nothing to predict: expected --at SIZE SECOND")
@@ -78,12 +83,7 @@ def predict_pairs(
         found = analyse_axes(options.read_all([options.x, second.partition(":")[0], y]), options.x, second, y)
         made = [forecast_pair(found, pair, extrapolate, seeds) for pair in pairs]
     tree = {
-        "version": VERSION,
-        "x": found.x_name,
-        "and": found.second_name,
-        "y": found.y_name,
-        "n": len(found.selection.x),
-        "n_configurations": found.sample.n,
+        **joint_head(found),
         "predictions": [_tree(item) for item in made],
         "verdicts": [item._asdict() for item in found.verdicts],
         **remarks(found),
@@ -110,7 +110,7 @@ def _text(found: JointAnalysis, made: PairForecast) -> str:
         head += f", {made.beyond:.2f} decades beyond the pairs measured"
     if not made.trusted:
         head += " [EXTRAPOLATED beyond the trusted pairs]"
-    what = "a new run" if made.seeds == 1 else f"the mean of {made.seeds:g} new runs"
+    what = of_runs(made.seeds)
     lines = [
         head,
         f"  95% envelope of {what}: {made.of_run.low:.4g} .. {made.of_run.high:.4g}; "

@@ -123,16 +123,11 @@ def pair_points(plan: PairPlan) -> list[dict[str, Any]] | None:
 
 def pair_tree(plan: PairPlan, counted: bool) -> dict[str, Any]:
     """Returns the plan as plain values; `counted`: whether runs are counted, and none has a cost of its own."""
-    from analysis.report.trees import VERSION, remarks
+    from analysis.report.trees import joint_head, remarks
 
     found, made = plan.found, plan.made
     return {
-        "version": VERSION,
-        "x": found.x_name,
-        "and": found.second_name,
-        "y": found.y_name,
-        "n": len(found.selection.x),
-        "n_configurations": found.sample.n,
+        **joint_head(found),
         "goal": made.goal,
         "law": made.law,
         "at": made.at,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from drorae.commands.options import Count, Law, Words, flat, option, write_new
-from drorae.commands.pairs import predict_pairs, sizes_of_pairs
+from drorae.commands.pairs import of_runs, predict_pairs, sizes_of_pairs
 from drorae.commands.record import as_registered, origin_of, register_name
 from drorae.commands.source import SizeOptions
 from drorae.commands.terminal import say, working
@@ -179,7 +179,7 @@ def _forecast_text(found: Analysis, made: Forecast) -> str:
         head += f", {made.decades_beyond:.3g} decades beyond the data"
     if not made.trusted:
         head += " [EXTRAPOLATED beyond the trusted horizon]"
-    what = "a new run" if made.seeds == 1 else f"the mean of {made.seeds:g} new runs"
+    what = of_runs(made.seeds)
     lines = [
         head,
         f"  95% envelope of {what}{found.draws.here}: {between(*made.of_run)}; of the law: {between(*made.of_law)}",

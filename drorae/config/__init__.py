@@ -16,6 +16,7 @@ from drorae.config.identity import is_moved as is_moved
 from drorae.config.identity import phase1_key as phase1_key
 from drorae.config.identity import relocated as relocated
 from drorae.config.identity import shared_key as shared_key
+from drorae.config.phases import UNTRAINED as UNTRAINED
 from drorae.config.phases import WITHOUT_WEIGHTS as WITHOUT_WEIGHTS
 from drorae.config.phases import Module as Module
 from drorae.config.phases import Phase as Phase

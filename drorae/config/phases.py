@@ -59,6 +59,10 @@ class PhaseConfig(Checked):
     pretrained weights)."""
 
 
+UNTRAINED = PhaseConfig(epochs=0)
+"""A phase that is left out."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """One phase, as a config declares it."""

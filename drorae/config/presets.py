@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from drorae.config.phases import PhaseConfig
+from drorae.config.phases import UNTRAINED, PhaseConfig
 from drorae.config.schema import (
     DecoderConfig,
     DiscriminatorConfig,
@@ -43,7 +43,6 @@ PUBLISHED_LOSS = ObjectiveConfig(perceptual="lpips_vgg", perceptual_weight=1.0, 
 PUBLISHED_METRICS = EvaluationConfig(
     ("inception", "dinov2", "effnet"), dinov2_size=224, effnet_size=224, quantise="truncate", lpips="vgg"
 )
-NONE = PhaseConfig(0)
 """A phase that is left out."""
 
 
@@ -70,8 +69,8 @@ def _rae() -> TrialConfig:
         discriminator=RAE_DISCRIMINATOR,
         # 1,281,167 images in whole batches of 512.
         phase1=_rae_phase(512, 2502),
-        phase2=NONE,
-        phase3=NONE,
+        phase2=UNTRAINED,
+        phase3=UNTRAINED,
         evaluation=PUBLISHED_METRICS,
     )
 
@@ -97,7 +96,7 @@ def _hirae() -> TrialConfig:
         fusion=FusionConfig(variant="hirae", expert_hidden_dim=4096),
         # It says nothing of the output; this is RAEv2's, which it is compared with on the same encoder.
         decoder=replace(DECODERS["XL"], init="linear", output="none"),
-        phase1=NONE,
+        phase1=UNTRAINED,
         # 1,281,167 images in whole batches of 128.
         phase2=replace(_rae_phase(128, 10009), trains=("fusion", "decoder"), start="fresh"),
     )

@@ -76,14 +76,19 @@ def observe(tokenizer: Tokenizer, layers: Tensor) -> Observation:
     return Observation(tokenizer.base(layers), output.fused, output.latent, output.weights, outputs, output.logits)
 
 
+def _luma(images: Tensor) -> Tensor:
+    """Images uint8 [B, 3, H, W] -> float64 [B, H, W], on the scale 0 to 255."""
+    weights = torch.tensor(LUMA, dtype=torch.float64, device=images.device)
+    return torch.einsum("bchw,c->bhw", images.double(), weights)
+
+
 def log_spectrum(images: Tensor) -> Tensor:
     """Images uint8 [B, 3, H, W] -> float64 [B, H, W]: ln(1 + |FFT2(luma)|), the zero frequency in the middle.
 
     The paper shows "2D FFT log-magnitude spectra" (Fig. 6) and no more; luma on the scale 0 to 255, the natural
     logarithm and the 1 that keeps empty frequencies finite are chosen here.
     """
-    luma = torch.einsum("bchw,c->bhw", images.double(), torch.tensor(LUMA, dtype=torch.float64, device=images.device))
-    return torch.log1p(torch.fft.fftshift(torch.fft.fft2(luma), dim=(-2, -1)).abs())
+    return torch.log1p(torch.fft.fftshift(torch.fft.fft2(_luma(images)), dim=(-2, -1)).abs())
 
 
 def spectrum_difference(reconstruction: Tensor, original: Tensor) -> Tensor:
@@ -149,8 +154,7 @@ def image_gradients(images: Tensor, grid: int) -> Tensor:
 
     Magnitudes of central differences, on the scale 0 to 255. The paper's "image gradients" (Fig. 7) are not defined.
     """
-    luma = torch.einsum("bchw,c->bhw", images.double(), torch.tensor(LUMA, dtype=torch.float64, device=images.device))
-    down, right = torch.gradient(luma, dim=(1, 2))
+    down, right = torch.gradient(_luma(images), dim=(1, 2))
     return F.adaptive_avg_pool2d(torch.hypot(down, right)[:, None], grid).flatten(1)
 
 

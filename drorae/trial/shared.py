@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drorae.config import PhaseConfig, Runtime, TrialConfig, canonical_json, config_hash, identity, shared_key, to_dict
+from drorae.config import (
+    UNTRAINED,
+    Runtime,
+    TrialConfig,
+    canonical_json,
+    config_hash,
+    identity,
+    shared_key,
+    to_dict,
+)
 from drorae.data.crops import Images, evaluation_crop
 from drorae.data.features import Features, Note, open_features
 from drorae.data.images import load_images
@@ -45,7 +54,6 @@ from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.trial.folder import DECODER, HEADS, SKIPPED
 from drorae.trial.heads import keep_heads
 
-UNTRAINED = PhaseConfig(epochs=0)
 JUDGED = 16
 """Images that a released decoder paints to show whether `decoder.output` is the right one."""
 DECODER_REMEDY = "put that one back, or rename what is there and make it with the threads and the device of then"
