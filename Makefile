@@ -10,7 +10,7 @@ STAMP := $(VENV)/.made
 help:
 	@echo "make quickstart  photographs to a fitted scaling law (about ten minutes on 2 cores)"
 	@echo "make smoke       the same at toy size, about a minute on 2 cores"
-	@echo "make test        the tests (about 15 minutes on 2 cores)"
+	@echo "make test        the tests (about 20 minutes on 2 cores)"
 	@echo "make test-fast   the unit tests that take no time (under two minutes)"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation, into site/"
@@ -19,7 +19,7 @@ help:
 	@echo "make gpu-check   every module on a CUDA device against float64 on the CPU, speed and memory of every preset"
 	@echo "make stack-check the services of docker/ without Docker, and a sweep through them (needs PostgreSQL)"
 	@echo "make drill       sweeps whose workers, nodes, drivers and servers are killed, stopped and moved, 5 times (about 40 minutes)"
-	@echo "make coverage    how often 95% intervals hold, simulated, into results/coverage (about 15 minutes)"
+	@echo "make coverage    how often 95% intervals hold, simulated, into results/coverage (about 20 minutes)"
 	@echo "make setup       only the virtual environment"
 	@echo "make clean       remove the virtual environment and tool caches; runs/ stays"
 
