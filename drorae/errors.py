@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
 from drorae.redaction import redact
 
 
@@ -28,6 +33,23 @@ class ClusterLostError(Exception):
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, without credentials; its type where it says nothing."""
     return " ".join(redact(str(error)).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def notices_to(hear: Callable[[Warning], None]) -> Iterator[None]:
+    """Sends every `Notice` to `hear` meanwhile; other warnings go where they always do."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if isinstance(message, Notice):
+            hear(message)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = show
+        yield
 
 
 def printable(name: str) -> str:

@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from drorae.config import DECODERS, PRESETS, override
+from drorae.config import DECODERS, PRESETS, FusionConfig, ImagesConfig, ProbeConfig, TrialConfig
 from sweeps.spec import Axis, SweepSpec
 
 TO_PHASE_2 = replace(PRESETS["paper"], phase3=replace(PRESETS["paper"].phase3, epochs=0))
 """The published setting without the decoder's fine-tuning: every number of the paper's Tables 3, 8 and 9 is after phase
 2."""
-ON_LATENTS = override(
-    override(override(PRESETS["quickstart"], "fusion.expert_hidden_dim", 64), "phase3.lr", 1e-3), "probe.steps", 300
+ON_LATENTS = TrialConfig(
+    images=ImagesConfig(train_images=2000, val_images=800),
+    fusion=FusionConfig(expert_hidden_dim=64),
+    probe=ProbeConfig(steps=300),
 )
-"""The quickstart with one capacity, and with the probe, which says how well a diffusion model learns the latents."""
+"""Photographs at 32 px with one capacity, and the probe, which says how well a diffusion model learns the latents."""
 CAPACITIES = Axis("capacity", (128, 256, 512, 1024, 2048, 3072, 4096, 6144))
 """Of the paper."""
 
 
+PACKED: Mapping[str, int] = types.MappingProxyType({"quickstart": 6})
+"""Trials of a preset that train phase 2 together where nobody says how many (`--pack`)."""
 STRATEGIES: tuple[dict[str, Any], ...] = (
     # As published (arXiv 2605.10780, Sec. 3.3): the fusion before the frozen decoder, then the decoder.
     {"phase2.epochs": 6, "phase3.epochs": 6},
@@ -33,7 +37,7 @@ STRATEGIES: tuple[dict[str, Any], ...] = (
     # The encoder and the decoder (the paper's Table 4), without fusion; 1e-3 would soon destroy a pretrained encoder.
     {"phase2.epochs": 12, "phase2.trains": "decoder,encoder", "phase2.lr": 1e-4, "fusion.variant": "last"},
 )
-"""Lists of phases at the quickstart's size, of the same number of epochs after its phase 1."""
+"""Lists of phases, of the same number of epochs after phase 1."""
 
 
 def _fusions(plain: tuple[str, ...], incremental: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
@@ -55,9 +59,12 @@ SWEEPS: Mapping[str, SweepSpec] = types.MappingProxyType(
             SweepSpec(
                 "quickstart",
                 PRESETS["quickstart"],
-                (Axis("capacity", (8, 32, 64, 128, 256, 512)), Axis("seed", (0, 1))),
+                # 1.5 decades of fusion parameters. LayerNorm leaves an expert of h = 1 or 2 next to nothing to say, and
+                # with fewer than six sizes AICc excludes laws of three parameters, such as one that levels off.
+                (Axis("capacity", (4, 7, 12, 40, 120, 360)), Axis("seed", (0, 1)), Axis("decoder.seed", (0, 1))),
+                check_convergence=True,
             ),
-            SweepSpec("smoke", PRESETS["smoke"], (Axis("capacity", (4, 16, 64, 256)),)),
+            SweepSpec("smoke", PRESETS["smoke"], (Axis("capacity", (4, 16, 64, 256)),), check_convergence=True),
             # The two scaling axes of arXiv 2605.10780, Tables 8 and 9, and the rows of its Table 3.
             SweepSpec("capacity", TO_PHASE_2, (CAPACITIES,)),
             SweepSpec("layers", TO_PHASE_2, (Axis("layers", tuple(range(1, 13))),)),

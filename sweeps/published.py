@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from drorae.config import PRESETS, Scale, TrialConfig, override
+from drorae.machine.precision import settled
 from drorae.metrics.registry import measure_of
 from sweeps.spec import Axis, SweepSpec
 
@@ -63,7 +64,7 @@ def _by_width(at: Scale, h: int) -> int:
 
 def base(at: Scale) -> TrialConfig:
     """Returns the paper's default trial at a size, through phase 2."""
-    config = override(PRESETS[at], "fusion.expert_hidden_dim", OWN_WIDTHS[at])
+    config = settled(override(PRESETS[at], "fusion.expert_hidden_dim", OWN_WIDTHS[at]))
     return replace(config, phase3=replace(config.phase3, epochs=0))
 
 

@@ -19,7 +19,7 @@ class Share:
     gpus: float = 0.0
     """A fraction shares a GPU with other trials."""
     processes: int = 1
-    """Processes that train it together (DDP), each with an equal part of the CPUs and GPUs."""
+    """Processes that train it together, each with an equal part of the CPUs and GPUs."""
 
     def one(self) -> dict[str, float]:
         """What one process of the trial asks of Ray."""

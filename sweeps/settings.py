@@ -41,6 +41,10 @@ class Settings:
     prepare: str
     pruner: str = "none"
     stall_minutes: float = 0.0
+    pack: int = 0
+    """Phase 2 of up to so many trials is trained together by one worker (`sweeps.packs`); below 2: of each alone."""
+    until: str = ""
+    """The verdict that ends the sweep once it is decided (`sweeps.driver.until`); empty: all trials are run."""
 
     def check(self) -> None:
         """Raises UserError for numbers that make no sense."""
@@ -48,6 +52,8 @@ class Settings:
             raise UserError(f"max_failures: expected 0 or more, got {self.max_failures}")
         if self.budget_hours < 0:
             raise UserError(f"budget_hours: expected 0 (no limit) or more, got {self.budget_hours:g}")
+        if self.pack < 0:
+            raise UserError(f"pack: expected trials to train together, or 0 (each alone), got {self.pack}")
         if not 0 <= self.stall_minutes < math.inf:
             raise UserError(f"stall_minutes: expected 0 (by each trial's pace) or minutes, got {self.stall_minutes:g}")
         if self.pruner not in PRUNERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from drorae.config import AUTO, LOCATIONS, TrialConfig, config_hash, flatten, from_dict, override, to_dict
 from drorae.errors import UserError, shorten
 from drorae.machine.needs import check_encoder
+from drorae.machine.precision import settled
 from drorae.metrics.registry import METRICS
 from drorae.storage.files import LONGEST_NAME
 
@@ -93,13 +95,22 @@ class SweepSpec:
     """Explicit points: each sets some fields; empty means one point that sets none."""
     search: Search | None = None
     """Varied by Optuna within every combination."""
+    check_convergence: bool = False
+    """Also run the smallest and the largest size for twice the epochs (`sweeps.checks`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         axes = [dataclasses.asdict(axis) for axis in self.axes]
-        tree = {"name": self.name, "base": to_dict(self.base), "axes": axes, "listed": list(self.listed)}
+        tree: dict[str, Any] = {
+            "name": self.name,
+            "base": to_dict(self.base),
+            "axes": axes,
+            "listed": list(self.listed),
+        }
         if self.search is not None:
             tree["search"] = dataclasses.asdict(self.search)
+        if self.check_convergence:
+            tree["check_convergence"] = True
         return dict(json.loads(json.dumps(tree)))
 
     @staticmethod
@@ -117,9 +128,16 @@ class SweepSpec:
                 known = dict(tree["search"])
                 ranges = tuple(Range(**item | {"values": tuple(item["values"])}) for item in known.pop("ranges"))
                 search = Search(ranges, tuple(known.pop("objectives")), **known)
-            return SweepSpec(str(tree["name"]), from_dict(TrialConfig, tree["base"]), axes, listed, search)
+            checked = bool(tree.get("check_convergence"))
+            return SweepSpec(str(tree["name"]), from_dict(TrialConfig, tree["base"]), axes, listed, search, checked)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"not a sweep ({error!r}); expected the sweep.json that a sweep wrote") from None
+
+
+@functools.cache
+def _fields() -> frozenset[str]:
+    """Dotted names of all of a config's fields; a sweep asks for them several times a trial."""
+    return frozenset(flatten(TrialConfig()))
 
 
 def field_name(name: str) -> str:
@@ -129,9 +147,8 @@ def field_name(name: str) -> str:
         UserError: no such field, or a group of fields.
     """
     dotted = ALIASES.get(name, name)
-    known = flatten(TrialConfig())
-    if dotted not in known:
-        inner = sorted(item for item in known if item.startswith(f"{dotted}."))
+    if dotted not in _fields():
+        inner = sorted(item for item in _fields() if item.startswith(f"{dotted}."))
         hint = ", ".join(inner) if inner else f"{', '.join(ALIASES)}, or a config field such as phase2.epochs"
         raise UserError(f"{name}: not something a sweep can vary; expected one of {hint}")
     return dotted
@@ -176,6 +193,8 @@ def set_field(config: TrialConfig, name: str, value: Any) -> TrialConfig:
 def expand(spec: SweepSpec) -> list[TrialConfig]:
     """The sweep's trials, in the order of its axes (the last varies fastest), each config once.
 
+    A precision of `auto` is what this machine settles it to.
+
     Raises:
         UserError: an unusable name, an axis given twice or without values, or a value its field cannot take.
     """
@@ -198,7 +217,7 @@ def expand(spec: SweepSpec) -> list[TrialConfig]:
             config = spec.base
             for name, value in [*zip((axis.name for axis in spec.axes), values, strict=True), *point.items()]:
                 config = set_field(config, name, value)
-            config = labelled(config, spec)
+            config = settled(labelled(config, spec))
             config.check()
             check_encoder(config)
             trials.setdefault(config_hash(config), config)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from records import empty_records
 
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.storage.remote import Remote
@@ -33,6 +34,12 @@ def cache_dir(own_environment: None) -> Path:
     folder = Path(os.environ["DRORAE_CACHE"])
     dinov2_offline_path(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def new_store() -> Callable[[Path], str]:
+    """Puts an MLflow store without runs into a folder, and returns its URI."""
+    return lambda folder: f"sqlite:///{empty_records(folder)}"
 
 
 @pytest.fixture(scope="module")

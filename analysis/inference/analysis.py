@@ -12,8 +12,10 @@ import pandas as pd
 from analysis.inference.asked import LINES, AskedLaw, Asking, ask_law, form_verdict
 from analysis.inference.cautions import Caution, cautions, few_for_aicc, fit_flags
 from analysis.inference.chosen import heed_choice, join_forecasts, join_reaches
+from analysis.inference.convergence import Convergence, converged, convergence
 from analysis.inference.draws import Draws
 from analysis.inference.evidence import CANDIDATES, BackTest, Horizon, LawComparison, compare_laws
+from analysis.inference.gains import TrialGains, fusion_helps, trial_gains
 from analysis.inference.predict import Forecast, Reach, forecast, reach
 from analysis.inference.verdicts import Verdict, verdicts
 from analysis.laws.bootstrap import Progress
@@ -57,7 +59,7 @@ class Analysis:
     @cached_property
     def _line_verdicts(self) -> tuple[Verdict, ...]:
         own = verdicts(self.comparison.judge, self.line.law, self.draws.deciding)
-        return own if self.unflattered is None else heed_choice(own, self.unflattered.verdicts)
+        return own if self.unflattered is None else heed_choice(own, self.unflattered.law_verdicts)
 
     @cached_property
     def unflattered(self) -> Analysis | None:
@@ -68,16 +70,47 @@ class Analysis:
         return Analysis(fit_line(plain, self.line.law, self.line.unit))
 
     @cached_property
+    def gains(self) -> TrialGains | None:
+        """The runs' gains over no fusion; None where the table has none."""
+        return trial_gains(self.selection)
+
+    @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
+        """What the data say of the law (`law_verdicts`), of its trials having converged, and of whether fusion helps.
+
+        The last two as far as the table has what they are decided by.
+        """
+        more = (self.converged, fusion_helps(self.selection))
+        return (*self.law_verdicts, *(item for item in more if item is not None))
+
+    @cached_property
+    def law_verdicts(self) -> tuple[Verdict, ...]:
         """What the data say of the law asked for, of a trend, of saturation, and of their own largest sizes."""
         if self.asked is None or self.asked.asking.law in LINES:
             return self._line_verdicts
         return (form_verdict(self.asked, self.comparison.fits), *self._line_verdicts)
 
+    @cached_property
+    def convergence(self) -> Convergence | None:
+        """How far twice the steps move the law; None where no trial checks it."""
+        return convergence(self.line, self.leading)
+
+    @cached_property
+    def converged(self) -> Verdict | None:
+        """Whether the law would be the same of longer trials; None where no trial checks it."""
+        return None if self.convergence is None else converged(self.convergence, self.selection.y_name)
+
+    @property
+    def not_converged(self) -> str:
+        """What a headline says of a law that longer trials would move; empty of any other."""
+        if self.convergence is None or self.converged is None or self.converged.verdict != "not supported":
+            return ""
+        return f"not converged: {self.convergence.text}"
+
     @property
     def rejected(self) -> bool:
         """Whether the points speak against the law that was asked for: the line, unless another was."""
-        return bool(self.verdicts) and self.verdicts[0].verdict == "not supported"
+        return bool(self.law_verdicts) and self.law_verdicts[0].verdict == "not supported"
 
     @property
     def line_rejected(self) -> bool:

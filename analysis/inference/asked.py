@@ -210,7 +210,7 @@ def joint_lines(law: JointLaw | None) -> list[str]:
     if law is None:
         return []
     asked, verdict = law
-    return [*asked.lines(asked.sample.y_name, verdict.verdict == "not supported"), *verdict.lines()]
+    return [*asked.lines(asked.sample.y_said, verdict.verdict == "not supported"), *verdict.lines()]
 
 
 @judged_at(f"5% for trend and lack of fit; rival laws {PLAUSIBLE:g} AICc")
@@ -224,7 +224,7 @@ def form_verdict(asked: AskedLaw, rivals: Sequence[CurveFit]) -> Verdict:
     rivals: the other laws by least squares.
     """
     sample, form = asked.sample, asked.fit.form
-    claim = f"{form.name}: {sample.y_name} follows {form.formula}"
+    claim = f"{form.name}: {sample.y_said} follows {form.formula}"
     own = asked.fit if asked.asking.method == "ls" else sample.fit(form)
     others = sorted((fit for fit in rivals if fit.form.terms is not form.terms), key=lambda fit: fit.aicc)
     finite = bool(others) and np.isfinite(others[0].aicc) and np.isfinite(own.aicc)

@@ -13,6 +13,7 @@ from scipy import stats
 
 from analysis.inference.cautions import Caution, fit_flags, size_cautions
 from analysis.inference.evidence import PLAUSIBLE, said_behind
+from analysis.inference.gains import fusion_helps
 from analysis.inference.verdicts import Verdict, judged_at
 from analysis.laws.curves import CurveFit
 from analysis.laws.forms import FORMS
@@ -143,18 +144,20 @@ class JointAnalysis:
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """What the data say of each axis, of their interaction and of the form."""
+        """What the data say of each axis, of their interaction and of the form; with gains, of whether fusion helps."""
         second, x, *crossed = self.tests
+        helps = fusion_helps(self.selection)
         return (
             self._axis_verdict(second, self.family.of_second, self.second_name),
             self._axis_verdict(x, self.family.of_first, self.x_name),
             self._additive_verdict(*crossed),
             self._form_verdict(),
+            *([] if helps is None else [helps]),
         )
 
     @judged_at("5%, F test")
     def _axis_verdict(self, test: FTest, name: str, axis: str) -> Verdict:
-        claim = f"{test.what}: {self.y_name} depends on it where the other axis is held"
+        claim = f"{test.what}: {self.sample.y_said} depends on it where the other axis is held"
         ends = parameter_intervals(self.additive)[name]
         unit = "unit" if axis == self.second_name and self.additive.name == "plane" else "decade"
         what = f"exponent of {axis}" if self.additive.form.curved else f"per {unit} of {axis}"
@@ -212,8 +215,8 @@ class JointAnalysis:
     def text(self) -> str:
         """Plain lines for a terminal."""
         lines = [
-            f"{self.y_name} against {self.x_name} (P) and {self.second_name} (L): {self.sample.n} configurations, "
-            f"{len(self.selection.x)} runs",
+            f"{self.sample.y_said} against {self.x_name} (P) and {self.second_name} (L): "
+            f"{self.sample.n} configurations, {len(self.selection.x)} runs",
             f"  tested in: {self.additive.form.formula}",
         ]
         for name, formula, values, r2, delta in self.rows():

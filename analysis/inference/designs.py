@@ -121,6 +121,11 @@ class DesignComparison:
     """Configurations of every design, in the order of `lines`."""
 
     @property
+    def mark(self) -> str:
+        """Whose features the metric is measured in where training or the tokenizer of a design looks through them."""
+        return next((sample.mark for sample in self.samples if sample.mark), "")
+
+    @property
     def compared_law(self) -> str:
         """The law that differences and verdicts are of."""
         return self.law if self.curved is None else self.curved.name
@@ -144,6 +149,7 @@ class DesignComparison:
             "schema": SCHEMA,
             "x": self.x_name,
             "y": self.y_name,
+            **({"mark": self.mark} if self.mark else {}),
             **{name: getattr(self, name) for name in own},
             "designs": [asdict(item) for item in self.lines],
             "differences": [asdict(item) for item in self.differences],
@@ -160,7 +166,7 @@ class DesignComparison:
     def text(self) -> str:
         """Plain lines for a terminal."""
         per = "per decade" if self.law == "log-linear" else "per unit"
-        lines = [f"{self.y_name} on {self.x_name} by {self.by} ({self.better} is better)"]
+        lines = [f"{registry.marked(self.y_name, self.mark)} on {self.x_name} by {self.by} ({self.better} is better)"]
         for item in self.lines:
             low, high = item.slope_ci95
             lines.append(
@@ -418,7 +424,7 @@ def _cell(name: str, part: Selection, law: Law) -> _Cell:
     x, y, runs = configuration_means(part.x, part.y, part.configurations)
     u = np.log10(x) if law == "log-linear" else x
     told = tuple(row_cautions(part))
-    return _Cell(name, replace(points(x, y), runs=runs), u, part.y, part.configurations, told)
+    return _Cell(name, replace(points(x, y), runs=runs, mark=part.mark), u, part.y, part.configurations, told)
 
 
 def _shared(cells: Sequence[_Cell]) -> tuple[float, float]:

@@ -86,6 +86,9 @@ class Draws:
             found.append(NewDraws("decoders", several.new(_SLOPE), source))
             if images:
                 both = satterthwaite(several.value(_SLOPE), [several.mean_part(_SLOPE), *images])
+                # Its degrees of freedom are between those of its parts; what holds for more is never the narrower.
+                parts = [both, *(item.slope for item in found)]
+                both = Interval(min(part.low for part in parts), max(part.high for part in parts))
                 found.append(NewDraws("images and decoders", both, "both of these"))
         return tuple(found)
 

@@ -16,7 +16,7 @@ from drorae.trial.folder import TrialStatus
 
 def upwards(name: str) -> bool:
     """Whether more of it is better; of sizes, seconds and distances less is."""
-    return any(better(part) == "higher" for part in name.split("_"))
+    return better(name) == "higher" or any(better(part) == "higher" for part in name.split("_"))
 
 
 def pareto_set(frame: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:

@@ -92,7 +92,7 @@ def trend(comparison: LawComparison, law: Law = "log-linear", of_new: DecoderSlo
     """
     sample = comparison.sample
     term, per = (f"log10({sample.x_name})", "decade") if law == "log-linear" else (sample.x_name, "unit")
-    claim = f"{law}: {sample.y_name} follows {term} from {_sizes(sample)}"
+    claim = f"{law}: {sample.y_said} follows {term} from {_sizes(sample)}"
     line = comparison.get(law)
     low, high = of_new.ends if of_new else parameter_intervals(line)["slope"]
     slope = f"slope {significant(line.parameters[1], high - low)} per {per}, 95% interval {between(low, high)}"
@@ -142,7 +142,7 @@ def no_saturation(comparison: LawComparison, of_new: DecoderSlope | None = None)
     zero. of_new: see `verdicts`.
     """
     sample = comparison.sample
-    claim = f"no saturation: {sample.y_name} changes at one rate per decade from {_sizes(sample)}"
+    claim = f"no saturation: {sample.y_said} changes at one rate per decade from {_sizes(sample)}"
     line = comparison.get("log-linear")
     span = math.log10(sample.high / sample.low)
     bent = bend(sample)
@@ -221,7 +221,7 @@ def value_at(comparison: LawComparison, value: float, at: float) -> Verdict:
     """Judges whether the metric at size `at` is `value` or better, better being the way the trend goes."""
     sample = comparison.sample
     falls = float(comparison.get("log-linear").parameters[1]) <= 0
-    claim = f"{sample.y_name} {'at most' if falls else 'at least'} {value:.4g} at {sample.x_name} = {at:.4g}"
+    claim = f"{sample.y_said} {'at most' if falls else 'at least'} {value:.4g} at {sample.x_name} = {at:.4g}"
     made = forecast(comparison, at, extrapolate=True)
     low, high = made.of_law
     reason = f"the plausible laws put their mean there at {between(low, high)}"
@@ -254,7 +254,7 @@ def printed_line(comparison: LawComparison, slope: float, intercept: float) -> t
         raise UserError(f"{sample.y_name} on {sample.x_name}: the points lie on a line; nothing to test")
     f = float(np.sum((phi @ away) ** 2)) / 2 / fit.residual_sd**2
     p = float(stats.f.sf(f, 2, fit.dof))
-    claim = f"these points give {sample.y_name} = {slope:g} log10({sample.x_name}) + {intercept:g}"
+    claim = f"these points give {sample.y_said} = {slope:g} log10({sample.x_name}) + {intercept:g}"
     reason = f"least squares gives {fixed(fit.parameters[1])} and {fixed(fit.parameters[0])}; "
     reason += f"joint test F(2, {fit.dof}) = {f:.3g}, p = {p:.2g}"
     middle = 10 ** float(np.average(np.log10(fit.x[:, 0]), weights=fit.weights))

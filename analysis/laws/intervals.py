@@ -19,6 +19,7 @@ from analysis.laws.digits import between
 from analysis.laws.forms import Form, sizes
 from analysis.laws.noise import Replication
 from drorae.errors import UserError
+from drorae.metrics.registry import marked
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Sample:
     """How many images that covariance is from."""
     repeats: str = "seeds"
     """What the runs of a configuration differ in."""
+    mark: str = ""
+    """Whose features the values are measured in where training or the tokenizer looks through them, too."""
+
+    @property
+    def y_said(self) -> str:
+        """The metric with its mark, for texts."""
+        return marked(self.y_name, self.mark)
 
     @property
     def n(self) -> int:

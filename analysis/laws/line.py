@@ -86,7 +86,7 @@ class Line:
         several = self.decoders
         if several is None or len(several.sizes) < LEAST_CONFIGURATIONS:
             return self.sample
-        return several.size_means(self.sample.x_name, self.sample.y_name)
+        return replace(several.size_means(self.sample.x_name, self.sample.y_name), mark=self.sample.mark)
 
     @cached_property
     def judged_curve(self) -> CurveFit:
@@ -258,6 +258,7 @@ def average(
     return Sample(
         sizes, y, runs, weights_of(design, y, known), seed_sd or 0.0, len(groups) - len(y),
         float(len(runs) / np.sum(1 / runs)), seeds, common, selection.x_name, selection.y_name, covariance, images,
+        mark=selection.mark,
     )  # fmt: skip
 
 

@@ -14,6 +14,14 @@ POOLED = 0.3
 level, as in Bancroft's (1964) sometimes-pool rule. The slope's interval of 8 configurations with 3 seeds each then
 covers .942 to .965 however much configurations scatter by themselves; of small residuals alone as little as .82."""
 
+POOLED_TREND = 0.5
+"""The same where seeds scatter more at one end of the sizes: pooled if the residuals are smaller than the seeds imply.
+At the quiet end a scatter of the configurations' own, missed, is most of the error: it costs more than elsewhere."""
+
+LEAST_SHARE = 1 / 3
+"""Of the residuals' degrees of freedom that the scatter of configurations is left with, at least, beside such seeds:
+where it is small, Satterthwaite's approximation falls to one or two and intervals grow several times too wide."""
+
 TREND = 0.25
 """Level at which seeds are taken to scatter more at one end of the sizes: to miss that costs more than to model it."""
 
@@ -189,6 +197,26 @@ class Uncertainty:
         second = 2 * implied**2 / float(slope @ self.seeds.covariance @ slope)
         return Homogeneity(self.rss / implied, (first, second))
 
+    @cached_property
+    def pooled(self) -> bool:
+        """Whether the seeds may account for all of the scatter: then residuals and seeds are pooled."""
+        f, dof = self.homogeneity
+        level = POOLED_TREND if self.seeds.trend else POOLED
+        return f < max(1.0, float(stats.f.isf(level, *dof)))
+
+    @cached_property
+    def _best(self) -> np.ndarray:
+        """What takes a gradient to its coordinates, (p, q), by the weights that the seeds' variances ask for."""
+        return replace(self, weights=1 / self.seeds.of_means)._scores[0]
+
+    def _seen(self, rows: np.ndarray, of_means: np.ndarray) -> np.ndarray:
+        """The part (m,) of variances through the seeds that shows in the residuals, too.
+
+        By the weights that the seeds' variances ask for a number errs independently of the residuals; what other
+        weights, such as equal ones of unequal runs, add to its error is a combination of these.
+        """
+        return np.asarray(np.maximum(of_means - np.sum((rows @ self._best) ** 2, axis=1), 0))
+
     def margin(self, rows: np.ndarray, at: np.ndarray | None = None, runs: np.ndarray | float = 1) -> Margin:
         """Returns the variances of the numbers with gradients `rows` (m, parameters).
 
@@ -211,12 +239,13 @@ class Uncertainty:
         own_share = own + (at is not None)
         f, (first, second) = self.homogeneity
         of_seeds = of_means + new
-        if f < max(1.0, float(stats.f.isf(POOLED, first, second))):
+        if self.pooled:
             slope = slopes + new_rows
             spread = np.einsum("mk,kl,ml->m", slope, seeds.covariance, slope)
             dof = 2 * of_seeds**2 / spread * (first + second) / second
             pooled = (first * f + second) / (first + second)
-            return Margin(pooled * of_means, pooled * new, unit, dof)
+            seen = self._seen(rows, of_means)
+            return Margin(pooled * (of_means - seen) + f * seen, pooled * new, unit, dof)
         total = float(self._left.sum())
         tau2 = max(self.rss - float(self._left @ v), 0.0) / total
         variance = own_share * tau2 + of_seeds
@@ -226,7 +255,8 @@ class Uncertainty:
         slope = slopes - factor[:, None] * ((self._left * v) @ seeds.design) + new_rows
         spread = factor**2 * of_rss + np.einsum("mk,kl,ml->m", slope, seeds.covariance, slope)
         noise = new + tau2 if at is not None else new
-        return Margin(own * tau2 + of_means, noise, unit, np.maximum(2 * variance**2 / spread, 1.0))
+        least = max(1.0, LEAST_SHARE * first) if seeds.trend else 1.0
+        return Margin(own * tau2 + of_means, noise, unit, np.maximum(2 * variance**2 / spread, least))
 
 
 def weights_of(design: np.ndarray, y: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.inference.designs import DesignComparison
 from analysis.report.blocks import Block, Heading, Notes, Picture, Table, Text
-from analysis.report.figures import INK, display_name, log_axis, number, panels, save, short
+from analysis.report.figures import INK, display_name, log_axis, metric_name, number, panels, save, short
 from analysis.report.fonts import boxes
 from analysis.report.latex import comparison_tables
 from analysis.report.style import Style
@@ -44,7 +44,7 @@ def comparison_figure(found: DesignComparison) -> Figure:
     if logged:
         decades = np.log10(max(item.high for item in found.samples) / min(item.low for item in found.samples))
         log_axis(left, (1.0,) if decades > 3.5 else (1.0, 3.0), found.x_name)
-    left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
+    left.set(xlabel=display_name(found.x_name), ylabel=metric_name(found, "\n"))
     left.legend(fontsize=8, frameon=False, title=f"{found.compared_law} law of each", title_fontsize=8)
     # Slopes and levels have units of their own: each difference in units of its standard error.
     labels = []
@@ -69,7 +69,7 @@ def write_comparison(
     Raises:
         UserError: the directory cannot be written.
     """
-    title = f"{display_name(found.y_name)} against {found.x_name} by {found.by}"
+    title = f"{metric_name(found)} against {found.x_name} by {found.by}"
     rows = pd.DataFrame([
         {"design": line.design, "x": x, "value": y, "runs": int(runs), "fitted": fitted}
         for k, (line, sample) in enumerate(zip(found.lines, found.samples, strict=True))

@@ -20,7 +20,7 @@ def _split(found: JointAnalysis, law: ComputeLaw) -> list[Block]:
     grow = f"{x} ~ C^{_share(law.exponent)}, {second} ~ C^{_share(law.second_exponent)}"
     return [
         Heading("Compute-optimal sizes"),
-        Table((f"C = {law.per_pair:g} {x} {second}", f"{x} (95%)", f"{second} (95%)", found.y_name), rows),
+        Table((f"C = {law.per_pair:g} {x} {second}", f"{x} (95%)", f"{second} (95%)", found.sample.y_said), rows),
         Text(f"By two-powers: {grow}.", "soft"),
     ]
 
@@ -36,7 +36,7 @@ def _levels(found: JointAnalysis, levels: IsoFlop) -> list[Block]:
     said = f"{found.x_name} ~ C^{_share(levels.exponent)}." if levels.exponent else ""
     return [
         Heading("IsoFLOP optima"),
-        Table(("C", "configurations", f"{found.x_name} (95%)", found.y_name, "why none"), rows, (4,)),
+        Table(("C", "configurations", f"{found.x_name} (95%)", found.sample.y_said, "why none"), rows, (4,)),
         Text(f"The optimum of a parabola in log10 of {found.x_name}, level by level. {said}".strip(), "soft"),
     ]
 

@@ -13,7 +13,7 @@ from analysis.inference.evidence import HORIZON
 from analysis.inference.hull import INSIDE, distances, outline
 from analysis.inference.surface import horizon
 from analysis.laws.intervals import Sample
-from analysis.report.figures import INK, RASTER_POINTS, display_name, panels, short
+from analysis.report.figures import INK, RASTER_POINTS, display_name, metric_name, panels, short
 from drorae.runtime.figures import plain_figures
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def contour_figure(found: JointAnalysis, bought: Bought | None = None) -> Figure
     axes.set(xlim=along[0][[0, -1]], ylim=along[1][[0, -1]])
     axes.set_title(law.form.formula, fontsize=9, loc="left")
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=4)
-    name = display_name(found.y_name)
+    name = metric_name(found.sample)
     figure.colorbar(ground, ax=axes, label=name, format=lambda value, _: f"{value:.4g}")
     return figure
 

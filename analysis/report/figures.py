@@ -15,16 +15,18 @@ import pandas as pd
 from analysis.inference.analysis import Analysis
 from analysis.inference.asked import AskedLaw
 from analysis.inference.axes import JointAnalysis
+from analysis.inference.designs import DesignComparison
 from analysis.inference.pareto import pareto_set
 from analysis.laws.curves import CurveFit
 from analysis.laws.digits import fixed, share, significant
-from analysis.laws.intervals import parameter_intervals
+from analysis.laws.intervals import Sample, parameter_intervals
 from analysis.laws.line import Line
 from analysis.report.fonts import choose_fonts
 from analysis.report.style import Style, fit_column, legends_below
 from analysis.table.cells import floats
-from analysis.table.columns import find_column
-from drorae.metrics.registry import title
+from analysis.table.columns import column_of, find_column, texts
+from analysis.table.selection import Selection
+from drorae.metrics.registry import BASELINE, LOOKED_THROUGH, mark, marked, title
 from drorae.runtime.figures import plain_figures
 from drorae.storage.files import write_atomic
 from drorae.trial.folder import TrialStatus
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, LINE = "#222222", "#0072B2"
+INK, LINE, _LEVEL = "#222222", "#0072B2", "#D55E00"
 _LAW_STYLES: list[Any] = ["-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
 # Okabe and Ito's colours, told apart by the colour-blind; markers tell them apart in grey.
 _SEED_STYLES = (
@@ -41,8 +43,10 @@ _SEED_STYLES = (
     ("v", "#D55E00"), ("P", "#F0E442"), ("X", "#999999"), ("*", "#000000"),
 )  # fmt: skip
 
-BASELINE = "no-fusion"
-"""Name, within a figure, of the lines of what no fusion measures."""
+FAR = 3.0
+"""What no fusion measures is an arrow where it lies more than so many times the panel's range away."""
+CHECK = "check"
+"""Name, within a figure, of the markers of trials that check convergence."""
 LEVELS = 6
 """Values of a second axis at which a law is drawn at most."""
 RASTER_POINTS = 2000
@@ -63,6 +67,11 @@ _NAMES = {
 def display_name(name: str) -> str:
     """A metric's or size's name for people, with its unit; unknown names stay as they are."""
     return _NAMES.get(name) or title(name)
+
+
+def metric_name(of: Sample | Selection | DesignComparison, between: str = ", ") -> str:
+    """The display name of what a law is of, and whose features it is measured in where these are not independent."""
+    return display_name(of.y_name) + (f"{between}{of.mark}" if of.mark else "")
 
 
 def number(value: float, spread: float = 0.0) -> str:
@@ -99,7 +108,8 @@ def law_figure(analyses: Sequence[Analysis]) -> Figure:
     """One panel per metric: runs marked by seed, the leading law thick with its bands, hatched beyond the data.
 
     The means of configurations with several seeds have bars of one standard error. Where the table says what the
-    tokenizer measures without fusion (`baseline_...`), that is a line across.
+    tokenizer measures without fusion (`baseline_...`), that is a line across, or an arrow to where it is far off.
+    Trials of twice the steps are hollow.
 
     Everything is told apart by marker, line style or hatching as well as by colour.
     """
@@ -127,7 +137,8 @@ def residual_figure(analyses: Sequence[Analysis]) -> Figure:
         _scatter(axes, line, line.selection.y - (line.fitted if own else law.value(line.selection.x)))
         _x_axis(axes, line, line.sample.high)
         about = "" if own else f" about {law.name}"
-        axes.set_ylabel(f"residual{about}, {display_name(line.sample.y_name).split(' (')[0]}")
+        name = display_name(line.sample.y_name).split(" (")[0]
+        axes.set_ylabel(f"residual{about}, {name}\n{line.sample.mark}".rstrip())
         axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
@@ -149,14 +160,14 @@ def joint_figure(found: JointAnalysis) -> Figure:
         label = f"{found.second_name} {short(levels[i])}"
         left.plot(span, law, color=str(shades[i]), lw=0.9, marker="o", mec=INK, ms=5, markevery=[], label=label)
     log_axis(left, (1.0,) if x.max() / x.min() > 10**3.5 else (1.0, 3.0), found.x_name)
-    left.set(xlabel=display_name(found.x_name), ylabel=display_name(found.y_name))
+    left.set(xlabel=display_name(found.x_name), ylabel=metric_name(found.sample, "\n"))
     left.legend(fontsize=7, frameon=False, ncols=2)
     best = found.fits[0]
     fitted = best.value(found.sample.x)
     right.scatter(fitted, y, color=LINE, edgecolors=INK, s=36, linewidths=0.6)
     ends = [min(fitted.min(), y.min()), max(fitted.max(), y.max())]
     right.plot(ends, ends, color=INK, lw=0.8)
-    right.set(xlabel=f"by {best.form.formula}", ylabel=f"{display_name(found.y_name)}, measured")
+    right.set(xlabel=f"by {best.form.formula}", ylabel=f"{metric_name(found.sample)}, measured")
     return figure
 
 
@@ -174,7 +185,8 @@ def pareto_figure(frame: pd.DataFrame, objectives: Sequence[str], directory: Pat
     low, high = np.nanmin(floats(every[x])), np.nanmax(floats(every[x]))
     if low > 0 and high / low > 10:
         axes.set_xscale("log")
-    axes.set(xlabel=display_name(x), ylabel=display_name(y))
+    seen = texts(frame, LOOKED_THROUGH)
+    axes.set(**{f"{axis}label": marked(display_name(name), mark(name, seen)) for axis, name in (("x", x), ("y", y))})
     axes.legend(frameon=False)
     return save(figure, directory, "pareto")["png"]
 
@@ -240,14 +252,19 @@ def _draw_law(axes: Axes, analysis: Analysis) -> None:
     )  # fmt: skip
     _scatter(axes, line, line.selection.y)
     _draw_means(axes, line)
-    _draw_baseline(axes, line)
+    _draw_checks(axes, analysis)
     _x_axis(axes, line, end)
     images = line.selection.eval_images
-    axes.set_ylabel(display_name(sample.y_name) + (f"\nN = {images:,} images" if images else ""))
+    axes.set_ylabel(metric_name(sample, "\n") + (f"\nN = {images:,} images" if images else ""))
     # What is far beyond the data may be so wide that the data would be flat.
-    shown = [line.selection.y, *analysis.new_point_interval(inside), analysis.leading.value(beyond)]
-    shown += [np.array(level.get_ydata(), dtype=float) for level in axes.get_lines() if level.get_gid() == BASELINE]
+    shown = [
+        line.selection.y,
+        line.selection.check_y,
+        *analysis.new_point_interval(inside),
+        analysis.leading.value(beyond),
+    ]
     every = np.concatenate(shown)
+    every = np.append(every, _draw_baseline(axes, analysis, every))
     margin = 0.05 * np.ptp(every)
     axes.set_ylim(float(every.min() - margin), float(every.max() + margin))
     axes.legend(fontsize=8)
@@ -339,16 +356,58 @@ def _draw_means(axes: Axes, line: Line) -> None:
     )  # fmt: skip
 
 
-def _draw_baseline(axes: Axes, line: Line) -> None:
-    """Draws what the tokenizer measures without fusion, as far as the table says it of the runs used."""
-    used, name = line.selection.used, f"baseline_{line.selection.y_name}"
-    values = np.unique(floats(used[name])) if name in used.columns else np.array([])
+def _draw_checks(axes: Axes, analysis: Analysis) -> None:
+    """Draws what the trials with twice the steps measure, hollow, joined to the trial that each repeats."""
+    found = analysis.convergence
+    for i, item in enumerate(() if found is None else found.ends):
+        axes.plot([item.x, item.x], [item.before, item.after], color=INK, lw=0.7, zorder=4)
+        axes.plot(
+            [item.x], [item.after], "D", mfc="none", mec=INK, ms=7, mew=1.1, ls="none", zorder=5, gid=CHECK,
+            label="" if i else "twice the steps",
+        )  # fmt: skip
+
+
+def _draw_baseline(axes: Axes, analysis: Analysis, shown: np.ndarray) -> np.ndarray:
+    """Draws what the tokenizer measures without fusion, as far as the table says it of the runs used.
+
+    One level per phase-1 decoder, their span where they are many, or an arrow to where all lie far from `shown`.
+
+    Returns:
+        The values that the y axis has to hold.
+    """
+    selection, sample = analysis.line.selection, analysis.line.sample
+    name = column_of(selection.used, f"{BASELINE}{selection.y_name}")
+    values: np.ndarray = np.unique(floats(selection.used[name])) if name else np.array([])
     values = values[np.isfinite(values)]
     if not len(values):
-        return
-    label = f"no fusion: {number(values[0])}" if len(values) == 1 else f"no fusion, {len(values)} decoders"
-    for i, value in enumerate(values):
-        axes.axhline(value, color="#D55E00", lw=1.2, ls=(0, (6, 2, 1, 2)), label="" if i else label, gid=BASELINE)
+        return values
+    low, high = float(values[0]), float(values[-1])
+    label = f"no fusion: {number(low)}"
+    if len(values) > 1:
+        label = f"no fusion, {len(values)} decoders: {number(low, high - low)} to {number(high, high - low)}"
+    # Where the law is farther from it there is room to write.
+    first, last = analysis.leading.value(np.array([sample.low, sample.high]))
+    left = abs(first - values.mean()) > abs(last - values.mean())
+    words: Any = {"color": _LEVEL, "fontsize": 7, "ha": "left" if left else "right"}
+    x = 0.01 if left else 0.97
+    reach = FAR * float(np.ptp(shown))
+    below, above = high < shown.min() - reach, low > shown.max() + reach
+    if below or above:
+        end, inner = (0.0, 0.07) if below else (1.0, 0.93)
+        arrow = {"arrowstyle": "->", "color": _LEVEL, "lw": 1.2}
+        at: Any = {"xycoords": "axes fraction", "textcoords": "axes fraction", "va": "center"}
+        axes.annotate("", (x, end), (x, inner), arrowprops=arrow, **at)
+        axes.annotate(label, (x, inner), (x + (0.015 if left else -0.015), inner), **at, **words)
+        return np.array([])
+    style: Any = {"color": _LEVEL, "lw": 1.2, "ls": (0, (6, 2, 1, 2))}
+    for i, value in enumerate(values if len(values) <= LEVELS else (low, high)):
+        axes.axhline(value, label="" if i else label, **style)
+    if len(values) > LEVELS:
+        axes.axhspan(low, high, color=_LEVEL, alpha=0.12, lw=0)
+    axes.annotate(
+        "no fusion", (x, high), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", **words
+    )
+    return values
 
 
 def _x_axis(axes: Axes, line: Line, end: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from analysis.inference.analysis import Analysis
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.designs import DesignComparison
-from analysis.report.figures import display_name, number, said_parameters, short
+from analysis.report.figures import display_name, metric_name, number, said_parameters, short
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
@@ -75,7 +75,7 @@ def law_tables(analyses: Sequence[Analysis]) -> str:
     fits = []
     for item in analyses:
         line = item.line
-        name = display_name(line.sample.y_name) + (" (not supported)" if item.rejected else "")
+        name = metric_name(line.sample) + (" (not supported)" if item.rejected else "")
         seed = "\N{EN DASH}" if line.seed_sd is None else number(line.seed_sd)
         numbers = (line.intercept, line.slope, *line.slope_ci95, line.curve.r2, line.curve.residual_sd)
         intercept, slope, low, high, r2, sd = map(number, numbers)
@@ -85,7 +85,7 @@ def law_tables(analyses: Sequence[Analysis]) -> str:
     caption = f"{display_name(first.sample.x_name)} from {ends[0]} to {ends[1]}: {first.law} fits, slope per {per}."
     head = ("Metric", "Intercept", "Slope", "95% CI", "R²", "Residual sd", "Seed sd", "n", "Runs")
     laws = [
-        (display_name(item.selection.y_name), law.name, law.form.formula, said_parameters(law), number(law.r2),
+        (metric_name(item.selection), law.name, law.form.formula, said_parameters(law), number(law.r2),
          number(item.comparison.judged(law).loo_rmse), item.comparison.behind(law))
         for item in analyses
         for law in item.comparison.fits
@@ -97,7 +97,7 @@ def law_tables(analyses: Sequence[Analysis]) -> str:
 
 def joint_table(found: JointAnalysis) -> str:
     """The laws of two axes as a table."""
-    caption = f"Laws of {display_name(found.y_name)} in {found.x_name} and {found.second_name}."
+    caption = f"Laws of {metric_name(found.sample)} in {found.x_name} and {found.second_name}."
     head = ("Law", "Form", "Parameters (95% CI)", "R²", "ΔAICc")
     return _HEAD + latex_table(caption, head, found.rows(), (0, 1), 2)
 
@@ -111,7 +111,7 @@ def comparison_tables(found: DesignComparison) -> str:
         for line in found.lines
     ]  # fmt: skip
     head = ("Design", "Slope", "95% CI", f"Level at {at}", "95% CI", "n", "Runs")
-    lines = latex_table(f"{display_name(found.y_name)}: lines of the designs.", head, designs)
+    lines = latex_table(f"{metric_name(found)}: lines of the designs.", head, designs)
     differences = [
         (f"{item.what}{'' if item.at is None else f' at {short(item.at, found.x_name)}'}",
          f"{item.a} \N{MINUS SIGN} {item.b}", number(item.difference), _ends(item.ci95), _ends(item.simultaneous95),

@@ -34,9 +34,11 @@ def write_fits(
     """Records each fit as a run tagged drorae.kind=analysis and returns the run ids.
 
     Metrics: slope, intercept, r2, slope_ci_low, slope_ci_high, residual_sd, n, n_configurations; of a law asked for by
-    name or method, law.NAME, law.NAME_ci_low and law.NAME_ci_high of each parameter (finite ones). Tags: law, x, y,
-    unit and warning codes, each under drorae. Artifacts: the report's files. The run of an earlier fit of the same
-    experiment, parent, metric, x, law and unit is written over, so that repeating a fit piles nothing up.
+    name or method, law.NAME, law.NAME_ci_low and law.NAME_ci_high of each parameter (finite ones); where trials check
+    convergence, convergence.smallest, convergence.largest and convergence.slope, what twice the steps change. Tags:
+    law, x, y, unit, warning codes and converged (a verdict, empty without one), each under drorae. Artifacts: the
+    report's files. The run of an earlier fit of the same experiment, parent, metric, x, law and unit is written over,
+    so that repeating a fit piles nothing up.
 
     Args:
         analyses: one per metric.
@@ -65,11 +67,17 @@ def write_fits(
             values = {name: float(getattr(line, name)) for name in ("slope", "intercept", "n")}
             values |= {"r2": line.curve.r2, "residual_sd": line.curve.residual_sd}
             values |= {"slope_ci_low": low, "slope_ci_high": high, "n_configurations": float(line.sample.n)}
-            values |= _asked_values(analysis.asked)
+            values |= _asked_values(analysis.asked) | _converged_values(analysis)
             now = int(1000 * time.time())
             metrics = [Metric(key, value, now, 0) for key, value in values.items()]
-            codes = ", ".join(item.code for item in cautions(line))
-            client.log_batch(run_id, metrics=metrics, tags=[RunTag("drorae.warnings", codes)])
+            told = {
+                "warnings": ", ".join(item.code for item in cautions(line)),
+                "mark": analysis.selection.mark,
+                "converged": "" if analysis.converged is None else analysis.converged.verdict,
+            }
+            # Empty ones too: an earlier fit of the same may have known less or more of it.
+            tags = [RunTag(f"drorae.{name}", text) for name, text in told.items()]
+            client.log_batch(run_id, metrics=metrics, tags=tags)
             for path in paths.values():
                 client.log_artifact(run_id, str(path))
             client.set_terminated(run_id, "FINISHED")
@@ -85,6 +93,15 @@ def _asked_values(asked: AskedLaw | None) -> dict[str, float]:
     for (name, (low, high)), value in zip(asked.intervals.items(), asked.fit.parameters, strict=True):
         found |= {f"law.{name}": float(value), f"law.{name}_ci_low": low, f"law.{name}_ci_high": high}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _converged_values(analysis: Analysis) -> dict[str, float]:
+    """What twice the steps change at both ends of the law, and about its slope per decade (or unit)."""
+    found = analysis.convergence
+    if found is None or not found.ends:
+        return {}
+    changes = {"convergence.smallest": found.ends[0].change, "convergence.largest": found.ends[-1].change}
+    return changes | ({} if found.slope is None else {"convergence.slope": found.slopes[1] - found.slopes[0]})
 
 
 def _run_of(client: MlflowClient, experiment_id: str, analysis: Analysis, parent_run: str | None) -> str:

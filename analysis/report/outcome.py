@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.inference.analysis import Analysis, analyse
 from analysis.inference.asked import Asking
+from analysis.inference.convergence import unmeasured
 from analysis.laws.bootstrap import Progress
 from analysis.laws.digits import between, fixed, share
 from analysis.laws.line import Unit
@@ -23,7 +24,7 @@ from drorae.errors import UserError
 
 @dataclass(frozen=True)
 class FitOutcome:
-    """One analysis per metric, in the order asked for."""
+    """One analysis per metric, in the order asked for; those in training's or the tokenizer's own features last."""
 
     analyses: tuple[Analysis, ...]
     trees: tuple[dict[str, Any], ...]
@@ -72,7 +73,8 @@ def fit_table(
         raise UserError("y: expected at least one metric, such as psnr or rfd_dinov2")
     include = tuple(include)
     analyses = [analyse(frame, x, name, law, include, unit, progress) for name in names]
-    return report_analyses(analyses, out, title or f"{', '.join(names)} against {x}", images, command, style=style)
+    title = title or f"{', '.join(item.selection.y_said for item in in_order(analyses))} against {x}"
+    return report_analyses(analyses, out, title, images, command, style=style)
 
 
 def report_analyses(
@@ -98,9 +100,19 @@ def report_analyses(
     Raises:
         UserError: what `write_report` refuses.
     """
-    trees = tuple(fit_tree(item) for item in analyses)
+    analyses = in_order(analyses)
+    notes = unmeasured([item.selection for item in analyses])
+    first, *others = (fit_tree(item) for item in analyses)
+    first["warnings"] += [item._asdict() for item in notes]
+    trees = (first, *others)
+    said = [f"  note: {item.message} [{item.code}]" for item in notes]
     paths = {} if out is None else write_report(analyses, out, title, images, command, trees, record, style)
-    return FitOutcome(tuple(analyses), trees, paths, "\n".join([*map(_summary, analyses), *record]))
+    return FitOutcome(tuple(analyses), trees, paths, "\n".join([*map(_summary, analyses), *said, *record]))
+
+
+def in_order(analyses: Sequence[Analysis]) -> list[Analysis]:
+    """Analyses as a report has them: none that flatters what is compared heads it."""
+    return sorted(analyses, key=lambda item: bool(item.selection.mark))
 
 
 def _summary(analysis: Analysis) -> str:
@@ -115,14 +127,14 @@ def _summary(analysis: Analysis) -> str:
     spread = f"residual sd {curve.residual_sd:.4g}"
     if line.replicated:
         spread += f" of configuration means, seed sd {line.seed_sd:.4g}"
-    lead = [f"{sample.y_name} follows {analysis.leading.name}: {analysis.leading.text}"] if analysis.rejected else []
+    lead = [f"{sample.y_said} follows {analysis.leading.name}: {analysis.leading.text}"] if analysis.rejected else []
     asked = "  the line asked for, not supported: " * analysis.rejected
     if analysis.asked is not None:
-        lead = analysis.asked.lines(sample.y_name, analysis.rejected)
+        lead = analysis.asked.lines(sample.y_said, analysis.rejected)
         asked = "  beside it the line of least squares" + ", not supported" * analysis.line_rejected + ": "
     lines = [
         *lead,
-        f"{asked}{sample.y_name} = {law}",
+        f"{asked}{sample.y_said} = {law}",
         f"  slope {slope} {per}, 95% CI {' .. '.join(ends)} "
         f"(t, {line.slope_error[1]:.3g} degrees of freedom{analysis.draws.given}); R2 {share(curve.r2)}",
         *(f"  {item.text}" for item in analysis.draws.intervals),
@@ -131,7 +143,8 @@ def _summary(analysis: Analysis) -> str:
     if selection.eval_images:
         lines[-1] += f"; {selection.eval_images} evaluation images"
     lines += [f"  left out: {text}" for text in _left_out(selection.excluded)]
-    return "\n".join([*lines, *analysis.remarks()])
+    lead = [f"{sample.y_name}: {analysis.not_converged}"] if analysis.not_converged else []
+    return "\n".join([*lead, *lines, *analysis.remarks()])
 
 
 def _left_out(excluded: Sequence[tuple[str, str]]) -> list[str]:

@@ -44,7 +44,9 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
     | back_tests | law, trained, rows (x, y, mean, prediction95, inside) |
     | new_draws | of (images, decoders, images and decoders), slope_ci95 and what it rests on |
     | predictions | at the horizon: as `forecast_tree` |
+    | convergence | what twice the steps change (`Convergence.tree`); null where no trial checks it |
     | verdicts | claim, verdict (supported, not supported, undecided), reason, would_decide, level |
+    | gains | over no fusion, of each configuration: x, gain (positive: better), ci95 over images, runs; empty without |
     """
     comparison, far = analysis.comparison, analysis.horizon.high
     tree = {
@@ -65,7 +67,9 @@ def fit_tree(analysis: Analysis) -> dict[str, Any]:
         ],
         "back_tests": [_back_test_tree(test) for test in analysis.back_tests],
         "predictions": [forecast_tree(analysis.predict(far))] if far > 0 else [],
+        "convergence": None if analysis.convergence is None else analysis.convergence.tree(),
         "verdicts": [item._asdict() for item in analysis.verdicts],
+        "gains": [item._asdict() for item in analysis.gains.configurations] if analysis.gains else [],
     }
     return finite(tree)
 
@@ -80,6 +84,7 @@ def _line_tree(line: Line) -> dict[str, Any]:
     return {
         "x": sample.x_name,
         "y": sample.y_name,
+        **({"mark": sample.mark} if sample.mark else {}),
         **{name: getattr(line, name) for name in own},
         **{name: getattr(line.curve, name) for name in ("r2", "residual_sd", "dof")},
         "n_configurations": sample.n,
@@ -187,6 +192,7 @@ def joint_head(found: JointAnalysis) -> dict[str, Any]:
         "x": found.x_name,
         "and": found.second_name,
         "y": found.y_name,
+        **({"mark": found.sample.mark} if found.sample.mark else {}),
         "n": len(found.selection.x),
         "n_configurations": found.sample.n,
     }

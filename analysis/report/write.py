@@ -17,6 +17,7 @@ from analysis.inference.analysis import Analysis
 from analysis.inference.asked import JointLaw, joint_lines
 from analysis.inference.axes import JointAnalysis
 from analysis.inference.compute import Bought
+from analysis.inference.convergence import unmeasured
 from analysis.inference.evidence import BackTest
 from analysis.inference.verdicts import Verdict
 from analysis.laws.digits import share
@@ -25,7 +26,7 @@ from analysis.report import figures
 from analysis.report.blocks import Block, Cell, Heading, Link, Notes, Picture, Table, Text, html_page, markdown_page
 from analysis.report.compute import compute_blocks
 from analysis.report.contours import contour_figure, surface_caption
-from analysis.report.figures import display_name, number, said_parameters, short
+from analysis.report.figures import display_name, metric_name, number, said_parameters, short
 from analysis.report.fonts import boxes
 from analysis.report.latex import joint_table, law_tables
 from analysis.report.style import Style
@@ -110,7 +111,7 @@ def write_joint_report(
     Raises:
         UserError: the directory cannot be written.
     """
-    title = f"{display_name(found.y_name)} against {found.x_name} and {found.second_name}"
+    title = f"{metric_name(found.sample)} against {found.x_name} and {found.second_name}"
     with report_folder(directory) as folder:
         drawn = figures.joint_figure(found)
         paths = figures.save(drawn, folder, "axes", style)
@@ -153,19 +154,19 @@ def headline(analysis: Analysis) -> str:
     x = line.sample.x_name
     asked = analysis.asked
     if asked is not None:
-        said = f"{display_name(line.sample.y_name)}: {leading.name}, {asked.how}: {leading.form.formula}; "
+        said = f"{metric_name(line.sample)}: {leading.name}, {asked.how}: {leading.form.formula}; "
         said += said_parameters(asked)
         said += f". {asked.floor.text}" if asked.floor is not None else ""
-        doubt = f" The data do not support this law: {analysis.verdicts[0].reason}." if analysis.rejected else ""
+        doubt = f" The data do not support this law: {analysis.law_verdicts[0].reason}." if analysis.rejected else ""
         return f"{said} (R² = {share(leading.r2, 2)}, {line.sample.n} points).{doubt}"
     if analysis.rejected:
-        reason = analysis.verdicts[0].reason
+        reason = analysis.law_verdicts[0].reason
         law = (
             "" if leading.name == line.law else f" {leading.name} leads, {leading.text} (R² = {share(leading.r2, 2)})."
         )
-        return f"{display_name(line.sample.y_name)}: a {line.law} law is not supported, {reason}.{law}"
+        return f"{metric_name(line.sample)}: a {line.law} law is not supported, {reason}.{law}"
     per = f"per tenfold {display_name(x).lower()}" if line.law == "log-linear" else f"per unit of {x}"
-    name = display_name(line.sample.y_name)
+    name = metric_name(line.sample)
     low, high = line.slope_ci95
     basis = f"R² = {share(line.curve.r2, 2)}, {line.sample.n} {'runs' if line.unit == 'row' else 'configurations'}"
     basis += f", {line.n} runs" if line.n != line.sample.n else ""
@@ -213,14 +214,16 @@ def _blocks(
     record: Sequence[str],
 ) -> list[Block]:
     several = len(analyses) > 1
-    names = ", ".join(display_name(item.selection.y_name) for item in analyses)
+    names = ", ".join(metric_name(item.selection) for item in analyses)
     drawn = f"{names} against {analyses[0].selection.x_name} with the leading law and its bands"
     about = analyses[0].residual_law.name if analyses[0].asked is not None else "line"
     below = f"Run minus {about}; shaded: ± 1 residual sd."
     return [
         *(Text(headline(item), "lead") for item in analyses),
+        *(Text(f"{item.selection.y_name}: {item.not_converged}.", "lead") for item in analyses if item.not_converged),
         Picture(paths["svg"], paths["png"], drawn, caption, several),
         *_verdict_table(analyses),
+        *_gain_table(analyses),
         Heading("Fits"),
         *_fit_table(analyses),
         *_law_table(analyses),
@@ -255,6 +258,8 @@ def _caption(analyses: Sequence[Analysis]) -> str:
         band += " of a new configuration's mean over as many seeds (a single run scatters more)"
     caption = f"Thick: the law that leads. {band}; darker band: 95% interval of the law. "
     caption += "Hatched: beyond the data, up to the trusted horizon"
+    if any(item.convergence is not None and item.convergence.ends for item in analyses):
+        caption += "; hollow diamonds: with twice the steps, joined to the same trial"
     if any(item.disputed for item in analyses):
         caption += "; thin dotted lines: envelope of the laws within 4 AICc of the best and of a power law with "
         caption += "offset, which predictions hear outside the data alone"
@@ -280,9 +285,24 @@ def _verdict_table(analyses: Sequence[Analysis]) -> list[Block]:
         said = f"{verdict.reason}. Level: {verdict.level}"
         return said + (f". Would decide it: {verdict.would_decide}" if verdict.would_decide else "")
 
-    said = [(item.selection.y_name, verdict) for item in analyses for verdict in item.verdicts]
+    said = [(item.selection.y_said, verdict) for item in analyses for verdict in item.verdicts]
     rows = [(name, verdict.claim, MARKS[verdict.verdict], why(verdict)) for name, verdict in said]
     return _metric_table(len(analyses) > 1, "Verdicts", ("Claim", "Verdict", "Why"), rows, (0, 1, 2))
+
+
+def _gain_table(analyses: Sequence[Analysis]) -> list[Block]:
+    rows = []
+    for item, found in ((item, item.gains) for item in analyses):
+        for size, gain, ci95, runs in found.configurations if found else ():
+            cells = (_size(item.line, size), number(gain, ci95.high - ci95.low), _interval(*ci95), str(runs))
+            rows.append((item.selection.y_name, *cells))
+    head = (display_name(analyses[0].selection.x_name), "Mean gain", "95% interval", "Runs")
+    note = (
+        "Positive is better. Paired over the evaluation images, which all runs share; seeds and decoders as they are."
+    )
+    return (
+        [*_metric_table(len(analyses) > 1, "Gain over no fusion", head, rows, ()), Text(note, "soft")] if rows else []
+    )
 
 
 def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
@@ -291,7 +311,7 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
     for item, line in ((item, item.line) for item in analyses):
         images = line.selection.eval_images
         cells = {
-            "Metric": line.sample.y_name,
+            "Metric": line.sample.y_said,
             "Slope": number(line.slope, line.slope_ci95.high - line.slope_ci95.low),
             "95% CI": _interval(*line.slope_ci95),
             **{f"For new {what}": _new_draws(item, what) for what in drawn},
@@ -308,7 +328,7 @@ def _fit_table(analyses: Sequence[Analysis]) -> list[Block]:
     sizes = (
         f"x: {display_name(line.sample.x_name)}, {_size(line, line.sample.low)} to {_size(line, line.sample.high)}. "
     )
-    rejected = ", ".join(item.line.sample.y_name for item in analyses if item.line_rejected)
+    rejected = ", ".join(item.line.sample.y_said for item in analyses if item.line_rejected)
     doubt = f" Of the {line.law} law, which these points do not support: {rejected}." if rejected else ""
     return [Table(head, rows), Text(f"{sizes}{_method(line)}.{doubt}", "soft")]
 
@@ -329,7 +349,7 @@ def _law_table(analyses: Sequence[Analysis]) -> list[Block]:
         aicc = f"{judged.aicc:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(judged.aicc) else _NONE
         numbers = (share(law.r2), number(judged.loo_rmse), aicc, item.comparison.behind(law))
         cells = (law.name, law.form.formula, said_parameters(law), *numbers)
-        rows.append((item.selection.y_name, *cells))
+        rows.append((item.selection.y_said, *cells))
     criterion = analyses[0].comparison.criterion
     head = ("Law", "Form", "Parameters (95% CI)", "R²", "Leave-one-out error", "AICc", f"Δ{criterion}")
     note = "Laws within 4 AICc of the best cannot be told apart by these runs; R² is no evidence for a form."
@@ -346,7 +366,7 @@ def _prediction_table(analyses: Sequence[Analysis]) -> list[Block]:
             said.append((f"envelope{item.draws.here}", made.laws[0].value, made.of_run))
         fresh = (("on new images", made.on_new_images), ("from a new decoder", made.on_new_decoders))
         said += [(what, made.laws[0].value, ends) for what, ends in fresh if ends is not None]
-        name = item.selection.y_name
+        name = item.selection.y_said
         rows += [
             (name, law, _size(item.line, made.x), number(value, run[1] - run[0]), _interval(*run), "")
             for law, value, run in said
@@ -367,7 +387,7 @@ def _shown_tests(analysis: Analysis) -> list[tuple[str, BackTest]]:
 def _back_tests(analyses: Sequence[Analysis]) -> list[Block]:
     blocks: list[Block] = []
     for item in analyses:
-        prefix = f"{item.selection.y_name}: " if len(analyses) > 1 else ""
+        prefix = f"{item.selection.y_said}: " if len(analyses) > 1 else ""
         head = ("Law", display_name(item.selection.x_name), "Predicted", "95% prediction interval", "Came in", "Inside")
         for what, test in _shown_tests(item):
             said = f"{prefix}{what}: {test.hits} of {len(test.held_out)} inside their 95% interval."
@@ -387,10 +407,11 @@ def _back_tests(analyses: Sequence[Analysis]) -> list[Block]:
 
 def _notes(analyses: Sequence[Analysis]) -> list[Block]:
     items = [
-        ((f"{item.selection.y_name}: " if len(analyses) > 1 else "") + note.message, note.code)
+        ((f"{item.selection.y_said}: " if len(analyses) > 1 else "") + note.message, note.code)
         for item in analyses
         for note in item.cautions
     ]
+    items += [(note.message, note.code) for note in unmeasured([item.selection for item in analyses])]
     return [Heading("To bear in mind"), Notes(tuple(items))] if items else []
 
 
@@ -403,7 +424,7 @@ def _checklists(analyses: Sequence[Analysis]) -> list[Block]:
             rows.append(lines[0])
             continue
         for item, (_, answer) in zip(analyses, lines, strict=True):
-            rows.append((question, f"{item.selection.y_name}: {answer}"))
+            rows.append((question, f"{item.selection.y_said}: {answer}"))
             question = ""
     return [Heading("What a reviewer asks for"), Table(("Question", "Answer"), rows, (0, 1))]
 
@@ -423,12 +444,12 @@ def checklist(analysis: Analysis) -> list[tuple[str, str]]:
     if analysis.asked is not None:
         form, method = analysis.leading.form.formula, f"{analysis.asked.how}; intervals: {analysis.asked.basis}"
         why = (
-            f"asked for; {analysis.verdicts[0].verdict}: {analysis.verdicts[0].reason}"
-            if analysis.verdicts
+            f"asked for; {analysis.law_verdicts[0].verdict}: {analysis.law_verdicts[0].reason}"
+            if analysis.law_verdicts
             else "asked for"
         )
     elif analysis.rejected:
-        why = f"asked for and not supported: {analysis.verdicts[0].reason}; {analysis.leading.name} leads"
+        why = f"asked for and not supported: {analysis.law_verdicts[0].reason}; {analysis.leading.name} leads"
     conditions = "".join(f"; {condition}" for condition in selection.used.attrs.get("where", ()))
     count = selection.eval_images
     images = f"{count:,} evaluation images for every value" if count else "number of images unknown"
@@ -440,7 +461,7 @@ def checklist(analysis: Analysis) -> list[tuple[str, str]]:
         ("Fitted how", method),
         ("Which sizes", _sizes(line)),
         ("How many seeds", _seeds(line)),
-        ("Which metric, measured on what", f"{display_name(selection.y_name)}; {images}"),
+        ("Which metric, measured on what", f"{metric_name(selection)}; {images}"),
         ("Which hyper-parameters", _hyper_parameters(selection)),
         ("What was held out", "; ".join(tests) or "nothing: every run was fitted"),
     ]

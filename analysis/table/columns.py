@@ -147,6 +147,11 @@ def find_column(frame: pd.DataFrame, name: str) -> str:
     raise UserError(f"{name}: no such column{hint} columns: {listed}")
 
 
+def column_of(frame: pd.DataFrame, name: str) -> str | None:
+    """Returns the column called `name`, whatever tracker's prefix either has; None where there is none."""
+    return next((column for column in map(str, frame.columns) if plain(column) == plain(name)), None)
+
+
 def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     """Returns a column as floats of shape (rows,), NaN for cells that are no numbers.
 

@@ -47,7 +47,7 @@ _IDENTITIES = _words(
     "rep replicate repeat row index worker pid sys source entity project path dir artifact tuning comment description "
     "message duration runtime time walltime"
 )
-_OURS = (DECODER, SKIPPED)
+_OURS = (DECODER, SKIPPED, registry.LOOKED_THROUGH)
 
 
 def configuration_columns(frame: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.table.columns import texts
+from drorae.metrics.registry import INFLUENCE
 from drorae.trial.folder import PER_IMAGE
 
 FOLDER = "folder"
@@ -38,7 +39,7 @@ def _of_trial(place: Path, key: str, y: str) -> np.ndarray | None:
     for path in place.glob(f"*/{key}/{PER_IMAGE}"):
         try:
             with np.load(path) as arrays:
-                name = next((name for name in (f"{y}_influence", y) if name in arrays), None)
+                name = next((name for name in (f"{y}{INFLUENCE}", y) if name in arrays), None)
                 return None if name is None else np.asarray(arrays[name], dtype=float).ravel()
         except (OSError, ValueError, zipfile.BadZipFile):
             return None

@@ -15,9 +15,10 @@ import pandas as pd
 from analysis.table.decoders import DECODER
 from analysis.table.trackers import status_of
 from drorae.errors import UserError
+from drorae.metrics.registry import LOOKED_THROUGH
 from drorae.redaction import public_address
 from drorae.storage.places import follow_store, sqlite_path
-from drorae.trial.folder import SKIPPED, TrialStatus
+from drorae.trial.folder import ROLE, SKIPPED, TrialStatus
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -224,7 +225,8 @@ def _trial_row(run: _Run) -> dict[str, object]:
     row[DECODER] = run.tags.get("drorae.fingerprint.phase1_weights", "")[:16] or None
     if skipped := run.tags.get(f"drorae.note.{SKIPPED}"):
         row[SKIPPED] = skipped
-    return row | ({"tuning": run.tags["drorae.tuning"]} if "drorae.tuning" in run.tags else {})
+    said = {name: run.tags.get(f"drorae.{name}", "") for name in ("tuning", ROLE, LOOKED_THROUGH)}
+    return row | {name: value for name, value in said.items() if value}
 
 
 def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:

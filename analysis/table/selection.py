@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,9 +17,10 @@ from analysis.table.configurations import check_repeats, configuration_columns, 
 from analysis.table.decoders import check_decoders
 from analysis.table.join import SOURCE
 from analysis.table.measured import average_size
-from analysis.table.trackers import adopt, check_history, status_of
+from analysis.table.trackers import adopt, check_history, plain, status_of
 from drorae.errors import UserError
-from drorae.trial.folder import TrialStatus
+from drorae.metrics import registry
+from drorae.trial.folder import CHECKS_CONVERGENCE, ROLE, TrialStatus
 
 _METRIC_COLUMNS = ("metric", "metric_name", "extractor", "feature_extractor", "fid_tool", "dataset", "split")
 """Columns of a table that say what its numbers measure."""
@@ -29,6 +30,8 @@ _IMAGE_FIELDS = ("source", "path", "val_path", "val_fraction", "size", "val_imag
 
 _NO_MATTER = ("evaluation.batch_size", "evaluation.extractors")
 """Fields of `evaluation` that change no number of a given metric."""
+
+_CHECK = "checks convergence: repeats another trial with twice the epochs"
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,27 @@ class Selection:
     """What every used row was chosen from, in the order of `used`; empty where nothing was chosen."""
     averaged: tuple[str, ...] = ()
     """Columns of sizes that differed between seeds and were averaged (`average_size`)."""
+    checks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows of usable runs that check convergence, which no law is fitted to."""
+    check_x: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Their sizes, shape (checks,)."""
+    check_y: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Their values, shape (checks,)."""
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seed of every used row as text; empty where the table has none."""
         return seed_texts(self.used)
+
+    @cached_property
+    def mark(self) -> str:
+        """Whose features the metric is measured in where training or the tokenizer looks through them, too."""
+        return registry.mark(plain(self.y_name), texts(self.used, registry.LOOKED_THROUGH))
+
+    @property
+    def y_said(self) -> str:
+        """The metric with its mark, for texts."""
+        return registry.marked(self.y_name, self.mark)
 
     @cached_property
     def configurations(self) -> np.ndarray:
@@ -81,7 +100,7 @@ class Selection:
         labels, best = tuple(self.labels[i] for i in rows), tuple(self.best[i] for i in rows if self.best)
         return replace(
             self, used=self.used.iloc[rows], excluded=(), x=self.x[rows], y=self.y[rows], labels=labels, pruned=None,
-            best=best,
+            best=best, checks=self.checks.iloc[:0], check_x=np.zeros(0), check_y=np.zeros(0),
         )  # fmt: skip
 
 
@@ -97,9 +116,10 @@ def select(
     """Selects the rows that a fit of `y` on `x` may use, and says why each other row may not be used.
 
     Left out, by name: a status other than finished unless `include` names it; x or y missing, no number, not finite
-    or out of range; a run of a tuned sweep that is not the best of its size; x not positive where `log`; no number of
-    evaluation images where other rows have one; a config_hash or run_id that an earlier used row has; a row that
-    states its seed and is the copy of an earlier one. A table without a status column counts as finished.
+    or out of range; a run of a tuned sweep that is not the best of its size; a run that checks convergence; x not
+    positive where `log`; no number of evaluation images where other rows have one; a config_hash or run_id that an
+    earlier used row has; a row that states its seed and is the copy of an earlier one. A table without a status column
+    counts as finished.
 
     Args:
         frame: one row per run.
@@ -123,6 +143,7 @@ def select(
     _mark_unusable(y_column, y_values, (0.0, VALUES[1]), reasons)
     counts, labels = _mark_uncounted(frame, y, reasons), _labels(frame)
     _mark_copies(frame, labels, reasons)
+    checks = _checks(reasons, x_values, y_values)
     kept = _kept(reasons, f"{y} on {x}", y_values)
     used = frame.iloc[kept]
     apart, seeds = tuple(filter(None, (by, second))), seed_texts(used)
@@ -141,7 +162,7 @@ def select(
     return Selection(
         used, excluded, x, x_column, y, sizes, y_values[kept], tuple(labels[i] for i in kept),
         int(counts[kept[0]]) if np.isfinite(counts[kept[0]]) else None,
-        _stopped(frame, include), tuple(best), averaged,
+        _stopped(frame, include), tuple(best), averaged, frame.iloc[checks], x_values[checks], y_values[checks],
     )  # fmt: skip
 
 
@@ -166,6 +187,11 @@ def _kept(reasons: Sequence[str], what: str, y: np.ndarray) -> list[int]:
     if problem := out_of_range(float(np.abs(y[kept]).max()), *VALUES):
         raise UserError(f"{what}: the largest value {problem}")
     return kept
+
+
+def _checks(reasons: Sequence[str], x: np.ndarray, y: np.ndarray) -> list[int]:
+    """The rows that check convergence and have both numbers, x and y (rows,)."""
+    return [i for i, reason in enumerate(reasons) if reason == _CHECK and np.isfinite([x[i], y[i]]).all()]
 
 
 def _stopped(frame: pd.DataFrame, include: Sequence[str]) -> pd.DataFrame | None:
@@ -196,7 +222,7 @@ def _labels(frame: pd.DataFrame) -> list[str]:
 
 def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.ndarray]) -> list[str]:
     """Why a row's status, its part in a search or one of the `columns` rules it out; empty where nothing does."""
-    statuses, notes, roles = (texts(frame, name) for name in ("status", "reason", "tuning"))
+    statuses, notes, roles, purposes = (texts(frame, name) for name in ("status", "reason", "tuning", ROLE))
     tuned = any("best" in role for role in roles)
     reasons = []
     for i in range(len(frame)):
@@ -204,6 +230,8 @@ def _reasons(frame: pd.DataFrame, allowed: set[str], columns: Mapping[str, np.nd
         bad = next((name for name, values in columns.items() if not np.isfinite(values[i])), None)
         if status not in allowed:
             reasons.append(f"status {statuses[i].lower() or 'empty'}" + (f": {notes[i]}" if notes[i] else ""))
+        elif purposes[i] == CHECKS_CONVERGENCE:
+            reasons.append(_CHECK)
         elif tuned and "best" not in roles[i]:
             reasons.append("tried while tuning; another run of this size was better")
         else:
@@ -255,8 +283,8 @@ def _copies(frame: pd.DataFrame) -> list[str]:
 
 
 def sample_column(frame: pd.DataFrame, y: str) -> str | None:
-    """The column that holds how many images a value of `y` was measured on: `<y>_n`, else eval_images."""
-    return next((name for name in (f"{y}_n", f"{y}_images", "eval_images") if name in frame.columns), None)
+    """The column that holds how many images a value of `y` was measured on: `<y>_n`, `<y>_images`, else eval_images."""
+    return next((name for name in (f"{y}_n", f"{y}{registry.COUNT}", "eval_images") if name in frame.columns), None)
 
 
 def check_measurements(used: pd.DataFrame, y: str) -> None:

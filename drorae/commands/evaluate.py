@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from drorae.commands.options import TrialOptions, Words, flat, option
 from drorae.commands.terminal import working
+from drorae.config import Extractor
 from drorae.errors import UserError
 
-EXTRACTORS = ("inception", "dinov2", "effnet")
+EXTRACTORS = get_args(Extractor)
 
 
 @dataclass(kw_only=True)
@@ -21,7 +22,7 @@ class Eval(TrialOptions):
     """
 
     extractors: Annotated[Words, option("NAME", "default: the trial's own")] = ()
-    """Feature extractors of the Frechet distance: inception, dinov2, effnet."""
+    """Feature extractors of the Frechet distance: inception, effnet2, dinov2, effnet."""
     inception_path: Annotated[str, option("FILE")] = ""
     """Inception weights on disk; empty: torch-fidelity's download."""
     quantise: Annotated[Literal["round", "truncate"] | None, option("HOW", "default: the trial's own")] = None

@@ -14,7 +14,6 @@ import shlex
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +21,13 @@ from typing import Annotated, Any, Protocol, TextIO, Union, cast
 
 import tyro
 
+from drorae.commands.cluster import Cluster
 from drorae.commands.compare import Compare
 from drorae.commands.doctor import Doctor
 from drorae.commands.evaluate import Eval
 from drorae.commands.export import Export
 from drorae.commands.fit import Fit
+from drorae.commands.generate import Generate
 from drorae.commands.inspect import Inspect
 from drorae.commands.plan import Plan
 from drorae.commands.predict import Predict
@@ -39,7 +40,7 @@ from drorae.commands.sweep import Sweep
 from drorae.commands.terminal import say
 from drorae.commands.train import Train
 from drorae.commands.ui import Ui
-from drorae.errors import ClusterLostError, Notice, UserError, brief, one_line
+from drorae.errors import ClusterLostError, UserError, brief, notices_to, one_line
 from drorae.machine.telemetry import set_telemetry_defaults
 from drorae.redaction import redact, redact_logs
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
@@ -51,10 +52,11 @@ DESCRIPTION = """Scaling-law experiments on visual tokenizers: sweep a capacity 
 Start with: drorae doctor, then drorae sweep --preset smoke. --debug, anywhere, shows tracebacks."""
 
 _KINDS = (
-    Train, Eval, Inspect, Probe, Export, Sweep, Reproduce, Status, Resume, Fit, Predict, Plan, Compare, Report, Ui,
-    Doctor,
+    Train, Eval, Inspect, Probe, Generate, Export, Sweep, Reproduce, Status, Resume, Fit, Predict, Plan, Compare,
+    Report, Ui, Cluster, Doctor,
 )  # fmt: skip
 COMMANDS = {kind.__name__.lower(): kind for kind in _KINDS}
+_CLUSTER = Cluster.__name__.lower()
 EXTRAS = {
     "train": ("torch", "torchvision", "timm", "safetensors", "torchmetrics"),
     "sweeps": ("ray", "optuna", "mlflow"),
@@ -72,12 +74,27 @@ class Command(Protocol):
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Returns the command that the arguments name.
+    """Returns the command that the arguments name; `cluster` takes that of a sweep after `--`.
 
     Raises:
         UserError: arguments that no command takes.
         SystemExit: help was asked for and printed.
     """
+    if arguments[:1] != [_CLUSTER] or "--" not in arguments:
+        return _parse(arguments)
+    end = arguments.index("--")
+    parsed, words = _parse(arguments[:end]), list(arguments[end + 1 :])
+    for name in ("drorae", "sweep"):
+        words = words[words[:1] == [name] :]
+    if words[:1] and words[0] in COMMANDS:
+        raise UserError(
+            f"drorae cluster ... -- {words[0]}: expected a sweep, such as -- drorae sweep --preset capacity"
+        )
+    cast(Cluster, parsed).follow(cast(Sweep, _parse(["sweep", *words])), tuple(words))
+    return parsed
+
+
+def _parse(arguments: Sequence[str]) -> Command:
     # What is read before an error is wide, so that no line of the box that it comes in is broken.
     changes = {} if {"-h", "--help"} & set(arguments) else {"COLUMNS": "1000"}
     if os.environ.get("NO_COLOR"):
@@ -111,21 +128,9 @@ def parse(arguments: Sequence[str]) -> Command:
         os.environ.update(before)
 
 
-@contextlib.contextmanager
-def _saying_notices() -> Iterator[None]:
-    """Notices become lines on stderr, without the place in the code that a warning names."""
-    usual = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, Notice):
-            say(f"note: {one_line(cast(Warning, message))}")
-        else:
-            usual(message, category, *where, **more)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", Notice)
-        warnings.showwarning = show
-        yield
+def _say_notice(notice: Warning) -> None:
+    """A line on stderr, without the place in the code that a warning names."""
+    say(f"note: {one_line(notice)}")
 
 
 def _at_home(parsed: Command) -> Command:
@@ -176,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (
         Signals() as signals,
         contextlib.redirect_stdout(cast(TextIO, _Stdout(sys.stdout))),
-        _saying_notices(),
+        notices_to(_say_notice),
     ):
         try:
             code = parse([text for text in given if text != "--debug"]).run()

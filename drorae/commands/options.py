@@ -15,6 +15,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from drorae.commands.terminal import print_json, print_table, show
 from drorae.config import PRESETS, FieldError, Runtime, TrialConfig, default_cache_dir, load_config, override
 from drorae.errors import UserError
+from drorae.machine.precision import settled
 from drorae.storage.remote import Remote, absolute, locate
 from drorae.trial.folder import RESULT
 
@@ -107,18 +108,23 @@ def by_field(flag: str, given: Iterable[tuple[str, T]], remedy: str) -> dict[str
     return found
 
 
-def write_new(path: Path, tree: Any) -> Path:
-    """Writes a JSON file that the user asked for, with its folder, and returns its path.
+def write_text(path: Path, text: str) -> Path:
+    """Writes a file that the user asked for, with its folder, and returns its path.
 
     Raises:
         UserError: the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(tree, indent=2) + "\n")
+        path.write_text(text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; expected a folder to write to") from None
     return path
+
+
+def write_new(path: Path, tree: Any) -> Path:
+    """Writes a JSON file that the user asked for, as `write_text` does."""
+    return write_text(path, json.dumps(tree, indent=2) + "\n")
 
 
 @dataclass(kw_only=True)
@@ -153,19 +159,29 @@ class RuntimeOptions:
     """CPU threads; 0: all of them for a single trial, as many as its CPUs for a sweep's."""
     features: Literal["cache", "online"] = "cache"
     """cache: encode images once for all trials; online: in every epoch."""
+    loader_workers: Count = 0
+    """Processes that cut crops ahead of the step, with --features online; 0: a thread does."""
     cache_dir: Annotated[str | None, option("DIR", "default: $DRORAE_CACHE or ~/.cache")] = None
     """Folder for features, phase-1 decoders and converted weights; or s3://BUCKET/PREFIX, of which each machine keeps
     copies in $DRORAE_LOCAL_CACHE (default: ~/.cache/drorae)."""
     cache_limit_gb: Annotated[float, option("GB")] = 20.0
     """Refuse to let the cache grow beyond this."""
+    cache_evict: bool = False
+    """Make room in the cache by removing the features that were used longest ago; none that is in use."""
     micro_batch: Count = 0
     """Images sent through the networks at once, larger batches in pieces (gradient accumulation); 0: all."""
     activation_checkpointing: bool = False
     """Compute the decoder's activations twice instead of keeping them."""
     fast_kernels: bool = False
     """On a GPU, a fifth faster, but two runs of one seed differ."""
+    compile: bool = False
+    """Send training steps through torch.compile, which takes a minute to begin with; the same up to rounding."""
     checkpoint_seconds: Annotated[float, option("SECONDS")] = 30.0
-    """A killed trial loses at most so much of its work."""
+    """A killed trial loses at most so much of its work, or 50 times what its last checkpoint held it up."""
+    evaluate_every: Annotated[int, option("STEPS")] = 0
+    """While a phase trains, measure PSNR and SSIM of held-out images, and paint some, every so many steps; 0: never."""
+    evaluate_images: Count = 200
+    """So many validation images are measured then."""
 
     def runtime(self) -> Runtime:
         """Returns the `Runtime` that these options describe.
@@ -257,8 +273,8 @@ class ConfigOptions:
         """
         self.check_source()
         if self.config is not None:
-            return self.changed(load_config(self.config))
-        return self.changed(choose(PRESETS, self.preset or "quickstart", "--preset", "preset"))
+            return settled(self.changed(load_config(self.config)))
+        return settled(self.changed(choose(PRESETS, self.preset or "quickstart", "--preset", "preset")))
 
     def sweep_spec(self) -> SweepSpec:
         """Returns the sweep that is asked for, before any change; a trial's config is a sweep without axes.

@@ -51,12 +51,12 @@ def said(found: JointAnalysis, bought: Bought) -> list[str]:
         for item in law.optima:
             lines.append(
                 f"    C = {item.compute:.4g}: {found.x_name} {_share(item.first)}, {found.second_name} "
-                f"{_share(item.second)}; {found.y_name} {item.value:.4g}"
+                f"{_share(item.second)}; {found.sample.y_said} {item.value:.4g}"
             )
     if levels is not None:
         lines.append(f"  isoFLOP optima of {found.x_name}, a parabola in its logarithm per level of compute:")
         for level in levels.levels:
-            words = level.reason or f"{_share(level.minimum)}; {found.y_name} {level.value:.4g}"
+            words = level.reason or f"{_share(level.minimum)}; {found.sample.y_said} {level.value:.4g}"
             lines.append(f"    C = {level.compute:.4g}, {level.n} configurations: {words}")
         if levels.exponent is not None:
             lines.append(f"    {found.x_name} ~ C^{_share(levels.exponent)}")
@@ -105,7 +105,7 @@ def _tree(made: PairForecast) -> dict[str, Any]:
 
 def _text(found: JointAnalysis, made: PairForecast) -> str:
     first, second = made.at
-    head = f"{found.y_name} at {found.x_name} = {first:.4g}, {found.second_name} = {second:.4g}"
+    head = f"{found.sample.y_said} at {found.x_name} = {first:.4g}, {found.second_name} = {second:.4g}"
     if made.beyond > 1e-9:
         head += f", {made.beyond:.2f} decades beyond the pairs measured"
     if not made.trusted:

@@ -302,7 +302,7 @@ def _design_tree(item: planning.Appraisal) -> dict[str, Any]:
 
 
 def _print(found: Analysis, made: planning.Proposal) -> None:
-    x, y = found.selection.x_name, found.selection.y_name
+    x, y = found.selection.x_name, found.selection.y_said
     goals = {
         "slope": f"halve the interval of the slope of {y} on {x}, now {made.width_now:.4g} wide",
         "offset": f"tell log-linear from a power law with offset that halves the slope of {y} over the data",

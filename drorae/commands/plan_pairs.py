@@ -150,7 +150,7 @@ def print_pairs(plan: PairPlan) -> None:
     at = "" if made.at is None else f" at {found.x_name} = {made.at[0]:.4g}, {found.second_name} = {made.at[1]:.4g}"
     now = ", ".join(f"{name}{at} {_width(width)}" for name, width in zip(made.names, made.widths_now, strict=True))
     show(
-        f"goal: halve the {made.goal}'s interval of {found.y_name} on {found.x_name} and {found.second_name}\n"
+        f"goal: halve the {made.goal}'s interval of {found.sample.y_said} on {found.x_name} and {found.second_name}\n"
         f"  by {made.law}; now {now} wide; budget {made.budget:g}\n"
         "  locally optimal for the parameters fitted; the most useful pair for its cost first"
     )

@@ -174,7 +174,7 @@ def _forecast_text(found: Analysis, made: Forecast) -> str:
     from analysis.laws.digits import between, significant
 
     names = found.selection
-    head = f"{names.y_name} at {names.x_name} = {made.x:.4g}"
+    head = f"{names.y_said} at {names.x_name} = {made.x:.4g}"
     if made.decades_beyond:
         head += f", {made.decades_beyond:.3g} decades beyond the data"
     if not made.trusted:
@@ -196,7 +196,7 @@ def _forecast_text(found: Analysis, made: Forecast) -> str:
 
 def _reach_text(found: Analysis, item: Reach) -> str:
     names = found.selection
-    lines = [f"{names.x_name} for {names.y_name} = {item.target:.4g}, 95% sets of sizes where the law is there"]
+    lines = [f"{names.x_name} for {names.y_said} = {item.target:.4g}, 95% sets of sizes where the law is there"]
     for law, sizes, trusted in item.laws:
         estimate = "" if sizes.estimate is None else f"{sizes.estimate:.4g}; "
         beyond = "" if trusted or sizes.note else " [EXTRAPOLATED beyond the trusted horizon]"

@@ -16,11 +16,12 @@ from drorae.metrics.registry import METRICS
 from drorae.runtime.shell import portable_command
 from drorae.storage.files import file_name
 from drorae.storage.remote import Remote, locate
-from drorae.trial.folder import GRID
+from drorae.trial.folder import CHECKS_CONVERGENCE, GRID, ROLE, TrialStatus
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.inference.analysis import Analysis
     from analysis.inference.record import Record
     from analysis.laws.line import Law
     from analysis.report.outcome import FitOutcome
@@ -40,6 +41,59 @@ def choose_axis(frame: pd.DataFrame) -> tuple[str, Law] | None:
     if varying & {"num_layers", "fusion.num_layers"} and "expert_hidden_dim" not in varying:
         return "layers", "linear"
     return ("params", "log-linear") if varying & {"expert_hidden_dim", "params", "fusion_params"} else None
+
+
+def law_trials(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of trials that a law may be of: those that check convergence are none."""
+    return frame[frame[ROLE] != CHECKS_CONVERGENCE] if ROLE in frame.columns else frame
+
+
+def counted(frame: pd.DataFrame) -> str:
+    """Says how many trials a table holds: `12 trials, and 2 that check convergence`; `12 of 24 trials` were needed."""
+    law = law_trials(frame)
+    own, checks = len(law), len(frame) - len(law)
+    left = int((law["status"] == TrialStatus.NOT_NEEDED).sum()) if "status" in law.columns else 0
+    said = f"{own - left} of {own} trials" if left else f"{own} trials"
+    return said + f", and {checks} that check{'s' * (checks == 1)} convergence" * (checks > 0)
+
+
+def _analyses(frame: pd.DataFrame, note: Callable[[str], None]) -> list[Analysis]:
+    """Every known metric of a table of trials that a law can be fitted to, in the registry's order.
+
+    note: takes a line about each that none can be.
+
+    Raises:
+        UserError: nothing varies that a law could be of, or no metric can be fitted.
+    """
+    from analysis.inference.analysis import analyse
+
+    axis = choose_axis(law_trials(frame))
+    if axis is None:
+        raise UserError("no law: neither capacity nor the number of layers varies; add --axis capacity=8,32,128,512")
+    x, law = axis
+    usable = []
+    reason = f"no metric in the table; expected one of {', '.join(FITTED_METRICS)}"
+    for name in FITTED_METRICS:
+        if name in frame.columns and frame[name].notna().any():
+            try:
+                usable.append(analyse(frame, x, name, law))
+            except UserError as error:
+                reason = str(error)
+                note(f"note: no law of {name}: {error}")
+    if not usable:
+        raise UserError(f"no law: {reason}")
+    return usable
+
+
+def leading_analysis(frame: pd.DataFrame) -> Analysis:
+    """The analysis of a table of trials that its report begins with.
+
+    Raises:
+        UserError: nothing varies that a law could be of, or no metric can be fitted.
+    """
+    from analysis.report.outcome import in_order
+
+    return in_order(_analyses(frame, lambda line: None))[0]
 
 
 def fit_trials(
@@ -67,26 +121,11 @@ def fit_trials(
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
     """
-    from analysis.inference.analysis import analyse
     from analysis.report.outcome import report_analyses
     from analysis.report.trees import finite
     from drorae.storage.files import write_json
 
-    axis = choose_axis(frame)
-    if axis is None:
-        raise UserError("no law: neither capacity nor the number of layers varies; add --axis capacity=8,32,128,512")
-    x, law = axis
-    usable = []
-    reason = f"no metric in the table; expected one of {', '.join(FITTED_METRICS)}"
-    for name in FITTED_METRICS:
-        if name in frame.columns and frame[name].notna().any():
-            try:
-                usable.append(analyse(frame, x, name, law))
-            except UserError as error:
-                reason = str(error)
-                say(f"note: no law of {name}: {error}")
-    if not usable:
-        raise UserError(f"no law: {reason}")
+    usable = _analyses(frame, say)
     lines = [] if record is None else record.lines()
     made = report_analyses(usable, out, title, images, command, lines, style)
     if record is not None and lines:
@@ -139,6 +178,7 @@ def trial_pictures(
 
     if not {"config_hash", "fusion_params"} <= set(frame.columns):
         return {}
+    frame = law_trials(frame)
     finished = frame.assign(size=pd.to_numeric(frame["fusion_params"], errors="coerce")).dropna(subset=["size"])
     found = {}
     finished = finished.sort_values("size", kind="stable")
@@ -186,7 +226,7 @@ class Report(SourceOptions, FigureOptions):
         with working(f"fitting {len(frame)} trials"):
             record = record_of(self, source, [Path(name) for name in flat(self.predictions)])
             outcome = fit_trials(
-                frame, self.out or out, f"{title}: {len(frame)} trials", command, pictures, record, self.style
+                frame, self.out or out, f"{title}: {counted(frame)}", command, pictures, record, self.style
             )
         plot, page = outcome.paths["png"], outcome.paths["html"]
         show("\n".join([outcome.text, "", f"plot:   {plot}", f"report: {page}"]), keep=[plot, page])

@@ -15,6 +15,7 @@ from drorae.commands.options import Folder, JsonOption, Number, RuntimeOptions, 
 from drorae.commands.terminal import print_table, say, show, working
 from drorae.config import Scale, config_hash
 from drorae.errors import UserError
+from drorae.metrics.registry import BASELINE
 from drorae.storage.files import write_json
 from drorae.trial.folder import BROKEN, INSPECTION, TrialStatus
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sweeps.driver.run import SweepOutcome
     from sweeps.published import Exhibit
 
-PREFIXES = {"": "", "phase1": "baseline_", "phase2": "phase2."}
+PREFIXES = {"": "", "phase1": BASELINE, "phase2": "phase2."}
 """What stands before a metric's name in a table of trials, by the phase after which it was measured."""
 LAWS = {"capacity": ("table8", "params", "log-linear"), "layers": ("table9", "layers", "linear")}
 """The laws of single axes: whose rows, against what."""

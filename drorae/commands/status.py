@@ -46,6 +46,8 @@ class Status(SweepOptions, JsonOption):
         for label, reason, status in (*state.failed, *damaged):
             show(f"{status}: {label}: {reason}")
         unfinished = sum(state.counts.get(status, 0) for status in (*BROKEN, TrialStatus.MISSING))
+        if state.decided:
+            show(state.decided)
         if state.driven:
             print("a driver is at work on it")
         elif unfinished or state.running or not state.total:

@@ -26,12 +26,14 @@ from drorae.commands.options import (
     require,
 )
 from drorae.commands.terminal import ending, print_json, print_table, say, show, working
-from drorae.config import PRESETS, TrialConfig, config_hash, load_config, override
+from drorae.commands.until import ALL, decided, verdict_name
+from drorae.config import PRESETS, Runtime, TrialConfig, config_hash, flatten, load_config, override
 from drorae.errors import UserError
-from drorae.metrics.registry import METRICS, objective
+from drorae.metrics.gain import gain_of
+from drorae.metrics.registry import GAIN, METRICS, looked_through, objective
 from drorae.redaction import public_address, redact
 from drorae.runtime.shell import command, portable_command
-from drorae.storage.remote import locate, patiently
+from drorae.storage.remote import Remote, locate, patiently
 from drorae.trial.folder import BROKEN, TrialStatus
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     """Name of the sweep, its folder and its MLflow experiment."""
     root: Folder = Path("runs")
     """Folder of all sweeps; holds the default MLflow store. Where nodes share no disk, s3://BUCKET/PREFIX."""
+    until: Annotated[str, option("END")] = ALL
+    """decided: run batch by batch, and stop once the law is supported or not supported, which holds over all looks;
+    decided=no-saturation: once that verdict is."""
     tune: Annotated[Words, option("NAME[=LOW..HIGH]", "repeatable")] = ()
     """Fields that Optuna searches in every combination of the axes, seeds apart: --tune lr finds a learning rate for
     each capacity. A name alone: ten times less to ten times more; NAME=V,V: these values."""
@@ -76,13 +81,16 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     cpus_per_trial: Number = 1.0
     """CPUs of one trial."""
     gpus_per_trial: Annotated[float | None, option("N", "default: 1 where there are any")] = None
-    """GPUs of one trial; a fraction shares one, several train it together (DDP through Ray Train)."""
+    """GPUs of one trial; a fraction shares one, several train it together (through Ray Train)."""
     processes: Annotated[int | None, option("N", "default: one for each GPU")] = None
     """Processes that train one trial together, on CPUs too; its CPUs are shared out among them."""
     resources: Annotated[Words, option("NAME=V,V:WHAT=N", "repeatable")] = ()
     """Other cpus, gpus or processes for some trials, such as capacity=2048,4096:gpus=4,cpus=16."""
     max_concurrent: Count = 0
     """At most so many trials at once; 0: as many as fit."""
+    pack: Annotated[int | None, option("N", "default: 6 of the quickstart, else 0")] = None
+    """Train phase 2 of up to so many trials together, which differ in their fusions: faster, and the same up to
+    rounding; 0: each alone."""
     max_failures: Count = 3
     """Retries of one trial in a row that get no further than before, each from its last checkpoint; 0: none at all."""
     budget_hours: Annotated[float, option("HOURS")] = 0.0
@@ -91,10 +99,18 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
     stall_minutes: Annotated[float, option("MINUTES")] = 0.0
     """End the worker of a trial that reports nothing for so long, and try it again; 0: 20 times its slowest step and
     at least half an hour, 6 hours where it has no steps."""
+    notify: Annotated[str | None, option("COMMAND", "default: none")] = None
+    """Program with its arguments, run without a shell when the sweep ends, however it does, and for the first trial
+    that fails for good; DRORAE_MESSAGE in its environment says what there is to say."""
     asha: bool = False
     """The same as --pruner asha."""
     address: Annotated[str, option("ADDRESS")] = ""
     """A Ray cluster to join; empty: a local one for this sweep."""
+    check_convergence: bool = False
+    """Train the smallest and the largest size once more with twice the epochs, and say how far that moves the law; the
+    presets quickstart and smoke do."""
+    no_check_convergence: bool = False
+    """Leave that out where the preset does it."""
     autoscaling: bool = False
     """The cluster starts nodes on demand: do not refuse trials that the nodes there are have no room for."""
     no_fit: bool = False
@@ -104,15 +120,22 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
 
     def run(self) -> int:
         """Runs the sweep; 0, or 1 where a trial failed."""
+        from sweeps.checks import convergence_checks
         from sweeps.driver.cluster import cluster_address
+        from sweeps.driver.notify import split_command
         from sweeps.spec import expand
 
         spec = self.spec()
         configs = expand(spec)
+        checks = convergence_checks(spec, configs)
+        if spec.check_convergence and not checks:
+            say(f"note: convergence is not checked: {_no_checks(spec)}")
         runtime = self.runtime()
         require(self.max_concurrent >= 0, f"--max-concurrent {self.max_concurrent}", "0 (as many as fit) or more")
+        split_command(self.notify)
+        until = verdict_name(self.until)
         if self.dry_run:
-            print_plan(configs, self.as_json)
+            print_plan(configs, self.as_json, checks, runtime)
             if spec.search is not None:
                 fields = ", ".join(item.name for item in spec.search.ranges)
                 say(f"and a search of {spec.search.trials} trials for {fields} in each, seeds apart")
@@ -121,7 +144,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
         if not cluster_address(self.address):
             from drorae.machine.capacity import check_machine
 
-            for config in configs:
+            for config in [*configs, *checks]:
                 check_machine(config, runtime)
         from sweeps.driver.run import run_sweep
         from sweeps.settings import Asha
@@ -138,8 +161,22 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
             pruner=self.pruner,
             budget_hours=self.budget_hours,
             stall_minutes=self.stall_minutes,
+            pack=self._pack(spec),
+            until=until,
+            decided=decided,
+            notify=self.notify,
         )
         return conclude(spec, outcome, self.root, self.no_fit, self.as_json)
+
+    def _pack(self, spec: SweepSpec) -> int:
+        from sweeps.presets import PACKED
+
+        if self.pack is not None:
+            return self.pack
+        alone = spec.search is not None or self.asha or self.pruner != "none" or self.compile or self.until != ALL
+        alone = alone or isinstance(locate(self.root), Remote)
+        preset = self.preset or ("quickstart" if self.config is None else "")
+        return 0 if alone else PACKED.get(preset, 0)
 
     def _resources(self) -> Resources:
         from sweeps.parsing import parse_rule
@@ -185,7 +222,12 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
         if both:
             raise UserError(f"--tune {both[0]}: the sweep varies it; drop one of the two")
         kept = tuple(axis for dotted, axis in axes.items() if dotted not in searched)
-        return SweepSpec(self.name or spec.name, base, kept, spec.listed, search)
+        require(
+            not (self.check_convergence and self.no_check_convergence),
+            "--check-convergence and --no-check-convergence", "one of the two",
+        )  # fmt: skip
+        check = (self.check_convergence or spec.check_convergence) and not self.no_check_convergence
+        return SweepSpec(self.name or spec.name, base, kept, spec.listed, search, check)
 
     def _search(self, base: TrialConfig) -> Search:
         from sweeps.parsing import parse_range
@@ -194,7 +236,7 @@ class Sweep(JsonOption, RuntimeOptions, ConfigOptions):
         ranges = tuple(parse_range(text, base) for text in flat(self.tune))
         by_field("--tune", ((item.name, item) for item in ranges), "give one range")
         require(self.tune_trials >= 2, f"--tune-trials {self.tune_trials}", "2 or more")
-        objectives = flat(self.objectives) or [objective(base.evaluation.extractors)]
+        objectives = flat(self.objectives) or [objective(base.evaluation.extractors, looked_through(flatten(base)))]
         if self.pruner != "none" and len(objectives) > 1:
             raise UserError("--pruner: Optuna prunes searches of one objective only; drop it")
         return Search(ranges, tuple(dict.fromkeys(objectives)), self.tune_trials, self.sampler, self.pruner)
@@ -226,7 +268,21 @@ def conclude(spec: SweepSpec, outcome: SweepOutcome, root: Path, no_fit: bool, a
         print_json(_tree(outcome, law))
     else:
         _print_outcome(outcome, law, root)
+    if outcome.decided:
+        rest = outcome.counts.get(TrialStatus.NOT_NEEDED, 0)
+        more = command("resume", spec.name, *(() if str(root) == "runs" else ("--root", root)), "--until", ALL)
+        say(outcome.decided + (f"; to run the {rest} not needed: {more}" if rest else ""))
+    moved = [item.selection.y_name for item in law.analyses if item.not_converged] if law is not None else []
+    if moved:
+        say(f"not converged: twice the steps move the law of {', '.join(moved)}; train for more epochs")
     return 1 if any(outcome.counts.get(status) for status in (*BROKEN, TrialStatus.MISSING)) else 0
+
+
+def _no_checks(spec: SweepSpec) -> str:
+    """Why a sweep that is to check its convergence has no trial that does."""
+    if spec.search is not None:
+        return "--tune chooses settings for this many steps, and twice the steps would be another search"
+    return "no phase of its own is trained, or the sweep varies the epochs itself"
 
 
 def import_analysis() -> None:
@@ -243,15 +299,26 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
     return [{short_name(name): as_cell(read_field(config, name)) for name in names} for config in configs]
 
 
-def print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
+def print_plan(
+    configs: Sequence[TrialConfig], as_json: bool, checks: Sequence[TrialConfig] = (), runtime: Runtime | None = None
+) -> None:
     """Prints the trials a sweep would run, with their fusion parameters where the encoder's size is known.
 
     GPU hours are those of the phases that a trial trains itself; phase 1 is shared.
+
+    Args:
+        configs: the trials of the law.
+        as_json: print one JSON object.
+        checks: those that check their convergence, which are listed after them; none by default.
+        runtime: how they would run; None: as usual.
     """
+    from drorae.commands.train import print_bounds
+    from drorae.machine.bounds import rough_bounds
     from drorae.machine.needs import GPU_TFLOPS, IMAGENET_IMAGES, encoder_shape, trial_flops
     from drorae.models.fusion.size import fusion_params
 
-    rows, hours = [], 0.0
+    rows, hours, largest = [], 0.0, (-1.0, configs[0])
+    configs = [*configs, *checks]
     for config, point in zip(configs, _points(configs), strict=True):
         shape = encoder_shape(config.encoder.name)
         params = fusion_params(config.fusion, shape.depth, shape.width) if shape else None
@@ -259,29 +326,37 @@ def print_plan(configs: Sequence[TrialConfig], as_json: bool) -> None:
         sized = config if counted else override(config, "images.train_images", IMAGENET_IMAGES)
         own = trial_flops(sized) / (GPU_TFLOPS * 1e12) / 3600
         hours += own
+        largest = max(largest, (own, sized), key=lambda pair: pair[0])
         rows.append({"config_hash": config_hash(config), **point, "fusion_params": params, "gpu_hours": round(own, 1)})
     trained = [[phase.number for phase in config.phases if phase.settings.epochs] for config in configs]
     last = sorted({f"phase {max(numbers, default=1)}" for numbers in trained})
+    limits = rough_bounds(largest[1], runtime or Runtime(), GPU_TFLOPS * 1e12)
     if as_json:
-        print_json({"trials": rows, "gpu_hours": hours, "measured_after": last})
+        tree = {"trials": rows, "gpu_hours": hours, "measured_after": last}
+        tree["largest_trial_bounds"] = [bound._asdict() for bound in limits]
+        print_json(tree | {"convergence_checks": [config_hash(config) for config in checks]})
         return
     cells = [["" if value is None else f"{value}" for value in row.values()] for row in rows]
     header = list(rows[0])
     if hours < 1:
         header, cells = header[:-1], [row[:-1] for row in cells]
-    print_table(header, cells, f"{len(rows)} trials, measured after {' or '.join(last)}", drop=("config_hash",))
+    title = f"{len(rows)} trials, measured after {' or '.join(last)}"
+    if checks:
+        title += f"; {len(checks)} of them {'check' if len(checks) > 1 else 'checks'} convergence, with twice the steps"
+    print_table(header, cells, title, drop=("config_hash",))
     if hours >= 1:
         say(
             f"{hours:,.0f} GPU hours at {GPU_TFLOPS:g} TFLOP/s, an assumption, on as many images as ImageNet has "
             "where a config does not say; phase 1, which they share, apart"
         )
+        print_bounds(limits, "bounds of the largest trial with its phase 1, estimated from arithmetic")
 
 
 def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
     """Writes the sweep's law to its folder and to MLflow; returns None, with a note, where there is none to fit."""
     from analysis.report.mlflow import write_fits
     from analysis.table.files import read_table
-    from drorae.commands.report import fit_trials, searched_pictures, trial_pictures
+    from drorae.commands.report import counted, fit_trials, searched_pictures, trial_pictures
 
     name = spec.name
     try:
@@ -290,7 +365,7 @@ def _fit(spec: SweepSpec, outcome: SweepOutcome) -> FitOutcome | None:
         law = fit_trials(
             frame,
             outcome.directory / "law",
-            f"{name}: {len(frame)} trials",
+            f"{name}: {counted(frame)}",
             portable_command("report", outcome.directory.name),
             found | trial_pictures(outcome.directory, frame, outcome.fetch_picture),
             _record(name, outcome),
@@ -331,8 +406,9 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
         rows = list(csv.DictReader(file))
     _print_trials(outcome, rows)
     for row in rows:
-        # One that is missing for a reason has a damaged result.
-        if row["status"] != TrialStatus.FINISHED and (row["status"] != TrialStatus.MISSING or row.get("reason")):
+        # One that is missing for a reason has a damaged result; why some were not needed ends the output.
+        quiet = (TrialStatus.FINISHED, TrialStatus.NOT_NEEDED, *(() if row.get("reason") else (TrialStatus.MISSING,)))
+        if row["status"] not in quiet:
             say(f"note: {row['config_hash']} {row['status']}: {row.get('reason', '')}")
     if law is not None:
         show(law.text + "\n")
@@ -341,6 +417,8 @@ def _print_outcome(outcome: SweepOutcome, law: FitOutcome | None, root: Path) ->
 
 
 def _print_trials(outcome: SweepOutcome, rows: Sequence[Mapping[str, str]]) -> None:
+    from sweeps.folder.table import marks
+
     paths = sorted((outcome.directory / "trials").glob("*/config.json"))
     keys = [path.parent.name for path in paths]
     points = dict(zip(keys, _points([load_config(path) for path in paths]), strict=True))
@@ -348,14 +426,23 @@ def _print_trials(outcome: SweepOutcome, rows: Sequence[Mapping[str, str]]) -> N
     listed = [metric.name for metric in METRICS if metric.listed]
     known = ("fusion_params", *listed, "train_seconds", "status")
     names = [name for name in known if any(row.get(name) for row in rows)]
+    gained = next((f"{GAIN}{name}" for name in listed if any(row.get(f"{GAIN}{name}") for row in rows)), "")
+    if gained:
+        names.insert(names.index("status"), gained)
     cells = []
     for row in rows:
-        point = points.get(row["config_hash"], {})
-        cells.append([*(str(point.get(name, "")) for name in varied), *(_cell(row.get(name, "")) for name in names)])
-    drop = ("train_seconds", *reversed(listed[2:]), "fusion_params", "status")
+        point, shown = points.get(row["config_hash"], {}), {name: _cell(row.get(name, "")) for name in names}
+        if gained:
+            shown[gained] = str(gain_of(row, gained, float(row.get("eval_images") or 0)) or "")
+        cells.append([*(str(point.get(name, "")) for name in varied), *shown.values()])
+    drop = ("train_seconds", *reversed(listed[2:]), gained, "fusion_params", "status")
     counts = ", ".join(f"{number} {status}" for status, number in outcome.counts.items())
     title = f"{outcome.directory.name}: {counts}"
-    print_table([*varied, *names], cells, title, drop=drop, whole=f"{outcome.trials_csv} has all")
+    starred = marks(rows, names)
+    head, left = ([f"{name}*" if name in starred else name for name in group] for group in (names, drop))
+    print_table([*varied, *head], cells, title, drop=left, whole=f"{outcome.trials_csv} has all")
+    for name, said in starred.items():
+        print(f"* {name}: {said}")
 
 
 def _places(outcome: SweepOutcome, law: FitOutcome | None, root: Path) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from drorae.redaction import redact, redact_tree
 from drorae.runtime.signals import WORDS, Interrupted, Stopped
 from drorae.runtime.text import wrapped
+from drorae.training.rows import HELD_OUT_PSNR
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -191,5 +192,6 @@ def _progress_text(row: Mapping[str, Any]) -> str:
         return f"{row['note']}{counted}"
     total = f" of {row['total_steps']:.0f}" if row.get("total_steps") else ""
     loss = f", loss {row['loss']:.5g}" if "loss" in row else ""
+    loss += f", held-out PSNR {row[HELD_OUT_PSNR]:.2f} dB" if HELD_OUT_PSNR in row else ""
     speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
     return f"{row.get('phase', '')} step {row.get('step', 0):.0f}{total}{loss}{speed}"

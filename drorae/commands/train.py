@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +15,16 @@ from drorae.commands.terminal import ending, print_table, say, show, working
 from drorae.config import Runtime, TrialConfig, config_hash, former_hash, override
 from drorae.errors import UserError
 from drorae.machine.needs import GPU_TFLOPS
+from drorae.metrics.gain import gain_of
 from drorae.storage.remote import Remote, locate
 from drorae.trial.folder import MEASURED
 
 if TYPE_CHECKING:
+    from drorae.machine.bounds import Bound
     from drorae.machine.needs import Needs
+    from drorae.training.loop import Report
     from drorae.trial.result import TrialResult
+    from sweeps.resources import Resources, Share
 
 
 @dataclass(kw_only=True)
@@ -32,6 +38,10 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
     """Shorthand for --set seed=N."""
     out: Annotated[Path | None, option("DIR", "default: runs/train-HASH")] = None
     """Folder of the run. The MLflow store lies beside it."""
+    gpus: Annotated[int | None, option("N", "default: 1 where there are any")] = None
+    """GPUs of this machine that train it together, a process for each."""
+    processes: Annotated[int | None, option("N", "default: one for each GPU")] = None
+    """Processes that train it together, on CPUs too; the CPU threads are shared out among them."""
     no_track: bool = False
     """Run without MLflow and Ray; DIR is then the trial's own folder."""
     dry_run: bool = False
@@ -62,8 +72,14 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
         out = (self.out or (former if former.exists() and not own.exists() else own)).resolve()
         # Missing torch is found here, not by a worker.
         importlib.import_module("torch")
-        run = _untracked if self.no_track else _tracked
-        directory, result, reason = run(config, runtime, out)
+        resources = self._resources(runtime)
+        share = resources.share(config, self.gpus is None and _sees_gpus(runtime))
+        if share.processes > 1 or not self.no_track:
+            runtime = replace(runtime, threads=runtime.threads or max(1, (os.cpu_count() or 1) // share.processes))
+        if self.no_track:
+            directory, result, reason = _untracked(config, runtime, out, share)
+        else:
+            directory, result, reason = _tracked(config, runtime, out, resources)
         if result is None:
             say(f"error: the trial failed: {reason}")
             return 1
@@ -71,14 +87,34 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
         self.answer(tree, lambda: _print_result(directory, result))
         return 0 if result.status in MEASURED else 1
 
+    def _resources(self, runtime: Runtime) -> Resources:
+        """Returns what the trial gets of this machine.
+
+        Raises:
+            UserError: GPUs that are not there or not wanted.
+        """
+        import torch
+
+        from sweeps.resources import Resources
+
+        if self.gpus:
+            require(
+                runtime.device in ("auto", "cuda"), f"--gpus {self.gpus} --device {runtime.device}", "--device cuda"
+            )
+            seen = torch.cuda.device_count()
+            require(self.gpus <= seen, f"--gpus {self.gpus}", f"no more than this machine has, {seen}")
+        return Resources(cpus=float(max(1, self.processes or self.gpus or 1)), gpus=self.gpus, processes=self.processes)
+
     def _answer_needs(self, config: TrialConfig, runtime: Runtime) -> None:
         """Prints what the trial would take."""
+        from drorae.machine.bounds import bounds
         from drorae.machine.downloads import needed_weights
         from drorae.machine.needs import measure, train_images
 
-        images, counted = train_images(config)
+        images, counted = train_images(config, runtime)
         found = measure(config, runtime, images)
         weights = needed_weights(config)
+        limits = bounds(config, runtime, found, images, self.gpu_tflops * 1e12)
         flops_per_second = self.gpu_tflops * 1e12
         tree = {
             "params": found.params,
@@ -88,11 +124,13 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
             "memory_bytes": found.memory_bytes,
             "gpu_hours": found.hours(flops_per_second),
             "assumed_flops_per_second": flops_per_second,
+            "bounds": [bound._asdict() for bound in limits],
             "weights": [asdict(item) for item in weights],
         }
 
         def in_words() -> None:
             _print_needs(found, flops_per_second)
+            print_bounds(limits)
             how = "" if counted else " (ImageNet's number: the images are not here)"
             show(
                 f"{images:,} training images{how}; memory {found.memory_bytes / 1e9:.3g} GB; "
@@ -103,6 +141,15 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
                 show(f"{item.what} weights: {item.where} ({state})")
 
         self.answer(tree, in_words)
+
+
+def print_bounds(limits: Sequence[Bound], title: str = "bounds, estimated from arithmetic") -> None:
+    """Prints the bounds of a trial under a title."""
+    rows = [
+        (bound.what, *("" if value is None else f"{value:.3g}" for value in (bound.hours, bound.gigabytes)), bound.how)
+        for bound in limits
+    ]
+    print_table(("bound", "h", "GB", "how it is estimated"), rows, title, drop=("how it is estimated",))
 
 
 def _print_needs(found: Needs, flops_per_second: float) -> None:
@@ -124,22 +171,44 @@ def _print_needs(found: Needs, flops_per_second: float) -> None:
     print_table(header, rows)
 
 
-def _untracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
-    from drorae.trial.run import prepare, run_trial
+def _sees_gpus(runtime: Runtime) -> bool:
+    """Whether the trial goes to a GPU that nobody asked for by number."""
+    import torch
+
+    return runtime.device != "cpu" and torch.cuda.is_available()
+
+
+def _untracked(config: TrialConfig, runtime: Runtime, out: Path, share: Share) -> tuple[Path, TrialResult | None, str]:
+    from drorae.runtime.processes import run_in_processes
 
     with ending(f"the same command goes on from the last checkpoint in {out}"), working("training") as note:
-        prepare(config, runtime, note)
-        return out, run_trial(config, note, directory=out, runtime=runtime), ""
+        if share.processes == 1:
+            return out, _one_process(config, runtime, out, False, 0, note), ""
+        work = partial(_one_process, config, runtime, out, share.gpus > 0)
+        return out, run_in_processes(work, share.processes, "nccl" if share.gpus else "gloo", note), ""
 
 
-def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, TrialResult | None, str]:
+def _one_process(
+    config: TrialConfig, runtime: Runtime, out: Path, numbered: bool, number: int, report: Report
+) -> TrialResult:
+    """Prepares and trains a trial, or does process `number`'s part of it, on the GPU of its number where `numbered`."""
+    from drorae.trial.run import prepare, run_trial
+
+    if numbered:
+        runtime = replace(runtime, device=f"cuda:{number}")
+    prepare(config, runtime, report)
+    return run_trial(config, report, directory=out, runtime=runtime)
+
+
+def _tracked(
+    config: TrialConfig, runtime: Runtime, out: Path, resources: Resources
+) -> tuple[Path, TrialResult | None, str]:
     from drorae.trial.folder import read_outcome
     from drorae.trial.result import read_result
     from sweeps.driver.run import run_sweep
     from sweeps.spec import SweepSpec
 
-    runtime = replace(runtime, threads=runtime.threads or os.cpu_count() or 1)
-    outcome = run_sweep(SweepSpec(out.name, config), root=out.parent, runtime=runtime)
+    outcome = run_sweep(SweepSpec(out.name, config), root=out.parent, runtime=runtime, resources=resources)
     directory = outcome.directory / "trials" / config_hash(config)
     result = read_result(directory)
     return directory, result, "" if result else str(read_outcome(directory).get("reason", "unknown"))
@@ -147,9 +216,15 @@ def _tracked(config: TrialConfig, runtime: Runtime, out: Path) -> tuple[Path, Tr
 
 def _print_result(directory: Path, result: TrialResult) -> None:
     rows = [
-        (name, f"{result.baseline[name]:.5g}" if name in result.baseline else "", f"{value:.5g}")
+        (
+            name,
+            f"{result.baseline[name]:.5g}" if name in result.baseline else "",
+            f"{value:.5g}",
+            str(gain_of(result.gain, name, result.eval_images) or ""),
+        )
         for name, value in result.metrics.items()
     ]
-    rows.append(("fusion parameters", "0", f"{result.fusion_params:,}"))
-    print_table(("metric", "phase 1 (no fusion)", "fused"), rows, f"{result.status}: {result.reason or directory.name}")
+    rows.append(("fusion parameters", "0", f"{result.fusion_params:,}", ""))
+    header = ("metric", "phase 1 (no fusion)", "fused", "gain (95%)")
+    print_table(header, rows, f"{result.status}: {result.reason or directory.name}")
     print(directory)

@@ -8,11 +8,17 @@ from drorae.config.convert import from_dict as from_dict
 from drorae.config.convert import load_config as load_config
 from drorae.config.convert import override as override
 from drorae.config.convert import to_dict as to_dict
+from drorae.config.generator import GENERATORS as GENERATORS
+from drorae.config.generator import TRAININGS as TRAININGS
+from drorae.config.generator import GeneratorConfig as GeneratorConfig
+from drorae.config.generator import GeneratorRun as GeneratorRun
+from drorae.config.generator import GeneratorTraining as GeneratorTraining
 from drorae.config.identity import LOCATIONS as LOCATIONS
 from drorae.config.identity import config_hash as config_hash
 from drorae.config.identity import former_hash as former_hash
 from drorae.config.identity import identity as identity
 from drorae.config.identity import is_moved as is_moved
+from drorae.config.identity import pack_key as pack_key
 from drorae.config.identity import phase1_key as phase1_key
 from drorae.config.identity import relocated as relocated
 from drorae.config.identity import shared_key as shared_key
@@ -29,6 +35,7 @@ from drorae.config.schema import DecoderConfig as DecoderConfig
 from drorae.config.schema import DiscriminatorConfig as DiscriminatorConfig
 from drorae.config.schema import EncoderConfig as EncoderConfig
 from drorae.config.schema import EvaluationConfig as EvaluationConfig
+from drorae.config.schema import Extractor as Extractor
 from drorae.config.schema import FusionConfig as FusionConfig
 from drorae.config.schema import ImagesConfig as ImagesConfig
 from drorae.config.schema import ObjectiveConfig as ObjectiveConfig

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from drorae.config.convert import canonical_json, override
+from drorae.config.phases import WITHOUT_WEIGHTS
 from drorae.config.schema import TrialConfig
 
 VERSION = 1
@@ -103,6 +104,20 @@ def phase1_key(config: TrialConfig) -> dict[str, Any]:
 def shared_key(config: TrialConfig) -> dict[str, Any]:
     """What trials have in common that share phase 1 and the reference statistics, at the same places."""
     return phase1_key(config) | {"evaluation": identity(config, located=True)["evaluation"]}
+
+
+def pack_key(config: TrialConfig) -> dict[str, Any] | None:
+    """What trials have in common whose phase 2 can be trained in one pack, before one decoder, on the same batches.
+
+    Fusions and the ways of optimising them may differ. None for a trial that trains alone: its phase 2 trains no
+    fusion, or more than the fusion, or has an adversarial term.
+    """
+    phase = config.phases[1]
+    alone = phase.trains != ("fusion",) or config.fusion.variant in WITHOUT_WEIGHTS or config.trains_encoder
+    if alone or not phase.settings.epochs or config.objective.gan_weight:
+        return None
+    settings = {name: getattr(phase.settings, name) for name in ("epochs", "batch_size", "latent_noise", "precision")}
+    return shared_key(config) | {"seed": config.seed, "phase2": settings}
 
 
 def relocated(config: TrialConfig, like: TrialConfig) -> TrialConfig:

@@ -8,13 +8,13 @@ decoder on the fusion's latent. A config gives another list: joint training of f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from drorae.config.checked import Checked, Count, Decay, Positive, Weight
 from drorae.errors import UserError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 Module = Literal["fusion", "decoder", "encoder"]
 """A part of the tokenizer that a phase can train."""
 PARTS: tuple[Module, ...] = ("fusion", "decoder", "encoder")
@@ -30,6 +30,9 @@ class PhaseConfig(Checked):
     epochs: Count
     batch_size: Positive = 64
     lr: Weight = 1e-3
+    lr_width: Count = 0
+    """Expert hidden dim that `lr` is meant for: a fusion of another h that this phase trains has the rate
+    lr (lr_width / h)^0.3 (`WIDTH_POWER`); 0: `lr` whatever h."""
     final_lr: Weight = 1e-5
     warmup_steps: Count = 20
     betas: tuple[Decay, Decay] = (0.9, 0.95)
@@ -46,7 +49,8 @@ class PhaseConfig(Checked):
     """The tokenizer's loss has its adversarial term from this step on: after `disc_start_steps`, so that fresh heads
     are never heard."""
     precision: Precision = "fp32"
-    """bf16: autocast of the forward pass. Slower than fp32 on CPUs without bf16 instructions."""
+    """Of matrix products; weights and sums are float32. auto: bf16 where the machine that starts the run has
+    instructions for it, else fp32; what it stood for is part of a trial's identity (`drorae.machine.precision`)."""
     disc_from: Literal["fresh", "phase1", "phase2"] = "fresh"
     """fresh: a discriminator with fresh heads; phase1, phase2: that phase's, with its optimiser begun anew.
     The paper has one discriminator for phases 1 to 3 (Table 5) and does not say what becomes of it between them."""
@@ -59,6 +63,9 @@ class PhaseConfig(Checked):
     pretrained weights)."""
 
 
+WIDTH_POWER = 0.3
+"""How the rate that a fusion learns best at falls with the hidden width of its experts (results/quickstart/README.md:
+8e-3 at h = 4, 2e-3 at h = 360)."""
 UNTRAINED = PhaseConfig(epochs=0)
 """A phase that is left out."""
 
@@ -86,19 +93,24 @@ class Phase:
         return self.settings.start == "fresh"
 
 
-def _declared(usual: Phase) -> Phase:
+def _declared(usual: Phase, hidden: int) -> Phase:
     settings = usual.settings
     trains = tuple(part for part in PARTS if part in settings.trains) or usual.trains
+    if settings.lr_width and "fusion" in trains:
+        settings = replace(settings, lr=settings.lr * (settings.lr_width / hidden) ** WIDTH_POWER)
     latent = usual.latent if settings.latent == "auto" else settings.latent
     return Phase(usual.name, usual.number, trains, latent, settings)
 
 
-def declared(phase1: PhaseConfig, phase2: PhaseConfig, phase3: PhaseConfig) -> tuple[Phase, Phase, Phase]:
-    """Returns the three phases; what a config leaves open is as published (arXiv 2605.10780, Sec. 3.3)."""
+def declared(phase1: PhaseConfig, phase2: PhaseConfig, phase3: PhaseConfig, hidden: int) -> tuple[Phase, Phase, Phase]:
+    """Returns the three phases; what a config leaves open is as published (arXiv 2605.10780, Sec. 3.3).
+
+    Their settings have the learning rate that holds for experts of width `hidden`.
+    """
     return (
-        _declared(Phase("phase1", 1, ("decoder",), "base", phase1)),
-        _declared(Phase("phase2", 2, ("fusion",), "fused", phase2)),
-        _declared(Phase("phase3", 3, ("decoder",), "fused", phase3)),
+        _declared(Phase("phase1", 1, ("decoder",), "base", phase1), hidden),
+        _declared(Phase("phase2", 2, ("fusion",), "fused", phase2), hidden),
+        _declared(Phase("phase3", 3, ("decoder",), "fused", phase3), hidden),
     )
 
 

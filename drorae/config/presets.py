@@ -41,9 +41,8 @@ DINOV3 = EncoderConfig(name="vit_large_patch16_dinov3.lvd1689m", weights="hub", 
 PUBLISHED_LOSS = ObjectiveConfig(perceptual="lpips_vgg", perceptual_weight=1.0, gan_weight=0.75)
 """RAE's. The paper gives lambda_p = 1 and no lambda_g."""
 PUBLISHED_METRICS = EvaluationConfig(
-    ("inception", "dinov2", "effnet"), dinov2_size=224, effnet_size=224, quantise="truncate", lpips="vgg"
+    ("inception", "effnet2", "dinov2"), dinov2_size=224, effnet2_size=224, quantise="truncate", lpips="vgg"
 )
-"""A phase that is left out."""
 
 
 def _rae_phase(batch_size: int, steps_per_epoch: int) -> PhaseConfig:
@@ -123,7 +122,13 @@ def _paper() -> TrialConfig:
 
 PRESETS: Mapping[str, TrialConfig] = types.MappingProxyType(
     {
-        "quickstart": TrialConfig(images=ImagesConfig(train_images=2000, val_images=800)),
+        "quickstart": TrialConfig(
+            images=ImagesConfig(train_images=6000, val_images=1000),
+            fusion=FusionConfig(expert_hidden_dim=40),
+            phase1=PhaseConfig(epochs=8, batch_size=32, lr=2e-3, precision="auto"),
+            phase2=PhaseConfig(epochs=3, batch_size=32, lr=4e-3, lr_width=40, precision="auto"),
+            evaluation=EvaluationConfig(("effnet2",)),
+        ),
         "smoke": TrialConfig(
             images=ImagesConfig(train_images=96, val_images=64),
             decoder=DECODERS["tiny"],

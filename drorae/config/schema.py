@@ -18,6 +18,8 @@ from drorae.config.checked import Checked, Count, Decay, Like, Name, Positive, S
 from drorae.config.phases import Module, Phase, PhaseConfig, check_discriminators, check_phases, declared, trained_parts
 from drorae.errors import UserError
 
+Extractor = Literal["inception", "effnet2", "dinov2", "effnet"]
+"""A network in whose features a Frechet distance is measured."""
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 
 
@@ -66,28 +68,43 @@ def _check_heads(group: str, config: DecoderConfig | ProbeConfig) -> None:
         raise UserError(f"{group}.width: {config.width} must be a multiple of 4 and of {group}.heads={config.heads}")
 
 
+_HOLDERS = {
+    "folder": "the folder of images",
+    "npz": "the npz file",
+    "parquet": "the parquet file, or a folder of them",
+    "webdataset": "the tar file, a folder of them, or a pattern such as shards-{000..011}.tar",
+    "datasets": "the folder that save_to_disk wrote",
+}
+
+
 @dataclass(frozen=True)
 class ImagesConfig(Checked):
     """Which images, and how they are cut (`drorae.data.images`)."""
 
-    source: Literal["photos", "folder", "npz"] = "photos"
-    """photos: crops of the photographs in scikit-image and scikit-learn; folder; npz with train and val."""
+    source: Literal["photos", "folder", "npz", "parquet", "webdataset", "datasets"] = "photos"
+    """photos: crops of the photographs in scikit-image and scikit-learn; folder; npz with train and val; parquet with
+    encoded images, as hubs have it; webdataset: tar shards; datasets: what `save_to_disk` of that library wrote."""
     path: str = ""
-    """Folder or npz file. A folder holding `train` and `val` (or `test`) folders is split by them."""
+    """Folder or file; of shards, also a pattern: `shards-{000..011}.tar`. Folders and shards named `train` and `val`
+    (or `test`) are the split."""
     val_path: str = ""
-    """Folder of validation images; empty: a share of `path`, chosen by a hash of the file names."""
+    """The same of validation images; empty: a share of `path`, chosen by a hash of the images' names."""
     val_fraction: Share = 0.25
     """Share of a folder, or of a single array, kept for validation where nothing else says which."""
     split: Literal["auto", "pooled"] = "auto"
     """auto: folders of `path` with the names of splits (train, val, test ...) are the split; pooled: all is one."""
     keys: tuple[str, ...] = ()
-    """npz: names of the training and the validation array, or of one to be split; empty: by their names."""
+    """npz: names of the training and the validation array, or of one to be split, then of their labels; parquet,
+    datasets: of the column of images; empty: by their names."""
     max_pixels: Annotated[int, Within(1)] = 178_956_970
-    """Larger images of a folder are left out, as a file of a few bytes can unpack to fill memory: Pillow's limit."""
+    """Larger images of files are left out, as a file of a few bytes can unpack to fill memory: Pillow's limit."""
     size: Annotated[int, Within(8)] = 32
     """Side of a crop in pixels: what the decoder paints and the metrics compare."""
     resize: Count = 0
     """Shorter side in pixels before a training crop (RAE's recipe: 384 for 256); 0: `size`."""
+    draft: bool = False
+    """Decode JPEGs of a folder at a half, quarter or eighth of their size for training crops, where that leaves twice
+    `resize`: faster, for crops a little off those of the whole. Validation crops are of the whole."""
     train_images: Count = 0
     """At most so many training images; 0: all (photos: 3000 crops)."""
     val_images: Annotated[int, Within(2, or_zero=True)] = 0
@@ -100,8 +117,9 @@ class ImagesConfig(Checked):
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
         if self.source != "photos" and not self.path:
-            what = "the folder of images" if self.source == "folder" else "the npz file"
-            raise UserError(f"images.source={self.source} needs images.path: name {what}")
+            raise UserError(f"images.source={self.source} needs images.path: name {_HOLDERS[self.source]}")
+        if self.source in ("parquet", "datasets") and len(self.keys) > 1:
+            raise UserError(f"images.keys: {','.join(self.keys)} are several; name the one column that holds images")
         if self.resize and self.resize < self.size:
             raise UserError(
                 f"images.resize: a crop of {self.size} does not fit into a shorter side of {self.resize}; "
@@ -198,6 +216,10 @@ class FusionConfig(Checked):
         if self.layers:
             return (depth,) if self.variant == "last" else self.layers
         return tuple(range(depth - (self.num_layers or depth) + 1, depth + 1))
+
+    def reads(self, depth: int) -> int:
+        """Returns among how many of the deepest blocks of `depth` the fused ones lie, the last of all with them."""
+        return depth + 1 - self.blocks(depth)[0]
 
     def check_depth(self, depth: int) -> None:
         """Raises UserError where layers are asked for that an encoder of `depth` blocks does not have."""
@@ -301,12 +323,15 @@ class DiscriminatorConfig(Checked):
 class EvaluationConfig(Checked):
     """What is measured (`drorae.metrics`)."""
 
-    extractors: tuple[Literal["inception", "dinov2", "effnet"], ...] = ("dinov2", "effnet")
-    """Feature extractors of the Frechet distance: inception, dinov2, effnet."""
+    extractors: tuple[Extractor, ...] = ("effnet2", "dinov2")
+    """Feature extractors of the Frechet distance: inception, effnet2 (EfficientNet-Lite2, which no loss looks through),
+    dinov2, effnet (EfficientNet-Lite0). A search optimises the first that nothing trained looks through."""
     batch_size: Positive = 128
     dinov2_size: Annotated[int, Within(14, multiple=14)] = 56
     """Input side in pixels of the dinov2 extractor (a multiple of 14)."""
     effnet_size: Positive = 64
+    effnet2_size: Annotated[int, Within(128)] = 128
+    """Input side in pixels of the effnet2 extractor."""
     inception_path: str = ""
     """torch-fidelity's Inception weights on disk; empty: its own download."""
     quantise: Literal["round", "truncate"] = "round"
@@ -316,7 +341,8 @@ class EvaluationConfig(Checked):
     lpips_path: str = ""
     """Those weights on disk; empty: torchvision's own file or download."""
     reference: str = ""
-    """npz of statistics to measure a second distance to: drorae's own, or mu and sigma as ADM and others publish."""
+    """npz to measure a second distance to: drorae's own statistics, mu and sigma as ADM and others publish, or images
+    arr_0 in ADM's layout, which the first extractor measures."""
     bootstrap: Annotated[int, Within(2, or_zero=True)] = 0
     """Drawn replicates of each Frechet distance, for a second standard error beside the one that is always given."""
 
@@ -383,7 +409,13 @@ class TrialConfig(Checked):
     @property
     def phases(self) -> tuple[Phase, Phase, Phase]:
         """What is trained, in turn: the phase that trials share, and each trial's own two."""
-        return declared(self.phase1, self.phase2, self.phase3)
+        return declared(self.phase1, self.phase2, self.phase3, self.fusion.expert_hidden_dim)
+
+    def reads(self, depth: int) -> int:
+        """Returns on how many of the frozen encoder's deepest blocks, of `depth`, phases are trained; at least 1."""
+        phases = self.phases[:1] if self.trains_encoder else self.phases
+        fused = any(phase.fused and phase.settings.epochs for phase in phases)
+        return self.fusion.reads(depth) if fused else 1
 
     @property
     def trained_parts(self) -> tuple[Module, ...]:
@@ -433,12 +465,19 @@ class Runtime(Checked):
     """auto: CUDA if there is any, else CPU."""
     threads: Count = 0
     """CPU threads for torch; 0: torch's choice. Bit-identical reruns need the same number."""
+    encoding_threads: Count = 0
+    """CPU threads while the encoder makes features for the cache; 0: as ever. A sweep's preparation has those of the
+    others that wait for the same features meanwhile."""
     cache_dir: str = field(default_factory=default_cache_dir)
     """A folder, or a URL such as `s3://bucket/cache` (`drorae.storage.cache.Cache`)."""
     cache_limit_gb: Annotated[float, Within(0, open=True)] = 20.0
     """Refuse a feature cache that would make the cache folder larger than this (10^9 bytes)."""
+    cache_evict: bool = False
+    """Remove features that nobody has open instead, those used longest ago first."""
     features: Literal["cache", "online"] = "cache"
     """cache: encode once for all trials; online: encode every batch of every epoch."""
+    loader_workers: Count = 0
+    """Processes that cut the crops of online features ahead of the step; 0: a thread of the trial's own does."""
     micro_batch: Count = 0
     """Images sent through the networks at once; larger batches are gone through in pieces and their gradients added.
     0: whole batches."""
@@ -448,7 +487,15 @@ class Runtime(Checked):
     fast_kernels: bool = False
     """On CUDA, let torch take kernels that add in another order every time: about a fifth faster, and two runs of one
     seed differ."""
+    compile: bool = False
+    """Send training steps through torch.compile: encoder, fusion and decoder, the same up to rounding. Trials that are
+    trained together are not compiled; where compiling fails a notice says why, and steps are taken uncompiled."""
     checkpoint_seconds: Weight = 30.0
-    """A checkpoint is written when so many seconds have passed since the last."""
+    """A checkpoint is taken when so many seconds have passed since the last, and 50 times as many as that held training
+    up, which goes on while it is written: 2% of the time at most. 0: at every report, whatever it takes."""
     log_steps: Positive = 10
-    """Loss is averaged and reported every so many steps."""
+    """Loss is averaged and reported every so many steps; of a phase of over 1000 reports fewer are kept."""
+    evaluate_every: Count = 0
+    """While a phase trains, its tokenizer is measured on held-out images every so many steps; 0: never."""
+    evaluate_images: Positive = 200
+    """Validation images that it is measured on then, always the same; all of them where there are fewer."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,30 @@ STRIP = 8
 
 Picture = Image.Image | np.ndarray
 """RGB of any size; arrays are uint8 [H, W, 3]."""
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+ENCODED = ("folder", "parquet", "webdataset", "datasets")
+"""Sources of encoded images."""
+DRAFT_MARGIN = 2
+"""Times the shorter side wanted: what a picture decoded at a fraction of its size still has (`images.draft`)."""
+
+
+class Reduced(NamedTuple):
+    """A picture decoded at a fraction of its size, where the whole was not asked for."""
+
+    picture: Image.Image
+    size: tuple[int, int]
+    """Width and height of the whole."""
+    box: Box
+    """Where the whole lies in it, in its pixels: of a JPEG they go on to the end of a block."""
+
+
+Read = Callable[[int, np.random.Generator, int], Picture | Reduced]
+"""read(item, generator, least): opens the image at a position of its source.
+
+What it leaves to chance comes from the generator. It may be reduced to no less than `least` pixels of the shorter side;
+0: not at all.
+"""
 
 
 class ImageSet(Protocol):
@@ -41,6 +65,32 @@ class ImageSet(Protocol):
         ...
 
 
+class Annotations(NamedTuple):
+    """What is said of the images of a set, in their order."""
+
+    labels: np.ndarray | None = None
+    """int64 [N]; None: there are none."""
+    label_names: tuple[str, ...] = ()
+    """By label; empty where they are not known."""
+    captions: Sequence[str] | None = None
+    """None: there are none."""
+
+    def taken(self, items: np.ndarray) -> Annotations:
+        """Returns those of the images at some positions [n]."""
+        labels = None if self.labels is None else self.labels[items]
+        captions = None if self.captions is None else tuple(self.captions[item] for item in items.tolist())
+        return Annotations(labels, self.label_names, captions)
+
+    @property
+    def labels_fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of the labels and their names; empty where there are none."""
+        if self.labels is None:
+            return ""
+        digest = hashlib.sha256(json.dumps(self.label_names).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Images:
     """Training and validation images, and what was left out."""
@@ -51,15 +101,17 @@ class Images:
     """`path: reason` of every file that was not usable."""
     notices: tuple[str, ...] = ()
     """What else a reader of the results should know: what was left out, converted, or found on both sides."""
+    label_names: tuple[str, ...] = ()
+    """Names of the classes by label, of both sets; empty where they are not known."""
 
 
-def train_crop(image: Picture, size: int, resize: int, generator: np.random.Generator) -> np.ndarray:
+def train_crop(image: Picture | Reduced, size: int, resize: int, generator: np.random.Generator) -> np.ndarray:
     """The training crop: shorter side to `resize` (0: `size`) by bicubic, then a uniformly placed square.
 
     RAE's recipe (arXiv 2510.11690, published code): Resize(384) and RandomCrop(256), without a flip.
 
     Args:
-        image: RGB, of any size; arrays are uint8 [H, W, 3].
+        image: RGB, of any size; arrays are uint8 [H, W, 3]. Of a reduced one the square is where the whole has it.
         size: side of the crop in pixels.
         resize: shorter side in pixels before it is cut; 0: `size`.
         generator: places the square.
@@ -67,11 +119,15 @@ def train_crop(image: Picture, size: int, resize: int, generator: np.random.Gene
     Returns:
         uint8 [size, size, 3].
     """
-    picture = _as_picture(image)
-    target, shorter = resize or size, min(picture.size)
-    width, height = (side * target // shorter for side in picture.size)
+    if isinstance(image, Reduced):
+        picture, whole, box = image
+    else:
+        picture = _as_picture(image)
+        whole, box = picture.size, (0.0, 0.0, *picture.size)
+    target, shorter = resize or size, min(whole)
+    width, height = (side * target // shorter for side in whole)
     left, top = (int(generator.integers(side - size + 1)) for side in (width, height))
-    return _square(picture, (width, height), left, top, size)
+    return _square(picture, box, (width, height), left, top, size)
 
 
 def centre_crop(image: Picture, size: int) -> np.ndarray:
@@ -94,18 +150,19 @@ def centre_crop(image: Picture, size: int) -> np.ndarray:
     # Scale first, then round: ADM's order, which decides ties as ADM does.
     width, height = (round(side * (size / shorter)) for side in picture.size)
     left, top = ((side - size) // 2 for side in (width, height))
-    return _square(picture, (width, height), left, top, size)
+    return _square(picture, (0.0, 0.0, *picture.size), (width, height), left, top, size)
 
 
-def _square(picture: Image.Image, scaled: tuple[int, int], left: int, top: int, size: int) -> np.ndarray:
-    """The square of `size` pixels at (left, top) of a picture taken to another size by bicubic."""
+def _square(picture: Image.Image, whole: Box, scaled: tuple[int, int], left: int, top: int, size: int) -> np.ndarray:
+    """The square of `size` pixels at (left, top) of a box of a picture taken to another size by bicubic."""
     if max(scaled) > STRIP * min(scaled):
         # A strip would be made huge for the sake of one square: that square alone, up to rounding the same.
-        across, down = picture.width / scaled[0], picture.height / scaled[1]
-        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        x, y = whole[:2]
+        across, down = (whole[2] - x) / scaled[0], (whole[3] - y) / scaled[1]
+        box = (x + left * across, y + top * down, x + (left + size) * across, y + (top + size) * down)
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
     if picture.size != scaled:
-        picture = picture.resize(scaled, Image.Resampling.BICUBIC)
+        picture = picture.resize(scaled, Image.Resampling.BICUBIC, box=whole)
     return np.array(picture.crop((left, top, left + size, top + size)))
 
 
@@ -118,30 +175,36 @@ class CropSet:
     """The image set of every source: `read` opens an item, the crop function does the rest.
 
     Args:
-        read: opens the image at a position of the source; what it leaves to chance comes from the generator.
+        read: opens the image at a position of the source.
         items: position of each image in its source before a subset was taken; an image keeps its crops in any subset.
         config: how the crops are cut.
         training: whether they are training crops.
         content: what the images are, piece by piece, for the fingerprint.
         threads: images read at once.
+        annotations: labels and captions of the images, which neither crops nor fingerprint depend on.
     """
 
     def __init__(
         self,
-        read: Callable[[int, np.random.Generator], Picture],
+        read: Read,
         items: np.ndarray,
         config: ImagesConfig,
         training: bool,
         content: Iterable[bytes],
         threads: int = 1,
+        annotations: Annotations | None = None,
     ) -> None:
+        self.annotations = annotations or Annotations()
         self.read, self.items, self.config, self.training, self.threads = read, items, config, training, threads
         settings: dict[str, object] = {"crop": "train" if training else "centre", "size": config.size}
         if training:
             settings |= {"resize": config.resize or config.size, "views": config.views}
+            settings |= {"draft": True} if config.draft and config.source in ENCODED else {}
         if training or config.source == "photos":
             settings["seed"] = config.seed
-        settings |= {"version": _CROP_VERSION, "source": config.source}
+        # An encoded image is the same wherever its bytes lie.
+        source = "folder" if config.source in ENCODED else config.source
+        settings |= {"version": _CROP_VERSION, "source": source}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         digest.update(items.astype("<i8").tobytes())
         for piece in content:
@@ -150,6 +213,21 @@ class CropSet:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Classes of the images, int64 [N] from 0; None: there are none."""
+        return self.annotations.labels
+
+    @property
+    def captions(self) -> Sequence[str] | None:
+        """Captions of the images, empty where one has none; None: there are none at all."""
+        return self.annotations.captions
+
+    @property
+    def labels_fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of the labels and their names; empty where there are none."""
+        return self.annotations.labels_fingerprint
 
     def crops(self, indices: Sequence[int], view: int = 0) -> np.ndarray:
         """Returns crops as uint8 RGB [len(indices), size, size, 3]."""
@@ -164,6 +242,12 @@ class CropSet:
                 out[row] = crop
         return out
 
+    def one_by_one(self) -> CropSet:
+        """Returns the same images, read by one thread."""
+        other = copy.copy(self)
+        other.threads = 1
+        return other
+
     def centred(self) -> CropSet:
         """Returns the same images through the evaluation crop."""
         other = copy.copy(self)
@@ -172,11 +256,14 @@ class CropSet:
         return other
 
     def _crop(self, index: int, view: int) -> np.ndarray:
-        item = int(self.items[index])
+        item, config = int(self.items[index]), self.config
         if not self.training:
-            return centre_crop(self.read(item, np.random.default_rng([self.config.seed, 1, item])), self.config.size)
-        generator = np.random.default_rng([self.config.seed, 0, item, view])
-        return train_crop(self.read(item, generator), self.config.size, self.config.resize, generator)
+            whole = self.read(item, np.random.default_rng([config.seed, 1, item]), 0)
+            assert not isinstance(whole, Reduced)
+            return centre_crop(whole, config.size)
+        generator = np.random.default_rng([config.seed, 0, item, view])
+        least = DRAFT_MARGIN * (config.resize or config.size) if config.draft else 0
+        return train_crop(self.read(item, generator, least), config.size, config.resize, generator)
 
 
 def subset(count: int, limit: int, seed: int) -> np.ndarray:

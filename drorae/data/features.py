@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from drorae.config import EncoderConfig, Runtime
+from drorae.data.batch import Batch, Cutter, crops_of
 from drorae.data.crops import ImageSet
 from drorae.data.pixels import as_images
 from drorae.errors import UserError
-from drorae.models.encoder import Encoder
+from drorae.models.encoder import Encoder, LayerFeatures
 from drorae.runtime import out_of_memory
-from drorae.storage.arrays import CHUNK, ArraySpec, ArrayStore, Produce
+from drorae.runtime.compiled import compiled
+from drorae.storage.arrays import CHUNK, ArraySpec, ArrayStore, Produce, StoredArray
 from drorae.storage.cache import Cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ENCODE_BATCH = 64
-"""Images encoded at once. A divisor of the store's chunk, so that a resumed cache encodes the same batches."""
+"""Images encoded at once. A power of two, as a shard's items and the store's chunk are: a cache that is resumed or
+mended encodes the same batches."""
 
 Note = Callable[[str, int, int], None]
 """note(what, done, total): progress of filling a cache."""
@@ -40,17 +44,6 @@ class TargetNetwork(Protocol):
         ...
 
 
-class Batch(NamedTuple):
-    """B training items."""
-
-    pixels: Tensor
-    """uint8 [B, 3, H, W]: the crops, as the decoder should paint them."""
-    layers: Tensor
-    """[B, n, N, C] in the feature type: raw outputs of the deepest n blocks."""
-    targets: Tensor | None
-    """[B, D] float16: the perceptual network's packed features of the crops; None: not cached."""
-
-
 class Features(Protocol):
     """Features of one split. Item i is view i // images of image i % images."""
 
@@ -58,17 +51,24 @@ class Features(Protocol):
         """Items of one epoch."""
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
-        """Returns the given items [B], with the deepest `num_layers` blocks, on the CPU; with 0, pixels alone."""
+        """Returns the given items [B], with the deepest `num_layers` blocks; with 0, pixels alone.
+
+        From the store they are on the CPU; encoded now, where the encoder is.
+        """
 
 
-def _pixels(images: ImageSet, items: np.ndarray, epoch_view: int) -> np.ndarray:
-    """Returns crops [B, S, S, 3] of items, in their order; one call per view among them."""
-    views = items // len(images) + epoch_view
-    if len(np.unique(views)) == 1:
-        return images.crops((items % len(images)).tolist(), int(views[0]))
-    places = [np.flatnonzero(views == view) for view in np.unique(views)]
-    crops = [images.crops((items[place] % len(images)).tolist(), int(views[place[0]])) for place in places]
-    return np.concatenate(crops)[np.argsort(np.concatenate(places))]
+class TrainingFeatures(Features, Protocol):
+    """Features whose batches can be had in two parts, the first ahead of the step; `batch` is both."""
+
+    @property
+    def cutter(self) -> Cutter | None:
+        """What another process can do of `read`; None: nothing, it is all in the store."""
+
+    def read(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
+        """The first part, on the CPU, in any one thread at a time: online features still lack their layers."""
+
+    def finish(self, read: Batch, num_layers: int) -> Batch:
+        """The second part, in the step's turn."""
 
 
 def _as_images(pixels: np.ndarray, device: torch.device) -> Tensor:
@@ -76,8 +76,19 @@ def _as_images(pixels: np.ndarray, device: torch.device) -> Tensor:
     return as_images(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
 
 
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Lets torch take so many CPU threads meanwhile; 0: those that it has."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count or usual)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
 def _in_parts(
-    pixels: np.ndarray, device: torch.device, what: str, size: int, work: Callable[[Tensor], Tensor]
+    pixels: StoredArray, device: torch.device, what: str, size: int, work: Callable[[Tensor], Tensor]
 ) -> Produce:
     """Returns a producer of work(images) that takes `size` of the crops at once, or as many as memory holds."""
 
@@ -86,7 +97,7 @@ def _in_parts(
         nonlocal size
 
         def parts(at_once: int) -> list[Tensor]:
-            pieces = (np.array(pixels[at : min(at + at_once, stop)]) for at in range(start, stop, at_once))
+            pieces = (pixels.take(np.arange(at, min(at + at_once, stop))) for at in range(start, stop, at_once))
             return [work(_as_images(piece, device)).cpu() for piece in pieces]
 
         done, size = out_of_memory.retry_smaller(size, parts, what)
@@ -96,30 +107,43 @@ def _in_parts(
 
 
 class OnlineFeatures:
-    """Encodes every batch when it is asked for.
+    """Encodes every batch when it is asked for, and leaves it where the encoder is.
 
     `views = 0` takes a fresh crop of every image each epoch.
     """
 
     def __init__(
-        self, images: ImageSet, encoder: Encoder, dtype: torch.dtype, views: int, device: torch.device
-    ) -> None:
-        self.images, self.encoder, self.dtype, self.views, self.device = images, encoder, dtype, views, device
+        self, images: ImageSet, encoder: Callable[[Tensor, int], LayerFeatures], dtype: torch.dtype, views: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.cutter, self.encoder, self.dtype, self.device = Cutter(images, views), encoder, dtype, device
 
     def __len__(self) -> int:
-        return len(self.images) * max(self.views, 1)
+        return len(self.cutter.images) * max(self.cutter.views, 1)
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
         """Returns the given items [B], encoded now; without targets."""
-        pixels = _pixels(self.images, items, epoch if self.views == 0 else 0)
-        layers = torch.empty(len(items), 0, dtype=self.dtype)
+        return self.finish(self.read(items, epoch, num_layers), num_layers)
+
+    def read(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
+        """Returns the crops alone."""
+        return self.cutter(items, epoch)
+
+    def finish(self, read: Batch, num_layers: int) -> Batch:
+        """Encodes crops."""
+        pixels = read.pixels.to(self.device, non_blocking=True)
+        layers = torch.empty(len(pixels), 0, dtype=self.dtype, device=self.device)
         if num_layers:
-            layers = self.encoder(_as_images(pixels, self.device)).layers.to(self.dtype).cpu()[:, -num_layers:]
-        return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), layers, None)
+            layers = self.encoder(as_images(pixels), num_layers).layers.to(self.dtype)
+        return Batch(pixels, layers, None)
 
 
 class CachedFeatures:
-    """Reads crops, features and perceptual targets from the store, which it fills on first use."""
+    """Reads crops, features and perceptual targets from the store, which it fills on first use.
+
+    Of the encoder's layers the store holds the deepest ones that are asked for, or more; where more are read later, an
+    entry of so many is made then.
+    """
 
     def __init__(
         self,
@@ -131,56 +155,94 @@ class CachedFeatures:
         runtime: Runtime,
         device: torch.device,
         note: Note,
+        depth: int,
     ) -> None:
         if views < 1:
             raise UserError("images.views=0 (fresh crops) cannot be cached; use --features online or images.views=1")
         cache = Cache(runtime.cache_dir)
-        store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache)
-        self._count = len(images) * views
-        self.dtype = DTYPES[config.feature_dtype]
+        self._store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache, runtime.cache_evict)
+        self.cutter = None
+        self._count, self._note = len(images) * views, note
+        self._of = {"images": images.fingerprint, "views": views}
+        self._encoder, self._threads, self._device = encoder, runtime.encoding_threads, device
+        self.dtype, self._dtype = DTYPES[config.feature_dtype], config.feature_dtype
         side = images.crops([0]).shape[1]
-
-        def entry(what: str, key: Mapping[str, object], spec: ArraySpec, produce: Produce) -> np.ndarray:
-            key = {"images": images.fingerprint, "views": views, "kind": spec.name, **key}
-            return store.open(key, self._count, spec, produce, lambda done, total: note(what, done, total))
-
-        def encode(crops: Tensor) -> Tensor:
-            layers: Tensor = encoder(crops).layers.to(self.dtype)
-            return layers if self.dtype == torch.float32 else layers.view(torch.int16)
-
-        self.pixels = entry(
+        self.pixels = self._entry(
             "cutting crops", {}, ArraySpec("pixels", (side, side, 3), "uint8"),
-            lambda start, stop: _pixels(images, np.arange(start, stop), 0),
+            lambda start, stop: crops_of(images, np.arange(start, stop), 0),
         )  # fmt: skip
-        shape = (encoder.num_layers, encoder.grid**2, encoder.width)
-        self.layers = entry(
-            "encoding images",
-            {"encoder": encoder.fingerprint, "dtype": config.feature_dtype},
-            ArraySpec("layers", shape, "float32" if self.dtype == torch.float32 else "int16"),
-            _in_parts(self.pixels, device, "encoding images", ENCODE_BATCH, encode),
-        )
-        self.targets: np.ndarray | None = None
+        self.layers = self._deepest(depth or encoder.num_layers)
+        self.targets: StoredArray | None = None
         if network is not None:
-            self.targets = entry(
+            self.targets = self._entry(
                 "perceptual targets",
                 {"network": network.fingerprint},
                 ArraySpec("targets", (network.flat_size(),), "float16"),
                 _in_parts(self.pixels, device, "perceptual targets", CHUNK, network.targets),
             )
 
+    def _key(self, kind: str, key: Mapping[str, object]) -> dict[str, object]:
+        return {**self._of, "kind": kind, **key}
+
+    def _entry(self, what: str, key: Mapping[str, object], spec: ArraySpec, produce: Produce) -> StoredArray:
+        def progress(done: int, total: int) -> None:
+            self._note(what, done, total)
+
+        return self._store.open(self._key(spec.name, key), self._count, spec, produce, progress)
+
+    def _deepest(self, wanted: int) -> StoredArray:
+        """Returns the shallowest entry there is of `wanted` layers or more, or else makes that of `wanted`."""
+        encoder, kind = self._encoder, "layers"
+
+        def key(layers: int) -> dict[str, object]:
+            # An entry that does not say how many it holds has all of them, as those of older versions.
+            held = {"deepest": layers} if layers < encoder.num_layers else {}
+            return {"encoder": encoder.fingerprint, "dtype": self._dtype, **held}
+
+        enough = range(wanted, encoder.num_layers + 1)
+        layers = next((n for n in enough if self._store.holds(self._key(kind, key(n)))), wanted)
+
+        def encode(crops: Tensor) -> Tensor:
+            # The same to the last bit whatever the threads, which the targets' convolutions are not.
+            with _threads(self._threads):
+                found: Tensor = encoder(crops).layers[:, -layers:].to(self.dtype)
+            return found if self.dtype == torch.float32 else found.view(torch.int16)
+
+        shape = (layers, encoder.grid**2, encoder.width)
+        spec = ArraySpec(kind, shape, "float32" if self.dtype == torch.float32 else "int16")
+        produce = _in_parts(self.pixels, self._device, "encoding images", ENCODE_BATCH, encode)
+        return self._entry("encoding images", key(layers), spec, produce)
+
     def __len__(self) -> int:
         return self._count
 
     def batch(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
-        """Returns the given items [B] from the store."""
+        """Returns the given items [B] from the store; for errors, see `read`."""
+        return self.read(items, epoch, num_layers)
+
+    def finish(self, read: Batch, num_layers: int) -> Batch:
+        """Returns what was read."""
+        return read
+
+    def read(self, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
+        """Returns the given items [B] from the store.
+
+        Raises:
+            UserError: more layers are asked for than it holds, and there is no room for them.
+        """
+        targets = None if self.targets is None else torch.from_numpy(self.targets.take(items))
+        pixels = torch.from_numpy(self.pixels.take(items)).permute(0, 3, 1, 2)
+        if not num_layers:
+            return Batch(pixels, torch.empty(len(items), 0, dtype=self.dtype), targets)
+        if num_layers > self.layers.shape[1]:
+            self.layers = self._deepest(num_layers)
         # Laid out layer by layer in memory, as the fusion works, while still in the small type.
         first = self.layers.shape[1] - num_layers
-        by_layer = np.ascontiguousarray(self.layers[items, first:].swapaxes(0, 1))
+        by_layer = np.ascontiguousarray(self.layers.take(items, first).swapaxes(0, 1))
         layers = torch.from_numpy(by_layer)
         if self.dtype != torch.float32:
             layers = layers.view(self.dtype)
-        targets = None if self.targets is None else torch.from_numpy(self.targets[items])
-        return Batch(torch.from_numpy(self.pixels[items]).permute(0, 3, 1, 2), layers.transpose(0, 1), targets)
+        return Batch(pixels, layers.transpose(0, 1), targets)
 
 
 def open_features(
@@ -192,7 +254,8 @@ def open_features(
     runtime: Runtime,
     device: torch.device,
     note: Note = lambda what, done, total: None,
-) -> Features:
+    depth: int = 0,
+) -> TrainingFeatures:
     """Opens the features of a split, cached or online as `runtime.features` says.
 
     Args:
@@ -204,10 +267,12 @@ def open_features(
         runtime: the cache and its limit.
         device: where images are encoded.
         note: hears of the progress of filling the cache.
+        depth: of the encoder's layers, how many of the deepest will be read; 0: all of them.
 
     Raises:
         UserError: the cache has no room, or fresh crops were asked of it.
     """
     if runtime.features == "online":
-        return OnlineFeatures(images, encoder, DTYPES[config.feature_dtype], views, device)
-    return CachedFeatures(images, encoder, config, views, network, runtime, device, note)
+        encode = compiled(encoder) if runtime.compile else encoder
+        return OnlineFeatures(images, encode, DTYPES[config.feature_dtype], views, device)
+    return CachedFeatures(images, encoder, config, views, network, runtime, device, note, depth)

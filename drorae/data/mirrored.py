@@ -21,6 +21,8 @@ class Mirrored:
     Args:
         images: the set.
         limit: at most so many images, evenly spaced over the set; 0, the default: all.
+
+    `labels`, `captions` and `labels_fingerprint` are those of the images, as `CropSet` has them.
     """
 
     def __init__(self, images: CropSet, limit: int = 0) -> None:
@@ -29,6 +31,9 @@ class Mirrored:
         digest = hashlib.sha256(f"mirrored {self._images.fingerprint}".encode())
         digest.update(self._chosen.astype("<i8").tobytes())
         self.fingerprint = digest.hexdigest()
+        annotations = images.annotations.taken(self._chosen)
+        self.labels, self.captions = annotations.labels, annotations.captions
+        self.labels_fingerprint = annotations.labels_fingerprint
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -85,7 +85,7 @@ def _locate(package: str, distribution: str, name: str) -> Path:
     return path
 
 
-def _cut_photo(parts: list[np.ndarray], size: int, item: int, generator: np.random.Generator) -> np.ndarray:
+def _cut_photo(parts: list[np.ndarray], size: int, item: int, generator: np.random.Generator, least: int) -> np.ndarray:
     """A square of log-uniform side anywhere in the part that `item` falls on; parts are taken in turn."""
     part = parts[item % len(parts)]
     largest = min(LARGEST_SCALE * size, *part.shape[:2])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from drorae.data.features import ENCODE_BATCH, Features
-from drorae.data.pixels import as_images
+from drorae.data.pixels import as_images, to_uint8
 from drorae.errors import UserError
 from drorae.models.tokenizer import Tokenizer
 
@@ -28,6 +28,14 @@ class LatentStatistics(NamedTuple):
     """[C, h, w]: sqrt(variance + EPS), the variance that of the population."""
     images: int
     """How many images (views) they were taken over."""
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> (z - mean) / std, element by element, what a generator learns."""
+        return (latents - self.mean.to(latents)) / self.std.to(latents)
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalise`, but for rounding."""
+        return latents * self.std.to(latents) + self.mean.to(latents)
 
 
 def as_map(tokens: Tensor) -> Tensor:
@@ -53,12 +61,12 @@ def read_batch(tokenizer: Tokenizer, features: Features, items: np.ndarray, num_
         num_layers: the deepest so many blocks.
 
     Returns:
-        Layers float32 [B, n or more, N, C] on the device, and crops uint8 [B, 3, H, W] on the CPU.
+        Layers float32 [B, n or more, N, C] on the device, and crops uint8 [B, 3, H, W] where the features left them.
     """
     device = tokenizer.decoder.embed.weight.device
     batch = features.batch(items, 0, 0 if tokenizer.encodes else num_layers)
     if tokenizer.encodes:
-        return tokenizer.encoder(as_images(batch.pixels.to(device))).layers, batch.pixels
+        return tokenizer.encoder(as_images(batch.pixels.to(device)), num_layers).layers, batch.pixels
     return batch.layers.to(device).float(), batch.pixels
 
 
@@ -69,16 +77,33 @@ def latent_batches(
     """Yields latents float [B, N, C], as the decoder reads them, and the crops uint8 [B, 3, H, W] that they are of.
 
     Args:
-        tokenizer: whose fusion; its parameters say on which device the latents are. The crops are on the CPU.
+        tokenizer: whose fusion; its parameters say on which device the latents are. The crops are where the
+            features left them.
         features: the encoder's features of the images.
         items: which of them, [M].
         size: items at once.
         fused: whether the latents are the fusion's; otherwise z_base. Default: the fusion's.
     """
     depth = tokenizer.fusion.reads if fused else 1
-    for part in np.split(items, range(size, len(items), size)):
-        layers, pixels = read_batch(tokenizer, features, part, depth)
+    for start in range(0, len(items), size):
+        layers, pixels = read_batch(tokenizer, features, items[start : start + size], depth)
         yield tokenizer.latent(layers, fused), pixels
+
+
+def painted_batches(
+    tokenizer: Tokenizer,
+    features: Features,
+    items: np.ndarray,
+    size: int,
+    fused: bool = True,
+    quantise: Literal["round", "truncate"] = "round",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields reconstructions and originals, both uint8 [B, 3, H, W] on the tokenizer's device; as `latent_batches`.
+
+    `quantise` says how reconstructions become 8-bit images (`evaluation.quantise`).
+    """
+    for latent, pixels in latent_batches(tokenizer, features, items, size, fused):
+        yield to_uint8(tokenizer.decode(latent), quantise), pixels.to(latent.device)
 
 
 def latent_statistics(
@@ -86,7 +111,7 @@ def latent_statistics(
 ) -> LatentStatistics:
     """Takes the statistics of the fused latents of a split, the training images as a rule, in one pass.
 
-    A fusion moves the latent, so each has its own. Batches are merged in float64 (Chan, Golub & LeVeque 1983).
+    A fusion moves the latent, so each has its own.
 
     Args:
         tokenizer: whose fusion; its parameters say on which device.
@@ -101,12 +126,26 @@ def latent_statistics(
     if images < 0 or total == 0:
         raise UserError(f"latent statistics: {images} of {total} images asked for; expected 0 (all) or more, of some")
     chosen = np.linspace(0, total - 1, min(images or total, total)).astype(int)
+    return element_statistics(as_map(tokens) for tokens, _ in latent_batches(tokenizer, features, chosen, batch_size))
+
+
+def element_statistics(batches: Iterable[Tensor]) -> LatentStatistics:
+    """Takes the statistics of latents [B, C, h, w] that come batch by batch, in one pass and in float64.
+
+    Batches are merged as Chan, Golub & LeVeque (1983) do. RAE's are over ADM's centre crop of every training image and
+    its flip (`drorae.data.mirrored`).
+
+    Raises:
+        UserError: no latents.
+    """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for tokens, _ in latent_batches(tokenizer, features, chosen, batch_size):
-        latent = as_map(tokens).double().cpu()
+    for found in batches:
+        latent = found.double().cpu()
         batch, batch_mean = len(latent), latent.mean(0)
         shift = batch_mean - mean
         squares = squares + (latent - batch_mean).square().sum(0) + shift.square() * (count * batch / (count + batch))
         mean = mean + shift * (batch / (count + batch))
         count += batch
+    if not count:
+        raise UserError("latent statistics: there are no latents; name images to take them over")
     return LatentStatistics(mean.float(), (squares / count + EPS).sqrt().float(), count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +12,16 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from drorae.config import EncoderConfig, Runtime, TrialConfig, default_cache_dir, from_dict, to_dict
-from drorae.data.features import DTYPES, OnlineFeatures
-from drorae.data.images import load_images
-from drorae.data.mirrored import VIEWS, Mirrored
+from drorae.data.features import DTYPES
+from drorae.data.mirrored import Mirrored
 from drorae.diagnostics.latents import LatentStatistics, as_map, as_tokens, latent_statistics
-from drorae.errors import Notice, UserError, brief
+from drorae.errors import UserError, brief
 from drorae.models.encoder import Encoder, encoder_from_state, load_encoder
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import read_state, save_state, state_fingerprint
 from drorae.storage.files import folder_bytes
 from drorae.training.loop import Report
+from drorae.trial.latents import mirrored_features
 from drorae.trial.reload import load_trained
 from drorae.trial.result import read_result
 from drorae.trial.shared import Workshop
@@ -240,13 +239,8 @@ def _statistics(workshop: Workshop, tokenizer: Tokenizer, crops: StatisticsCrops
     """Takes the statistics of a trial's latents over at most so many of its training images; 0: all."""
     if crops == "training":
         return latent_statistics(tokenizer, workshop.train, images)
-    config = workshop.config
-    with warnings.catch_warnings():
-        # What is to be said of the images was said when the workshop was opened.
-        warnings.simplefilter("ignore", Notice)
-        mirrored = Mirrored(load_images(config.images).train, images)
-    dtype = DTYPES[config.encoder.feature_dtype]
-    return latent_statistics(tokenizer, OnlineFeatures(mirrored, workshop.encoder, dtype, VIEWS, workshop.device))
+    mirrored = Mirrored(workshop.images.train, images)
+    return latent_statistics(tokenizer, mirrored_features(workshop, mirrored))
 
 
 class Exported(NamedTuple):

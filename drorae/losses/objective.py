@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
@@ -36,17 +39,31 @@ class Objective(nn.Module):
             pixels: uint8 [B, 3, S, S], what should have been painted.
             targets: [B, D] the cached network's packed features of `pixels`; None: computed here.
         """
+        return self.of_each((painted,), pixels, targets)[0]
+
+    def of_each(self, painted: Sequence[Tensor], pixels: Tensor, targets: Tensor | None) -> list[dict[str, Tensor]]:
+        """The same for several reconstructions of one batch, which go through the perceptual network together."""
         wanted = as_images(pixels)
-        l1 = (painted - wanted).abs().mean()
+        found = []
+        for each, perceptual in zip(painted, self._distances(painted, wanted, targets), strict=True):
+            l1 = (each - wanted).abs().mean()
+            if perceptual is None:
+                found.append({"loss": l1, "l1": l1})
+            else:
+                found.append({"loss": l1 + self.weight * perceptual, "l1": l1, "perceptual": perceptual})
+        return found
+
+    def _distances(self, painted: Sequence[Tensor], wanted: Tensor, targets: Tensor | None) -> list[Tensor | None]:
+        """The perceptual distance of each reconstruction; None without a network."""
         if self.perceptual is None:
-            return {"loss": l1, "l1": l1}
+            return [None] * len(painted)
         if isinstance(self.perceptual, Lpips):
-            perceptual = self.perceptual(painted, wanted).mean()
-        else:
-            # Rounded as cached ones are, so that both ways give the same numbers.
-            goal = self.perceptual.unpack(self.perceptual.targets(wanted) if targets is None else targets)
-            perceptual = self.perceptual.distance(self.perceptual.features(painted), goal)
-        return {"loss": l1 + self.weight * perceptual, "l1": l1, "perceptual": perceptual}
+            return [self.perceptual(each, wanted).mean() for each in painted]
+        network = self.perceptual
+        # Rounded as cached ones are, so that both ways give the same numbers.
+        goal = network.unpack(network.targets(wanted) if targets is None else targets)
+        stages = [torch.split(stage, len(wanted)) for stage in network.features(torch.cat(tuple(painted)))]
+        return [network.distance(list(features), goal) for features in zip(*stages, strict=True)]
 
 
 def load_objective(config: ObjectiveConfig) -> Objective:

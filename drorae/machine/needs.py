@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import WITHOUT_WEIGHTS, Phase, Runtime, TrialConfig, patch_size
 from drorae.errors import UserError
-from drorae.storage.remote import expanded
+from drorae.machine.precision import settled
+from drorae.storage.patterns import is_there
 
 if TYPE_CHECKING:
     from drorae.models.backbones import Backbone
 
-ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ACTIVATION_BYTES = {"bf16": 34, "fp32": 68}
 """Bytes kept for the backward pass per token, layer and unit of width of a transformer whose attention is fused
 (Korthikanti et al., arXiv 2205.05198, Eq. 2 without the attention scores); twice as much in fp32."""
@@ -26,6 +27,11 @@ PERCEPTUAL_FLOPS = {"none": 0.0, "effnet": 9696.625, "lpips_vgg": 611_712.0}
 """Per pixel, forward: the convolutions of EfficientNet-Lite0's stages and of VGG16."""
 PERCEPTUAL_PARAMS = {"none": 0, "effnet": 700_768, "lpips_vgg": 14_714_688}
 """Of the same."""
+PERCEPTUAL_NUMBERS = {"none": 0.0, "effnet": 232.5, "lpips_vgg": 486.3}
+"""Per pixel: float32 numbers that the same keep for the backward pass, counted with autograd's hooks."""
+FUSION_NUMBERS = {"energy": (3.0, 1.5), "cross_attention": (1.25, 2.2), "hirae": (3.7, 3.0)}
+"""Numbers that a fusion keeps per layer and token, in units of its width and of its experts' hidden dim, counted in the
+same way; other variants are computed as `energy` is, which keeps down to half of it where experts are small."""
 GPU_TFLOPS = 300.0
 """TFLOP/s that one GPU is assumed to sustain: 30% of an H100's bf16 peak."""
 IMAGENET_IMAGES = 1_281_167
@@ -125,6 +131,8 @@ class PhaseNeeds:
     """Gradients, AdamW's two moments and the weight average of what is trained, fp32."""
     activation_bytes: float = 0.0
     """Kept for the backward pass by fusion and decoder."""
+    perceptual_bytes: float = 0.0
+    """Kept by the perceptual network, which computes in float32 whatever the phase's precision."""
 
     @property
     def flops(self) -> float:
@@ -133,8 +141,8 @@ class PhaseNeeds:
 
     @property
     def memory_bytes(self) -> float:
-        """All three together."""
-        return self.weight_bytes + self.optimiser_bytes + self.activation_bytes
+        """All four together."""
+        return self.weight_bytes + self.optimiser_bytes + self.activation_bytes + self.perceptual_bytes
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,12 @@ def _discriminator_flops(config: TrialConfig) -> float:
     return forward + 2 * back + 2 * (forward + 2 * heads)
 
 
+def seen_pixels(config: TrialConfig) -> int:
+    """Returns the pixels of an image as the perceptual network gets it."""
+    whole = config.objective.perceptual == "lpips_vgg"
+    return (config.images.size if whole else config.objective.perceptual_size) ** 2
+
+
 def flops_per_image(
     config: TrialConfig, shape: EncoderShape, phase: Phase, online: bool, recompute: bool
 ) -> dict[str, float]:
@@ -213,8 +227,7 @@ def flops_per_image(
     forward = linear + attention + ends
     back = (2 if "decoder" in phase.trains else 1) * (linear + ends) + 2 * attention
     lpips = objective.perceptual == "lpips_vgg"
-    pixels = (config.images.size if lpips else objective.perceptual_size) ** 2
-    seen = PERCEPTUAL_FLOPS[objective.perceptual] * pixels
+    seen = PERCEPTUAL_FLOPS[objective.perceptual] * seen_pixels(config)
     encoder, fusion, seeing = 0.0, (first + second if phase.fused else 0.0), 0.0
     if online or own:
         products, scores = _vit_flops(shape.depth, shape.width, shape.mlp * shape.width, tokens + 1)
@@ -253,6 +266,7 @@ def phase_needs(
         images: training crops an epoch.
         params: of every network, `Needs.params`.
     """
+    config = settled(config)
     online = runtime.features == "online" or config.images.views == 0
     found = []
     for phase in config.phases:
@@ -273,6 +287,8 @@ def phase_needs(
                 weight_bytes=4.0 * sum(params.values()),
                 optimiser_bytes=trained * (12.0 + kept) + 12.0 * heads,
                 activation_bytes=_activation_bytes(config, runtime, shape, phase, batch),
+                perceptual_bytes=min(runtime.micro_batch or batch, batch) * seen_pixels(config)
+                * PERCEPTUAL_NUMBERS[config.objective.perceptual] * ELEMENT_BYTES["fp32"],
             )
         )  # fmt: skip
     return found
@@ -292,8 +308,8 @@ def _activation_bytes(config: TrialConfig, runtime: Runtime, shape: EncoderShape
     if runtime.activation_checkpointing:
         kept = decoder.depth * rows * decoder.width * element + block
     if phase.fused and {"fusion", "encoder"} & set(phase.trains):
-        # Per layer and token: normalised input, hidden before and after its norm, output before and after its own.
-        numbers = 3 * shape.width + 2 * config.fusion.expert_hidden_dim
+        of_width, of_hidden = FUSION_NUMBERS.get(config.fusion.variant, FUSION_NUMBERS["energy"])
+        numbers = of_width * shape.width + of_hidden * config.fusion.expert_hidden_dim
         kept += at_once * tokens * (config.fusion.count or shape.depth) * numbers * element
     if "encoder" in phase.trains:
         kept += shape.depth * rows * shape.width * ACTIVATION_BYTES[settings.precision]
@@ -406,15 +422,16 @@ def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:
     return Needs(params, phase_needs(config, runtime, shape, images, params))
 
 
-def train_images(config: TrialConfig) -> tuple[int, bool]:
+def train_images(config: TrialConfig, runtime: Runtime) -> tuple[int, bool]:
     """Returns the training crops of an epoch, and whether they were counted; else ImageNet's number.
 
     Raises:
         UserError: the images are there and cannot be used.
     """
     from drorae.data.images import load_images
+    from drorae.storage.cache import Cache
 
     source = config.images
-    if source.source != "photos" and not expanded(source.path).exists():
+    if source.source != "photos" and not is_there(source.path):
         return min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False
-    return len(load_images(source).train) * max(source.views, 1), True
+    return len(load_images(source, Cache(runtime.cache_dir)).train) * max(source.views, 1), True

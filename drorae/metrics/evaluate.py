@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from drorae.metrics import image
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import Gaussian, frechet_distance, frechet_influence, frechet_replicates
 from drorae.metrics.kernel import kernel_distance
+from drorae.metrics.registry import INFLUENCE
 from drorae.metrics.samples import FeatureSample
 
 PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": image.psnr, "ssim": image.ssim, "l1": image.l1}
@@ -35,7 +37,92 @@ class Evaluation:
     difference."""
 
 
+class Batch(NamedTuple):
+    """What was measured of B images."""
+
+    values: dict[str, Tensor]
+    """By name [B]: those of `PER_IMAGE`, and lpips_... where it is measured."""
+    reconstructed: dict[str, Tensor]
+    """Features of the reconstructions [B, dim], by metric."""
+    originals: dict[str, Tensor]
+    """Those of the originals that no reference holds."""
+
+
+class Measured:
+    """What was measured of a run of images: values in memory, features in temporary files."""
+
+    def __init__(self, extractors: Sequence[FeatureExtractor], references: Mapping[str, FeatureSample]) -> None:
+        """Holds nothing yet; for the arguments, see `evaluate`."""
+        self.extractors, self._sizes = extractors, list[int]()
+        self._references = references
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._reconstructed = {item.metric: FeatureSample(item.dim) for item in extractors}
+        missing = [item for item in extractors if item.metric not in references]
+        self._originals = {item.metric: FeatureSample(item.dim) for item in missing}
+
+    def add(self, batch: Batch) -> None:
+        """Takes in what was measured of the next images."""
+        self._sizes.append(len(next(iter(batch.values.values()))))
+        for name, values in batch.values.items():
+            self._values[name].append(values)
+        for kept, features in ((self._reconstructed, batch.reconstructed), (self._originals, batch.originals)):
+            for metric, rows in features.items():
+                kept[metric].update(rows)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yields again what was taken in, for another to `add`: with the same batches, sums are the same to the bit."""
+        streams = [
+            {metric: sample.batches(self._sizes) for metric, sample in samples.items()}
+            for samples in (self._reconstructed, self._originals)
+        ]
+        for index in range(len(self._sizes)):
+            values = {name: parts[index] for name, parts in self._values.items()}
+            reconstructed, originals = ({metric: next(rows) for metric, rows in each.items()} for each in streams)
+            yield Batch(values, reconstructed, originals)
+
+    def evaluation(self, external: Mapping[str, Gaussian] | None = None, replicates: int = 0) -> Evaluation:
+        """Returns means and distances of all that was taken in; for the arguments and errors, see `evaluate`."""
+        if not self._values:
+            raise ValueError("no images to evaluate")
+        per_image = {name: torch.cat(parts).numpy() for name, parts in self._values.items()}
+        metrics = {name: float(array.mean()) for name, array in per_image.items()}
+        originals = {**self._references, **self._originals}
+        for extractor in self.extractors:
+            name, sample = extractor.metric, self._reconstructed[extractor.metric]
+            found, per_image[f"{name}{INFLUENCE}"] = _distances(extractor, sample, originals[name], replicates)
+            metrics |= found
+            if external and name in external:
+                metrics[f"{name}_reference"] = frechet_distance(sample.statistics, external[name])
+        metrics["eval_images"] = float(len(per_image["psnr"]))
+        return Evaluation(metrics, per_image)
+
+
 @torch.no_grad()
+def measure(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    extractors: Sequence[FeatureExtractor],
+    references: Mapping[str, FeatureSample] | None = None,
+    lpips: Lpips | None = None,
+) -> Measured:
+    """Measures each of some pairs by itself; for arguments and errors, see `evaluate`. There may be no pairs."""
+    measured = Measured(extractors, references := references or {})
+    for reconstruction, original in batches:
+        if reconstruction.shape != original.shape or {reconstruction.dtype, original.dtype} != {torch.uint8}:
+            raise ValueError(f"pairs differ: {list(reconstruction.shape)} and {list(original.shape)}, expected uint8")
+        values = {name: each(reconstruction, original).cpu() for name, each in PER_IMAGE.items()}
+        if lpips is not None:
+            values[f"lpips_{lpips.name}"] = lpips(as_images(reconstruction), as_images(original)).double().cpu()
+        missing = [item for item in extractors if item.metric not in references]
+        measured.add(
+            Batch(
+                values,
+                {extractor.metric: extractor(reconstruction) for extractor in extractors},
+                {extractor.metric: extractor(original) for extractor in missing},
+            )
+        )
+    return measured
+
+
 def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     extractors: Sequence[FeatureExtractor],
@@ -59,34 +146,7 @@ def evaluate(
     Raises:
         ValueError: fewer than two images, pairs of different shapes, or references of another number of images.
     """
-    references = references or {}
-    originals = {item.metric: references.get(item.metric) or FeatureSample(item.dim) for item in extractors}
-    reconstructed = {item.metric: FeatureSample(item.dim) for item in extractors}
-    values: dict[str, list[Tensor]] = defaultdict(list)
-    for reconstruction, original in batches:
-        if reconstruction.shape != original.shape or {reconstruction.dtype, original.dtype} != {torch.uint8}:
-            raise ValueError(f"pairs differ: {list(reconstruction.shape)} and {list(original.shape)}, expected uint8")
-        for name, measure in PER_IMAGE.items():
-            values[name].append(measure(reconstruction, original).cpu())
-        if lpips is not None:
-            distance = lpips(as_images(reconstruction), as_images(original))
-            values[f"lpips_{lpips.name}"].append(distance.double().cpu())
-        for extractor in extractors:
-            reconstructed[extractor.metric].update(extractor(reconstruction))
-            if extractor.metric not in references:
-                originals[extractor.metric].update(extractor(original))
-    if not values:
-        raise ValueError("no images to evaluate")
-    per_image = {name: torch.cat(parts).numpy() for name, parts in values.items()}
-    metrics = {name: float(array.mean()) for name, array in per_image.items()}
-    for extractor in extractors:
-        name, sample = extractor.metric, reconstructed[extractor.metric]
-        found, per_image[f"{name}_influence"] = _distances(extractor, sample, originals[name], replicates)
-        metrics |= found
-        if external and name in external:
-            metrics[f"{name}_reference"] = frechet_distance(sample.statistics, external[name])
-    metrics["eval_images"] = float(len(per_image["psnr"]))
-    return Evaluation(metrics, per_image)
+    return measure(batches, extractors, references, lpips).evaluation(external, replicates)
 
 
 def _distances(

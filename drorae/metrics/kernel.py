@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from drorae.metrics.rows import Rows
+
 PART = 2500
 """Images compared with each other at once; more are split into parts of at most this size."""
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray, paired: bool, seed: int = 0) -> float:
+def kernel_distance(a: np.ndarray | Rows, b: np.ndarray | Rows, paired: bool, seed: int = 0) -> float:
     """Estimates the squared maximum mean discrepancy without bias, with the kernel (x.y / dim + 1)^3.
 
     Binkowski et al. 2018 (arXiv 1801.01401, section 4). It estimates the distance between the distributions, so free

@@ -7,16 +7,16 @@ function that measures it. Imports nothing but the standard library.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how well a tokenizer does."""
+    """A number that says how well a tokenizer does, or a generator on its latents."""
 
     name: str
     """In results, tables and MLflow."""
@@ -37,48 +37,147 @@ class Metric:
     """The column of arXiv 2605.10780's tables that it measures."""
     extractor: str = ""
     """What `evaluation.extractors` calls the network in whose features it is a Fréchet distance."""
+    network: str = ""
+    """The network in whose features it is measured otherwise: by that name, or by `objective.perceptual`'s."""
 
 
 METRICS = (
     Metric(
-        "rfd_dinov2", "Fréchet distance (DINOv2 features)", "lower",
-        fitted=True, charted=True, column=True, listed=True, announced=True, extractor="dinov2",
+        "rfd_effnet2", "Fréchet distance (EfficientNet-Lite2 features)", "lower",
+        fitted=True, charted=True, column=True, listed=True, announced=True, extractor="effnet2",
     ),
     Metric(
         "psnr", "PSNR (dB)", "higher",
         fitted=True, charted=True, column=True, listed=True, announced=True, published="PSNR",
     ),
-    Metric(
-        "rfd_effnet", "Fréchet distance (EfficientNet features)", "lower",
-        fitted=True, charted=True, column=True, listed=True, extractor="effnet",
-    ),
     Metric("ssim", "SSIM", "higher", fitted=True, charted=True, column=True, listed=True, published="SSIM"),
+    Metric(
+        "rfd_dinov2", "Fréchet distance (DINOv2 features)", "lower",
+        fitted=True, charted=True, column=True, listed=True, announced=True, extractor="dinov2",
+    ),
     Metric(
         "rfid_inception", "rFID (Inception features)", "lower",
         fitted=True, charted=True, listed=True, extractor="inception", published="rFID",
     ),
     # Of others' tables: the features are not said.
     Metric("rfid", "rFID", "lower", fitted=True),
+    Metric(
+        "rfd_effnet", "Fréchet distance (EfficientNet-Lite0 features)", "lower",
+        fitted=True, charted=True, listed=True, extractor="effnet",
+    ),
     Metric("l1", "L1 error", "lower", column=True),
-    Metric("lpips_vgg", "LPIPS (VGG16)", "lower", charted=True, published="LPIPS"),
+    Metric("lpips_vgg", "LPIPS (VGG16)", "lower", charted=True, published="LPIPS", network="lpips_vgg"),
     Metric("lpips_alex", "LPIPS (AlexNet)", "lower"),
-    Metric("kd_dinov2", "Kernel distance (DINOv2 features)", "lower"),
-    Metric("kd_effnet", "Kernel distance (EfficientNet features)", "lower"),
-    Metric("kid_inception", "KID (Inception features)", "lower"),
+    Metric("kd_effnet2", "Kernel distance (EfficientNet-Lite2 features)", "lower", network="effnet2"),
+    Metric("kd_dinov2", "Kernel distance (DINOv2 features)", "lower", network="dinov2"),
+    Metric("kid_inception", "KID (Inception features)", "lower", network="inception"),
+    Metric("kd_effnet", "Kernel distance (EfficientNet-Lite0 features)", "lower", network="effnet"),
     Metric("probe_loss", "Probe's held-out loss", "lower", charted=True, published="DiT loss"),
+    # Of generated images.
+    Metric(
+        "gfd_effnet2", "Generation's Fréchet distance (EfficientNet-Lite2 features)", "lower",
+        fitted=True, charted=True, listed=True, announced=True, network="effnet2",
+    ),
+    Metric(
+        "gfd_dinov2", "Generation's Fréchet distance (DINOv2 features)", "lower",
+        fitted=True, charted=True, listed=True, network="dinov2",
+    ),
+    Metric(
+        "gfid_inception", "gFID (Inception features)", "lower",
+        fitted=True, charted=True, listed=True, announced=True, network="inception",
+    ),
+    Metric(
+        "gfd_effnet", "Generation's Fréchet distance (EfficientNet-Lite0 features)", "lower",
+        fitted=True, charted=True, listed=True, network="effnet",
+    ),
+    Metric("sfid_inception", "sFID (Inception features in their places)", "lower", network="inception"),
+    Metric("is_effnet2", "Inception Score (EfficientNet-Lite2 classes)", "higher", charted=True, network="effnet2"),
+    Metric("is_inception", "Inception Score", "higher", charted=True, network="inception"),
+    Metric("is_effnet", "Inception Score (EfficientNet-Lite0 classes)", "higher", network="effnet"),
+    Metric("precision_effnet2", "Generation's precision (EfficientNet-Lite2 features)", "higher", network="effnet2"),
+    Metric("recall_effnet2", "Generation's recall (EfficientNet-Lite2 features)", "higher", network="effnet2"),
+    Metric("precision_dinov2", "Generation's precision (DINOv2 features)", "higher", network="dinov2"),
+    Metric("recall_dinov2", "Generation's recall (DINOv2 features)", "higher", network="dinov2"),
+    Metric("precision_inception", "Generation's precision (Inception features)", "higher", network="inception"),
+    Metric("recall_inception", "Generation's recall (Inception features)", "higher", network="inception"),
+    Metric("precision_effnet", "Generation's precision (EfficientNet-Lite0 features)", "higher", network="effnet"),
+    Metric("recall_effnet", "Generation's recall (EfficientNet-Lite0 features)", "higher", network="effnet"),
 )  # fmt: skip
+BASELINE = "baseline_"
+"""Before a metric's name, in tables: what the tokenizer measures without fusion."""
+GAIN = "gain_"
+"""Before a metric's name, in tables: by how much fusion improves it (`drorae.metrics.gain`); more is better."""
+INFLUENCE = "_influence"
+"""After the name of a Frechet distance, in `per_image.npz`: what every image does to it."""
+COUNT = "_images"
+"""After a metric's name, in tables: the number of images it is of, where that is not `eval_images`."""
 _BY_NAME = {metric.name: metric for metric in METRICS}
-_LOWER = {"rfid", "rfd", "gfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd"}
-_HIGHER = {"psnr", "ssim", "is", "accuracy", "acc"}
+_LOWER = {"rfid", "rfd", "gfid", "gfd", "sfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd"}
+_HIGHER = {"psnr", "ssim", "is", "precision", "recall", "accuracy", "acc"}
 
 
-def objective(extractors: Sequence[str]) -> str:
-    """Names what a search optimises where nobody says: the Fréchet distance of the first extractor, without any PSNR.
+LOOKED_THROUGH = "looked_through"
+"""Column of a table: the networks that a trial's training, or its tokenizer, looks through, each with which of them."""
+MARKS = {"tokenizer": "in the tokenizer's own features", "training": "in training's features"}
+"""What is said of a metric that is measured in such a network's features, which flatters what was made with it."""
+OWN_NETWORK = "own_network"
+"""Note of a trial: the extractor whose network is the tokenizer's encoder, to the last weight."""
 
-    >>> objective(("effnet", "dinov2")), objective(())
-    ('rfd_effnet', 'psnr')
+
+def looked_through(config: Mapping[str, Any], own: str = "") -> str:
+    """Returns the cell of `LOOKED_THROUGH` for a config by dotted names.
+
+    Args:
+        config: the fields.
+        own: the extractor that was found to be the tokenizer's encoder; none by default.
+
+    >>> fields = {"objective.perceptual": "effnet", "objective.perceptual_weight": 0.1, "encoder.weights": "offline"}
+    >>> looked_through(fields), looked_through({"objective.perceptual": "none", "encoder.weights": "hub"})
+    ('dinov2=tokenizer effnet=training', '')
     """
-    return next((item.name for item in METRICS if extractors and item.extractor == extractors[0]), "psnr")
+    network = own or ("dinov2" if config.get("encoder.weights") == "offline" else "")
+    perceptual = str(config.get("objective.perceptual", "none"))
+    heard = perceptual != "none" and float(config.get("objective.perceptual_weight", 1)) > 0
+    return " ".join([f"{network}=tokenizer"] * bool(network) + [f"{perceptual}=training"] * heard)
+
+
+def mark(name: str, cells: Iterable[str]) -> str:
+    """Says whose features a metric is measured in where they are training's or the tokenizer's own; empty: neither.
+
+    Args:
+        name: the metric, also of a phase, of the baseline or against a reference.
+        cells: of the runs' `LOOKED_THROUGH`; of none where a table does not say.
+
+    >>> mark("kd_effnet", ["effnet=training"]), mark("rfd_effnet2", ["effnet=training"]), mark("rfd_dinov2", [])
+    ("in training's features", '', '')
+    """
+    item = _BY_NAME.get(plain(name).removeprefix(BASELINE).removesuffix("_reference"))
+    network = (item.extractor or item.network) if item else ""
+    seen = {word for cell in cells for word in cell.split()}
+    return next((said for who, said in MARKS.items() if network and f"{network}={who}" in seen), "")
+
+
+def marked(name: str, mark: str) -> str:
+    """Returns a metric's name with its mark, as every text has it.
+
+    >>> marked("rfd_effnet", "in training's features"), marked("psnr", "")
+    ("rfd_effnet (in training's features)", 'psnr')
+    """
+    return f"{name} ({mark})" if mark else name
+
+
+def objective(extractors: Sequence[str], looked: str = "") -> str:
+    """Names what a search optimises where nobody says: the first extractor's Fréchet distance, PSNR without any.
+
+    Args:
+        extractors: names, in the order of `evaluation.extractors`.
+        looked: the trial's `LOOKED_THROUGH`; distances that it marks are passed over.
+
+    >>> objective(("effnet", "dinov2")), objective(("effnet", "dinov2"), "effnet=training"), objective(())
+    ('rfd_effnet', 'rfd_dinov2', 'psnr')
+    """
+    distances = (item.name for name in extractors for item in METRICS if item.extractor == name)
+    return next((name for name in distances if not mark(name, [looked])), "psnr")
 
 
 def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
@@ -98,12 +197,14 @@ def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
 def better(name: str) -> Better | None:
     """Says which way a metric is better, also of others' tables, by the first word of its name; None: not known.
 
-    A phase before it says when it was measured.
+    A phase before it says when it was measured. More of a gain is better, whatever it is a gain of.
 
-    >>> better("rFID-50k"), better("phase2.psnr"), better("params")
-    ('lower', 'higher', None)
+    >>> better("rFID-50k"), better("phase2.psnr"), better("gain_l1"), better("params")
+    ('lower', 'higher', 'higher', None)
     """
-    name = plain(name)
+    if name.startswith(GAIN):
+        return "higher" if better(name.removeprefix(GAIN)) else None
+    name = plain(name.removeprefix(BASELINE))
     if name in _BY_NAME:
         return _BY_NAME[name].better
     word = name.lower().replace("-", "_").partition("_")[0]
@@ -113,9 +214,12 @@ def better(name: str) -> Better | None:
 def title(name: str) -> str:
     """Returns a metric's title; a name that is not in the list stays as it is.
 
-    >>> title("phase2.psnr"), title("params")
-    ('PSNR (dB) after phase 2', 'params')
+    >>> title("phase2.psnr"), title("gain_ssim"), title("params")
+    ('PSNR (dB) after phase 2', 'SSIM gain over no fusion', 'params')
     """
+    gained = name.removeprefix(GAIN)
+    if gained != name:
+        return f"{title(gained)} gain over no fusion" if gained in _BY_NAME else name
     known = plain(name)
     if known not in _BY_NAME:
         return name

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from drorae.metrics.frechet import FeatureStatistics
+from drorae.metrics.rows import Rows
 from drorae.storage.sealed import read_sealed, write_sealed
 
 
@@ -23,7 +27,7 @@ class FeatureSample:
     def __init__(self, dim: int) -> None:
         self.statistics = FeatureStatistics(dim)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the object lives)
-        self._saved: np.ndarray | None = None
+        self._saved: Rows | None = None
 
     def update(self, features: Tensor) -> None:
         """Takes in features [B, dim], any device and type; they are rounded to float32.
@@ -33,26 +37,33 @@ class FeatureSample:
         """
         rows = features.detach().float().cpu()
         self.statistics.update(rows)
+        self._file.seek(0, os.SEEK_END)
         self._file.write(np.ascontiguousarray(rows.numpy()).data)
 
     @property
-    def features(self) -> np.ndarray:
-        """float32 [n, dim], a read-only memory map."""
+    def features(self) -> Rows:
+        """float32 [n, dim], read from the file as they are asked for."""
         if self._saved is not None:
             return self._saved
-        self._file.flush()
-        return np.memmap(self._file, np.float32, "r", shape=(self.statistics.n, self.statistics.dim))
+        return Rows(self._file, (self.statistics.n, self.statistics.dim))
+
+    def batches(self, sizes: Iterable[int]) -> Iterator[Tensor]:
+        """Yields the features again, float32 [B, dim], so many rows at a time."""
+        start = 0
+        for size in sizes:
+            yield torch.from_numpy(self.features[start : start + size])
+            start += size
 
     def save(self, path: Path) -> None:
         """Writes the statistics to `path` (.npz) and the features beside it (.npy), each beside its SHA-256."""
-        write_sealed(path.with_suffix(".npy"), lambda temporary: np.save(temporary, self.features))
+        write_sealed(path.with_suffix(".npy"), self.features.save)
         write_sealed(path, self.statistics.save)
 
     @classmethod
     def load(cls, path: Path) -> FeatureSample | None:
-        """Reads what `save` wrote, the features as a memory map; None where one of the files is missing or damaged."""
+        """Reads what `save` wrote, the features where they lie; None where one of the files is missing or damaged."""
         statistics = read_sealed(path, FeatureStatistics.load)
-        rows = read_sealed(path.with_suffix(".npy"), lambda file: np.load(file, mmap_mode="r", allow_pickle=False))
+        rows = read_sealed(path.with_suffix(".npy"), Rows.load)
         if statistics is None or rows is None:
             return None
         sample = cls(statistics.dim)

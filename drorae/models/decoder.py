@@ -18,6 +18,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 EPS = 1e-12
 """Of all LayerNorms: ViT-MAE's, which RAE's decoder configurations keep."""
 
+SHORT = 64
+"""Tokens, below which attention is written out. On so few the fused kernel has nothing to save, and its backward pass
+in bfloat16 takes a CPU five times as long as three small products."""
+
 
 def sincos_positions(grid: int, width: int, spacing: float = 1.0) -> Tensor:
     """Fixed 2-D sine-cosine position table [grid * grid, width] (MAE, arXiv 2111.06377, base 10000).
@@ -87,6 +91,10 @@ class Decoder(nn.Module):
                 for _ in range(config.depth)
             )
         )
+        if grid**2 < SHORT:
+            block: Any
+            for block in self.blocks:
+                block.attn.fused_attn = False
         self.norm = norm(config.width)
         self.head = nn.Linear(config.width, self.patch**2 * 3)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)

@@ -22,7 +22,8 @@ class LayerFeatures(NamedTuple):
     """What the encoder says about a batch of B images, N patch tokens of width C each."""
 
     layers: Tensor
-    """[B, L, N, C]: raw outputs z(1) .. z(L) of all blocks, prefix tokens dropped (paper, Eq. 1)."""
+    """[B, L, N, C]: raw outputs z(1) .. z(L) of all blocks, or of the deepest that were asked for, prefix tokens
+    dropped (paper, Eq. 1)."""
     base: Tensor
     """[B, N, C]: z_base = LN(z(L)), the latent of RAE."""
 
@@ -60,14 +61,19 @@ class Encoder(nn.Module):
         self.fingerprint = f"{config.name}-{config.input_size}px{resized}-{state_fingerprint(vit.state_dict())}"
         self.eval().requires_grad_(False)
 
-    def forward(self, images: Tensor) -> LayerFeatures:
-        """Encodes images [B, 3, H, W] in [0, 1], resized (`EncoderConfig.resize`) to the encoder's input size."""
+    def forward(self, images: Tensor, num_layers: int = 0) -> LayerFeatures:
+        """Encodes images [B, 3, H, W] in [0, 1], resized (`EncoderConfig.resize`) to the encoder's input size.
+
+        Keeps the outputs of the deepest `num_layers` blocks; 0, the default: of all.
+        """
         if images.shape[-2:] != (self.input_size, self.input_size):
             antialiased = self.resize == "antialiased"
             images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=antialiased)
             images = images.clamp(0, 1) if antialiased else images
         normalised = (images - self.mean) / self.std
-        blocks: Any = self.vit.forward_intermediates(normalised, output_fmt="NLC", norm=False, intermediates_only=True)
+        blocks: Any = self.vit.forward_intermediates(
+            normalised, indices=num_layers or None, output_fmt="NLC", norm=False, intermediates_only=True
+        )
         layers = torch.stack(blocks, dim=1)
         return LayerFeatures(layers, self.norm(layers[:, -1]))
 

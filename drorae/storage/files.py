@@ -69,6 +69,13 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def remove_drafts(path: Path) -> None:
+    """Removes what kills have left of `replacing(path)`; for whoever alone writes that file."""
+    for draft in path.parent.glob(f".*.{path.name}"):
+        if re.fullmatch(r"\.[0-9a-f]{32}", draft.name.removesuffix(f".{path.name}")):
+            draft.unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     """Waits until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -48,8 +48,6 @@ class Adversary:
         self.network = load_discriminator(config, device, seed)
         if heads is not None:
             self.network.load_state_dict(heads)
-        # Each process sees a part of the batch; wrapped, all heads take the mean of their gradients and stay equal.
-        self._learner = distributed.parallel(self.network, device)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
@@ -109,19 +107,22 @@ class Adversary:
                 chosen = slice(first, first + len(real))
                 shown = zip((real, fake.detach().clamp(0, 1)), drawn, strict=True)
                 pair = torch.cat([self._augmented(images, each.part(chosen)) for images, each in shown])
-                logits = self._learner(pair)
+                logits = self.network(pair)
                 # The power iterations of the spectral norms once a step; only this mode takes them.
                 self.network.eval()
                 loss = hinge_loss(logits[: len(real)], logits[len(real) :]) * (len(real) / count)
                 torch.autograd.backward(loss)
                 losses.append(loss.detach())
                 first = chosen.stop
-        except (RuntimeError, MemoryError):
-            # Out of memory, mostly: the caller may take this step again.
+            out_of_memory.meet()
+        except Exception:
+            # Out of memory, mostly, here or in another process: the caller may take this step again.
             for buffer, before in iterations:
                 buffer.copy_(before)
             raise
         with out_of_memory.as_user_error(f"step {step + 1}, the discriminator's optimiser"):
+            # Each process has seen a part of the batch; with the mean of their gradients all heads stay equal.
+            distributed.mean_gradients(self.network.parameters())
             self.optimiser.step()
         return {"disc_loss": torch.stack(losses).sum()}
 

@@ -32,9 +32,18 @@ INSPECTION = "inspection.json"
 INSPECTION_ARRAYS = "inspection.npz"
 SAMPLES = "samples.npz"
 GRID = "grid.png"
+GENERATED = "generated.json"
+"""Beside them: what was measured of them, and of their controls."""
+SAMPLED = "samples.json"
+"""Beside generated images: how they were sampled."""
+HELD_OUT_PICTURE = "held_out.{}.png"
+"""Of a phase, by its name: held-out images and their reconstructions, as they last were while it trained. Phase 1's is
+in the cache, beside its decoder."""
 WARNINGS = "warnings.txt"
 SPOOL = "spool.jsonl"
 """Rows that wait for an MLflow that is away."""
+PICTURE_SPOOL = "spool.zip"
+"""Pictures that do."""
 LEASE = "worker.lease"
 LAST_WORDS = "last_words.txt"
 """What a worker's process that dies leaves of why."""
@@ -44,6 +53,10 @@ DECODER = WEIGHTS.format("decoder")
 """In the cache, a phase-1 decoder has this name, too."""
 HEADS = "heads.safetensors"
 """Of the phase-1 discriminator, in the cache; in a trial's folder they have their phase's name before it."""
+GENERATORS_FOLDER = "generator"
+"""Below it, a folder for each generator of the trial's latents, by its name; no part of the trial's result."""
+GENERATOR = "generator.json"
+"""In a generator's folder: what it is and what it was trained on. Its weights are `part_file("generator")`."""
 ERRORS = "error-*.txt"
 CHECKPOINTS = "*.pt"
 
@@ -53,7 +66,7 @@ class TrialStatus(StrEnum):
 
     FINISHED = auto()
     UNCONVERGED = auto()
-    """Its training loss was still falling."""
+    """Measured by an older version, which took its training loss for still falling. No trial gets it any more."""
     DIVERGED = auto()
     """Its loss stopped being finite."""
     PRUNED = auto()
@@ -65,6 +78,8 @@ class TrialStatus(StrEnum):
     """It came to its end and left no result."""
     STALLED = auto()
     """It made no step for long, in several attempts."""
+    NOT_NEEDED = auto()
+    """Never run, because what the sweep is for was decided without it."""
     RUNNING = auto()
     MISSING = auto()
     """None of the others: not begun, interrupted, or its result is damaged."""
@@ -82,6 +97,8 @@ BROKEN = (TrialStatus.FAILED, TrialStatus.NO_RESULT, TrialStatus.STALLED)
 """Without a result, by a fault that a rerun may not meet again."""
 MEASURED = (TrialStatus.FINISHED, TrialStatus.UNCONVERGED)
 """With metrics."""
+UNMADE = (TrialStatus.MISSING, TrialStatus.NOT_NEEDED)
+"""Of which nothing has been made, unless by an attempt that was interrupted."""
 
 
 class Use(Flag):
@@ -111,6 +128,7 @@ FILES = {
     ERRORS: Use.DRIVER | Use.PASSING,
     WARNINGS: Use.DRIVER | Use.PASSING,
     SPOOL: Use.DRIVER | Use.PASSING,
+    PICTURE_SPOOL: Use.DRIVER | Use.PASSING,
     PER_IMAGE: Use.ARTIFACT,
     HISTORY: Use.ARTIFACT,
     INSPECTION: Use.ARTIFACT,
@@ -122,15 +140,19 @@ FILES = {
 """Names, or patterns of names, by use. Weights and phases' logs are the trial's own affair."""
 SENT_LAST = RESULT
 """Nobody ever sees a result without what belongs to it."""
-SCHEMAS = {RESULT: 1, FAILURE: 1, PRUNED: 1, INPUTS: 1, PROGRESS: 1}
+SCHEMAS = {RESULT: 2, FAILURE: 1, PRUNED: 1, INPUTS: 1, PROGRESS: 1, GENERATOR: 1, SAMPLED: 1, GENERATED: 1}
 """Version of each JSON file's layout. It is raised when an older drorae would misread the file."""
 SKIPPED = "images_skipped"
 """Name of the note, in a result's provenance, on image files that were left out; in tables a column."""
+ROLE = "role"
+"""Name of what a trial is there for where it is no point of a sweep's law: a column of tables, a tag in MLflow."""
+CHECKS_CONVERGENCE = "convergence"
+"""Role of a trial that repeats another with more epochs."""
 _REQUIRED = (
     "config_hash", "status", "variant", "expert_hidden_dim", "num_layers", "seed", "fusion_params",
     "fusion_params_paper",
 )  # fmt: skip
-_NUMBERS = ("metrics", "baseline")
+_NUMBERS = ("metrics", "baseline", "gain")
 """What every result has, and which of its parts hold numbers by name."""
 
 
@@ -245,7 +267,7 @@ def ready_trial(directory: Path, config: TrialConfig) -> None:
 
 
 def write_ending(directory: Path, status: TrialStatus, reason: str) -> None:
-    """Records why a trial without a result is broken, or that it was pruned."""
+    """Records why a trial without a result is broken or not needed, or that it was pruned."""
     if status == TrialStatus.PRUNED:
         write_tree(directory, PRUNED, {"reason": reason})
     else:

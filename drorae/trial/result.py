@@ -8,6 +8,12 @@ from pathlib import Path
 from drorae.errors import UserError
 from drorae.trial.folder import RESULT, TrialStatus, judged, read_tree
 
+_FORMER = "loss_tail_drop"
+"""What earlier versions wrote of the tail of the training loss, which an annealed learning rate flattens anyway."""
+
+PACKED = "packed.phase2"
+"""In a result's provenance: how many trials phase 2 was trained for at once."""
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -15,7 +21,7 @@ class TrialResult:
 
     config_hash: str
     status: TrialStatus
-    """Finished, unconverged (`loss_tail_drop`), nonfinite or diverged."""
+    """Finished, nonfinite or diverged; unconverged in results of older versions."""
     variant: str
     expert_hidden_dim: int
     num_layers: int
@@ -27,6 +33,9 @@ class TrialResult:
     metrics: dict[str, float] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
     """The same metrics of the phase-1 decoder without fusion."""
+    gain: dict[str, float] = field(default_factory=dict)
+    """By how much each metric is better than the baseline's, and under ..._se the standard error of that over images
+    (`drorae.metrics.gain`). Empty without a baseline, and in results of older versions."""
     eval_images: int = 0
     train_seconds: float = 0.0
     """Wall seconds of phases 2 and 3, all sittings."""
@@ -36,7 +45,6 @@ class TrialResult:
     """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
     train_flops: float = 0.0
     """Floating-point operations of phases 2 and 3 (`drorae.machine.needs.train_flops`); 0 in older results."""
-    loss_tail_drop: float = 0.0
     reason: str = ""
     weights: dict[str, str] = field(default_factory=dict)
     """SHA-256 (`drorae.models.weights.state_sha256`) of `phase1_decoder`, of `fusion` as it was measured, and of
@@ -53,7 +61,7 @@ def read_result(directory: str | Path) -> TrialResult | None:
     path = Path(directory) / RESULT
     try:
         tree = read_tree(path.parent, RESULT)
-        return TrialResult(**judged(tree))
+        return TrialResult(**{name: value for name, value in judged(tree).items() if name != _FORMER})
     except FileNotFoundError:
         return None
     except (KeyError, ValueError, TypeError) as error:

@@ -25,18 +25,21 @@ from drorae.config import (
     to_dict,
 )
 from drorae.data.crops import Images, evaluation_crop
-from drorae.data.features import Features, Note, open_features
+from drorae.data.features import Note, TrainingFeatures, open_features
 from drorae.data.images import load_images
-from drorae.data.pixels import as_images, to_uint8
-from drorae.diagnostics.latents import latent_batches
+from drorae.data.pixels import as_images
+from drorae.diagnostics.latents import latent_batches, painted_batches
 from drorae.errors import Notice, UserError, printable
 from drorae.losses.discriminator import discriminator_fingerprint
 from drorae.losses.lpips import Lpips, load_lpips
 from drorae.losses.objective import Objective, load_objective
-from drorae.metrics.evaluate import Evaluation, evaluate
+from drorae.machine.needs import EncoderShape, train_flops
+from drorae.machine.precision import settled
+from drorae.metrics.evaluate import Evaluation, Measured, measure
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.frechet import Moments
 from drorae.metrics.references import Origin, Reference, extractor_of, read_reference, write_reference
+from drorae.metrics.registry import OWN_NETWORK
 from drorae.metrics.samples import FeatureSample
 from drorae.models.encoder import Encoder, load_encoder
 from drorae.models.rae_decoder import read_released
@@ -46,13 +49,14 @@ from drorae.models.weights import fit_state, read_state, save_sealed, state_sha2
 from drorae.runtime import distributed, out_of_memory
 from drorae.runtime.determinism import set_deterministic
 from drorae.storage.cache import Cache
-from drorae.storage.files import write_json
+from drorae.storage.files import UNWRITABLE, write_json
 from drorae.storage.remote import expanded
 from drorae.storage.sealed import read_sealed, write_sealed
 from drorae.training.adversary import make_adversary
 from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.trial.folder import DECODER, HEADS, SKIPPED
 from drorae.trial.heads import keep_heads
+from drorae.trial.held_out import HeldOut
 
 JUDGED = 16
 """Images that a released decoder paints to show whether `decoder.output` is the right one."""
@@ -68,8 +72,9 @@ class Workshop:
     runtime: Runtime
     device: torch.device
     encoder: Encoder
-    train: Features
-    val: Features
+    images: Images
+    train: TrainingFeatures
+    val: TrainingFeatures
     objective: Objective
     extractors: list[FeatureExtractor]
     lpips: Lpips | None
@@ -83,6 +88,8 @@ class Workshop:
     baseline: dict[str, float] = field(default_factory=dict)
     """Metrics of the phase-1 decoder on the latent that it was trained on, z_base as a rule: RAE, no fusion. Empty
     where no phase 1 has trained it."""
+    baseline_images: dict[str, np.ndarray] = field(default_factory=dict)
+    """The same image by image (`Evaluation.per_image`), in the process that measures trials alone."""
     external: dict[str, Moments] = field(default_factory=dict)
     """Statistics of `evaluation.reference` by metric."""
     notes: dict[str, str] = field(default_factory=dict)
@@ -105,29 +112,34 @@ class Workshop:
     def evaluate(self, tokenizer: Tokenizer, fused: bool = True) -> Evaluation:
         """Measures a tokenizer's reconstructions of the validation images; without fusion, those of z_base.
 
-        Where memory does not hold `evaluation.batch_size` images, fewer at once.
+        Where memory does not hold `evaluation.batch_size` images, fewer at once. Several processes measure a part of
+        the images each, cut into the batches that one process takes, and all return what the main one makes of it: the
+        same numbers as one process's.
         """
         settings = self.config.evaluation
 
-        def measure(size: int) -> Evaluation:
-            batches = latent_batches(tokenizer, self.val, np.arange(len(self.val)), size, fused)
-            pairs = (
-                (to_uint8(tokenizer.decode(latent), settings.quantise), pixels.to(self.device))
-                for latent, pixels in batches
-            )
-            return evaluate(
-                pairs,
-                self.extractors,
-                self.references,
-                lpips=self.lpips,
-                external=self.external,
-                replicates=settings.bootstrap,
-            )
+        def part(size: int) -> Measured:
+            items = np.array(distributed.my_part(len(self.val), size), int)
+            pairs = painted_batches(tokenizer, self.val, items, size, fused, settings.quantise)
+            return measure(pairs, self.extractors, self.references, self.lpips)
 
-        size = min(settings.batch_size, len(self.val))
-        return out_of_memory.retry_smaller(
-            size, measure, "evaluation", "the same images, up to rounding the same metrics"
-        )[0]
+        size, same = min(settings.batch_size, len(self.val)), "the same images, up to rounding the same metrics"
+        measured = out_of_memory.retry_smaller(size, part, "evaluation", same, together=True)[0]
+        for batch in distributed.from_others(measured.batches()):
+            measured.add(batch)
+        found = measured.evaluation(self.external, settings.bootstrap) if distributed.is_main() else None
+        found = distributed.from_main(found)
+        assert found is not None
+        return found
+
+    def look(self, directory: Path) -> HeldOut:
+        """Returns what measures held-out images while a phase trains, and leaves its pictures in a folder."""
+        return HeldOut(self.val, self.runtime.evaluate_images, self.config.evaluation, directory)
+
+    def train_flops(self, fusion_params: int) -> float:
+        """Returns the floating-point operations of a trial's own phases (`drorae.machine.needs.train_flops`)."""
+        shape = EncoderShape(self.encoder.num_layers, self.encoder.width, self.encoder.patch_size)
+        return train_flops(self.config, shape, len(self.train), fusion_params)
 
     def origin(self, extractor: FeatureExtractor) -> Origin:
         """Says what the references' statistics were measured on."""
@@ -182,10 +194,10 @@ def open_workshop(
         UserError: images, weights, sizes or the cache's room are not as needed.
     """
     global _last
-    config.check(training)
+    (config := settled(config)).check(training)
     device = choose_device(runtime)
     key = canonical_json({**shared_key(config), "runtime": to_dict(runtime)})
-    if _last is not None and _last.key == key and not distributed.from_main(_last.is_exchanged(), device):
+    if _last is not None and _last.key == key and not distributed.from_main(_last.is_exchanged()):
         check(_last.workshop.fingerprints)
         return replace(_last.workshop, config=config)
     # Memory need not hold two.
@@ -197,7 +209,7 @@ def open_workshop(
 
     cache = Cache(runtime.cache_dir)
     cache.check()
-    images = load_images(config.images)
+    images = load_images(config.images, cache)
     if len(images.val) < 2:
         raise UserError("images: 1 validation image has no spread to compare; give at least 2")
     check(_image_fingerprints(images))
@@ -285,7 +297,7 @@ def _assemble(config: TrialConfig, runtime: Runtime, device: torch.device, image
     objective = load_objective(config.objective).to(device)
     lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
     extractors = [load_extractor(name, settings, runtime.cache_dir, device) for name in settings.extractors]
-    reference = read_reference(settings.reference) if settings.reference else None
+    reference = read_reference(settings.reference, extractors) if settings.reference else None
     compared = extractor_of(reference, extractors) if reference is not None else None
     untrained = build_tokenizer(config, encoder).decoder
     fingerprints = _image_fingerprints(images) | discriminator_fingerprint(config)
@@ -299,11 +311,16 @@ def _assemble(config: TrialConfig, runtime: Runtime, device: torch.device, image
         decoder = released.state_for(untrained, encoder)
         fingerprints["released_decoder"] = released.fingerprint
     features = partial(open_features, encoder=encoder, config=config.encoder, runtime=runtime, device=device, note=note)
-    train = features(images.train, views=config.images.views, network=objective.cached)
-    val = features(images.val, views=1, network=None)
+    depth = encoder.num_layers
+    train = features(images.train, views=config.images.views, network=objective.cached, depth=config.reads(depth))
+    # Whatever is trained, it is measured behind its fusion.
+    val = features(images.val, views=1, network=None, depth=config.fusion.reads(depth))
     workshop = Workshop(
-        config, runtime, device, encoder, train, val, objective, extractors, lpips, fingerprints, decoder
+        config, runtime, device, encoder, images, train, val, objective, extractors, lpips, fingerprints, decoder
     )
+    for extractor in extractors:
+        if extractor.is_of(encoder):
+            workshop.notes[OWN_NETWORK] = extractor.name
     if images.notices:
         workshop.notes["images"] = "; ".join(images.notices)
     if reference is not None and compared is not None:
@@ -327,32 +344,51 @@ def _compare_with_file(workshop: Workshop, reference: Reference, extractor: Feat
 
 
 def _collect_references(workshop: Workshop, cache: Cache) -> None:
-    """Reads the originals' features per metric; computed once per set of images and extractor."""
-    val, device = workshop.val, workshop.device
-    size = min(workshop.config.evaluation.batch_size, len(val))
+    """Reads the originals' features per metric; computed once per set of images and extractor, a part by each process.
 
-    def sample(extractor: FeatureExtractor, size: int) -> FeatureSample:
-        features = FeatureSample(extractor.dim)
-        for items in np.split(np.arange(len(val)), range(size, len(val), size)):
-            features.update(extractor(val.batch(items, 0, 1).pixels.to(device)))
-        return features
-
+    Raises:
+        UserError: what the main process has computed is not here.
+    """
     for extractor in workshop.extractors:
         images = workshop.fingerprints["images_val"]
-        key = {"images": images, "extractor": extractor.fingerprint, "count": len(val)}
+        key = {"images": images, "extractor": extractor.fingerprint, "count": len(workshop.val)}
         names = [f"references/{config_hash(key)}.{suffix}" for suffix in ("npy", "npz")]
         path = cache / names[1]
-        with cache.lock(f"{names[1]}.lock"):
-            for name in names:
-                cache.fetch(name)
-            found = FeatureSample.load(path)
-            if found is None:
-                what = f"features of {extractor.metric}"
-                found = out_of_memory.retry_smaller(size, partial(sample, extractor), what)[0]
-                found.save(path)
+        with distributed.main_lock(cache.lock(f"{names[1]}.lock")):
+            found = None
+            if distributed.is_main():
                 for name in names:
-                    cache.share(name)
+                    cache.fetch(name)
+                found = FeatureSample.load(path)
+            if distributed.from_main(found is None):
+                found = _sample(workshop, extractor)
+                if distributed.is_main():
+                    found.save(path)
+                    for name in names:
+                        cache.share(name)
+        if not distributed.is_main():
+            found = FeatureSample.load(path)
+        if found is None:
+            raise UserError(f"{path}: not here; a trial's processes must share the cache's folder (--cache-dir)")
         workshop.references[extractor.metric] = found
+
+
+def _sample(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
+    """Computes the originals' features; in the main process, those of all."""
+    val = workshop.val
+
+    def part(size: int) -> tuple[FeatureSample, list[int]]:
+        features, items = FeatureSample(extractor.dim), np.array(distributed.my_part(len(val), size), int)
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        for batch in batches:
+            features.update(extractor(val.batch(batch, 0, 1).pixels.to(workshop.device)))
+        return features, [len(batch) for batch in batches]
+
+    size, what = min(workshop.config.evaluation.batch_size, len(val)), f"features of {extractor.metric}"
+    (found, sizes), _ = out_of_memory.retry_smaller(size, part, what, together=True)
+    for rows in distributed.from_others(found.batches(sizes)):
+        found.update(rows)
+    return found
 
 
 def _locate_decoder(workshop: Workshop, cache: Cache) -> str:
@@ -372,14 +408,14 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
         cache.fetch(f"{address}/{DECODER}")
     # Damaged weights are set aside by one process, on behalf of all.
     lacking = distributed.is_main() and read_sealed(weights, read_state) is None
-    if distributed.from_main(lacking, workshop.device):
+    if distributed.from_main(lacking):
         config, checkpoint = workshop.config, weights.with_name("checkpoint.pt")
         adversary = make_adversary(config, config.phase1, workshop.device, config.decoder.seed)
         try:
             trained = train_phase(
                 tokenizer, config.phases[0], workshop.train, workshop.objective, adversary,
                 seed=config.decoder.seed, device=workshop.device, checkpoint=checkpoint,
-                runtime=workshop.runtime, report=report,
+                runtime=workshop.runtime, report=report, look=workshop.look(weights.parent),
             )  # fmt: skip
         except DivergenceError as error:
             raise UserError(f"{error}; until then no trial with this decoder can run") from None
@@ -405,16 +441,36 @@ def _measure_baseline(workshop: Workshop, cache: Cache, address: str, note: Note
     settings = config.evaluation
     val = workshop.fingerprints["images_val"]
     how = {"val": val, "quantise": settings.quantise, "bootstrap": settings.bootstrap}
-    name = f"{address}/baseline-{config_hash(how | workshop.fingerprints)}.json"
+    name, images = (f"{address}/baseline-{config_hash(how | workshop.fingerprints)}.{kind}" for kind in ("json", "npz"))
+    metrics = per_image = None
     if distributed.is_main():
         cache.fetch(name)
-        if read_sealed(cache / name, _read_metrics) is None:
-            note("measuring the baseline", 0, 1)
-            metrics = workshop.evaluate(workshop.baseline_tokenizer(), config.phases[0].fused).metrics
-            write_sealed(cache / name, partial(write_json, tree=metrics))
-            cache.share(name)
+        cache.fetch(images)
+        metrics = read_sealed(cache / name, _read_metrics)
+        per_image = read_sealed(cache / images, _read_arrays)
+    if distributed.from_main(metrics is None or per_image is None):
+        note("measuring the baseline", 0, 1)
+        found = workshop.evaluate(workshop.baseline_tokenizer(), config.phases[0].fused)
+        per_image = found.per_image
+        if distributed.is_main():
+            _keep_baseline(cache, name, images, found, metrics is None)
+    workshop.baseline_images = per_image or {}
     distributed.barrier()
     workshop.baseline = _read_metrics(cache / name)
+
+
+def _keep_baseline(cache: Cache, name: str, images: str, found: Evaluation, lacking: bool) -> None:
+    """Leaves what the baseline measures in the cache; its metrics where they are `lacking` there."""
+    if lacking:
+        write_sealed(cache / name, partial(write_json, tree=found.metrics))
+        cache.share(name)
+    try:
+        write_sealed(cache / images, partial(_write_arrays, arrays=found.per_image))
+        cache.share(images)
+    except OSError as error:
+        # An older version's cache that cannot be written to serves what it holds.
+        if lacking or error.errno not in UNWRITABLE:
+            raise
 
 
 def _judge_output(workshop: Workshop) -> None:
@@ -436,3 +492,12 @@ def _judge_output(workshop: Workshop) -> None:
 def _read_metrics(path: Path) -> dict[str, float]:
     metrics: dict[str, float] = json.loads(path.read_text())
     return metrics
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    np.savez(path, **dict[str, Any](arrays))

@@ -8,16 +8,17 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from drorae.config import TrialConfig, to_dict
 from drorae.errors import ClusterLostError, UserError
 from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
-from drorae.trial.folder import CONFIG, GRID, TrialStatus, read_outcome, ready_trial, write_ending
+from drorae.trial.folder import CONFIG, TrialStatus, read_outcome, ready_trial, write_ending
 from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
 from sweeps.driver.home import Home
+from sweeps.driver.notify import Event, Notifier
+from sweeps.driver.outcome import SweepOutcome
 from sweeps.driver.plan import SweepPlan, is_done, plan_shares
 from sweeps.driver.preparation import Preparation
 from sweeps.driver.pruning import Pruning
@@ -25,10 +26,11 @@ from sweeps.driver.queue import Listed
 from sweeps.driver.retries import Retries
 from sweeps.driver.screen import Screen
 from sweeps.driver.session import Session
+from sweeps.driver.until import Decided, Until
 from sweeps.folder.lease import LeaseLostError
-from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, SweepRecord
 from sweeps.folder.table import charted_metrics, table_rows, write_table
+from sweeps.packs import packs_of
 from sweeps.resources import Share
 from sweeps.settings import PREPARE, Asha, Settings
 from sweeps.spec import SweepSpec
@@ -39,33 +41,6 @@ from sweeps.worker.attempt import Work
 
 AWAIT_STORE_SECONDS = 120.0
 """After the last trial, a tracking server that is away is waited for so long."""
-
-
-@dataclass(frozen=True)
-class SweepOutcome:
-    """Where a sweep's results are."""
-
-    directory: Path
-    """Of a sweep in a store: this machine's copy."""
-    trials_csv: Path
-    counts: dict[str, int]
-    """Trials per status (`TrialStatus`)."""
-    parent_run_id: str
-    tracking_uri: str
-    charts: str = ""
-    """Address below the MLflow UI's of every metric's chart against capacity."""
-    mirror: Mirror | None = None
-    """Sends what is added to `directory` to the store; None where the folder is on a disk."""
-
-    @property
-    def place(self) -> str:
-        """The sweep's folder as everybody knows it: its path or URL."""
-        return str(self.directory if self.mirror is None else self.mirror.remote)
-
-    def fetch_picture(self, under: str) -> None:
-        """Brings a trial's picture here, where the sweep's folder is in a store; `under`: `trials/HASH`."""
-        if self.mirror is not None:
-            self.mirror.pull(under, (GRID,))
 
 
 @dataclass
@@ -81,6 +56,10 @@ class Conductor:
     signals: Signals
     go_on: str
     """The command that goes on with the sweep."""
+    notifier: Notifier
+    decided: Decided | None = None
+    """Says whether the verdict that the settings name is decided; it ends the sweep."""
+    until: Until | None = None
     plan: SweepPlan = field(init=False)
     session: Session = field(init=False)
     tracker: SweepTracker = field(init=False)
@@ -99,25 +78,24 @@ class Conductor:
     @contextlib.contextmanager
     def last_words(self) -> Iterator[None]:
         """Says why the block ends before its time, and how to go on."""
-        screen = self.screen
         try:
             yield
         except (UserError, OSError) as error:
-            screen.record(f"error: {error}")
+            self.screen.record(f"error: {error}")
             # A mistake in the very first call, or a full disk, leaves no folder behind.
             if self.address is None and not isinstance(error, LeaseLostError) and not self.home.lease.lost:
                 self.home.discard(self._new)
             raise
         except ClusterLostError as error:
-            text = f"{error}; {self._standing()}; to go on: {self.go_on}"
-            screen.record(f"error: {text}")
+            text = f"{error}; {self.standing()}; to go on: {self.go_on}"
+            self.screen.record(f"error: {text}")
             raise ClusterLostError(text) from error
         except (KeyboardInterrupt, SystemExit) as error:
             # What is left to do is the other's, and so is the command that goes on.
             self.home.lease.check()
             end = self.signals.meant(error)
             if isinstance(end, Interrupted | Stopped):
-                screen.line(f"{WORDS[end.signum]}: {self._standing()}; to go on: ", self.go_on)
+                self.screen.line(f"{WORDS[end.signum]}: {self.standing()}; to go on: ", self.go_on)
                 end.said = True
             raise end from None
 
@@ -146,14 +124,9 @@ class Conductor:
         assert self.address is not None
         home, address = self.home, self.address
         return SweepOutcome(
-            home.directory,
-            home.table,
-            self.counts,
-            address.parent_run_id,
-            address.tracking_uri,
-            self.charts,
-            home.mirror,
-        )
+            home.directory, home.table, self.counts, address.parent_run_id, address.tracking_uri, self.charts,
+            home.mirror, self.until.line if self.until else "",
+        )  # fmt: skip
 
     def _open(self) -> None:
         """Reads what the folder holds, and finds what is missing.
@@ -172,11 +145,15 @@ class Conductor:
         self.plan = plan = SweepPlan(self.spec, self.basis, home)
         retries = Retries(self.settings.max_failures)
         self.session = Session(plan.configs, home.trials, plan.varied, screen, home.mirror, retries, home.lease.check)
-        self.session.stalls.minutes = self.settings.stall_minutes
+        self.session.failed = self.notifier.failed
+        self.session.stalls.minutes, self.session.roles = self.settings.stall_minutes, plan.roles
         screen.total = plan.total
         self._write_record()
         screen.line(f"{self.spec.name}: {screen.total} trials, results in ", str(home.place))
         settings = self.settings
+        if settings.until and self.decided:
+            self.until = Until(self.session, plan.missing, settings.until, self.decided)
+            plan.missing = list(self.until.missing)
         # On a cluster the cache is of the nodes, where the preparation looks at it.
         if plan.unprepared and settings.prepare == PREPARE and not cluster_address(settings.resources.address):
             Cache(settings.runtime.cache_dir).check()
@@ -212,14 +189,9 @@ class Conductor:
         require_tune()
         plan = self.plan
         self.tracker = SweepTracker(
-            self.spec.name,
-            plan.sweep_id,
-            self.home.directory.parent,
-            tracking_uri,
-            plan.known_address,
-            self.screen.line,
-            self.home.lease.check,
-        )
+            self.spec.name, plan.sweep_id, self.home.directory.parent, tracking_uri, plan.known_address,
+            self.screen.line, self.home.lease.check, plan.roles,
+        )  # fmt: skip
         nodes = [node["NodeManagerAddress"] for node in alive_nodes()] if plan.unprepared else ()
         check_nodes(self.tracker.uri, nodes)
 
@@ -250,6 +222,7 @@ class Conductor:
             self.home.lease.check()
             for key, reason in failed.items():
                 write_ending(trials / key, TrialStatus.FAILED, reason)
+                self.notifier.failed(f"{self.session.label(key)} {TrialStatus.FAILED}: {reason}")
             runnable = [key for key in plan.missing if key not in failed]
         self.session.send()
         tracker.log_preparation(rows)
@@ -266,12 +239,12 @@ class Conductor:
         self, runnable: Sequence[str], share_of: Callable[[TrialConfig], Share], check: Callable[[], None]
     ) -> None:
         """Runs the trials that can run; `check` is called at every step."""
-        from sweeps.driver.tune import TunePlan, run_trials
+        from sweeps.driver.tune import Asker, TunePlan, run_trials
 
         assert self.address is not None
         settings, session, home = self.settings, self.session, self.home
         studies, pruner = self.plan.studies, settings.pruner_of(self.spec.search)
-        session.expect(runnable)
+        session.expect(runnable, packs_of({key: self.configs[key] for key in runnable}, settings.pack, share_of))
         pruning = None
         if pruner != "none":
             group_of = (lambda key: self.spec.name) if studies is None else studies.group_of
@@ -279,9 +252,13 @@ class Conductor:
         remote = home.mirror.remote.url if home.mirror else ""
         work = Work(
             str(home.trials), settings.runtime, self.address, settings.run_trial, pruning is not None,
-            remote,
+            session.packs, remote,
         )  # fmt: skip
-        plan = TunePlan(studies or Listed(runnable), share_of, settings, pruning, check, lambda: home.lease.lost)
+        asker: Asker = studies or Listed(list(session.waiting), session.packs)
+        if self.until is not None and not self.until.finished:
+            self.until.keep(runnable)
+            asker = self.until
+        plan = TunePlan(asker, share_of, settings, pruning, check, lambda: home.lease.lost)
         self.screen.doing("training", session)
         backlog = Backlog(self._record_end)
         session.record = backlog.add
@@ -317,14 +294,14 @@ class Conductor:
         tracker, studies = self.tracker, self.plan.studies
         screen.doing("writing the table and the records")
         everything = list(self.configs.values())
-        roles = studies.roles() if studies else {}
-        rows = table_rows(everything, home.trials, roles)
+        tuning = studies.roles() if studies else {}
+        rows = table_rows(everything, home.trials, tuning, self.plan.roles)
         home.lease.check()
         self.counts = write_table(home.table, rows)
         self._write_record()
         tracker.await_store(self._patience, screen.line, lambda: self.signals.received is not None)
         tracker.settle(everything, home.trials, screen.line, fetch=self.session.fetch)
-        tracker.tag_tuning(roles, screen.line)
+        tracker.tag_tuning(tuning, screen.line)
         self.charts = tracker.share_view(charted_metrics(rows), screen.line)
         tracker.close(self.counts, [home.table, home.record], screen.line)
         self.session.send()
@@ -332,14 +309,16 @@ class Conductor:
     def _done(self) -> int:
         return sum(is_done(self.home.trials / key) for key in self.configs)
 
-    def _standing(self) -> str:
+    def standing(self) -> str:
         """`3 of 12 trials are done`."""
         return f"{self._done()} of {max(self.screen.total, len(self.configs))} trials are done"
 
     def _leave(self, error: ClusterLostError) -> None:
         """Ends the process from a thread: the main one hangs in a call to Ray."""
         self._close()
-        self.screen.line(f"error: {error}; {self._standing()}; to go on: ", self.go_on)
+        text = f"error: {error}; {self.standing()}; to go on: "
+        self.screen.line(text, self.go_on)
+        self.notifier.end(Event.ERROR, text + self.go_on)
         self.screen.close()
         os._exit(1)
 

@@ -19,7 +19,8 @@ def duration(seconds: float) -> str:
 def progress_cells(trial: RunningTrial) -> tuple[str, ...]:
     """Returns a running trial's cells of `PROGRESS_COLUMNS`, empty where nothing is known."""
     step = f"{trial.step}/{trial.total_steps}" if trial.total_steps else trial.note
-    step = ", ".join(filter(None, (step, trial.silence)))
+    psnr = "" if trial.held_out_psnr is None or not trial.total_steps else f"PSNR {trial.held_out_psnr:.2f}"
+    step = ", ".join(filter(None, (step, psnr, trial.silence)))
     loss = "" if trial.loss is None else f"{trial.loss:.3g}" if math.isfinite(trial.loss) else str(trial.loss)
     speed = "" if trial.images_per_second is None else f"{trial.images_per_second:,.0f}"
     memory = "" if trial.memory_bytes is None else f"{trial.memory_bytes / 1e9:.1f} GB"

@@ -17,8 +17,8 @@ TELLING_SHARE = 0.1
 """Of a trial's steps: from here on its own pace says something."""
 SLOPE_SHARE, SLOPE_POINTS = 0.3, 0.3
 """Before trials of different sizes have ended, the share of a mean trial's seconds that is taken to grow with size; and
-how many trials that assumption counts for. Both halve the error on results/quickstart, whose smallest trials come
-first: they alone do not show what size costs."""
+how many trials that assumption counts for. Both halve the error on sweeps of trials that train alone, whose smallest
+come first: they alone do not show what size costs."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Ended:
     seconds: float
     """Wall seconds, all attempts."""
     size: float
-    """`trial_flops`."""
+    """`trial_flops`; 0 of a trial that is only measured, such as one whose pack was trained by another."""
     after: float = 0.0
     """Those of its wall seconds that came after training (`eval_seconds` of its result); 0 where unknown."""
 
@@ -122,7 +122,9 @@ def seconds_left(
         # Of an evaluation seen in its midst, one half has passed on average.
         measured = [2 * (trial.elapsed - trial.reached) for trial in running if trial.share == 1 and trial.reached]
     after = sum(measured) / len(measured) if measured else 0.0
-    points = [(trial.size, trial.seconds, 1.0) for trial in ended]
+    # What is only measured tells nothing of what training costs, as long as anything else does.
+    trained = any(trial.size for trial in ended)
+    points = [(trial.size, trial.seconds, 1.0) for trial in ended if trial.size or not trained]
     paces: list[float | None] = []
     for trial in running:
         share, pace = trial.share or 0.0, None
@@ -135,15 +137,19 @@ def seconds_left(
     line = fit(points)
     if line is None or max(at_once, len(running)) < 1:
         return None
+
+    def whole(size: float | None) -> float:
+        return after if size == 0 and after else line.seconds(size)
+
     slots = [0.0] * (at_once - len(running))
     for trial, pace in zip(running, paces, strict=True):
-        total, share = line.seconds(trial.size), trial.share or 0.0
+        total, share = whole(trial.size), trial.share or 0.0
         if pace is not None:
             total += share * (pace - total)
         slots.append(max(total - trial.elapsed, 0.0))
     heapq.heapify(slots)
     last = max(slots)
     for size in waiting:
-        last = max(last, slots[0] + line.seconds(size))
-        heapq.heapreplace(slots, slots[0] + line.seconds(size))
+        last = max(last, slots[0] + whole(size))
+        heapq.heapreplace(slots, slots[0] + whole(size))
     return last

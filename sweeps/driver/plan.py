@@ -11,6 +11,7 @@ from drorae.config import TrialConfig, config_hash, is_moved, load_config, share
 from drorae.errors import UserError
 from drorae.machine.capacity import check_share
 from drorae.trial.folder import CONFIG, ENDED, INPUTS, read_outcome, read_tree
+from sweeps.checks import roles
 from sweeps.driver.cluster import alive_nodes, cluster_address
 from sweeps.driver.home import Home
 from sweeps.driver.search import Studies
@@ -57,7 +58,9 @@ class SweepPlan:
         paths = {key: home.trials / key / CONFIG for key in self.configs if key in done}
         self.moved = [key for key, path in paths.items() if path.is_file() and _is_elsewhere(path, self.configs[key])]
         """Trials that are done, but with data or weights at other places, which must hold the same."""
-        varied = varied_fields(list(basis.values()))
+        self.roles = roles(spec)
+        """What trials that are no points of the law are there for, by config hash."""
+        varied = varied_fields([config for key, config in basis.items() if key not in self.roles])
         varied += [item.field for item in spec.search.ranges] if spec.search else []
         self.varied = list(dict.fromkeys(varied))
 
@@ -69,6 +72,8 @@ class SweepPlan:
         search = record.spec.search
         if search is not None:
             before = {config_hash(config) for config in expand(record.spec)}
+        # Which trials are its ends may change as a sweep grows, and checking them may be left out.
+        before -= roles(record.spec).keys()
         folder, remedy = self.trials.parent, "give this one another --name, or rename the folder"
         if lost := before - set(self.basis):
             raise UserError(

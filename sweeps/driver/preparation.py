@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, shared_key
 from drorae.errors import UserError
+from drorae.machine.needs import guessed_shape
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
+from drorae.training.rows import HELD_OUT_PSNR, is_held_out
 from sweeps.driver.cluster import alive_nodes
 from sweeps.driver.console import duration
 from sweeps.driver.deaths import is_death, why_died
@@ -28,7 +32,7 @@ from sweeps.worker.attempt import threads
 
 
 class Preparation:
-    """Makes what the missing trials share, one preparation after the other, each with a whole node's CPUs."""
+    """Makes what the missing trials share, on CPUs as many preparations at once as there are."""
 
     def __init__(
         self,
@@ -71,22 +75,47 @@ class Preparation:
 
         for group, keys in self.groups.items():
             self._forget(group)
-            share = self._whole_node([self.share_of(self.configs[key]) for key in keys])
+            share = self._node_share([self.share_of(self.configs[key]) for key in keys])
             # Ray itself would try one that its memory monitor kills for ever.
-            remote = ray.remote(workers.prepare).options(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0)
-            config = canonical_json(self.configs[keys[0]])
-            runtime = threads(self.runtime, share)
+            together = share.processes > 1
+            # Several processes have resources of their own (`run_together`), and whoever waits for them none.
+            held = Share(0.0) if together else share
+            remote = ray.remote(workers.prepare).options(num_cpus=held.cpus, num_gpus=held.gpus, max_retries=0)
+            # What is made for the one that reads most serves all.
+            config = canonical_json(max((self.configs[key] for key in keys), key=_layers_read))
+            encoding = 0 if together else self._encoding_threads(keys[0], share)
+            runtime = replace(threads(self.runtime, share), encoding_threads=encoding)
             log = str(self._remote_log(group) or self._log(group))
-            inputs = self.inputs.get(group, {})
-            self._send[group] = functools.partial(remote.remote, config, runtime, log, self.function, inputs)
+            sent = config, runtime, log, self.function, self.inputs.get(group, {})
+            self._send[group] = functools.partial(remote.remote, *sent, share if together else Share())
             self._jobs[group] = self._send[group]()
 
-    def _whole_node(self, shares: Sequence[Share]) -> Share:
-        """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's."""
-        gpus = min(1.0, max(share.gpus for share in shares))
+    def _node_share(self, shares: Sequence[Share]) -> Share:
+        """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's.
+
+        Without GPUs, more preparations than nodes share a node's CPUs: two decoders with a core each are ready before
+        one after the other with both. Trials in several processes have it made in as many as the largest of them.
+        """
+        if (largest := max(shares, key=lambda share: share.processes)).processes > 1:
+            return largest
+        gpus, least = min(1.0, max(share.gpus for share in shares)), max(share.one()["CPU"] for share in shares)
         nodes = [node["Resources"] for node in alive_nodes()]
         fitting = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= gpus]
-        return Share(max([*fitting, *(share.one()["CPU"] for share in shares)]), gpus)
+        at_once = 1 if gpus or not fitting else math.ceil(len(self.groups) / len(fitting))
+        return Share(max(max(fitting, default=0.0) // at_once, least), gpus)
+
+    def _encoding_threads(self, key: str, share: Share) -> int:
+        """The CPUs of all preparations of a node that need a trial's features: one makes them, the others wait for it.
+
+        0, for its own, where the user says how many threads there are.
+        """
+        if self.runtime.threads:
+            return 0
+        configs = (self.configs[keys[0]] for keys in self.groups.values())
+        wanted = self.configs[key].images, self.configs[key].encoder
+        same = sum((config.images, config.encoder) == wanted for config in configs)
+        room = max((node["Resources"].get("CPU", 0.0) for node in alive_nodes()), default=0.0)
+        return max(1, int(min(share.cpus * same, max(room, share.cpus))))
 
     def finish(self) -> tuple[dict[str, str], list[dict[str, float | str]]]:
         """Waits for the preparations, showing how they get on.
@@ -154,7 +183,9 @@ class Preparation:
             self.check()
             try:
                 lacking: dict[str, Any] | None = ray.get(job)
-                return lacking
+                if lacking is None or not lacking.get("again"):
+                    return lacking
+                reason = str(lacking["reason"])
             except Exception as error:
                 if not is_death(error):
                     return {"reason": why_died(error), "user": False}
@@ -164,6 +195,12 @@ class Preparation:
                 return {"reason": reason, "user": False}
             self.screen.line(f"{tail.title}: tried again ({reason})")
             self._jobs[group] = self._send[group]()
+
+
+def _layers_read(config: TrialConfig) -> tuple[int, int]:
+    """How many of the encoder's layers are read of training images, and of validation images."""
+    depth = guessed_shape(config.encoder.name).depth
+    return config.reads(depth), config.fusion.reads(depth)
 
 
 class _PreparationLog:
@@ -181,7 +218,7 @@ class _PreparationLog:
         """All rows so far."""
         with self._lock:
             for row in json_rows(self._follower.read()):
-                key = tuple(row.get(name) for name in ("phase", "note", "step"))
+                key = (*(row.get(name) for name in ("phase", "note", "step")), is_held_out(row))
                 self._rows.pop(key, None)
                 self._rows[key] = row
         return list(self._rows.values())
@@ -189,7 +226,10 @@ class _PreparationLog:
     def running(self) -> list[RunningTrial]:
         """The preparation, as far as it is."""
         rows = self.read()
-        return [RunningTrial.from_progress(self.title, rows[-1] if rows else {})]
+        steps = [row for row in rows if not is_held_out(row)]
+        seen = [row[HELD_OUT_PSNR] for row in rows if HELD_OUT_PSNR in row]
+        last = steps[-1] if steps else {}
+        return [RunningTrial.from_progress(self.title, last | ({HELD_OUT_PSNR: seen[-1]} if seen else {}))]
 
     def seconds_left(self) -> float | None:
         """Nobody knows: what is cached already takes no time."""

@@ -6,25 +6,33 @@ nothing else, whatever became of the process that ran it before.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from drorae.config import Runtime, config_hash
+from drorae.config import Runtime, TrialConfig
 from drorae.errors import UserError
+from drorae.machine.precision import settled
 from drorae.runtime.shell import command
 from drorae.runtime.signals import Signals
 from drorae.storage.files import naming_full_disk
-from drorae.storage.remote import Remote, absolute, locate
-from sweeps.driver.conductor import Conductor, SweepOutcome
+from drorae.storage.remote import Remote, RemoteError, absolute, locate
+from sweeps.checks import all_trials
+from sweeps.driver.conductor import Conductor
 from sweeps.driver.home import Home
+from sweeps.driver.notify import Notifier, split_command
+from sweeps.driver.outcome import SweepOutcome
 from sweeps.driver.retries import RETRIES
 from sweeps.driver.screen import open_screen
+from sweeps.driver.until import Decided, check_until
 from sweeps.folder.mirror import local_copy
 from sweeps.folder.sweep import RECORD, read_record
+from sweeps.packs import check_packs
 from sweeps.resources import Resources
 from sweeps.settings import PREPARE, RUN_TRIAL, Asha, Settings
-from sweeps.spec import SweepSpec, expand
+from sweeps.spec import SweepSpec
 
 _ONE = threading.Lock()
 """Held by the sweep that this process runs."""
@@ -44,7 +52,11 @@ def run_sweep(
     tracking_uri: str | None = None,
     budget_hours: float = 0.0,
     stall_minutes: float = 0.0,
+    pack: int = 0,
+    until: str = "",
+    decided: Decided | None = None,
     quiet: bool = False,
+    notify: str | None = None,
     run_trial: str = RUN_TRIAL,
     prepare: str = PREPARE,
 ) -> SweepOutcome:
@@ -56,76 +68,101 @@ def run_sweep(
 
     Args:
         spec: the trials.
-        root: folder of all sweeps, or a URL such as `s3://bucket/runs` where no disk is shared. This one's folder is
-            `<root>/<name>`.
+        root: folder of all sweeps, or a URL such as `s3://bucket/runs`; this one's folder is `<root>/<name>`.
         runtime: device, threads, cache; with threads 0 a trial uses its CPUs.
         resources: per trial and in all.
         max_failures: retries of a trial in a row that get no further; 0: none at all.
         asha: early stopping by ASHA with these rungs, where neither `pruner` nor a search names another.
         pruner: early stopping of a sweep without a search: none, median, hyperband or asha.
         tracking_uri: MLflow store; None: MLFLOW_TRACKING_URI, else `<root>/mlflow.db`.
-        budget_hours: no trial is started once the sweep has cost so many GPU hours (CPU hours where trials have no
-            GPU), all attempts of all calls counted; 0: no limit.
-        stall_minutes: a trial that reports nothing for so long has its worker ended, and is tried again like one that
-            died; given up, it is `stalled`. 0: 20 times the slowest step it has made, and at least half an hour; where
-            it has no steps, as while it is measured, 6 hours.
+        budget_hours: no trial is started once all calls have cost so many GPU (without GPUs: CPU) hours; 0: no limit.
+        stall_minutes: a trial that reports nothing for so long has its worker ended, is tried again, and given up is
+            `stalled`. 0: 20 times its slowest step and at least half an hour; where it has no steps, 6 hours.
+        pack: phase 2 of up to so many trials is trained together (`sweeps.packs`); below 2: of each alone.
+        until: name of a verdict, after which trials left are not needed (`sweeps.driver.until`); empty: run all.
+        decided: judges it, as `drorae.commands.until.decided` does; a later call names it again.
         quiet: show nothing. Otherwise progress goes to stderr, in a notebook to the cell's output. What Ray, MLflow and
             other libraries print meanwhile goes to `driver.log` in the sweep's folder.
+        notify: a command, split as a shell would, that is told how the sweep ends and of the first trial that fails for
+            good (`sweeps.driver.notify`). It is not kept: a later call names it again.
         run_trial: `module:function` to call instead of drorae's, for tests and other tokenizers.
         prepare: the same for what trials share; called with (config, runtime, report).
 
     Raises:
-        UserError: an unusable spec; another sweep of this name with other trials; another process at work on it;
-            another sweep in this process;
-            resources that the machine lacks; an MLflow store that does not answer; or nothing can be prepared.
+        UserError: an unusable spec; another sweep of this name with other trials; another process at work on it, or
+            another sweep in this one; resources that the machine lacks; an MLflow store that is away; no preparation.
         DiskFullError: there is no room for what the driver itself writes.
         LeaseLostError: another driver took the sweep over while this one was suspended.
         RemoteError: the store that holds the sweep's folder stays away.
         ClusterLostError: the head node of the Ray cluster is gone.
         KeyboardInterrupt, Stopped: Ctrl-C; TERM or HUP. The table is written and the runs are ended before.
     """
-    given = resources or Resources(), max_failures, asha, budget_hours, run_trial, prepare, pruner, stall_minutes
-    return _conduct(spec, Settings(runtime or Runtime(), *given), root, tracking_uri, quiet)
+    given = resources or Resources(), max_failures, asha, budget_hours, run_trial, prepare, pruner, stall_minutes, pack
+    with _only_one(spec.name):
+        return _conduct(spec, Settings(runtime or Runtime(), *given, until), root, tracking_uri, quiet, notify, decided)
 
 
-def resume_sweep(directory: Path | str, *, tracking_uri: str | None = None, quiet: bool = False) -> SweepOutcome:
+def resume_sweep(
+    directory: Path | str,
+    *,
+    tracking_uri: str | None = None,
+    quiet: bool = False,
+    notify: str | None = None,
+    until: str | None = None,
+    decided: Decided | None = None,
+) -> SweepOutcome:
     """Finishes a sweep from its folder or URL, with the settings it was started with; arguments as for `run_sweep`.
+
+    until: another end than it was started with; None: the same.
 
     Raises:
         UserError: no sweep there, and what `run_sweep` refuses.
     """
     record = read_record(local_copy(directory, (RECORD,)))
-    settings = vars(record.settings) if record.settings else {}
+    settings = dict(vars(record.settings)) if record.settings else {}
+    if until is not None:
+        settings["until"] = until
     place = locate(directory)
     root = place.parent.url if isinstance(place, Remote) else Path(directory).parent
-    return run_sweep(record.spec, root=root, tracking_uri=tracking_uri, quiet=quiet, **settings)
+    return run_sweep(
+        record.spec, root=root, tracking_uri=tracking_uri, quiet=quiet, notify=notify, decided=decided, **settings
+    )
 
 
-def _conduct(
-    spec: SweepSpec, settings: Settings, root: Path | str, tracking_uri: str | None, quiet: bool
-) -> SweepOutcome:
-    """Runs a sweep on a screen of its own, alone at work in its folder and in this process.
+@contextlib.contextmanager
+def _only_one(name: str) -> Iterator[None]:
+    """Keeps the block the only sweep of this process.
 
     Raises:
-        UserError: another thread of this process runs one: Ray, its session and the streams that a screen takes are the
-            process's.
+        UserError: another thread runs one: Ray, its session and the streams that a screen takes are the process's.
     """
     if not _ONE.acquire(blocking=False):
         raise UserError(
-            f"{spec.name}: another sweep is running in this process; run one after the other, or each in a process of "
+            f"{name}: another sweep is running in this process; run one after the other, or each in a process of "
             "its own"
         )
     try:
-        return _conduct_alone(spec, settings, root, tracking_uri, quiet)
+        yield
     finally:
         _ONE.release()
 
 
-def _conduct_alone(
-    spec: SweepSpec, settings: Settings, root: Path | str, tracking_uri: str | None, quiet: bool
+def _conduct(
+    spec: SweepSpec,
+    settings: Settings,
+    root: Path | str,
+    tracking_uri: str | None,
+    quiet: bool,
+    notify: str | None,
+    decided: Decided | None,
 ) -> SweepOutcome:
-    basis = {config_hash(config): config for config in expand(spec)}
+    """Runs a sweep on a screen of its own, alone at work in its folder."""
+    words = split_command(notify)
+    spec = replace(spec, base=settled(spec.base, _begun(root, spec)))
+    basis = all_trials(spec)
     settings.check()
+    check_packs(settings, spec.search, not isinstance(locate(root), Remote))
+    check_until(settings, spec.search, decided, basis.values())
     runtime = settings.runtime
     settings = replace(settings, runtime=replace(runtime, cache_dir=absolute(runtime.cache_dir)))
     home = Home(root, spec.name)
@@ -136,6 +173,16 @@ def _conduct_alone(
         naming_full_disk(home.directory),
         open_screen(spec.name, home.log, footer, quiet, signals) as screen,
     ):
-        driver = Conductor(spec, basis, settings, home, screen, signals, go_on)
-        with driver.last_words(), home.leased(screen.line):
+        notifier = Notifier(words, spec.name, str(home.place), go_on, screen.line)
+        driver = Conductor(spec, basis, settings, home, screen, signals, go_on, notifier, decided)
+        with notifier.ending(driver.standing, lambda: driver.counts), driver.last_words(), home.leased(screen.line):
             return driver.run(tracking_uri)
+
+
+def _begun(root: Path | str, spec: SweepSpec) -> TrialConfig | None:
+    """The base config of this sweep as it was begun, where it was and the machine has a say in it."""
+    if settled(spec.base) == spec.base:
+        return None
+    with contextlib.suppress(UserError, RemoteError):
+        return read_record(local_copy(locate(root) / spec.name, (RECORD,))).spec.base
+    return None

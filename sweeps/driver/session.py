@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drorae.config import TrialConfig
+from drorae.config import UNTRAINED, TrialConfig
 from drorae.errors import OF_IMAGES, last_line
 from drorae.machine.needs import trial_flops
-from drorae.metrics.registry import METRICS
+from drorae.metrics.gain import gain_of
+from drorae.metrics.registry import GAIN, METRICS, mark, marked
 from drorae.storage.files import ROOM_BYTES, full_disk, has_room
 from drorae.storage.remote import RemoteError, patiently
 from drorae.trial.folder import (
+    BROKEN,
     MEASURED,
     PROGRESS,
     RESULT,
@@ -27,6 +29,7 @@ from drorae.trial.folder import (
     read_outcome,
     write_ending,
 )
+from drorae.trial.result import PACKED
 from sweeps.driver.console import duration
 from sweeps.driver.deaths import error_of, why_died
 from sweeps.driver.eta import Ended, ended_trial, running_trial, seconds_left
@@ -36,6 +39,8 @@ from sweeps.driver.stalls import Stalls, silence
 from sweeps.folder.mirror import REPORT_FILES, Mirror
 from sweeps.folder.progress import Cost, RunningTrial, read_cost, read_progress, read_reached
 from sweeps.folder.sweep import trial_place
+from sweeps.folder.table import networks_of
+from sweeps.packs import Packs, in_order
 from sweeps.spec import point_label
 from sweeps.tracking.client import complaint
 from sweeps.worker.last_words import take_last_words
@@ -70,6 +75,10 @@ class Session:
     check: Callable[[], None] = lambda: None
     """Called before a trial's folder is written to; raises where the sweep is another driver's by now."""
     stalls: Stalls = field(default_factory=Stalls)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """What trials that are no points of the law are there for."""
+    packs: Packs = field(default_factory=dict)
+    """Which trials train phase 2 for others, too."""
     stalled: dict[str, str] = field(default_factory=dict)
     """Trials whose worker was ended because they made no step, and how long."""
     waiting: dict[str, float] = field(default_factory=dict)
@@ -90,6 +99,8 @@ class Session:
     """What the workers of the trials that run said last, as `running` found it."""
     record: Callable[[str], None] = lambda key: None
     """Takes a trial that has ended, to be recorded."""
+    failed: Callable[[str], None] = lambda text: None
+    """Takes a line about a trial that has failed for good."""
     said: set[str] = field(default_factory=set)
     """What trials have in common, as far as it was said."""
     fetched: float = 0.0
@@ -102,6 +113,15 @@ class Session:
         self.retries.begin(key, read_reached(self.trials / key))
         self.waiting.pop(key, None)
         self.at_once = max(self.at_once, len(self.started))
+
+    def size(self, key: str) -> float:
+        """Returns `trial_flops` of what a trial's worker has to train: its phase 2 may be a pack's."""
+        others = self.packs.get(key, ())
+        own = self.configs[key]
+        if any(key in pack for pack in self.packs.values()):
+            own = replace(own, phase2=UNTRAINED)
+        later = [replace(self.configs[other], phase3=UNTRAINED) for other in others]
+        return sum(trial_flops(config) for config in (own, *later))
 
     def find_stalled(self) -> list[Any]:
         """Returns the Tune trials that have newly stalled: their workers are to be ended."""
@@ -138,12 +158,20 @@ class Session:
         outcome = read_outcome(directory)
         if outcome["status"] not in MEASURED:
             said = f"{outcome['status']}: {outcome.get('reason', '')}"
+            if outcome["status"] in BROKEN:
+                self.failed(f"{self.label(key)} {said}")
         else:
             shown = {name: outcome.get("metrics", {}).get(name) for name in ANNOUNCED_METRICS}
-            said = " ".join(f"{name}={value:.4g}" for name, value in shown.items() if value is not None)
+            seen = [networks_of(self.configs[key], outcome)]
+            said = " ".join(
+                marked(f"{name}={value:.4g}", mark(name, seen)) for name, value in shown.items() if value is not None
+            )
+            gained = {name: gain_of(outcome.get("gain", {}), name, outcome.get("eval_images", 0)) for name in shown}
+            said += next((f" {GAIN}{name}={gain}" for name, gain in gained.items() if gain is not None), "")
             if outcome["status"] != TrialStatus.FINISHED:
                 said += f" {outcome['status']}"
-            self.ended.append(ended_trial(self.configs[key], read_cost(directory).seconds, outcome))
+            ended = ended_trial(self.configs[key], read_cost(directory).seconds, outcome)
+            self.ended.append(replace(ended, size=self.size(key)))
         seconds = duration(time.monotonic() - self.started.pop(key, time.monotonic()))
         self.costs.pop(key, None)
         self.stalls.forget(key)
@@ -163,16 +191,23 @@ class Session:
         if about:
             self.said.add(about)
 
-    def expect(self, listed: Sequence[str]) -> None:
-        """Prepares the estimate of the time left: takes trials in that ended before this call.
+    def expect(self, listed: Sequence[str], packs: Packs | None = None) -> None:
+        """Puts trials in order, and prepares the estimate of the time left: takes those in that ended before this call.
 
         Args:
-            listed: trials to run, in order, as far as they are known.
+            listed: trials to run, as far as they are known.
+            packs: those that train phase 2 for others, too.
         """
-        self.waiting = {key: trial_flops(self.configs[key]) for key in listed}
+        self.packs = packs or {}
+        if self.packs:
+            self.screen.line(f"{len(self.packs)} packs of trials train phase 2 together")
+        self.waiting = {key: self.size(key) for key in in_order(listed, self.packs)}
         for key in self.configs.keys() - self.waiting.keys():
             outcome = read_outcome(self.trials / key)
             seconds = read_cost(self.trials / key).seconds
+            if PACKED in outcome.get("provenance", {}):
+                # Its phase 2 was trained by another trial's worker, or its worker trained others', too.
+                seconds = outcome.get("train_seconds", 0.0) + outcome.get("eval_seconds", 0.0)
             if outcome["status"] in MEASURED and seconds:
                 self.ended.append(ended_trial(self.configs[key], seconds, outcome))
 
@@ -192,7 +227,10 @@ class Session:
 
     def seconds_left(self) -> float | None:
         """Estimated time to the end of the last trial; None while nothing is known."""
-        running = [running_trial(self.configs[key], self.progress.get(key, {})) for key in list(self.started)]
+        running = [
+            replace(running_trial(self.configs[key], self.progress.get(key, {})), size=self.size(key))
+            for key in list(self.started)
+        ]
         known = list(self.waiting.values())
         unknown = self.screen.total - self.screen.done - len(running) - len(known)
         return seconds_left(self.ended, running, [*known, *[None] * max(unknown, 0)], max(self.at_once, len(running)))
@@ -210,8 +248,9 @@ class Session:
             patiently(lambda: push(under))
 
     def label(self, key: str) -> str:
-        """`capacity=8 seed=0`."""
-        return point_label(self.configs[key], self.varied or ["fusion.expert_hidden_dim"])
+        """`capacity=8 seed=0`; `capacity=8 seed=0 (convergence)` of one that is no point of the law."""
+        label = point_label(self.configs[key], self.varied or ["fusion.expert_hidden_dim"])
+        return f"{label} ({self.roles[key]})" if key in self.roles else label
 
     def over_budget(self, hours: float) -> bool:
         """Whether the sweep has cost so many GPU hours, or CPU hours where no trial had a GPU; 0 is no limit."""

@@ -40,6 +40,8 @@ class SweepState:
     cost: Cost
     seconds_left: float | None
     """Estimated with as many at once as now (`sweeps.driver.eta`); None where nothing can be said yet."""
+    decided: str = ""
+    """Why trials are not needed, where some are not."""
 
     @property
     def total(self) -> int:
@@ -72,7 +74,7 @@ def sweep_state(place: Path | str) -> SweepState:
     counts: Counter[str] = Counter()
     running, here, failed, damaged, ended = [], [], [], [], []
     waiting: list[float | None] = []
-    cost = Cost()
+    cost, decided = Cost(), ""
     driven, worked_on = _at_work(locate(place), trials, keys)
     for key in keys:
         config, outcome, progress = configs.get(key), read_outcome(trials / key), read_progress(trials / key)
@@ -86,10 +88,12 @@ def sweep_state(place: Path | str) -> SweepState:
         elif status == TrialStatus.MISSING:
             damaged += [(label, str(outcome["reason"]))] if outcome["reason"] else []
             waiting.append(trial_flops(config) if config else None)
-        elif config and status not in BROKEN:
+        elif config and status not in (*BROKEN, TrialStatus.NOT_NEEDED):
             ended.append(ended_trial(config, spent.seconds, outcome))
         if status in (*BROKEN, TrialStatus.NONFINITE):
             failed.append((label, str(outcome["reason"]), str(status)))
+        if status == TrialStatus.NOT_NEEDED:
+            decided = str(outcome["reason"])
         counts[status] += 1
     return SweepState(
         directory.name,
@@ -105,6 +109,7 @@ def sweep_state(place: Path | str) -> SweepState:
             if not keys or any(trial.silence for trial in running)
             else seconds_left(ended, here, waiting, len(here))
         ),
+        decided=decided,
     )
 
 

@@ -23,6 +23,7 @@ from sweeps.driver.pruning import Pruning
 from sweeps.driver.queue import Listed
 from sweeps.driver.search import Studies
 from sweeps.driver.session import Session
+from sweeps.driver.until import Until
 from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.sweep import STUDIES, trial_place
 from sweeps.resources import Share, times
@@ -33,6 +34,8 @@ from sweeps.worker.attempt import Work
 WAITING_BYTES = 2**28
 """Memory of the process around a trial of several, which waits for them."""
 
+Asker = Listed | Studies | Until
+"""Says what is run next."""
 T = TypeVar("T")
 
 
@@ -63,8 +66,7 @@ class Here(Generic[T]):
 class TunePlan:
     """What Tune is to run, and how."""
 
-    asker: Listed | Studies
-    """Says what is run next."""
+    asker: Asker
     share_of: Callable[[TrialConfig], Share]
     settings: Settings
     pruning: Pruning | None

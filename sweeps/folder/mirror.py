@@ -140,7 +140,7 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def local_copy(place: Path | str, patterns: Sequence[str] | None = None) -> Path:
+def local_copy(place: Path | str | Remote, patterns: Sequence[str] | None = None) -> Path:
     """A folder itself; of a URL's, a copy of the files that fit `patterns` (None: all), for reading.
 
     Raises:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.errors import UserError
+from drorae.training.rows import HELD_OUT_PSNR
 from drorae.trial.folder import PROGRESS, REACHED, read_tree
 
 
@@ -103,6 +104,8 @@ class RunningTrial:
     """Of the GPUs where it runs on one, else of main memory."""
     silence: str = ""
     """That it has made no step for long, where it has not."""
+    held_out_psnr: float | None = None
+    """Of held-out images, in dB, when it was last measured; None where it was not."""
 
     @staticmethod
     def from_progress(label: str, progress: Mapping[str, Any], silence: str = "") -> RunningTrial:
@@ -111,4 +114,5 @@ class RunningTrial:
         note = str(progress.get("note", "")) + (f" {done} of {parts}" if parts > 1 else "")
         loss, speed, memory = (progress.get(name) for name in ("loss", "images_per_second", "memory_bytes"))
         phase = str(progress.get("phase", "starting"))
-        return RunningTrial(label, phase, step, total, note, loss, speed, memory, silence)
+        psnr = progress.get(HELD_OUT_PSNR)
+        return RunningTrial(label, phase, step, total, note, loss, speed, memory, silence, psnr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from drorae.diagnostics.picture import mosaic
 from drorae.runtime.figures import plain_figures
 from drorae.storage.files import json_rows
 from drorae.trial.folder import GRID, HISTORY, INSPECTION_ARRAYS, SAMPLES
@@ -73,18 +74,6 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def _mosaic(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    """Returns rows of pictures [N, H, W, ...] as one picture, `gap` pixels of NaN between them.
-
-    One picture in one set of axes: dozens of axes take matplotlib seconds.
-    """
-    pictures = np.stack(rows).astype(float)
-    frame = [(0, 0), (0, 0), (0, gap), (0, gap)] + [(0, 0)] * (pictures.ndim - 4)
-    framed = np.pad(pictures, frame, constant_values=np.nan).swapaxes(1, 2)
-    height, width = framed.shape[0] * framed.shape[1], framed.shape[2] * framed.shape[3]
-    return framed.reshape(height, width, *framed.shape[4:])[:-gap, :-gap]
-
-
 def _enlarged(pictures: np.ndarray, axis: int) -> np.ndarray:
     """Returns pictures whose height and width are at `axis` and behind it, the small with cells of several pixels.
 
@@ -99,9 +88,9 @@ def _centres(count: int, size: int, gap: int) -> list[float]:
     return [index * (size + gap) + (size - 1) / 2 for index in range(count)]
 
 
-def _show(axis: Axes, mosaic: np.ndarray, **options: Any) -> AxesImage:
+def _show(axis: Axes, picture: np.ndarray, **options: Any) -> AxesImage:
     """Shows a mosaic without frame and ticks; the gaps of one in colours [H, W, 3], each in [0, 1], are white."""
-    image = axis.imshow(np.nan_to_num(mosaic, nan=1.0) if mosaic.ndim == 3 else mosaic, **options)
+    image = axis.imshow(np.nan_to_num(picture, nan=1.0) if picture.ndim == 3 else picture, **options)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
@@ -116,7 +105,7 @@ def _grid(rows: Sequence[np.ndarray], path: Path, count: int = 10) -> None:
     gap = max(1, size // 16)
     with _figure(path, len(rows[0]) * 1.1, 3.6) as figure:
         axis = figure.subplots()
-        _show(axis, _mosaic(rows, gap))
+        _show(axis, mosaic(rows, gap))
         axis.set_yticks(_centres(3, size, gap), ["original", "phase 1", "fused"], rotation=90, va="center")
 
 
@@ -130,9 +119,9 @@ def _maps(original: np.ndarray, values: np.ndarray, blocks: np.ndarray | None, l
     layers, limit = values.shape[1], float(np.abs(values).max()) or 1.0
     with _figure(path, (layers + 1) * 0.9 + 1, len(values) * 0.9 + 0.3) as figure:
         left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1, layers], "wspace": 0.02})
-        _show(left, _mosaic(list(original[:, None]), max(1, original.shape[1] // 16)))
+        _show(left, mosaic(list(original[:, None]), max(1, original.shape[1] // 16)))
         maps = _enlarged(values, 2)
-        image = _show(right, _mosaic(list(maps), 1), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        image = _show(right, mosaic(list(maps), 1), cmap="RdBu_r", vmin=-limit, vmax=limit)
         relative = [f"{layer + 1 - layers:+d}" if layer + 1 < layers else "last" for layer in range(layers)]
         names = relative if blocks is None else [str(block) for block in blocks]
         right.set_xticks(_centres(layers, maps.shape[2], 1), names, fontsize=8)
@@ -145,7 +134,7 @@ def _column(axis: Axes, pictures: np.ndarray, title: str, notes: Sequence[str] =
     pictures = _enlarged(pictures[:IMAGES], 1)
     size = pictures.shape[1]
     gap = max(1, size // 16)
-    image = _show(axis, _mosaic(list(pictures[:, None]), gap), **options)
+    image = _show(axis, mosaic(list(pictures[:, None]), gap), **options)
     axis.set_title(title, fontsize=8)
     if notes:
         axis.set_yticks(_centres(len(pictures), size, gap), notes, rotation=90, va="center", fontsize=8)

@@ -51,7 +51,7 @@ class Recorder:
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row; returns at once."""
-        self._put(functools.partial(self._tracker.report, dict(row)))
+        self._put(functools.partial(self._tracker.report, dict(row), self._tracker.picture(row)))
 
     def keep(self) -> bool:
         """Has the rows so far spooled, as far as they are not sent; returns False where that takes longer.

@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import logging
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,11 +18,12 @@ from drorae.config import TrialConfig, config_hash
 from drorae.errors import UserError, brief
 from drorae.storage.artifacts import artifact_folder, follow
 from drorae.storage.places import follow_store, sqlite_path
-from drorae.trial.folder import BROKEN, SPOOL, TrialStatus, read_outcome
+from drorae.training.rows import MOST_SENT, Spread, is_kept
+from drorae.trial.folder import BROKEN, SPOOL, UNMADE, TrialStatus, read_outcome
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.charts import TAG, shared_view, view_address
 from sweeps.tracking.client import Store, Warn, resolve_uri, store_errors
-from sweeps.tracking.trial import DIGEST, RUN_STATUS, TrialTracker, outcome_digest
+from sweeps.tracking.trial import DIGEST, ROLE_TAG, RUN_STATUS, TrialTracker, outcome_digest
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -30,7 +32,7 @@ AWAIT_SECONDS = 2.0
 """Between two looks at a store that is waited for."""
 
 
-TAGS = ("drorae.status", DIGEST, "drorae.tuning")
+TAGS = ("drorae.status", DIGEST, "drorae.tuning", ROLE_TAG)
 """What the driver has to know of a trial's run."""
 
 
@@ -56,6 +58,7 @@ class SweepTracker:
         known: RunAddress | None = None,
         warn: Warn = lambda line: None,
         check: Callable[[], None] = lambda: None,
+        roles: Mapping[str, str] = types.MappingProxyType({}),
     ) -> None:
         """Connects and creates the store and the experiment where missing.
 
@@ -67,11 +70,12 @@ class SweepTracker:
             known: where this sweep was recorded before: with it, a sweep goes on while that store is away.
             warn: takes what the user should know.
             check: as for `Store`.
+            roles: what trials that are no points of the law are there for, by config hash.
 
         Raises:
             UserError: the store cannot be reached or used, or the experiment was deleted.
         """
-        self.name, self.sweep_id = name, sweep_id
+        self.name, self.sweep_id, self.roles = name, sweep_id, roles
         self.uri = resolve_uri(tracking_uri, root)
         self._store = Store(self.uri, check)
         self.parent_run_id = ""
@@ -173,11 +177,11 @@ class SweepTracker:
 
     def log_preparation(self, rows: Iterable[Mapping[str, float | str]]) -> None:
         """Records phase 1's training rows on the parent run, as `phase1/...`."""
-        now = int(time.time() * 1000)
+        now, spread = int(time.time() * 1000), Spread(MOST_SENT)
         metrics = [
             (f"phase1/{name}", float(value), now, int(float(row["step"])))
             for row in rows
-            if row.get("phase") == "phase1" and "step" in row
+            if row.get("phase") == "phase1" and "step" in row and is_kept(row) and spread.takes(row)
             for name, value in row.items()
             if isinstance(value, int | float) and name != "step"
         ]
@@ -210,9 +214,9 @@ class SweepTracker:
                 key = config_hash(config)
                 runs = children.pop(key, [])
                 outcome = read_outcome(trials / key)
-                if key in running or (outcome["status"] == TrialStatus.MISSING and not runs):
+                if key in running or (outcome["status"] in UNMADE and not runs):
                     continue
-                if not _is_settled(runs, outcome) or (trials / key / SPOOL).is_file():
+                if not _is_settled(runs, outcome, self.roles.get(key, "")) or (trials / key / SPOOL).is_file():
                     fetch(key)
                     if not self.record(config, trials / key, warn):
                         return
@@ -224,7 +228,8 @@ class SweepTracker:
 
     def record(self, config: TrialConfig, directory: Path, warn: Warn) -> bool:
         """Records how a trial has ended; returns False where the store does not take all of it."""
-        return TrialTracker(self.address, config, directory, warn, self._store.check).finish()
+        role = self.roles.get(config_hash(config), "")
+        return TrialTracker(self.address, config, directory, warn, self._store.check, role).finish()
 
     def _kill(self, runs: Sequence[_Child]) -> None:
         """Ends runs that nobody works on."""
@@ -297,11 +302,14 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def _is_settled(runs: Sequence[_Child], outcome: Mapping[str, object]) -> bool:
-    """Returns whether the first of a trial's runs says what the trial's folder says."""
+def _is_settled(runs: Sequence[_Child], outcome: Mapping[str, object], role: str) -> bool:
+    """Returns whether the first of a trial's runs says what the trial's folder says, and what the trial is for."""
     status = str(outcome["status"])
-    ended = (RUN_STATUS.get(status, "FINISHED"), status, outcome_digest(outcome))
-    return bool(runs) and (runs[0].status, runs[0].tags.get("drorae.status"), runs[0].tags.get(DIGEST)) == ended
+    ended = (RUN_STATUS.get(status, "FINISHED"), status, outcome_digest(outcome), role)
+    if not runs:
+        return False
+    tags = runs[0].tags
+    return (runs[0].status, tags.get("drorae.status"), tags.get(DIGEST), tags.get(ROLE_TAG, "")) == ended
 
 
 def _versions() -> dict[str, str]:

@@ -16,12 +16,14 @@ from zipfile import BadZipFile
 
 from drorae.config import TrialConfig, config_hash, flatten
 from drorae.errors import brief
-from drorae.metrics.registry import better
+from drorae.metrics.registry import LOOKED_THROUGH, better
 from drorae.storage.files import json_rows
+from drorae.training.rows import HELD_OUT_IMAGES, MOST_SENT, Spread, is_held_out
 from drorae.trial import folder
-from drorae.trial.folder import BROKEN, HISTORY, SPOOL, TrialStatus, Use, files_for, read_outcome
+from drorae.trial.folder import BROKEN, HISTORY, SPOOL, UNMADE, TrialStatus, Use, files_for, read_outcome
 from sweeps.folder.sweep import RunAddress
-from sweeps.folder.table import COLUMNS, trial_row
+from sweeps.folder.table import COLUMNS, marks, trial_row
+from sweeps.tracking.album import Album
 from sweeps.tracking.client import HandedOver, Store, Warn, store_errors, warn_once
 from sweeps.tracking.pictures import draw_pictures
 from sweeps.tracking.spool import Spool
@@ -32,13 +34,17 @@ BACK_OFF_SECONDS = 60.0
 """After a store did not answer, the next attempt waits this long, doubled each time up to ten times as long."""
 PREFIX = "train/"
 """Before the names of step metrics, so that a final metric such as l1 is never mistaken for one."""
+MARKS = {False: "loss", True: HELD_OUT_IMAGES}
+"""The value by which a row of training, or (True) of held-out images, is known to be in the store."""
 INSPECTION = "inspection/"
 """Before the names of the numbers in inspection.json."""
 DIGEST = "drorae.digest"
 """Tag of a run that has everything of its trial: the digest of the outcome that was recorded."""
+ROLE_TAG = f"drorae.{folder.ROLE}"
+"""Tag of the run of a trial that is no point of the sweep's law: what it is there for."""
 RUN_STATUS: dict[str, str] = {
     **dict.fromkeys(BROKEN, "FAILED"),
-    **dict.fromkeys((TrialStatus.PRUNED, TrialStatus.MISSING), "KILLED"),
+    **dict.fromkeys((TrialStatus.PRUNED, *UNMADE), "KILLED"),
 }
 """MLflow's status of a run that has ended, by the trial's own; any other trial is FINISHED."""
 
@@ -56,6 +62,7 @@ class TrialTracker:
         directory: the trial's folder.
         warn: takes what the user should know, a line of each kind once.
         check: as for `Store`.
+        role: what the trial is there for where it is no point of the sweep's law.
     """
 
     def __init__(
@@ -65,20 +72,36 @@ class TrialTracker:
         directory: Path,
         warn: Warn = lambda line: None,
         check: Callable[[], None] = lambda: None,
+        role: str = "",
     ) -> None:
         self.address, self.config, self.directory, self.warn = address, config, directory, warn
+        self.role = role
         self._store = Store(address.tracking_uri, check)
         self._say = warn_once(warn)
         self.spool = Spool(directory / SPOOL, address.tracking_uri, self._say)
         self._run_id = ""
-        self._sent: set[int] = set()
-        self._phase, self._offset, self._last_step = "", 0, 0
+        # Steps that the store has: of training, and (True) of the held-out images beside it.
+        self._sent: dict[bool, set[int]] = {False: set(), True: set()}
+        self._album = Album(directory)
+        self._begin()
         self._next_flush = time.monotonic() + FLUSH_SECONDS
         self._back_off = 0.0
 
-    def report(self, row: Mapping[str, float | str]) -> None:
-        """Takes a reported row. Rows without step and loss, and those of phase 1 (shared, not the trial's), pass."""
-        self._take(row, int(time.time() * 1000))
+    def _begin(self) -> None:
+        """Counts the steps from the trial's first row on."""
+        self._phase, self._offset, self._last_step = "", 0, 0
+        self._spread = Spread(MOST_SENT)
+
+    def picture(self, row: Mapping[str, float | str]) -> bytes | None:
+        """Returns the picture that belongs to a row that was just reported; the next takes its place in the folder."""
+        return self._album.read(row)
+
+    def report(self, row: Mapping[str, float | str], picture: bytes | None = None) -> None:
+        """Takes a reported row: a loss, or held-out images with their picture, by default the one in the folder.
+
+        Rows of neither, and those of phase 1 (shared, not the trial's), pass.
+        """
+        self._take(row, int(time.time() * 1000), picture)
         if time.monotonic() >= self._next_flush:
             self.flush()
 
@@ -89,6 +112,7 @@ class TrialTracker:
     def keep(self) -> None:
         """Leaves the rows that wait to whoever goes on with the trial, or records its end."""
         self.spool.save()
+        self._album.save()
 
     def flush(self) -> bool:
         """Sends the rows that wait; those that the store does not take go to the spool. True when none is left."""
@@ -111,7 +135,7 @@ class TrialTracker:
         outcome = read_outcome(self.directory)
         history = self.directory / HISTORY
         if history.is_file() and (rows := json_rows(history.read_bytes())):
-            self._phase, self._offset, self._last_step = "", 0, 0
+            self._begin()
             # The same whoever sends them: MLflow takes a value that it has, time and all, once only.
             ended = int(history.stat().st_mtime * 1000)
             for row in rows:
@@ -119,29 +143,34 @@ class TrialTracker:
         self._next_flush = time.monotonic()  # a last attempt, however short ago the store was away
         return self._deliver(lambda: self._send_outcome(outcome))
 
-    def _take(self, row: Mapping[str, float | str], now: int) -> None:
-        phase = str(row.get("phase", ""))
-        if "step" not in row or "loss" not in row or phase == "phase1":
+    def _take(self, row: Mapping[str, float | str], now: int, picture: bytes | None = None) -> None:
+        phase, held_out = str(row.get("phase", "")), is_held_out(row)
+        if "step" not in row or not ("loss" in row or held_out) or phase == "phase1":
             return
         if phase != self._phase:
             self._phase, self._offset = phase, self._last_step
         step = self._offset + int(float(row["step"]))
         self._last_step = max(self._last_step, step)
-        if step not in self._sent and step not in self.spool.rows:
+        if found := picture or self._album.read(row):
+            self._album.take(found, int(float(row["step"])), step)
+        if self._spread.takes(row) and step not in self._sent[held_out]:
             values = _numbers({name: value for name, value in row.items() if name not in ("step", "total_steps")})
-            self.spool.rows[step] = {"step": step, "time": now, "values": values}
+            # Of one step there may be a row of either kind; one that is taken again is the same.
+            waiting = self.spool.rows.setdefault(step, {"step": step, "time": now, "values": {}})
+            waiting["values"] = values | waiting["values"]
 
     def _deliver(self, then: Callable[[], object]) -> bool:
         """Sends the rows that wait and does what comes `then`; where the store is away, the rows go to the spool."""
 
         def deliver() -> None:
             self._send_rows()
+            self._album.send(self._store, self._run_id)
             then()
 
         if self._attempt(deliver):
             self.spool.clear()
             return True
-        self.spool.save()
+        self.keep()
         return False
 
     def _attempt(self, action: Callable[[], object]) -> bool:
@@ -175,20 +204,23 @@ class TrialTracker:
         )
         params = {name: _param(value) for name, value in flatten(self.config).items() if name not in run.data.params}
         self._store.send(run.info.run_id, params=params.items())
-        history = self._store.client.get_metric_history(run.info.run_id, f"{PREFIX}loss")
-        self._sent = {metric.step for metric in history}
+        for held_out, mark in MARKS.items():
+            history = self._store.client.get_metric_history(run.info.run_id, f"{PREFIX}{mark}")
+            self._sent[held_out] = {metric.step for metric in history}
         self._run_id = run.info.run_id
 
     def _send_rows(self) -> None:
         metrics = (
             (PREFIX + name, value, row["time"], step)
             for step, row in sorted(self.spool.rows.items())
-            if step not in self._sent
-            # The loss tells that the store has a row: it goes last.
-            for name, value in sorted(row["values"].items(), key=lambda item: item[0] == "loss")
+            # What tells that the store has a row goes last.
+            for name, value in sorted(row["values"].items(), key=lambda item: item[0] in MARKS.values())
+            if step not in self._sent[is_held_out((name,))]
         )
         self._store.send(self._run_id, metrics)
-        self._sent.update(self.spool.rows)
+        for step, row in self.spool.rows.items():
+            for held_out in {is_held_out((name,)) for name in row["values"]}:
+                self._sent[held_out].add(step)
         self.spool.rows.clear()
 
     def _send_outcome(self, outcome: Mapping[str, Any]) -> None:
@@ -202,6 +234,14 @@ class TrialTracker:
         changed = self._store.send_final(run, dict.fromkeys(gone, math.nan) | final)
         tags = {"drorae.status": status, "drorae.reason": str(outcome.get("reason", ""))}
         tags |= {f"drorae.{name}": str(value) for name, value in outcome.get("provenance", {}).items()}
+        row = trial_row(self.config, self.directory)
+        if seen := row.get(LOOKED_THROUGH):
+            tags[f"drorae.{LOOKED_THROUGH}"] = seen
+            tags |= {
+                f"drorae.mark.{name}": said for name, said in marks([row], list(outcome.get("metrics", {}))).items()
+            }
+        if self.role or run.data.tags.get(ROLE_TAG):
+            tags[ROLE_TAG] = self.role
         if "drorae.git_commit" in tags:
             tags["mlflow.source.git.commit"] = tags["drorae.git_commit"]
         self._store.send(self._run_id, tags=tags.items())
@@ -245,7 +285,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _is_measure(name: str) -> bool:
-    return name in COLUMNS or better(name.removeprefix("baseline_")) is not None
+    return name in COLUMNS or better(name) is not None
 
 
 def outcome_digest(outcome: Mapping[str, Any]) -> str:

@@ -6,16 +6,17 @@ import contextlib
 import pkgutil
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drorae.config import Runtime, load_config
-from drorae.errors import DiskFullError, Notice, UserError, one_line
+from drorae.config import Runtime, TrialConfig, load_config
+from drorae.errors import DiskFullError, UserError, notices_to, one_line
 from drorae.redaction import redact
 from drorae.storage.files import write_atomic
+from drorae.training.rows import is_kept
 from drorae.trial.folder import CONFIG, WARNINGS, TrialStatus, error_file, write_ending
 from sweeps.folder.lease import Lease
 from sweeps.folder.sweep import RunAddress
@@ -24,6 +25,7 @@ from sweeps.tracking.recorder import Recorder
 from sweeps.tracking.trial import TrialTracker
 from sweeps.worker.heartbeat import heartbeat
 from sweeps.worker.last_words import last_words
+from sweeps.worker.pack import Report, train_pack
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Work:
     """`module:function`."""
     report_epochs: bool
     """Tell Tune the mean loss of each epoch, for a scheduler to decide by."""
+    packs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By the trial that trains phase 2 for all of its pack, the others."""
     remote: str = ""
     """URL of the sweep's folder where that is in a store: `trials` is then the driver's own copy."""
 
@@ -92,10 +96,11 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
 
         def report(row: dict[str, float | str]) -> None:
             lease.check()
-            for listener in (heart, recorder):
+            kept = is_kept(row)
+            for listener in (heart, recorder if kept else None):
                 if listener:
                     listener.report(row)
-            if attempt.work.report_epochs and (epoch := epochs.add(row)):
+            if kept and attempt.work.report_epochs and (epoch := epochs.add(row)):
                 if recorder:
                     recorder.keep()
                 # Every process has the same rows, and Ray Train waits for all of them.
@@ -107,6 +112,8 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
 
         try:
             with notices(directory), last_words(directory):
+                if failed := _train_pack(attempt, config, report, runtime):
+                    warn(f"its pack is trained one by one: {failed}")
                 pkgutil.resolve_name(attempt.work.run_trial)(config, report, directory=directory, runtime=runtime)
             fine = True
         except _StoppedError:
@@ -124,6 +131,15 @@ def train(attempt: Attempt, runtime: Runtime, send: Callable[[dict[str, Any]], N
     return fine
 
 
+def _train_pack(attempt: Attempt, config: TrialConfig, report: Report, runtime: Runtime) -> str:
+    """Trains phase 2 for the whole pack that a trial leads, if any; returns why that failed."""
+    if not (others := attempt.work.packs.get(attempt.key)):
+        return ""
+    if failed := train_pack(Path(attempt.work.trials), attempt.key, others, config, report, runtime):
+        attempt.lease.check(now=True)
+    return failed
+
+
 def leave_warning(directory: Path, line: str) -> None:
     """Leaves a line in a trial's folder, for the driver to say."""
     # On a full disk, mostly one that says so: not worth the trial.
@@ -131,21 +147,9 @@ def leave_warning(directory: Path, line: str) -> None:
         file.write(redact(line) + "\n")
 
 
-@contextlib.contextmanager
-def notices(directory: Path) -> Iterator[None]:
+def notices(directory: Path) -> AbstractContextManager[None]:
     """Leaves what a trial came through in its folder, for the driver to say."""
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, Notice):
-            leave_warning(directory, str(message))
-        else:
-            usual(message, category, *where, **more)
-
-    with warnings.catch_warnings():
-        usual = warnings.showwarning
-        warnings.simplefilter("always", Notice)
-        warnings.showwarning = show
-        yield
+    return notices_to(lambda notice: leave_warning(directory, str(notice)))
 
 
 def _is_final(error: BaseException, directory: Path) -> bool:
@@ -177,7 +181,8 @@ class _Epochs:
         self._losses.append(float(row["loss"]))
         if int(float(row["epoch"])) <= self._epoch:
             return None
-        self._epoch += 1
+        # Rows of a long phase may lie epochs apart.
+        self._epoch = int(float(row["epoch"]))
         mean = sum(self._losses) / len(self._losses)
         self._losses.clear()
         return {"epoch": self._epoch, "loss": mean}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pkgutil
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,10 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from drorae.config import Runtime, TrialConfig, from_dict
-from drorae.errors import DiskFullError, UserError, one_line
+from drorae.errors import DiskFullError, UserError, brief, one_line
 from drorae.redaction import redact_logs
 from drorae.runtime.repeat import every
-from drorae.storage.files import ROOM_BYTES, full_disk, has_room
+from drorae.storage.files import ROOM_BYTES, full_disk, has_room, write_json
 from drorae.storage.remote import Remote, RemoteError, locate, patiently
 from drorae.trial.folder import FAILURE, LEASE, error_files, set_damaged_aside
 from sweeps.folder.lease import Lease
@@ -24,15 +25,22 @@ from sweeps.folder.mirror import PUSH_SECONDS, Mirror, at_work
 from sweeps.folder.sweep import trial_place
 from sweeps.resources import Share
 from sweeps.worker.attempt import Attempt, Work, notices, threads, train
-from sweeps.worker.together import train_together
+from sweeps.worker.together import own_part, run_together, train_together
 
 ROOM_SECONDS = 1800.0
 
 
 def prepare(
-    config_json: str, runtime: Runtime, log: str, function: str, inputs: Mapping[str, str]
+    config_json: str,
+    runtime: Runtime,
+    log: str,
+    function: str,
+    inputs: Mapping[str, str],
+    share: Share = Share(),  # noqa: B008 (frozen)
 ) -> dict[str, Any] | None:
     """Prepares what trials share, once; returns None, or what the user has to mend.
+
+    Where one of several processes was lost, what is returned has `again`: the driver decides whether it is.
 
     Ray tries again on the same log: an attempt leaves the rows of the ones before it where they are.
 
@@ -42,10 +50,46 @@ def prepare(
         log: path or URL of the file that its rows are added to.
         function: `module:function` that prepares, and may return fingerprints of what it prepared from.
         inputs: the fingerprints that the sweep's trials were made from so far, which must be the same.
+        share: in how many processes, and what these get beside this one. Default: here, in one.
     """
     redact_logs()
+    if share.processes == 1:
+        return _prepare(config_json, runtime, log, function, inputs)
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    with TemporaryDirectory() as folder:
+        place = locate(log)
+        storage = (place if isinstance(place, Path) else Path(folder) / place.name).with_suffix(".ray")
+        problem = storage / "problem.json"
+
+        def process() -> None:
+            own, main = own_part(runtime, share)
+            found = _prepare(config_json, own, log if main else None, function, inputs)
+            if found is not None:
+                write_json(problem, found)
+                # The others may wait for this one.
+                raise UserError(found["reason"])
+
+        try:
+            storage.mkdir(parents=True, exist_ok=True)
+            run_together(process, share, storage.stem, storage)
+        except TrainingFailedError as error:
+            if not problem.is_file():
+                # One that died, for all that Ray Train says of it: the driver counts how often it is made again.
+                return {"reason": brief(error, 300), "user": False, "again": True}
+            found: dict[str, Any] = json.loads(problem.read_text())
+            return found
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+    return None
+
+
+def _prepare(
+    config_json: str, runtime: Runtime, log: str | None, function: str, inputs: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Does one process's part, as `prepare` has it; without a log, nobody hears of it."""
     config = from_dict(TrialConfig, json.loads(config_json))
-    with _log(locate(log)) as write:
+    with _log(locate(log)) if log else contextlib.nullcontext(lambda row: None) as write:
         try:
             found = pkgutil.resolve_name(function)(config, runtime, write)
             if found and inputs:

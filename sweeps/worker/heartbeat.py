@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drorae.runtime.repeat import every
+from drorae.training.rows import HELD_OUT_PSNR, is_held_out
 from drorae.trial.folder import PROGRESS, write_tree
 from sweeps.folder.lease import Lease
 from sweeps.folder.progress import Cost, Reached, read_cost, read_progress
@@ -19,6 +20,8 @@ BEAT_SECONDS = 2.0
 STEP_FIELDS = ("phase", "step", "total_steps", "loss", "images_per_second")
 NOTE_FIELDS = ("phase", "note", "done", "total")
 """What progress.json keeps of a reported row with a step, and of one without."""
+KEPT_FIELDS = ("first_step", "slowest_seconds", HELD_OUT_PSNR)
+"""What the next attempt goes on with."""
 
 
 class Heartbeat:
@@ -39,12 +42,16 @@ class Heartbeat:
         self._row: dict[str, Any] = {}
         # What a pace is taken from: the first step that was reported, in any attempt, and the seconds at the last.
         known = read_progress(directory)
-        self._steps: dict[str, Any] = {name: known[name] for name in ("first_step", "slowest_seconds") if name in known}
+        self._steps: dict[str, Any] = {name: known[name] for name in KEPT_FIELDS if name in known}
         self._stepped: float | None = None
         self._started = time.monotonic()
 
     def report(self, row: Mapping[str, float | str]) -> None:
         """Takes a reported row, which the next beat passes on."""
+        if is_held_out(row):
+            # Beside the steps, which go on.
+            self._steps |= {"reported": time.time(), HELD_OUT_PSNR: row.get(HELD_OUT_PSNR)}
+            return
         self._row = _take(row, STEP_FIELDS if "step" in row else NOTE_FIELDS)
         if not self.lease.lost:
             self._reached.report(row)

@@ -1,29 +1,82 @@
-"""A trial in several processes, which Ray Train starts and which torch's DDP holds together."""
+"""A trial in several processes, which Ray Train starts and which share its batches and its measurements."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from drorae.config import Runtime
 from drorae.errors import UserError
+from drorae.runtime import distributed
 from drorae.trial.folder import FAILURE
+from sweeps.resources import Share
 from sweeps.worker.attempt import Attempt, threads, train
+
+
+def run_together(
+    process: Callable[[], None], share: Share, name: str, storage: Path, callbacks: Sequence[Any] = ()
+) -> None:
+    """Runs a function in as many processes as a share says, and waits until they are done.
+
+    The processes' resources are a placement group of Ray Train's own, which Ray grants whole or not at all: whoever
+    calls this holds none, and two such jobs cannot each hold half of what both need.
+
+    Args:
+        process: does one process's part.
+        share: what all of them get.
+        name: of the job, for Ray Train.
+        storage: a folder that all can write to, which is removed in the end by whoever knows that it may be.
+        callbacks: of Ray Train's.
+
+    Raises:
+        TrainingFailedError: one of them raised, or died.
+    """
+    # A job waits for its turn, however long that takes.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(365 * 86400)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        process,
+        # The others wait for the main process at times; of one that died Ray Train knows by itself.
+        torch_config=TorchConfig(
+            backend="nccl" if share.gpus else "gloo", timeout_s=int(distributed.PATIENCE.total_seconds())
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=share.processes, use_gpu=share.gpus > 0, resources_per_worker=share.one()
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            # Whoever sends the job tries again, and knows how often.
+            failure_config=FailureConfig(max_failures=0),
+            callbacks=list(callbacks),
+        ),
+    )
+    trainer.fit()
+
+
+def own_part(runtime: Runtime, share: Share) -> tuple[Runtime, bool]:
+    """Returns the runtime of one of several processes, with its own device, and whether it is the main one."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    own = threads(runtime, share)
+    if share.gpus:
+        own = replace(own, device=str(get_device()))
+    return own, ray.train.get_context().get_world_rank() == 0
 
 
 def train_together(attempt: Attempt) -> None:
     """Makes an attempt at a trial in as many processes as its share says.
 
-    The processes' resources are a placement group of Ray Train's own, which Ray grants whole or not at all, and the
-    Tune trial around it holds none: two such trials cannot each hold half of what both need. Each process looks for
-    itself whether the worker's lease is lost; the first that finds it so ends, and Ray Train then ends the others.
+    Each process looks for itself whether the worker's lease is lost; the first that finds it so ends, and Ray Train
+    then ends the others.
     """
-    # A trial waits for its turn, however long that takes.
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(365 * 86400)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -33,33 +86,14 @@ def train_together(attempt: Attempt) -> None:
 
     def process() -> None:
         import ray.train
-        from ray.train.torch import get_device
 
-        runtime = threads(attempt.work.runtime, share)
-        if share.gpus:
-            runtime = replace(runtime, device=str(get_device()))
-        main = ray.train.get_context().get_world_rank() == 0
+        runtime, main = own_part(attempt.work.runtime, share)
         if not train(attempt, runtime, ray.train.report, main):
             # The others may wait for this one.
             raise UserError("this trial failed")
 
-    trainer = TorchTrainer(
-        process,
-        # The others wait for the main process while it evaluates; of one that died Ray Train knows by itself.
-        torch_config=TorchConfig(backend="nccl" if share.gpus else "gloo", timeout_s=7 * 86400),
-        scaling_config=ScalingConfig(
-            num_workers=share.processes, use_gpu=share.gpus > 0, resources_per_worker=share.one()
-        ),
-        run_config=RunConfig(
-            name=attempt.key,
-            storage_path=str(storage),
-            # Tune tries again, and knows how often.
-            failure_config=FailureConfig(max_failures=0),
-            callbacks=[tune_callback()],
-        ),
-    )
     try:
-        trainer.fit()
+        run_together(process, share, attempt.key, storage, [tune_callback()])
     except TrainingFailedError:
         attempt.lease.check(now=True)
         if not (attempt.directory / FAILURE).is_file():

@@ -2,23 +2,22 @@
 
     python tests/benchmarks/benchmark_sizes.py [SIZES ...]
 
-Runs the command on tables of so many sizes (100, 300, 1500 and 20,000) and on one of eight, in turn, three times, and
-prints the least seconds of each and their ratio: what a machine has to do besides meets both. Use one core
+Runs the command on tables of so many sizes (100, 1500 and 20,000) and on one of eight, in turn. Use one core
 (OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from alternate import COMMAND, alternate, arguments, record
 
 FEW = 8
-ROUNDS = 3
 
 
 def write(path: Path, count: int) -> None:
@@ -31,10 +30,10 @@ def write(path: Path, count: int) -> None:
 
 def seconds(path: Path) -> float:
     """How long the command takes for a table, its report included."""
-    arguments = ["fit", str(path), "--y", "rfid", "--x", "params", "--out", str(path.with_suffix(""))]
+    options = ["fit", str(path), "--y", "rfid", "--x", "params", "--out", str(path.with_suffix(""))]
     began = time.monotonic()
     subprocess.run(
-        [sys.executable, "-c", "import sys; from drorae.commands.main import main; sys.exit(main())", *arguments],
+        [*COMMAND, *options],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -43,18 +42,20 @@ def seconds(path: Path) -> float:
 
 
 def main() -> None:
-    """Prints seconds and ratios."""
-    counts = [int(word) for word in sys.argv[1:]] or [100, 300, 1500, 20_000]
+    """Runs the comparisons and records them."""
+    parser = arguments(__doc__)
+    parser.add_argument("sizes", type=int, nargs="*", default=[100, 1500, 20_000])
+    options = parser.parse_args()
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         few = Path(folder) / f"{FEW}.csv"
         write(few, FEW)
-        for count in counts:
+        for count in options.sizes:
             many = Path(folder) / f"{count}.csv"
             write(many, count)
-            taken = [(seconds(few), seconds(many)) for _ in range(ROUNDS)]
-            short, long = (min(column) for column in zip(*taken, strict=True))
-            said = f"{count} sizes: {long:.1f} s, {FEW} sizes: {short:.1f} s, ratio {long / short:.1f}"
-            print(said, flush=True)
+            things = {f"{size} sizes": partial(seconds, path) for size, path in ((FEW, few), (count, many))}
+            found.append(alternate(f"{FEW} and {count} sizes", things, rounds=options.rounds, warm_up=False))
+    record("sizes", found, options.out)
 
 
 if __name__ == "__main__":

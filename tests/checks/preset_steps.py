@@ -10,6 +10,7 @@ puts the smallest networks in the place of the preset's, to run the check itself
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import time
@@ -35,7 +36,6 @@ from drorae.models.tokenizer import build_tokenizer
 from drorae.runtime import out_of_memory
 from drorae.runtime.determinism import set_deterministic
 from drorae.training.adversary import make_adversary
-from drorae.training.phases import freeze_all_but
 from drorae.training.step import Stepper
 
 STEPS = 2
@@ -89,6 +89,7 @@ def prepared(config: TrialConfig, small: bool) -> TrialConfig:
     phases = {
         phase.name: replace(
             phase.settings,
+            epochs=phase.settings.epochs and STEPS + 1,
             batch_size=min(phase.settings.batch_size, most),
             disc_start_steps=0,
             gan_start_steps=0,
@@ -134,7 +135,6 @@ def measure(config: TrialConfig, encoder: Encoder, phase: Phase, runtime: Runtim
     """
     cuda = device.type == "cuda"
     tokenizer = build_tokenizer(config, encoder).to(device)
-    freeze_all_but(tokenizer, phase)
     views, size = config.images.views, config.images.size
     images = Noise(phase.settings.batch_size, size)
     features = OnlineFeatures(images, encoder, DTYPES[config.encoder.feature_dtype], views, device)
@@ -144,14 +144,15 @@ def measure(config: TrialConfig, encoder: Encoder, phase: Phase, runtime: Runtim
     )  # fmt: skip
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    losses = stepper.take(0)
-    if cuda:
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for step in range(1, STEPS + 1):
-        losses = stepper.take(step)
-    found = {name: float(value) for name, value in losses.items()}  # waits for the device
-    seconds = time.perf_counter() - started
+    with contextlib.closing(stepper):
+        losses = stepper.take(0)
+        if cuda:
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        for step in range(1, STEPS + 1):
+            losses = stepper.take(step)
+        found = {name: float(value) for name, value in losses.items()}  # waits for the device
+        seconds = time.perf_counter() - started
     return Measured(
         "", phase.name, "+".join(phase.trains), stepper.batch_size, "", stepper.micro_batch,
         STEPS * stepper.batch_size / seconds, torch.cuda.max_memory_allocated(device) if cuda else 0, found,

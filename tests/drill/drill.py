@@ -93,7 +93,8 @@ class Scale:
         """The sweep, of real trials that save a checkpoint every second. Bit-identical results need the same number of
         threads, and the preparation's would be those of the largest node."""
         axes = [f"capacity={','.join(map(str, self.capacities))}", f"seed={','.join(map(str, self.seeds))}"]
-        return [*CLI, "sweep", "--preset", "smoke", "--set", f"phase2.epochs={self.epochs}", "--axis", *axes, "--name",
+        return [*CLI, "sweep", "--preset", "smoke", "--no-check-convergence",
+                "--set", f"phase2.epochs={self.epochs}", "--axis", *axes, "--name",
                 NAME, "--root", str(root), "--cache-dir", str(cache), "--device", "cpu", "--threads", "1",
                 "--checkpoint-seconds", "1", "--no-fit", "--debug"]  # fmt: skip
 

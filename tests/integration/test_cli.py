@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import empty_records
 
 from drorae.commands.main import COMMANDS, main
 from drorae.config import PRESETS, Runtime
@@ -212,22 +213,25 @@ def test_sweep_ends_with_its_law_and_fit_and_report_find_it_again(
     )
     monkeypatch.setattr(sweeps.driver.run, "run_sweep", quick)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
+    empty_records(elsewhere / "runs")
     arguments = ["sweep", "--preset", "smoke", "--axis", "capacity=4,8,16,32", "--axis", "seed=0,1", "--name", "toy"]
     assert main([*arguments, "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
-    assert outcome["counts"] == {"finished": 8}
+    assert outcome["counts"] == {"finished": 10}, "two of them check convergence"
     slopes = {fit["y"]: fit["slope"] for fit in outcome["fits"]}
     assert slopes["psnr"] == pytest.approx(1.0)
     assert Path(outcome["paths"]["html"]) == elsewhere.resolve() / "runs" / "toy" / "law" / "report.html"
 
     assert main(arguments) == 0
     said = capsys.readouterr().out
+    assert "SUPPORTED: converged: twice the steps move the law by less than a quarter of its range (psnr)" in said
     assert "psnr = " in said and "report.html" in said and "drorae ui --root runs" in said
 
     for source in ("runs/toy", "mlflow:toy"):
         assert main(["fit", source, "--y", "psnr", "--json"]) == 0
         tree = json.loads(capsys.readouterr().out)
         assert tree["slope"] == pytest.approx(1.0) and tree["n"] == 8
+        assert [end["at"] for end in tree["convergence"]["ends"]] == ["h = 4", "h = 32"], "also from MLflow's tags"
     page = elsewhere / "runs" / "toy" / "law" / "report.html"
     page.unlink()
     assert main(["report", "runs/toy"]) == 0
@@ -240,3 +244,4 @@ def test_sweep_ends_with_its_law_and_fit_and_report_find_it_again(
     assert experiment is not None
     written = client.search_runs([experiment.experiment_id], "tags.`drorae.kind` = 'analysis'")
     assert {run.data.tags["drorae.y"] for run in written} == set(slopes)
+    assert {run.data.tags["drorae.converged"] for run in written} == {"supported"}

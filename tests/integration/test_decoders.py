@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import empty_records
 from tiny import at_the_end, tiny_config, tiny_images
 
 from analysis.table.files import read_table
@@ -194,6 +195,7 @@ def test_a_sweep_goes_on_with_the_decoder_it_began_with(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     spec = SweepSpec("tiny", config, (Axis("capacity", (4, 8, 16, 32)),))
+    empty_records(tmp_path / "runs")
     outcome = run_sweep(spec, root=tmp_path / "runs", runtime=runtime, quiet=True)
     digest = read_table(outcome.trials_csv)["phase1_weights"]
     assert digest.nunique() == 1 and digest.str.len().tolist() == [16] * 4

@@ -79,6 +79,23 @@ def test_the_rayjob_is_valid() -> None:
     assert complaints(job, schema) != []
 
 
+def test_the_cluster_page_s_examples_are_valid() -> None:
+    page = (ROOT / "docs" / "tasks" / "cluster.md").read_text()
+    task, job = [yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    known = {"name", "num_nodes", "workdir", "resources", "envs", "secrets", "setup", "run"}
+    assert set(task) == known and task["envs"] == {"RAY_AUTH_MODE": "token"}
+    assert task["secrets"] == {"RAY_AUTH_TOKEN": None}, "the token is given when it is launched"
+    for name in ("setup", "run"):
+        checked = subprocess.run(["bash", "-n", "-c", task[name]], capture_output=True, text=True)
+        assert (checked.returncode, checked.stderr) == (0, "")
+    schema = closed(json.loads((SCHEMAS / "rayjob.v1.json").read_text()))
+    schema["properties"]["metadata"].pop("additionalProperties", None)
+    assert complaints(job, schema) == []
+    sweeps = [job["spec"]["entrypoint"], *re.findall(r"drorae sweep .*", task["run"].replace("\\\n", ""))]
+    assert len(sweeps) == 2
+    assert all(main([*shlex.split(line)[1:], "--dry-run"]) == 0 for line in sweeps)
+
+
 def test_nothing_is_published_beyond_this_machine() -> None:
     published = {name: service.get("ports", []) for name, service in interpolated(read_compose())["services"].items()}
     assert {name for name, ports in published.items() if ports} == {"ray-head", "mlflow"}
@@ -157,7 +174,7 @@ def test_the_rayjob_runs_a_real_command_with_a_token_and_goes_on_where_it_was_st
     spec = job["spec"]
     program, *arguments = shlex.split(spec["entrypoint"])
     assert program == "drorae" and main([*arguments, "--dry-run"]) == 0
-    assert "12 trials" in capsys.readouterr().out
+    assert "26 trials" in capsys.readouterr().out
     assert spec["backoffLimit"] > 0
     cluster = spec["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token", "secretName": "drorae-ray"}

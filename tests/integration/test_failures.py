@@ -263,7 +263,7 @@ def test_encoding_and_references_go_on_with_fewer_at_once(
 
 
 def together(rank: int, folder: Path, config: TrialConfig, said: Any) -> None:
-    """One of two processes, of which the second runs out of memory in its third step."""
+    """One of two processes, of which the second has no room for a single image in its third step."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
@@ -292,8 +292,9 @@ def test_of_several_processes_none_waits_for_one_that_ran_out_of_memory(config: 
     for process in processes:
         process.join(60)
         assert process.exitcode is not None
-    assert found[1][0] == "UserError"
-    assert found[1][1].startswith("phase2, step 3: out of memory") and "--micro-batch 8" in found[1][1]
+    where = "phase2, step 3: out of memory with one image at a time"
+    assert all(kind == "UserError" and text.startswith(where) for kind, text in found.values())
+    assert "in another of the processes" in found[0][1] and CUDA[:20] in found[1][1]
     assert not (tmp_path / "trial" / "result.json").exists()
 
 
@@ -358,19 +359,28 @@ def test_every_cached_file_is_checked_set_aside_and_made_again(
     prepare_trials(config, elsewhere)
     undisturbed = result_of(finished)
     kinds = ("features/*/*.bin", "features/*/manifest.json", "references/*.np?", "decoders/*/*.safetensors")
-    files = [path for kind in (*kinds, "decoders/*/baseline-*.json") for path in sorted(cache.glob(kind))]
-    assert len(files) == 4 + 4 + 2 + 1 + 1
+    kinds += ("decoders/*/baseline-*.json", "decoders/*/baseline-*.npz")
+    files = [path for kind in kinds for path in sorted(cache.glob(kind))]
+    assert len(files) == 4 + 4 + 2 + 1 + 1 + 1
+
+    def opened_and_read() -> prepare.Workshop:
+        """Arrays are looked through when they are used."""
+        workshop = prepare.open_workshop(config, elsewhere)
+        for features in (workshop.train, workshop.val):
+            features.batch(np.arange(len(features)), 0, 1)
+        return workshop
+
     for number, path in enumerate(files):
         before = path.read_bytes()
         flip(path, number)
         prepare._last = None
         with pytest.warns(Notice, match=path.parent.name if "features" in str(path) else path.name):
-            workshop = prepare.open_workshop(config, elsewhere)
+            workshop = opened_and_read()
         assert workshop.baseline == undisturbed.baseline, path
         assert path.suffix == ".npz" or path.read_bytes() == before, path
-    assert len(list(cache.glob("**/*.damaged"))) == 4 and list(cache.glob("features/*.corrupt"))
+    assert len(list(cache.glob("**/*.damaged"))) == 4 + 5 and list(cache.glob("features/*.corrupt"))
     result = run_trial(config, directory=tmp_path / "trial", runtime=elsewhere)
-    assert result.metrics == undisturbed.metrics
+    assert result.metrics == undisturbed.metrics and result.gain == undisturbed.gain
 
 
 def test_damaged_converted_weights_are_converted_again(cache_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hook import hook
 from jupyter_client import BlockingKernelClient, KernelManager
+from records import empty_records
 
 from sweeps.folder.sweep import DRIVER_LOG
 
@@ -36,6 +39,7 @@ ENDED = ("[1/3] ", "[2/3] ", "[3/3] ")
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """One that finds the project and its stand-ins, and no notebook settings of the developer's."""
+    empty_records(tmp_path)
     paths = [str(ROOT), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     own = {name: str(tmp_path / "jupyter") for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
     own |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "jupyter"), "JUPYTER_PLATFORM_DIRS": "1"}
@@ -101,10 +105,11 @@ print("its stderr again", file=sys.stderr)
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_script_that_is_stopped(tmp_path: Path, environment: dict[str, str], signum: signal.Signals) -> None:
-    code = """
+    notify = shlex.join(hook(tmp_path / "told"))
+    code = f"""
 print("before")
 try:
-    go("slow", sleep=1)
+    go("slow", sleep=1, notify={notify!r})
 except BaseException as error:
     print("caught", type(error).__name__)
     raise
@@ -124,6 +129,7 @@ print("not reached")
     ours = f"{word}: 0 of 3 trials are done; to go on: drorae resume slow --root {tmp_path}"
     lines = err.splitlines()
     assert lines.count(ours) == 1
+    assert (tmp_path / "told").read_text() == f"interrupted slow: {ours}\n"
     if signum == signal.SIGTERM:
         assert lines[-1] == ours
     else:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from records import empty_records
 
 from drorae.commands.main import main
 from drorae.config import PRESETS, Runtime, config_hash, override
-from drorae.storage.remote import Remote
+from drorae.storage.remote import Remote, copies
 from sweeps.driver.run import run_sweep
 from sweeps.driver.status import sweep_state
 from sweeps.folder.lease import Lease
@@ -77,7 +78,12 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     root = str(store / "runs")
     paths = [str(ROOT), str(ROOT / "tests" / "support"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "first"))
+
+    def move_to(machine: str) -> None:
+        monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / machine))
+        empty_records(copies(Remote(root), "driver"))
+
+    move_to("first")
     code = f"import test_mirror; test_mirror.start({root!r})"
     driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     trials = Remote(root) / "mine" / "trials"
@@ -98,7 +104,7 @@ def test_a_killed_sweep_is_finished_from_another_machine(
     shutil.rmtree(tmp_path / "first")
     before = results()
     assert 2 <= len(before) < 4
-    monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path / "second"))
+    move_to("second")
     assert main(["status", "mine", "--root", root]) == 0
     said = capsys.readouterr().out
     assert f"mine: 4 trials: {len(before)} finished" in said and f"resume mine --root {root}" in said

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from records import empty_records
 
 from drorae.config import PRESETS, Runtime, override
-from drorae.storage.remote import Remote
+from drorae.storage.remote import Remote, copies
 from sweeps.driver.run import run_sweep
 from sweeps.spec import Axis, SweepSpec
 
@@ -45,6 +46,8 @@ def test_no_text_that_a_sweep_writes_holds_a_credential(
         "MLFLOW_TRACKING_TOKEN": SECRET,
     }
     root = store / "runs"
+    monkeypatch.setenv("DRORAE_LOCAL_CACHE", own["DRORAE_LOCAL_CACHE"])
+    empty_records(copies(root, "driver"))
     code = f"import test_secrets; test_secrets.start({str(root)!r})"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | own, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from drorae.export.tokenizer import export_trial
 from drorae.models.tokenizer import Tokenizer
 from drorae.training.phases import part_of
 from drorae.trial.reload import load_trained, reevaluate
+from drorae.trial.result import TrialResult, read_result
 from drorae.trial.run import run_trial
 from drorae.trial.shared import open_workshop
 
+Whole = Callable[[str], tuple[Path, TrialResult]]
 STRATEGIES: dict[str, dict[str, Any]] = {
     "joint": {"phase2.trains": "fusion,decoder"},
     "joint from scratch": {"phase2.trains": "fusion,decoder", "phase2.start": "fresh", "phase1.epochs": 0},
@@ -49,6 +53,22 @@ def runtime(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Runtim
     return Runtime(device="cpu", threads=1, cache_dir=str(folder), checkpoint_seconds=0, log_steps=1)
 
 
+@pytest.fixture(scope="module")
+def whole(config: TrialConfig, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The folder and result of a strategy's trial that nothing interrupted, run once; to be read only."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def trial(name: str) -> tuple[Path, TrialResult]:
+        directory = folder / name
+        if not directory.exists():
+            run_trial(strategy(config, name), directory=directory, runtime=runtime)
+        result = read_result(directory)
+        assert result is not None
+        return directory, result
+
+    return trial
+
+
 def state(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": value.clone() for part in ("fusion", "decoder", "encoder")
             for name, value in part_of(tokenizer, part).state_dict().items()}  # type: ignore[arg-type]  # fmt: skip
@@ -56,12 +76,12 @@ def state(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_what_is_trained_moves_and_the_rest_is_the_same_to_the_bit(
-    name: str, config: TrialConfig, runtime: Runtime, tmp_path: Path
+    name: str, config: TrialConfig, runtime: Runtime, whole: Whole
 ) -> None:
     config = strategy(config, name)
-    result = run_trial(config, directory=tmp_path / "trial", runtime=runtime)
+    directory, result = whole(name)
     assert result.status in ("finished", "unconverged") and math.isfinite(result.metrics["psnr"])
-    workshop, tokenizer = load_trained(tmp_path / "trial", runtime)
+    workshop, tokenizer = load_trained(directory, runtime)
     before, after = state(workshop.tokenizer()), state(tokenizer)
     moved = {key.partition(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}
     weightless = config.fusion.variant == "last"
@@ -69,19 +89,19 @@ def test_what_is_trained_moves_and_the_rest_is_the_same_to_the_bit(
     # The encoder that other trials of this process read features of is not this trial's.
     frozen = part_of(workshop.baseline_tokenizer(), "encoder").state_dict()
     assert all(torch.equal(value, frozen[key]) for key, value in workshop.encoder.vit.state_dict().items())
-    assert reevaluate(tmp_path / "trial", runtime=runtime) == {
+    assert reevaluate(directory, runtime=runtime) == {
         key: value for key, value in result.metrics.items() if not key.startswith("phase2.")
     }
     # Without a trained phase 1 there is nothing that fusion could be better than.
-    assert bool(result.baseline) == bool(config.phase1.epochs)
+    assert bool(result.baseline) == bool(result.gain) == bool(config.phase1.epochs)
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("no fusion, jointly",)])
 def test_an_interrupted_strategy_ends_as_one_that_was_not(
-    name: str, config: TrialConfig, runtime: Runtime, tmp_path: Path
+    name: str, config: TrialConfig, runtime: Runtime, whole: Whole, tmp_path: Path
 ) -> None:
     config = strategy(config, name)
-    whole = run_trial(config, directory=tmp_path / "whole", runtime=runtime)
+    _, uncut = whole(name)
 
     def stop_at(phase: str, step: int) -> Any:
         def report(row: dict[str, float | str]) -> None:
@@ -95,30 +115,28 @@ def test_an_interrupted_strategy_ends_as_one_that_was_not(
         with pytest.raises(KeyboardInterrupt):
             run_trial(config, stop_at(phase, 3), directory=tmp_path / "cut", runtime=runtime)
     again = run_trial(config, directory=tmp_path / "cut", runtime=runtime)
-    assert again.metrics == whole.metrics and again.weights == whole.weights
+    assert again.metrics == uncut.metrics and again.weights == uncut.weights
     assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_phase_3_starts_from_the_decoder_of_phase_2_though_its_own_file_is_there(
-    config: TrialConfig, runtime: Runtime, tmp_path: Path
+    config: TrialConfig, runtime: Runtime, whole: Whole, tmp_path: Path
 ) -> None:
     """The log of phase 3 is lost, its weights are not: it is trained again, and from where it was."""
     config = strategy(config, "joint, then the decoder")
-    whole = run_trial(config, directory=tmp_path, runtime=runtime)
-    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
+    directory, uncut = whole("joint, then the decoder")
+    shutil.copytree(directory, tmp_path / "trial")
+    assert {path.name for path in directory.glob("*.safetensors")} == {
         "fusion.safetensors", "decoder.safetensors", "phase2.decoder.safetensors",
     }  # fmt: skip
     for name in ("phase3.json", "result.json"):
-        (tmp_path / name).unlink()
-    assert run_trial(config, directory=tmp_path, runtime=runtime).weights == whole.weights
+        (tmp_path / "trial" / name).unlink()
+    assert run_trial(config, directory=tmp_path / "trial", runtime=runtime).weights == uncut.weights
 
 
 @pytest.mark.parametrize("name", ["joint", "all, then the decoder"])
-def test_an_exported_strategy_is_what_was_measured(
-    name: str, config: TrialConfig, runtime: Runtime, tmp_path: Path
-) -> None:
-    run_trial(strategy(config, name), directory=tmp_path / "trial", runtime=runtime)
-    exported = export_trial(tmp_path / "trial", tmp_path / "export", runtime, check=True)
+def test_an_exported_strategy_is_what_was_measured(name: str, runtime: Runtime, whole: Whole, tmp_path: Path) -> None:
+    exported = export_trial(whole(name)[0], tmp_path / "export", runtime, check=True)
     assert exported.metrics and all(one == other for one, other in exported.metrics.values())
 
 
@@ -138,11 +156,8 @@ def test_a_decoder_of_the_mean_of_layers_is_trained_on_it_in_phase_1(
     assert workshop.evaluate(workshop.tokenizer()).metrics == on_mean.metrics
 
 
-def test_strategies_that_share_phase_1_share_the_decoder(config: TrialConfig, runtime: Runtime, tmp_path: Path) -> None:
-    results = [
-        run_trial(strategy(config, name), directory=tmp_path / name, runtime=runtime)
-        for name in ("joint", "encoder and decoder", "the decoder again")
-    ]
+def test_strategies_that_share_phase_1_share_the_decoder(whole: Whole) -> None:
+    results = [whole(name)[1] for name in ("joint", "encoder and decoder", "the decoder again")]
     assert len({result.weights["phase1_decoder"] for result in results}) == 1
     assert all(result.baseline == results[0].baseline for result in results)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_sweep import sweep
+from hook import hook
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -68,7 +71,7 @@ def test_a_sweep_leaves_a_table_and_a_run_per_trial(undisturbed: SweepOutcome) -
     table = pd.read_csv(undisturbed.trials_csv)
     assert list(table["config_hash"]) == [config_hash(config) for config in expand(SLOW)]
     assert list(table["expert_hidden_dim"]) == [4, 4, 8, 8] and list(table["seed"]) == [0, 1, 0, 1]
-    named = {"variant", "num_layers", "fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet", "eval_images"}
+    named = {"variant", "num_layers", "fusion_params", "psnr", "ssim", "rfd_dinov2", "rfd_effnet2", "eval_images"}
     assert named | {"train_seconds", "status", "reason"} <= set(table.columns)
     found = runs(undisturbed)
     assert {run.info.status for run in found} == {"FINISHED"} and len(found) == 5
@@ -82,7 +85,7 @@ def test_a_sweep_leaves_a_table_and_a_run_per_trial(undisturbed: SweepOutcome) -
     key = undisturbed.charts.split("viewStateShareKey=")[1].split("&")[0]
     state = json.loads(zlib.decompress(base64.b64decode(experiment.tags[f"mlflow.sharedViewState.{key}"][8:])))
     charted = [chart["yaxis"]["key"] for chart in state["compareRunCharts"]]
-    assert charted == ["rfd_dinov2", "psnr", "rfd_effnet", "ssim"]
+    assert charted == ["psnr", "ssim", "rfd_dinov2", "rfd_effnet"]
 
 
 def test_a_rerun_redoes_nothing_and_another_sweep_is_refused(undisturbed: SweepOutcome) -> None:
@@ -103,8 +106,12 @@ def test_failures_are_retried_then_recorded_and_tried_again_next_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = make("troubled", "once=4&always=8&kill=16&user=32", (4, 8, 16, 32))
-    outcome = sweep(spec, tmp_path, max_failures=1)
+    outcome = sweep(spec, tmp_path, max_failures=1, notify=shlex.join(hook(tmp_path / "told")))
     assert outcome.counts == {"finished": 2, "failed": 2}
+    told = (tmp_path / "told").read_text().splitlines()
+    assert len(told) == 2 and told[1] == f"finished troubled: 2 finished, 2 failed; results in {outcome.place}"
+    reasons = r"(8 .*failed: RuntimeError: it never works|32 .*failed: fusion: a width nobody can use)"
+    assert re.fullmatch(rf"failed-trial troubled: capacity={reasons}", told[0])
     table = pd.read_csv(outcome.trials_csv, keep_default_na=False).set_index("expert_hidden_dim")
     assert dict(table["status"]) == {4: "finished", 8: "failed", 16: "finished", 32: "failed"}
     assert table["reason"][8] == "RuntimeError: it never works"
@@ -182,6 +189,16 @@ def test_what_a_user_gets_wrong_is_one_line_and_leaves_nothing(tmp_path: Path) -
         sweep_state(tmp_path / "wrong")
 
 
+def test_trials_that_cannot_be_prepared_are_told_as_failed(tmp_path: Path) -> None:
+    spec = SweepSpec("partly", PRESETS["smoke"], (Axis("images.path", ("somewhere", "nowhere")),))
+    outcome = sweep(spec, tmp_path, notify=shlex.join(hook(tmp_path / "told")))
+    assert outcome.counts == {"finished": 1, "failed": 1}
+    assert (tmp_path / "told").read_text().splitlines() == [
+        "failed-trial partly: images.path=nowhere failed: nowhere: no such folder",
+        f"finished partly: 1 finished, 1 failed; results in {outcome.place}",
+    ]
+
+
 def test_two_drivers_on_one_sweep_are_refused(tmp_path: Path) -> None:
     (tmp_path / "twice").mkdir()
     other = Lease(tmp_path / "twice" / "driver.lease")
@@ -208,7 +225,7 @@ def test_a_budget_stops_new_trials_and_resume_goes_on_with_the_settings(tmp_path
 
 
 def test_the_state_of_a_sweep_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = make("busy", "sleep=1.5", (4, 8, 16))
+    spec = make("busy", "sleep=0.8", (4, 8, 16))
     done = []
     worker = threading.Thread(target=lambda: done.append(sweep(spec, tmp_path, quiet=True)))
     worker.start()

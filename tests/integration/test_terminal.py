@@ -95,7 +95,7 @@ def test_commands(name: str, mode: str, toy: Path, trial: Path, designs: Path, t
     if name in BUSY:
         assert BUSY[name] in told
     if mode == "stderr alone":
-        assert name != "report" or done.stdout.startswith("rfd_dinov2 = ")
+        assert name != "report" or done.stdout.startswith("psnr = ")
         if as_json:
             assert json.loads(done.stdout)
     elif mode not in ("dumb", "pipes"):

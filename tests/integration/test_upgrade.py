@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from begun import BEGUN, read_tree
+from records import empty_records
 
 from drorae.config import Runtime, config_hash, load_config, override
 from drorae.errors import UserError
@@ -32,6 +33,7 @@ def go_on(spec: SweepSpec) -> SweepOutcome:
 
 def test_the_sweep_is_finished_and_what_was_done_is_left_alone(begun: Path) -> None:
     before = results(begun)
+    empty_records(begun.parent)
     outcome = resume_sweep(begun, quiet=True)
     assert outcome.counts == {"finished": 4}
     after = results(begun)

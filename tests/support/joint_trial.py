@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,29 @@ from sweeps.folder import lease
 # The processes of the trial look for their lease more often: a test waits for it.
 lease.BEAT_SECONDS = 0.3
 prepare = sleeping_trial.prepare
+
+
+def prepare_noted(config: TrialConfig, runtime: Runtime, report: Callable[[dict[str, Any]], None]) -> dict[str, str]:
+    """The real preparation; each process leaves a line with the number of them all."""
+    from drorae.runtime import distributed
+    from drorae.trial.run import prepare
+
+    with Path(runtime.cache_dir).with_name("prepared.log").open("a") as file:
+        file.write(f"{distributed.rank()} of {distributed.world_size()}\n")
+    return prepare(config, runtime, report)
+
+
+def refuse(config: TrialConfig, runtime: Runtime, report: Callable[[dict[str, Any]], None]) -> None:
+    """The second process finds something to mend, or is killed, while the first waits for it."""
+    from drorae.errors import UserError
+    from drorae.runtime import distributed
+
+    report({"phase": "prepare", "note": "begun"})
+    if distributed.rank() == 1:
+        if config.label == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise UserError("images: there are none")
+    distributed.barrier()
 
 
 def run_trial(

@@ -54,7 +54,6 @@ def run_trial(
         "eval_seconds": 0.0,
         "device_seconds": SECONDS,
         "train_flops": 1e9 * config.fusion.expert_hidden_dim,
-        "loss_tail_drop": 0.0,
         "reason": "",
         "provenance": {"git_commit": "unknown"},
     }

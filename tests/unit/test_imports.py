@@ -199,6 +199,28 @@ def test_a_trial_runs_with_the_core_alone(cache_dir: Path, tmp_path: Path) -> No
     assert np.isfinite([outcome["metrics"][name] for name in ("psnr", "ssim", "l1", "rfd_dinov2")]).all()
 
 
+HELP = """
+import contextlib
+import io
+import sys
+
+from drorae.commands.main import main
+
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main(sys.argv[1:])
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("sweep", "--help"), ("fit", "--help")])
+def test_help_loads_the_command_line_alone(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-c", HELP, *arguments], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    needed_by_tyro = {"tyro", "docstring_parser", "typing_extensions", "typeguard"}
+    third = {name.split(".")[0] for name in importlib.metadata.packages_distributions()} | {"sweeps", "analysis"}
+    assert "tyro" in loaded and not loaded & third - needed_by_tyro - {"drorae", "_distutils_hack"}, loaded & third
+
+
 FIT = """
 import importlib.util
 import sys

@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = {
     "drorae": (
-        "commands", "export", "trial", "diagnostics", "machine", "metrics", "training", "losses", "data", "models",
-        "storage", "config", "runtime", "errors", "redaction",
+        "commands", "export", "trial", "diagnostics", "machine", "generation", "metrics", "training", "losses", "data",
+        "models", "storage", "config", "runtime", "errors", "redaction",
     ),
     "sweeps": (
-        "driver", "worker", "tracking", "folder", "presets", "published", "parsing", "settings", "resources", "spec",
+        "driver", "worker", "tracking", "folder", "presets", "published", "parsing", "packs", "settings", "resources",
+        "checks", "spec",
     ),
     "analysis": ("report", "inference", "laws", "table"),
 }  # fmt: skip

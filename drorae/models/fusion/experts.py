@@ -36,11 +36,12 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [n, tokens, C] -> [n, tokens, C]: expert k on layer k's tokens."""
-        hidden = torch.baddbmm(self.b1, x, self.w1)
+        return torch.baddbmm(self.b2, self.hidden(torch.baddbmm(self.b1, x, self.w1)), self.w2)
+
+    def hidden(self, first: Tensor) -> Tensor:
+        """First layer's outputs [n, tokens, h] -> the same after norm and activation."""
         if self.normalise:
-            hidden = F.layer_norm(hidden, hidden.shape[-1:])
+            first = F.layer_norm(first, first.shape[-1:])
         if self.norm_scale is not None and self.norm_shift is not None:
-            hidden = hidden * self.norm_scale + self.norm_shift
-        if self.activation is not None:
-            hidden = self.activation(hidden)
-        return torch.baddbmm(self.b2, hidden, self.w2)
+            first = first * self.norm_scale.to(first.dtype) + self.norm_shift.to(first.dtype)
+        return first if self.activation is None else self.activation(first)

@@ -13,6 +13,7 @@ from drorae.config import BOUNDED, FusionConfig
 from drorae.models.fusion import routing
 from drorae.models.fusion.attention import DepthAttention
 from drorae.models.fusion.experts import Experts
+from drorae.models.fusion.mixture import is_narrow, weighted_outputs
 from drorae.models.fusion.residual import bounded_residuals
 
 Routing = Callable[[Tensor, float], Tensor]
@@ -102,7 +103,7 @@ class LayerFusion(nn.Module):
         self.config = config
         self.blocks = config.blocks(num_layers)
         self.num_layers = len(self.blocks)
-        self.reads = num_layers + 1 - self.blocks[0]
+        self.reads = config.reads(num_layers)
         self._from_last = [block - num_layers - 1 for block in self.blocks]
         self.variant = variant
         self._norm = (norm,)
@@ -129,6 +130,53 @@ class LayerFusion(nn.Module):
         if self.reads == self.num_layers:
             return layers[:, -self.reads :].transpose(0, 1)
         return torch.stack([layers[:, at] for at in self._from_last])
+
+    def latent(self, layers: Tensor) -> Tensor:
+        """Layers [B, `reads` or more, N, C], raw -> the latent alone [B, N, C], as `forward` has it up to rounding.
+
+        Several times faster with experts, whose outputs it does not hold. Under autocast matrix products alone are in
+        the short type. Layers may be in any floating type.
+        """
+        routing = self.variant.routing
+        if routing is None or self.experts is None or self.router is None or self.bounded:
+            whole: FusionOutput = self(layers.to(torch.promote_types(layers.dtype, torch.float32)))
+            return whole.latent
+        device, full = layers.device.type, torch.promote_types(layers.dtype, torch.float32)
+        short = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else full
+        with torch.autocast(device, enabled=False):
+            base: Tensor = self.norm(layers[:, -1].to(full))
+            if self.config.incremental and self.config.beta == 0:
+                return base
+            raw = self.picked(layers)
+            raw = raw.reshape(self.num_layers, -1, raw.shape[-1])
+            # A kernel that reads and writes the short type still adds in float32.
+            direct = raw.dtype == short and not self.norm.elementwise_affine
+            read = self.norm(raw) if direct else self.norm(raw.to(full)).to(short)
+            routed = raw.to(short) if self.config.router_input == "raw" else read
+            hidden, logits = self._first(read, routed, self.experts, self.router, full)
+            weights = routing(logits, self.config.eps)
+            total = weighted_outputs(hidden, self.experts.w2, self.experts.b2, weights, self.norm.eps, short)
+            if self.norm.elementwise_affine:
+                total = total * self.norm.weight + weights.sum(-1, keepdim=True) * self.norm.bias
+            fused: Tensor = self.norm(total).view_as(base)
+            latent: Tensor = self.norm(base + self.config.beta * (fused - base)) if self.config.incremental else fused
+            return latent
+
+    def _first(
+        self, read: Tensor, routed: Tensor, experts: Experts, router: nn.Linear, full: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """What experts and router read [n, T, C] -> hidden units [n, T, h], router logits [T, n], these in `full`."""
+        routes, hidden_width = _routes(router, len(read)), experts.w1.shape[-1]
+        narrow = is_narrow(hidden_width, read.shape[-1])
+        if narrow and routed is read:
+            # One product: what is read is read once. Joining wide matrices would cost more.
+            both = torch.bmm(read, torch.cat([experts.w1, routes], -1).to(read.dtype))
+            units, logits = torch.split(both, [hidden_width, len(read)], -1)
+        else:
+            units, logits = torch.bmm(read, experts.w1.to(read.dtype)), torch.bmm(routed, routes.to(read.dtype))
+        # Narrow units cost nothing in the full type; wide ones are most of what is gone through.
+        units = units.to(full) if narrow else units
+        return experts.hidden(units + experts.b1.to(units.dtype)), logits.to(full).sum(0) + router.bias
 
     def forward(self, layers: Tensor) -> FusionOutput:
         """Layers [B, `reads` or more, N, C], raw block outputs, deepest last."""
@@ -176,10 +224,7 @@ class LayerFusion(nn.Module):
 
     def _logits(self, read: Tensor, router: nn.Linear) -> Tensor:
         """All fused layers [n, T, C] -> the router's logits [T, n]."""
-        n, _, width = read.shape
-        # Linear(n C, n) on the concatenated layers, as a sum over layers of Linear(C, n).
-        matrices = router.weight.view(n, n, width).permute(1, 2, 0)
-        return torch.bmm(read, matrices).sum(0) + router.bias
+        return torch.bmm(read, _routes(router, len(read))).sum(0) + router.bias
 
     def _aggregate(self, outputs: Tensor, weights: Tensor, base: Tensor) -> Tensor:
         """h_k [n, T, C], weights [T, n], base [B, N, C] -> z_fuse [T, C]."""
@@ -192,3 +237,8 @@ class LayerFusion(nn.Module):
             total = (base + torch.stack(deltas).sum(0)).flatten(0, 1)
         fused: Tensor = self.norm(total)
         return fused
+
+
+def _routes(router: nn.Linear, n: int) -> Tensor:
+    """Linear(n C, n) on concatenated layers as [n, C, n]: a sum over layers of Linear(C, n)."""
+    return router.weight.view(n, n, -1).permute(1, 2, 0)

@@ -11,7 +11,7 @@ from sweeps.spec import expand
 
 def test_presets_expand() -> None:
     assert {name: len(expand(spec)) for name, spec in SWEEPS.items()} == {
-        "quickstart": 12,
+        "quickstart": 24,
         "smoke": 4,
         "paper": 8,
         "capacity": 8,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.inference.analysis import analyse
 from analysis.inference.blind import SEEN, Supposed, beside, margin, outlooks, saturating
 from analysis.inference.evidence import bend
 from analysis.inference.plan import Design
 from analysis.laws.intervals import run_interval
+from analysis.laws.line import fit_line
 from analysis.laws.noise import Uncertainty, replication
+from analysis.table.selection import select
 from drorae.errors import UserError
 
 
@@ -75,12 +77,13 @@ def test_simulated_sweeps_show_what_was_foreseen(seeds: int, own: float, slope: 
     sizes = np.logspace(6, 8, 7)
     found = outlooks(supposed, list(sizes), seeds, 0.3)[0]
     x, count = np.repeat(sizes, seeds), 150
+    frame = pd.DataFrame({"params": x, "rfid": supposed.slope * np.log10(x), "seed": np.tile(np.arange(seeds), 7)})
+    # The rows are selected once; what is drawn anew is their values.
+    runs = select(frame, "params", "rfid")
     slopes, bends, slope_widths, widths = [], [], [], []
     for _ in range(count):
         noise = rng.normal(0, own, 7).repeat(seeds) + rng.normal(0, supposed.seed_sd, len(x))
-        frame = pd.DataFrame({"params": x, "rfid": supposed.slope * np.log10(x) + noise})
-        frame["seed"] = np.tile(np.arange(seeds), 7)
-        line = analyse(frame, "params", "rfid").line
+        line = fit_line(replace(runs, y=supposed.slope * np.log10(x) + noise))
         low, high = line.slope_ci95
         slopes.append(low > 0 or high < 0)
         slope_widths.append(high - low)
@@ -88,8 +91,7 @@ def test_simulated_sweeps_show_what_was_foreseen(seeds: int, own: float, slope: 
         if known is None or not known.trend:
             ends = run_interval(line.curve, line.sample, np.array([1e8 * 10**0.3]))
             widths.append(float(ends[1][0] - ends[0][0]))
-        frame["rfid"] = saturating(supposed, list(sizes), x) + noise
-        bent = bend(analyse(frame, "params", "rfid").line.sample)
+        bent = bend(fit_line(replace(runs, y=saturating(supposed, list(sizes), x) + noise)).sample)
         assert bent is not None
         bends.append(bent.resolved)
     assert 0.3 < found.power < 0.95 and found.bend_power > 0.1

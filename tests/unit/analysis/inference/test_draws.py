@@ -193,3 +193,22 @@ def test_the_main_prediction_is_for_these_decoders_and_says_so(
     assert said[2].startswith("  from a new decoder: ")
     report = fit_table(frame, "params", ["psnr"], out=tmp_path / "law").paths["markdown"].read_text()
     assert "for these 4 decoders" in report and "from a new decoder" in report
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("decoders", [2, 3])
+def test_what_holds_for_images_and_decoders_holds_for_either(tmp_path: Path, tilt: float, decoders: int) -> None:
+    tables = []
+    for number in range(decoders):
+        (tmp_path / "trials").mkdir(exist_ok=True)
+        one = pd.read_csv(sweep(tmp_path / f"d{number}", tilt))
+        for key in one["config_hash"]:
+            (tmp_path / f"d{number}" / "trials" / key).rename(tmp_path / "trials" / f"{key}d{number}")
+        # Two decoders whose slopes differ hardly or much: one degree of freedom, and a t of 12.7.
+        one["psnr"] += 0.02 * number * (U - U.mean()) + 0.01 * (-1) ** np.arange(len(U) + number)[number:]
+        tables.append(one.assign(**{"decoder.seed": number}, config_hash=one["config_hash"] + f"d{number}"))
+    pd.concat(tables).to_csv(tmp_path / "trials.csv", index=False)
+    found = analyse(read_table(tmp_path / "trials.csv"), "params", "psnr").draws.intervals
+    assert [item.what for item in found] == ["images", "decoders", "images and decoders"]
+    *parts, both = (item.slope for item in found)
+    assert all(both.low <= part.low and part.high <= both.high for part in parts)

@@ -28,7 +28,7 @@ def test_a_pareto_set(tmp_path: Path) -> None:
 
 
 def test_which_way_is_better_is_known_of_metrics_and_of_sizes() -> None:
-    assert upwards("psnr") and upwards("ssim") and upwards("baseline_psnr")
+    assert upwards("psnr") and upwards("ssim") and upwards("baseline_psnr") and upwards("gain_rfd_dinov2")
     assert not any(map(upwards, ("rfd_dinov2", "fusion_params", "train_seconds", "unknown")))
 
 

@@ -99,7 +99,7 @@ def test_plan_of_a_sweep_measures_its_cost_and_keeps_its_settings(capsys: pytest
         "plan",
         str(RESULTS / "quickstart"),
         "--y",
-        "rfd_dinov2",
+        "rfd_effnet2",
         "--budget",
         "600",
         "--replications",

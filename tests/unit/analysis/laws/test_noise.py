@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,3 +123,47 @@ def test_small_products_are_those_of_the_whole_residual_form() -> None:
     spread = factor**2 * 2 * np.trace(form @ scatter @ form @ scatter)
     spread += np.einsum("mk,kl,ml->m", by_theta, covariance, by_theta)
     np.testing.assert_allclose(margin.dof, 2 * margin.law**2 / spread, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "runs", [(8, 1, 1, 1, 1, 1, 1, 8), (1, 1, 8, 8, 8, 8, 1, 1), (6, 2, 2, 2, 2, 2, 2, 6), (3,) * 8]
+)
+def test_small_residuals_beside_unequal_runs_tell_of_small_errors(runs: tuple[int, ...]) -> None:
+    """Against simulated errors: equal weights of unequal means leave errors that the residuals show in part."""
+    rng, u = np.random.default_rng(9), np.linspace(-1, 1, 8)
+    design, v = np.column_stack([np.ones(8), u]), 1 / np.array(runs, dtype=float)
+    # Seeds that know the variance of a run to a thousandth.
+    seeds = Replication(1 / v, np.ones((8, 1)), np.zeros(1), np.array([[1e-6]]), 0.0, float("nan"))
+    means = rng.normal(size=(6000, 8)) * np.sqrt(v)
+    coefficients = means @ np.linalg.pinv(design).T
+    rss = np.sum((means - coefficients @ design.T) ** 2, axis=1)
+    implied = float(np.mean(rss))
+    rows = np.array([[0.0, 1.0], [1.0, 1.3]])
+    for low, high in ((0.0, 0.4), (0.4, 0.9)):
+        chosen = np.flatnonzero((low * implied < rss) & (rss < high * implied))[:700]
+        errors = (coefficients[chosen] @ rows.T) ** 2
+        law = np.array([Uncertainty(design, np.ones(8), float(rss[i]), seeds).margin(rows).law for i in chosen])
+        np.testing.assert_allclose(errors.mean(axis=0) / law.mean(axis=0), 1, atol=4 * np.sqrt(2 / len(chosen)))
+
+
+@pytest.mark.parametrize("factor", [1.02, 1.2, 5.0])
+def test_beside_a_trend_residuals_above_what_the_seeds_imply_are_the_configurations(factor: float) -> None:
+    """Not pooled, as chance would allow: the excess is a variance of configurations, the same at all sizes."""
+    design = np.column_stack([np.ones(8), np.linspace(-1, 1, 8)])
+    covariance = np.linalg.inv(design.T @ design)
+    seeds = Replication(np.full(8, 3.0), design, np.array([0.0, -2.3]), covariance, 0.0, 0.01)
+    v = seeds.of_means
+    weights = 1 / v / np.mean(1 / v)
+    coefficients = np.linalg.inv(design.T * weights @ design) @ design.T * weights
+    form = np.diag(weights) - weights[:, None] * design @ coefficients
+    tau2 = (factor - 1) * np.trace(form * v) / np.trace(form)
+    found = Uncertainty(design, weights, factor * float(np.trace(form * v)), seeds)
+    assert not found.pooled and not replace(found, rss=found.rss / factor * 1.001).pooled
+    row = np.array([[1.0, 1.3]])
+    share = (row @ coefficients)[0]
+    margin = found.margin(row, np.array([10**1.3]))
+    assert margin.law == pytest.approx(share**2 @ (tau2 + v), rel=1e-9)
+    assert margin.noise == pytest.approx(tau2 + np.exp(-2.3 * 1.3), rel=1e-9)
+    # However small it is, two of six degrees of freedom stay.
+    assert margin.dof >= 2 - 1e-9
+    assert replace(found, rss=found.rss / factor * 0.9).pooled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,15 @@ def test_a_source_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     runs = str(tmp_path / "runs.csv")
     assert main(["compare", runs, "--with", runs, "--y", "psnr"]) == 2
     assert "given twice" in capsys.readouterr().err
+
+
+def test_a_metric_in_one_design_s_own_features_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, gain, seen in (("a", 0.0, ""), ("b", 1.0, "dinov2=tokenizer")):
+        frame = better(gain).rename(columns={"psnr": "rfd_dinov2"})
+        frame.assign(looked_through=seen).to_csv(tmp_path / f"{name}.csv", index=False)
+    sources = [str(tmp_path / "a.csv"), "--with", str(tmp_path / "b.csv")]
+    assert main(["compare", *sources, "--y", "rfd_dinov2", "--out", str(tmp_path / "out")]) == 0
+    mark = "in the tokenizer's own features"
+    assert capsys.readouterr().out.startswith(f"rfd_dinov2 ({mark}) on ")
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["mark"] == mark
+    assert mark in unescape((tmp_path / "out" / "report.md").read_text())

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from tables import fit, replicated, sweep
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
+from tables import checked, fit, replicated, sweep
 
 from analysis.inference.analysis import analyse
 from analysis.inference.asked import Asking
 from analysis.inference.axes import analyse_axes
 from analysis.report.figures import (
+    CHECK,
     LEVELS,
     display_name,
     equation,
@@ -98,6 +102,45 @@ def test_what_the_tokenizer_measures_without_fusion_is_a_line() -> None:
     (axes,) = law_figure([analyse(frame.assign(baseline_psnr=18.6265), "params", "psnr")]).axes
     level = [line for line in axes.get_lines() if str(line.get_label()).startswith("no fusion")]
     assert [list(np.unique(np.asarray(line.get_ydata(), dtype=float))) for line in level] == [[18.6265]]
+
+
+def panel_with(baseline: object, prefix: str = "") -> tuple[Axes, list[str]]:
+    """The panel of a law whose table says what no fusion measures, and the texts that stand in it about that."""
+    frame = sweep().assign(baseline_psnr=baseline)
+    frame = frame.rename(columns={name: f"{prefix}{name}" for name in ("psnr", "baseline_psnr")})
+    (axes,) = law_figure([analyse(frame, "params", "psnr")]).axes
+    return axes, [item.get_text() for item in axes.texts if "no fusion" in item.get_text()]
+
+
+def test_no_fusion_is_in_the_picture_wherever_it_lies_and_named_there() -> None:
+    low, high = law_figure([analyse(sweep(), "params", "psnr")]).axes[0].get_ylim()
+    for value in (low - 2 * (high - low), low - 0.01, (low + high) / 2, high + 2 * (high - low)):
+        axes, named = panel_with(value)
+        least, most = axes.get_ylim()
+        assert least < value < most and named == ["no fusion"]
+        assert any(list(line.get_ydata()) == [value, value] for line in axes.get_lines())
+    assert panel_with(18.0, "metrics.")[1] == ["no fusion"]
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_no_fusion_that_is_absurdly_far_is_an_arrow_with_its_value(side: int) -> None:
+    limits = law_figure([analyse(sweep(), "params", "psnr")]).axes[0].get_ylim()
+    axes, named = panel_with(20.0 + side * 1000)
+    assert axes.get_ylim() == limits and named == [f"no fusion: {number(20.0 + side * 1000)}"]
+    (tip,) = [item.xy[1] for item in axes.texts if isinstance(item, Annotation) and item.arrow_patch is not None]
+    assert tip == (0.0 if side < 0 else 1.0)
+
+
+def test_every_decoder_has_its_level_of_no_fusion_and_many_their_span() -> None:
+    rows = len(sweep())
+    axes, _ = panel_with(np.resize([18.0, 18.5], rows))
+    levels = [float(line.get_ydata()[0]) for line in axes.get_lines() if str(line.get_color()) == "#D55E00"]
+    assert levels == [18.0, 18.5]
+    assert "no fusion, 2 decoders: 18 to 18.5" in [text.get_text() for text in axes.get_legend().get_texts()]
+    axes, _ = panel_with(np.linspace(18, 19, rows))
+    levels = [float(line.get_ydata()[0]) for line in axes.get_lines() if str(line.get_color()) == "#D55E00"]
+    assert rows > LEVELS and levels == [18.0, 19.0]
+    assert any(isinstance(item, Rectangle) and item.get_height() == 1.0 for item in axes.patches)
 
 
 def test_repeated_configurations_have_their_mean_and_standard_error() -> None:
@@ -218,3 +261,18 @@ def test_residuals_are_about_the_law_asked_for(asking: str | Asking, name: str, 
     np.testing.assert_allclose(table["residual"], y - law.value(x), rtol=0, atol=1e-9)
     below = f"Run minus {law.name if name else 'line'}; shaded"
     assert below in (tmp_path / "report.html").read_text()
+
+
+def test_checks_of_convergence_are_hollow_and_joined_to_their_trials() -> None:
+    axes = law_figure([analyse(checked(0.2, 0.5), "params", "psnr")]).axes[0]
+    marks = [line for line in axes.get_lines() if line.get_gid() == CHECK]
+    assert [float(line.get_xdata()[0]) for line in marks] == pytest.approx([1e4, 2.56e6])
+    ends = [20.21, 20.01 + 0.6 * math.log10(256) + 0.5]
+    assert [float(line.get_ydata()[0]) for line in marks] == pytest.approx(ends)
+    assert all(line.get_markerfacecolor() == "none" for line in marks) and marks[0].get_label() == "twice the steps"
+    joined = [line for line in axes.get_lines() if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2]
+    assert [20.01, 20.21] in [pytest.approx(list(line.get_ydata())) for line in joined]
+    low, high = axes.get_ylim()
+    assert low < 20.21 and marks[1].get_ydata()[0] < high
+    assert not [line for line in law_figure([analyse(sweep(), "params", "psnr")]).axes[0].get_lines()
+                if line.get_gid() == CHECK]  # fmt: skip

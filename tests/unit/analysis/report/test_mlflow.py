@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from drorae.errors import UserError
 
 
 @pytest.mark.slow
-def test_predictions_go_to_mlflow(tmp_path: Path, paper: Analysis) -> None:
+def test_predictions_go_to_mlflow(new_store: Callable[[Path], str], tmp_path: Path, paper: Analysis) -> None:
     from analysis.report.mlflow import write_predictions
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_store(tmp_path)
     client = MlflowClient(uri)
     experiment = client.create_experiment("sweep", str(tmp_path / "artifacts"))
     record = register(paper.comparison, paper.predict(2e8))
@@ -46,10 +47,10 @@ ASKED = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(new_store: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store: twelve trials on a power law with offset, one of them failed, in experiment `sweep`."""
     folder = tmp_path_factory.mktemp("store")
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client = MlflowClient(new_store(folder))
     experiment = client.create_experiment("sweep", str(folder / "artifacts"))
     noise = np.random.default_rng(0).normal(0, 0.002, 12)
     for i, size in enumerate(np.geomspace(1e5, 1e8, 12).tolist()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from tables import sweep
 
+from analysis.report.figures import law_figure, residual_figure
 from analysis.report.outcome import FitOutcome, fit_table
 from analysis.report.write import headline
 from drorae.errors import UserError
@@ -20,6 +22,25 @@ def test_text_says_what_was_left_out(outcome: FitOutcome) -> None:
     assert "5 configurations, 9 runs" in outcome.text
     assert "left out: row 4 (11abcdef): status diverged" in outcome.text
     assert all(line.isascii() for line in outcome.text.splitlines())
+
+
+def test_a_metric_in_training_s_features_is_marked_everywhere_and_never_heads_a_report(tmp_path: Path) -> None:
+    frame = sweep().assign(looked_through="dinov2=tokenizer")
+    found = fit_table(frame, "params", ["rfd_dinov2", "psnr"], out=tmp_path)
+    mark = "in the tokenizer's own features"
+    assert [tree["y"] for tree in found.trees] == ["psnr", "rfd_dinov2"] and found.trees[1]["mark"] == mark
+    assert "mark" not in found.trees[0] and f"\nrfd_dinov2 ({mark}) = " in found.text
+    page, html = (unescape(found.paths[name].read_text()) for name in ("markdown", "html"))
+    assert page.startswith(f"# psnr, rfd_dinov2 ({mark}) against params\n\n**PSNR")
+    assert all(f"Fréchet distance (DINOv2 features), {mark}" in text for text in (page, html))
+    # Every claim, row and note that names it.
+    plain = [line for line in page.splitlines() if "rfd_dinov2" in line and f"rfd_dinov2 ({mark})" not in line]
+    assert all("config_hash" in line or (line.startswith("|") and "| x" in line) for line in plain), plain
+    figures = law_figure(found.analyses), residual_figure(found.analyses)
+    assert [mark in axes.get_ylabel() for figure in figures for axes in figure.axes] == [False, True] * 2
+    assert all(mark in verdict.claim for verdict in found.analyses[1].verdicts[:2])
+    # Tables that do not say.
+    assert mark not in fit_table(sweep(), "params", ["rfd_dinov2"]).text
 
 
 def test_nothing_is_written_when_one_metric_cannot_be_fitted(tmp_path: Path) -> None:

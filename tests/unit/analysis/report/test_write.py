@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tables import sweep
+from tables import checked, sweep
 
 from analysis.inference.analysis import Analysis, analyse
 from analysis.report.figures import law_figure
@@ -193,3 +193,31 @@ def test_where_the_line_stands_the_thick_curve_is_the_preferred_law() -> None:
         x = np.asarray(thick.get_xdata(), float)
         law = found.leading if found.rejected else found.comparison.preferred
         np.testing.assert_allclose(np.asarray(thick.get_ydata(), float), law.value(x))
+
+
+def test_a_law_that_longer_trials_move_says_so_first(tmp_path: Path) -> None:
+    moved = fit_table(checked(0.2, 0.7), "params", ["psnr"], out=tmp_path / "moved")
+    said = "psnr: not converged: twice the steps: 20.01 -> 20.21 dB at h = 1, 21.45 -> 22.15 dB at h = 256"
+    assert moved.text.startswith(said)
+    page = moved.paths["markdown"].read_text()
+    assert said in page.partition("## ")[0] and "hollow diamonds" in page
+    assert (
+        "| converged: twice the steps move the law by less than a quarter of its range (psnr) | ✗ not supported" in page
+    )
+    assert "not converged" in unescape(moved.paths["html"].read_text())
+    tree = json.loads(moved.paths["json"].read_text())
+    assert tree["n"] == 10 and tree["verdicts"][-1]["verdict"] == "not supported"
+    assert [end["change"] for end in tree["convergence"]["ends"]] == pytest.approx([0.2, 0.7])
+    still = fit_table(checked(0.01, 0.01), "params", ["psnr"], out=tmp_path / "still")
+    assert "not converged" not in still.text + still.paths["markdown"].read_text()
+    assert "SUPPORTED: converged" in still.text and "convergence-unmeasured" not in still.text
+
+
+def test_where_convergence_was_not_measured_one_note_says_so(outcome: FitOutcome) -> None:
+    note = "whether the trials are trained to the end was not measured: --check-convergence"
+    page = outcome.paths["markdown"].read_text()
+    assert len(outcome.analyses) == 2 and outcome.text.count(note) == page.count(note) == 1
+    trees = json.loads(outcome.paths["json"].read_text())
+    warned = [[item["code"] for item in tree["warnings"]] for tree in (trees, *trees["also"])]
+    assert ["convergence-unmeasured" in codes for codes in warned] == [True, False]
+    assert trees["convergence"] is None and not any("converged" in item["claim"] for item in trees["verdicts"])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.inference.analysis import analyse
+from analysis.laws.line import fit_line
 from analysis.table.best_of import Best, choose_best
 from analysis.table.columns import arrange
 from analysis.table.selection import select
@@ -70,7 +71,7 @@ def test_other_settings_are_still_refused_and_the_direction_is_asked_for() -> No
 def test_the_interval_of_the_slope_holds_where_larger_sizes_were_tried_more_often() -> None:
     rng, held, naive = np.random.default_rng(0), 0, 0
     for _ in range(200):
-        line = analyse(arrange(tries([1, 1, 2, 2, 8, 8], rng), best_of=["lr"]), "params", "rfid").line
+        line = fit_line(select(arrange(tries([1, 1, 2, 2, 8, 8], rng), best_of=["lr"]), "params", "rfid"))
         low, high = line.slope_ci95
         held += low <= -0.1 <= high
         low, high = line.regression.conf_int()[1]

@@ -84,6 +84,7 @@ def test_settings_drawn_at_random_are_no_seeds() -> None:
     "columns",
     [{"host": ["a", "b"] * 6}, {"val_loss": range(12)}, {"psnr": np.linspace(20, 30, 12)}, {"Runtime": range(12)},
      {"startTime": [f"10:0{i % 10}" for i in range(12)]}, {"baseline_psnr": [20.1, 20.2] * 6},
+     {"gain_psnr": np.linspace(0, 1, 12)}, {"gain_rfd_dinov2_se": np.linspace(0, 1, 12)}, {"gain_l1": [0.1, 0.2] * 6},
      {"phase1_weights": ["x", "y"] * 6}, {"notes": ["", "again"] * 6},
      {"GPU Type": ["A100", "H100"] * 6}, {"tags": [["a"], ["b"]] * 6}],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from tables import trials
 
 from analysis.report.mlflow import write_fits
 from analysis.report.outcome import fit_table
-from analysis.table.mlflow import read_mlflow
+from analysis.table.mlflow import _Run, _trial_row, read_mlflow
 from drorae.errors import UserError
 
 
@@ -75,3 +75,11 @@ def test_mlflow_round_trip(tmp_path: Path) -> None:
         read_mlflow(uri, "swep")
     with pytest.raises(UserError, match="did not answer"):
         read_mlflow(uri, parent_run="0" * 32)
+
+
+def test_a_run_that_checks_convergence_is_known_by_its_tag() -> None:
+    tags = {"drorae.config_hash": "abc", "drorae.status": "finished"}
+    run = _Run("run", "FINISHED", {"seed": "0"}, {"psnr": 20.0}, tags)
+    assert "role" not in _trial_row(run)
+    assert _trial_row(run._replace(tags=tags | {"drorae.role": "convergence"}))["role"] == "convergence"
+    assert "role" not in _trial_row(run._replace(tags=tags | {"drorae.role": ""}))

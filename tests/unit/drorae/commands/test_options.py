@@ -60,12 +60,17 @@ def test_every_runtime_option_reaches_the_runtime(tmp_path: Path) -> None:
         device="cpu",
         threads=3,
         features="online",
+        loader_workers=2,
         cache_dir=str(tmp_path),
         cache_limit_gb=2.5,
+        cache_evict=True,
         micro_batch=4,
         activation_checkpointing=True,
         fast_kernels=True,
+        compile=True,
         checkpoint_seconds=7.0,
+        evaluate_every=8,
+        evaluate_images=9,
     )
     runtime = options.runtime()
     assert {name: getattr(runtime, name) for name in vars(options)} == vars(options)
@@ -73,7 +78,14 @@ def test_every_runtime_option_reaches_the_runtime(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threads", -1), ("micro_batch", -1), ("checkpoint_seconds", float("nan")), ("cache_limit_gb", 0.0)],
+    [
+        ("threads", -1),
+        ("micro_batch", -1),
+        ("checkpoint_seconds", float("nan")),
+        ("cache_limit_gb", 0.0),
+        ("evaluate_every", -1),
+        ("evaluate_images", 0),
+    ],
 )
 def test_a_runtime_that_makes_no_sense_is_refused_by_its_option(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}: expected .*, got {value}$"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,13 +149,16 @@ def test_a_register_that_is_none_is_named_and_the_report_written(
     assert "prediction-psnr-1e+08-abc.json: not" in said and "expected what --register wrote" in said
 
 
-def add(client: MlflowClient, root: Path, name: str, frame: pd.DataFrame, rate: float = 1e-3) -> None:
-    """Trials of an experiment."""
+def add(
+    client: MlflowClient, root: Path, name: str, frame: pd.DataFrame, rate: float = 1e-3, begun: float = 0.0
+) -> None:
+    """Trials of an experiment, begun at a time in seconds since 1970; by default before every registration."""
     found = client.get_experiment_by_name(name)
     experiment = found.experiment_id if found else client.create_experiment(name, str(root / "artifacts" / name))
     for row in frame.to_dict("records"):
         tags = {"drorae.kind": "trial", "drorae.config_hash": str(row["config_hash"]) + name}
-        run = client.create_run(experiment, tags=tags | {"drorae.status": "finished"}).info.run_id
+        tags |= {"drorae.status": "finished"}
+        run = client.create_run(experiment, start_time=round(1000 * begun), tags=tags).info.run_id
         settings = {"fusion.variant": "energy", "phase2.lr": rate, "seed": row["seed"]}
         params = [Param(key, str(value)) for key, value in settings.items()]
         params.append(Param("fusion.expert_hidden_dim", str(row["expert_hidden_dim"])))
@@ -164,11 +168,11 @@ def add(client: MlflowClient, root: Path, name: str, frame: pd.DataFrame, rate: 
 
 
 @pytest.fixture
-def server(elsewhere: Path) -> tuple[MlflowClient, Path]:
+def server(new_store: Callable[[Path], str], elsewhere: Path) -> tuple[MlflowClient, Path]:
     """Two sweeps of six sizes, of each of which a prediction is registered."""
     root = elsewhere / "runs"
     root.mkdir()
-    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    client = MlflowClient(new_store(root))
     for name in ("first", "second"):
         add(client, root, name, sweep(SIZES, error=float(len(name))))
         assert main(["predict", f"mlflow:{name}", "--y", "psnr", "--at", "1.5e8", "--register"]) == 0
@@ -192,8 +196,7 @@ def test_a_server_s_record_is_over_all_its_sweeps(
     assert "1 of 1 inside their 95% interval" in (root / "first" / "law" / "report.html").read_text()
 
     # A plan's sweep has an experiment of its own; its runs begin after the second of the registration.
-    time.sleep(2.1)
-    add(client, root, "next", sweep(np.array([1.5e8]), error=16.0))
+    add(client, root, "next", sweep(np.array([1.5e8]), error=16.0), begun=time.time() + 2)
     write(sweep(SIZES, error=6.0), root / "second")
     assert main(["report", "runs/second"]) == 0
     said = capsys.readouterr().out

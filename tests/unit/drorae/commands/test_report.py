@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from drorae.commands.report import choose_axis
+from drorae.commands.report import choose_axis, counted, law_trials
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,12 @@ from drorae.commands.report import choose_axis
 )
 def test_the_law_is_of_what_varies(columns: dict[str, list[int]], axis: tuple[str, str] | None) -> None:
     assert choose_axis(pd.DataFrame(columns)) == axis
+
+
+def test_trials_that_check_convergence_are_counted_apart_and_set_no_axis() -> None:
+    frame = pd.DataFrame(
+        {"role": ["", None, "convergence"], "fusion_params": [1, 2, 2], "config_hash": ["a", "b", "c"]}
+    )
+    assert list(law_trials(frame)["config_hash"]) == ["a", "b"]
+    assert counted(frame) == "2 trials, and 1 that checks convergence"
+    assert counted(frame.drop(columns="role")) == "3 trials"

@@ -11,7 +11,7 @@ import pytest
 
 from drorae.commands.main import main
 from drorae.config import config_hash
-from sweeps.driver.conductor import SweepOutcome
+from sweeps.driver.run import SweepOutcome
 from sweeps.published import EXHIBITS
 from sweeps.spec import SweepSpec, expand
 
@@ -29,7 +29,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         for config in expand(spec):
             quality = config.fusion.expert_hidden_dim**0.5 + config.fusion.num_layers + config.seed / 10
             key = config_hash(config)
-            metrics = {"rfd_dinov2": 900 - quality, "psnr": 10 + quality, "ssim": 0.5, "probe_loss": 0.9}
+            metrics = {"rfd_effnet2": 900 - quality, "psnr": 10 + quality, "ssim": 0.5, "probe_loss": 0.9}
             row = {"config_hash": key, "variant": config.fusion.variant, "seed": config.seed, "status": "finished",
                    "expert_hidden_dim": config.fusion.expert_hidden_dim, "num_layers": config.fusion.num_layers or 12,
                    "fusion_params": 1000 * config.fusion.expert_hidden_dim * (config.fusion.num_layers or 12),
@@ -80,7 +80,7 @@ def test_a_table_stands_beside_the_published_one(capsys: pytest.CaptureFixture[s
     tree = json.loads(capsys.readouterr().out)
     assert trained == ["reproduce-design-smoke"]
     cell = tree["rows"]["energy + incremental"]["rFID"]
-    assert cell["published"] == 0.47 and len(cell["measured"]) == 2 and cell["metric"] == "rfd_dinov2"
+    assert cell["published"] == 0.47 and len(cell["measured"]) == 2 and cell["metric"] == "rfd_effnet2"
     assert tree["rows"]["cross-attention"].keys() == {"rFID"}
     folder = Path("runs/reproduce-design-smoke/reproduce")
     assert {path.name for path in folder.iterdir()} == {"table3.md", "table3.csv", "table3.json"}
@@ -98,7 +98,7 @@ def test_one_trial_gives_all_rows_of_table_1(capsys: pytest.CaptureFixture[str],
 def test_scaling_has_three_laws_with_their_reports(capsys: pytest.CaptureFixture[str], trained: list[str]) -> None:
     assert main(["reproduce", "scaling", "--at", "smoke"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"{name}: rfd_dinov2 slope" in shown for name in ("capacity", "layers", "pooled"))
+    assert all(f"{name}: rfd_effnet2 slope" in shown for name in ("capacity", "layers", "pooled"))
     folder = Path("runs/reproduce-scaling-smoke/reproduce")
     found = json.loads((folder / "scaling.json").read_text())["laws"]
     assert [found[name]["fit"]["n"] for name in ("capacity", "layers", "pooled")] == [8, 12, 19]

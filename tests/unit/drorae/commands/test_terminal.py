@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from terminal import CONTROL, Done, impatient, run
 
-from drorae.commands.terminal import working
+from drorae.commands.terminal import _progress_text, working
 
 
 def shown_table(columns: int, on: str, header: Sequence[str], rows: Sequence[Sequence[str]], **options: Any) -> Done:
@@ -125,3 +125,8 @@ def test_work_that_takes_long_moves_on_one_line_of_a_terminal_and_goes(on: Any) 
     note = ["a note of", "    /some/path/that/is/wider/than/the/te", "rminal"]
     assert done.screen() == [*note, *(["the result"] if on == "all" else [])]
     assert done.stdout == ("" if on == "all" else "the result\n")
+
+
+def test_a_row_of_held_out_images_in_words() -> None:
+    row = {"phase": "phase2", "step": 40.0, "held_out.psnr": 21.234, "held_out.images": 200.0}
+    assert _progress_text(row) == "phase2 step 40, held-out PSNR 21.23 dB"

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from drorae.config import (
     LOCATIONS,
     PRESETS,
     FusionConfig,
+    ImagesConfig,
     Runtime,
     TrialConfig,
     config_hash,
@@ -83,15 +84,23 @@ QUICKSTART = [
 
 def test_hashes_are_those_of_the_first_version() -> None:
     from sweeps.presets import SWEEPS
-    from sweeps.spec import expand
+    from sweeps.spec import Axis, SweepSpec, expand
 
-    assert [config_hash(config) for config in expand(SWEEPS["quickstart"])] == QUICKSTART
-    smoke = [config_hash(config) for config in expand(SWEEPS["smoke"])]
-    assert smoke == ["53ca2247e08f", "7ad4515df7da", "c473c09ecddb", "70dca137d561"]
-    base = PRESETS["quickstart"]
+    def then(config: TrialConfig) -> TrialConfig:
+        """With what was measured by default then."""
+        return override(config, "evaluation.extractors", ("dinov2", "effnet"))
+
+    def hashes(spec: SweepSpec) -> list[str]:
+        return [config_hash(config) for config in expand(replace(spec, base=then(spec.base)))]
+
+    base = then(TrialConfig(images=ImagesConfig(train_images=2000, val_images=800)))
+    axes = Axis("capacity", (8, 32, 64, 128, 256, 512)), Axis("seed", (0, 1))
+    assert hashes(SweepSpec("quickstart", base, axes)) == QUICKSTART
+    assert hashes(SWEEPS["smoke"]) == ["53ca2247e08f", "7ad4515df7da", "c473c09ecddb", "70dca137d561"]
     assert (config_hash(phase1_key(base)), config_hash(shared_key(base))) == ("c1f63027325e", "146c9f3b392f")
     placed = override(override(base, "images.source", "folder"), "images.path", "imagenet")
     assert former_hash(placed) == "be2206a00a99", "which has a place: imagenet"
+    assert config_hash(override(base, "evaluation.effnet2_size", 224)) != config_hash(base)
 
 
 @dataclass(frozen=True)

@@ -81,3 +81,12 @@ def test_an_unknown_part_is_refused_by_name() -> None:
         UserError, match=r"phase2.trains: 'router' is not known; choose one of fusion, decoder, encoder"
     ):
         changed(phase2__trains="fusion,router")
+
+
+def test_wider_experts_learn_at_lower_rates_where_a_phase_says_so() -> None:
+    config = changed(phase2__lr=4e-3, phase2__lr_width=40)
+    for hidden, rate in ((40, 4e-3), (4, 4e-3 * 10**0.3), (400, 4e-3 / 10**0.3)):
+        rates = [phase.settings.lr for phase in override(config, "fusion.expert_hidden_dim", hidden).phases]
+        assert rates == pytest.approx([1e-3, rate, 1e-3])
+    assert override(config, "phase2.trains", "decoder").phases[1].settings.lr == 4e-3
+    assert config_hash(config) != config_hash(override(config, "phase2.lr_width", 0))

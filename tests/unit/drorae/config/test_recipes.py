@@ -95,7 +95,7 @@ OURS = {
     "encoder.weights": "timm's copy of the published weights",
     "evaluation.extractors": "the published rFID's network, and two beside it",
     "evaluation.dinov2_size": INPUT,
-    "evaluation.effnet_size": INPUT,
+    "evaluation.effnet2_size": INPUT,
     "evaluation.quantise": "as RAE's code evaluates",
     "evaluation.lpips": "LPIPS is published; its network is not named",
 }

@@ -120,3 +120,20 @@ def test_a_discriminator_that_is_not_used_is_not_judged() -> None:
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_the_presets_are_sound(name: str) -> None:
     PRESETS[name].check()
+
+
+@pytest.mark.parametrize(
+    ("fields", "train", "val"),
+    [
+        ({}, 12, 12),
+        ({"fusion.num_layers": "3"}, 3, 3),
+        ({"fusion.layers": "2,4"}, 11, 11),
+        ({"fusion.layers": "2,4", "fusion.variant": "last"}, 1, 1),
+        ({"phase2.epochs": "0"}, 1, 12),
+    ],
+)
+def test_a_trial_says_how_many_layers_its_phases_read(fields: dict[str, str], train: int, val: int) -> None:
+    config = TrialConfig()
+    for name, value in fields.items():
+        config = override(config, name, value)
+    assert (config.reads(12), config.fusion.reads(12)) == (train, val)

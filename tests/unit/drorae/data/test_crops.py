@@ -88,6 +88,15 @@ def test_fingerprints_follow_the_crop_settings(tmp_path: Path) -> None:
     assert load_images(folder_config(tmp_path, size=8)).val.fingerprint != plain.val.fingerprint
 
 
+def test_fingerprints_stay_what_they_were_before_a_setting_came(tmp_path: Path) -> None:
+    """Of the settings of 0.1.0: another one would have every cache made anew."""
+    pixels = (np.arange(4 * 16 * 16 * 3).reshape(4, 16, 16, 3) % 251).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", train=pixels, val=pixels[:2] + 3)
+    images = load_images(ImagesConfig(source="npz", path=str(tmp_path / "images.npz"), size=16))
+    assert images.train.fingerprint.startswith("1b468bc0494bb51d")
+    assert images.val.fingerprint.startswith("e361832dd13e4456")
+
+
 def test_image_sets_travel_to_other_processes_and_know_their_bounds(tmp_path: Path) -> None:
     write_pictures(tmp_path, 8)
     for images in (load_images(folder_config(tmp_path)), load_images(ImagesConfig(train_images=4))):
@@ -97,6 +106,13 @@ def test_image_sets_travel_to_other_processes_and_know_their_bounds(tmp_path: Pa
         for index in (-1, len(images.train)):
             with pytest.raises(IndexError):
                 images.train.crops([index])
+
+
+def test_images_are_the_same_read_by_one_thread(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 8)
+    images = load_images(folder_config(tmp_path)).train
+    assert images.threads > 1 and images.one_by_one().threads == 1
+    assert np.array_equal(everything(images.one_by_one()), everything(images))
 
 
 @pytest.mark.parametrize(("width", "height"), [(30_000, 2), (2, 30_000), (4000, 40)])

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from drorae.config import EncoderConfig, ObjectiveConfig, Runtime
-from drorae.data.features import open_features
+from drorae.data.features import DTYPES, Features, OnlineFeatures, open_features
 from drorae.data.pixels import as_images
+from drorae.errors import Notice
 from drorae.losses.perceptual import load_perceptual
 from drorae.models.encoder import Encoder, load_encoder
+from drorae.storage import arrays
 
 CPU = torch.device("cpu")
 CONFIG = EncoderConfig(name="vit_tiny_patch16_224", weights="random", input_size=32)
@@ -77,6 +79,28 @@ def test_features_of_another_resizing_are_another_entry(tmp_path: Path, encoder:
     assert not torch.equal(*found)
 
 
+def test_features_are_made_with_threads_of_their_own_and_are_the_same(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    network = load_perceptual(ObjectiveConfig(perceptual_size=32))
+    forward, targets = encoder.forward, network.targets
+    monkeypatch.setattr(encoder, "forward", lambda crops: seen.append(torch.get_num_threads()) or forward(crops))
+    monkeypatch.setattr(network, "targets", lambda crops: seen.append(torch.get_num_threads()) or targets(crops))
+    usual = torch.get_num_threads()
+    made = []
+    for threads in (0, usual + 1):
+        folder = tmp_path / str(threads)
+        runtime = Runtime(cache_dir=str(folder), encoding_threads=threads)
+        made.append(open_features(Squares(tmp_path / "log"), encoder, CONFIG, 1, network, runtime, CPU))
+        assert torch.get_num_threads() == usual
+    # A convolution adds in another order with more threads: the targets have those of the run.
+    assert seen == [usual, usual, usual + 1, usual]
+    one, other = (features.batch(np.arange(10), 0, 12) for features in made)
+    assert one.targets is not None and other.targets is not None
+    assert torch.equal(one.layers, other.layers) and torch.equal(one.targets, other.targets)
+
+
 def _open(folder: Path) -> None:
     runtime = Runtime(cache_dir=str(folder))
     open_features(Squares(folder / "log"), load_encoder(CONFIG, "unused"), CONFIG, 1, None, runtime, CPU)
@@ -106,6 +130,61 @@ def test_perceptual_targets_come_from_the_cache(tmp_path: Path, encoder: Encoder
     assert float(network.distance(network.unpack(batch.targets), direct)) < 1e-4
 
 
+def layer_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("features/*/layers-*.bin"))
+
+
+def test_only_the_layers_that_are_read_are_kept(tmp_path: Path, encoder: Encoder) -> None:
+    images, items = Squares(tmp_path / "log"), np.array([7, 2, 2])
+
+    def opened(folder: str, depth: int) -> Features:
+        runtime = Runtime(cache_dir=str(tmp_path / folder))
+        return open_features(images, encoder, CONFIG, 1, None, runtime, CPU, depth=depth)
+
+    every, last = opened("all", 0), opened("last", 1)
+    assert layer_bytes(tmp_path / "all") == encoder.num_layers * layer_bytes(tmp_path / "last") > 0
+    assert torch.equal(last.batch(items, 0, 1).layers, every.batch(items, 0, 12).layers[:, -1:])
+    # More than was foreseen is made when it is read.
+    assert torch.equal(last.batch(items, 0, 5).layers, every.batch(items, 0, 5).layers)
+    assert torch.equal(last.batch(items, 0, 1).layers, every.batch(items, 0, 1).layers)
+    assert last.batch(items, 0, 0).layers.numel() == 0
+
+
+@pytest.mark.parametrize("held", [4, 12])
+def test_an_entry_of_more_layers_serves(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    images, runtime, items = Squares(tmp_path / "log"), Runtime(cache_dir=str(tmp_path)), np.arange(10)
+    deep = open_features(images, encoder, CONFIG, 1, None, runtime, CPU, depth=held).batch(items, 0, held)
+    before = layer_bytes(tmp_path)
+
+    def forbidden(crops: torch.Tensor) -> None:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(encoder, "forward", forbidden)
+    for depth in (1, 3, held):
+        features = open_features(images, encoder, CONFIG, 1, None, runtime, CPU, depth=depth)
+        assert torch.equal(features.batch(items, 0, depth).layers, deep.layers[:, -depth:])
+    assert layer_bytes(tmp_path) == before
+
+
+def test_damaged_layers_are_encoded_again_to_the_same_bits(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "SHARD_BYTES", 4 * 12 * 4 * 192 * 2)
+    images, runtime, items = Squares(tmp_path / "log"), Runtime(cache_dir=str(tmp_path)), np.arange(10)
+    whole = open_features(images, encoder, CONFIG, 1, None, runtime, CPU).batch(items, 0, 12)
+    paths = sorted(tmp_path.glob("features/*/layers-*.bin"))
+    assert len(paths) == 3
+    content = bytearray(paths[1].read_bytes())
+    content[99] ^= 4
+    paths[1].write_bytes(content)
+    features = open_features(images, encoder, CONFIG, 1, None, runtime, CPU)
+    with pytest.warns(Notice, match=f"{paths[1].name}: damaged"):
+        again = features.batch(items, 0, 12)
+    assert torch.equal(again.layers, whole.layers)
+
+
 def test_fresh_crops_change_with_the_epoch(tmp_path: Path, encoder: Encoder) -> None:
     runtime = Runtime(cache_dir=str(tmp_path), features="online")
     features = open_features(Squares(tmp_path / "log"), encoder, CONFIG, 0, None, runtime, CPU)
@@ -113,3 +192,26 @@ def test_fresh_crops_change_with_the_epoch(tmp_path: Path, encoder: Encoder) -> 
     assert len(features) == 10
     first, again, second = (features.batch(items, epoch, 1).pixels for epoch in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("feature_dtype", ["bf16", "fp32"])
+def test_online_features_keep_the_deepest_blocks_alone_and_leave_them_where_they_are_made(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, feature_dtype: str
+) -> None:
+    images, dtype = Squares(tmp_path / "log"), DTYPES[feature_dtype]
+    features = OnlineFeatures(images, encoder, dtype, 1, CPU)
+    items = np.arange(4)
+    pixels = torch.from_numpy(images.crops(items.tolist())).permute(0, 3, 1, 2)
+    whole = encoder(as_images(pixels)).layers.to(dtype)
+    for depth in (1, 3, encoder.num_layers):
+        layers = features.batch(items, 0, depth).layers
+        assert torch.equal(layers, whole[:, -depth:])
+        # No view of a stack of all blocks.
+        assert layers.untyped_storage().nbytes() == layers.nbytes
+    assert features.batch(items, 0, 0).layers.shape == (4, 0)
+
+    def no_copy(tensor: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("copied to the CPU")
+
+    monkeypatch.setattr(torch.Tensor, "cpu", no_copy)
+    features.batch(items, 0, 1)

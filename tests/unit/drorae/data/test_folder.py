@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from image_files import everything, folder_config, jpeg, picture, user_error, write_pictures
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
-import drorae.data.folder
+import drorae.data.collection
+import drorae.data.encoded
 from drorae.config import ImagesConfig
 from drorae.data.crops import centre_crop
 from drorae.data.images import load_images
@@ -183,7 +184,7 @@ def test_a_file_that_cannot_be_opened_just_now_is_not_left_out(
             raise OSError(number, os.strerror(number), str(path))
         return open(path, mode)
 
-    monkeypatch.setattr(drorae.data.folder, "open", refuse, raising=False)
+    monkeypatch.setattr(drorae.data.collection, "open", refuse, raising=False)
     with pytest.raises(OSError, match=os.strerror(number)):
         load_images(folder_config(tmp_path))
 
@@ -231,7 +232,7 @@ def test_a_file_cut_short_never_passes(tmp_path: Path, kept: float, kind: str, p
 
 
 def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drorae.data.folder, "FULL_CHECK_FILES", 10)
+    monkeypatch.setattr(drorae.data.collection, "FULL_CHECK_FILES", 10)
     write_pictures(tmp_path / "train", 39)
     write_pictures(tmp_path / "val", 2)
     (tmp_path / "train" / "zero.png").touch()
@@ -250,9 +251,9 @@ def test_a_large_folder_is_checked_by_headers_and_fails_late(tmp_path: Path, mon
 def test_a_copy_of_a_folder_is_the_same_images_and_a_changed_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(drorae.data.folder, "FULL_CHECK_FILES", limit)
-    monkeypatch.setattr(drorae.data.folder, "SAMPLE_FILES", 2, raising=False)
-    monkeypatch.setattr(drorae.data.folder, "HEAD_BYTES", 128, raising=False)
+    monkeypatch.setattr(drorae.data.collection, "FULL_CHECK_FILES", limit)
+    monkeypatch.setattr(drorae.data.collection, "SAMPLE_FILES", 2, raising=False)
+    monkeypatch.setattr(drorae.data.encoded, "HEAD_BYTES", 128, raising=False)
     write_pictures(tmp_path / "train", 5)
     write_pictures(tmp_path / "val", 2)
 
@@ -283,16 +284,6 @@ def test_a_copy_of_a_folder_is_the_same_images_and_a_changed_one_is_not(
         2 if limit == 0 else 5
     )
     assert fingerprint(lambda train: (train / "000.png").write_bytes((train / "001.png").read_bytes())) != whole
-
-
-def test_of_a_long_file_in_the_sample_both_ends_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drorae.data.folder, "SAMPLE_BYTES", 8)
-    monkeypatch.setattr(drorae.data.folder, "HEAD_BYTES", 2)
-    for content, sampled, part in (
-        (b"0123456789ab", True, b"012389ab"), (b"01234567", True, b"01234567"), (b"012", True, b"012"),
-        (b"0123456789ab", False, b"01"),
-    ):  # fmt: skip
-        assert drorae.data.folder._part(io.BytesIO(content), len(content), sampled) == part
 
 
 def test_train_and_val_folders_are_the_split(tmp_path: Path) -> None:
@@ -495,3 +486,47 @@ def test_images_on_both_sides_are_reported_with_examples(tmp_path: Path) -> None
     assert "2 of 6 validation images are also training images, byte for byte: copy0.png and 0.png, copy1" in same
     assert "3 of 6 validation images look like a training image: smaller2.jpg and 2.png" in near
     assert images.notices[-2:] == (same, near)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("resize", [0, 20])
+def test_a_draft_is_decoded_smaller_and_cut_where_the_whole_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int, resize: int
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    for number in range(8):
+        # No multiple of a fraction, so that the reduced picture has a little another shape.
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(picture(number, 331, 277), exif=exif))
+    whole = load_images(folder_config(tmp_path, resize=resize))
+    draft = load_images(folder_config(tmp_path, resize=resize, draft=True))
+    expected = everything(whole.train).astype(int)
+    centred = everything(whole.train.centred())
+    decoded: list[int] = []
+    transpose = ImageOps.exif_transpose
+
+    def note(image: Image.Image) -> Image.Image:
+        upright = transpose(image)
+        decoded.append(min(upright.size))
+        return upright
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", note)
+    found = everything(draft.train).astype(int)
+    # Twice the side wanted is 32 or 40 of 277: an eighth is 35.
+    assert set(decoded) == ({70} if resize else {35})
+    # A square that is one pixel off is 10 away.
+    assert np.abs(found - expected).mean() < 1 and np.abs(found - expected).max() < 12
+    assert not np.array_equal(found, expected)
+    decoded.clear()
+    assert np.array_equal(everything(draft.val), everything(whole.val))
+    assert np.array_equal(everything(draft.train.centred()), centred)
+    assert set(decoded) == {277}
+
+
+def test_a_draft_changes_jpegs_alone_and_the_fingerprint_of_training_crops(tmp_path: Path) -> None:
+    for number in range(8):
+        picture(number, 331, 277).save(tmp_path / f"{number}.png")
+    whole, draft = (load_images(folder_config(tmp_path, **changes)) for changes in ({}, {"draft": True}))
+    assert np.array_equal(everything(draft.train), everything(whole.train))
+    assert draft.train.fingerprint != whole.train.fingerprint
+    assert draft.val.fingerprint == whole.val.fingerprint

@@ -59,7 +59,7 @@ class Patches(nn.Module):
         self.fusion = nn.Module()
         self.fusion.num_layers = self.fusion.reads = 1
 
-    def forward(self, crops: torch.Tensor) -> LayerFeatures:
+    def forward(self, crops: torch.Tensor, num_layers: int = 0) -> LayerFeatures:
         tokens = nn.functional.avg_pool2d(crops, 4).flatten(2).transpose(1, 2)
         return LayerFeatures(tokens[:, None], tokens)
 

@@ -110,3 +110,87 @@ def test_equal_arrays_are_reported(tmp_path: Path) -> None:
     train = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     with pytest.warns(Notice, match=r"6 of 6 validation images are also training images.* val\[0\] and train\[0\]"):
         load_images(write_npz(tmp_path / "a.npz", train=train, val=train))
+
+
+def arrays_of(*counts: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8) for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "keys"),
+    [
+        (("train", "val"), ("train_label", "val_label"), ()),
+        (("train", "val"), ("train_labels", "val_labels"), ()),
+        (("train", "val"), ("y_train", "y_val"), ()),
+        (("x_train", "x_test"), ("y_train", "y_test"), ()),
+        (("train_images", "test_images"), ("train_labels", "test_labels"), ()),
+        (("training", "validation"), ("labels_train", "labels_val"), ()),
+        (("a", "b"), ("a_labels", "b_labels"), ("a", "b")),
+        (("a", "b"), ("c", "d"), ("a", "b", "c", "d")),
+        (("train", "val"), ("train_fine", "val_fine"), ("train", "val", "train_fine", "val_fine")),
+    ],
+)
+def test_labels_lie_beside_their_images(
+    tmp_path: Path, images: tuple[str, str], labels: tuple[str, str], keys: tuple[str, ...]
+) -> None:
+    train, val = arrays_of(6, 4)
+    classes = np.arange(6) % 2, np.arange(4)[:, None] % 2
+    arrays = dict(zip((*images, *labels), (train, val, *classes), strict=True))
+    found = load_images(replace(write_npz(tmp_path / "a.npz", **arrays), keys=keys))
+    assert found.train.labels is not None and found.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert found.val.labels is not None and found.val.labels.tolist() == [0, 1, 0, 1]
+    assert found.label_names == () and found.train.captions is None
+    bare = load_images(
+        replace(write_npz(tmp_path / "b.npz", **dict(zip(images, (train, val), strict=True))), keys=keys[:2])
+    )
+    assert bare.train.labels is None and bare.train.fingerprint == found.train.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"), [(("images", "labels"), ("images",)), (("arr_0", "arr_1"), ("arr_0", "arr_1"))]
+)
+def test_labels_of_one_array_are_split_with_it(tmp_path: Path, names: tuple[str, str], keys: tuple[str, ...]) -> None:
+    (images,) = arrays_of(9)
+    config = write_npz(
+        tmp_path / "a.npz", **{names[0]: images, names[1]: images[:, 0, 0, 0]}, classes=np.array(["a"] * 256)
+    )
+    found = load_images(replace(config, keys=keys, train_images=5))
+    assert (len(found.train), len(found.val)) == (5, 2) and found.label_names == ("a",) * 256
+    for side in (found.train, found.val):
+        assert side.labels is not None and np.array_equal(side.labels, everything(side)[:, 0, 0, 0])
+
+
+def test_labels_that_fit_no_images_are_refused_or_said(tmp_path: Path) -> None:
+    train, val = arrays_of(6, 4)
+    config = write_npz(tmp_path / "a.npz", train=train, val=val, train_labels=np.arange(5))
+    message = user_error(config)
+    assert "array train_labels of" in message and "is int64 of shape [5]" in message and "shape [6]" in message
+    more = write_npz(tmp_path / "a.npz", train=train, a=np.arange(6), b=np.arange(6))
+    assert "images.keys: a, b are more arrays of labels than train" in user_error(
+        replace(more, keys=("train", "a", "b"))
+    )
+    for said, labels in {
+        "labels .* goes with none of train, val, and is not used": {"labels": np.arange(10)},
+        "y_train, train_labels of .* may each be labels of train": {
+            "y_train": np.arange(6),
+            "train_labels": np.zeros(6),
+        },
+    }.items():
+        with pytest.warns(Notice, match=said):
+            assert load_images(write_npz(tmp_path / "a.npz", train=train, val=val, **labels)).train.labels is None
+    masks = load_images(write_npz(tmp_path / "a.npz", train=train, val=val, train_label=train[..., 0]))
+    assert masks.train.labels is None
+
+
+def test_python_objects_are_no_labels_and_no_names(tmp_path: Path) -> None:
+    train, val = arrays_of(6, 4)
+    objects = {"train_labels": np.array([0, None] * 3)}
+    message = user_error(write_npz(tmp_path / "a.npz", train=train, val=val, **objects))
+    assert "array train_labels of" in message and "expected 6 whole numbers from 0 as labels of train" in message
+    config = write_npz(tmp_path / "a.npz", train=train, val=val, y_train=np.arange(6), classes=np.array(["a", None]))
+    with pytest.warns(
+        Notice, match=r"array classes of .* holds Python objects; write texts, numpy.array\(classes, str\)"
+    ):
+        images = load_images(config)
+    assert images.train.labels is not None and images.label_names == ()

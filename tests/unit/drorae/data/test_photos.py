@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from image_files import everything, user_error
 
-import drorae.data.folder
+import drorae.data.collection
 from drorae.config import ImagesConfig
 from drorae.data.images import load_images
 from drorae.data.photos import read_photos, split_photo

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from drorae.config import DecoderConfig, FusionConfig
-from drorae.data.features import Batch
-from drorae.diagnostics.latents import as_map, as_tokens, latent_batches, latent_statistics
+from drorae.data.batch import Batch
+from drorae.diagnostics.latents import as_map, as_tokens, element_statistics, latent_batches, latent_statistics
 from drorae.errors import UserError
 from drorae.models.decoder import Decoder
 from drorae.models.fusion.registry import LayerFusion
@@ -64,6 +64,18 @@ def test_a_part_of_the_images_is_evenly_spaced(tokenizer: Tokenizer) -> None:
     torch.testing.assert_close(found.mean, latents.mean(0), rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="-1 of 11 images"):
         latent_statistics(tokenizer, Layers(), images=-1)
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_statistics_of_batches_normalise_every_element(size: int) -> None:
+    latents = 3 * torch.randn(20, 4, 2, 2, generator=torch.Generator().manual_seed(0)) + 100
+    found = element_statistics(iter(latents.split(size)))
+    normalised = found.normalise(latents)
+    torch.testing.assert_close(normalised, (latents - latents.mean(0)) / (latents.var(0, correction=0) + 1e-5).sqrt())
+    torch.testing.assert_close(normalised.mean(0), torch.zeros(4, 2, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.denormalise(normalised), latents)
+    with pytest.raises(UserError, match="no latents"):
+        element_statistics(iter(()))
 
 
 def test_latents_come_with_the_crops_that_they_are_of(tokenizer: Tokenizer) -> None:

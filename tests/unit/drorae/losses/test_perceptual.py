@@ -10,7 +10,8 @@ from torch import Tensor
 
 from drorae.config import ObjectiveConfig
 from drorae.losses.perceptual import PerceptualNetwork, load_perceptual, resize
-from drorae.models import effnet as efficientnet
+from drorae.models.effnet import load_effnet
+from drorae.models.wheels import LITE0
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
@@ -44,7 +45,7 @@ def test_resizing_by_products_is_torch_s_own(height: int, width: int, size: int)
 def test_distance_is_lpips_with_unit_weights(network: PerceptualNetwork) -> None:
     """Against arXiv 1801.03924, Eq. 1, written out over the unmodified network's stages."""
     a, b = photo("astronaut", 64), photo("coffee", 64)
-    model = efficientnet.load_effnet()
+    model = load_effnet(LITE0)
 
     def stages(images: Tensor) -> list[Tensor]:
         found = model.forward_intermediates((images - 0.5) / 0.5, intermediates_only=True)

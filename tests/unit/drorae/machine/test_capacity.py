@@ -47,3 +47,11 @@ def test_images_that_are_not_there_are_named_with_their_field(tmp_path: Path) ->
     check_machine(config, CPU)
     with pytest.raises(UserError, match="images.val_path=.*gone"):
         check_machine(override(config, "images.val_path", str(tmp_path / "gone")), CPU)
+
+
+def test_a_pattern_is_there_where_all_its_shards_are(tmp_path: Path) -> None:
+    (tmp_path / "s-0.tar").touch()
+    config = override(SMOKE, "images.source", "webdataset")
+    check_machine(override(config, "images.path", f"{tmp_path}/s-{{0..0}}.tar"), CPU)
+    with pytest.raises(UserError, match=r"images.path=.*s-\{0..1\}.tar"):
+        check_machine(override(config, "images.path", f"{tmp_path}/s-{{0..1}}.tar"), CPU)

@@ -15,11 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from drorae.config import DECODERS, PRESETS, Runtime, TrialConfig, override
 from drorae.errors import UserError
 from drorae.losses.discriminator import DinoDiscriminator
-from drorae.losses.perceptual import STAGES
+from drorae.losses.perceptual import STAGES, PerceptualNetwork
 from drorae.machine.downloads import needed_weights
 from drorae.machine.needs import (
+    FUSION_NUMBERS,
     KNOWN_SHAPES,
     PERCEPTUAL_FLOPS,
+    PERCEPTUAL_NUMBERS,
     PERCEPTUAL_PARAMS,
     EncoderShape,
     Needs,
@@ -34,8 +36,8 @@ from drorae.machine.needs import (
 )
 from drorae.models.backbones import build_vit
 from drorae.models.decoder import Decoder
-from drorae.models.effnet import NAME
 from drorae.models.fusion.registry import LayerFusion
+from drorae.models.wheels import LITE0
 
 IMAGES = 1_281_167
 
@@ -215,7 +217,7 @@ def counted_perceptual_and_last_weight(config: TrialConfig) -> float:
 
 def test_the_perceptual_network_s_arithmetic_and_parameters_are_torch_s() -> None:
     with torch.device("meta"):
-        effnet = timm.create_model(NAME)
+        effnet = timm.create_model(LITE0.network)
         stem = nn.Sequential(effnet.conv_stem, effnet.bn1, *list(effnet.blocks)[: STAGES[-1] + 1]).eval()
         pixels = torch.zeros(1, 3, 64, 64)
     assert counted(lambda: stem(pixels)) == PERCEPTUAL_FLOPS["effnet"] * 64**2
@@ -307,3 +309,48 @@ def test_the_estimate_grows_with_what_it_is_about() -> None:
     assert paper.memory_bytes > 20 * weights
     half = rough_needs(override(PRESETS["paper"], "phase1.batch_size", 128), Runtime(), shape)
     assert half.memory_bytes == paper.memory_bytes, "phase 3 still takes as much"
+
+
+def kept_numbers(run: Callable[[], object], others: list[torch.Tensor]) -> float:
+    """float32 numbers that a forward pass keeps for the backward pass, beside these tensors."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in others}
+    sizes: dict[int, int] = {}
+    alive: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(sizes.values()) / 4
+
+
+def test_what_the_perceptual_network_keeps_is_counted() -> None:
+    network = PerceptualNetwork(timm.create_model("tf_efficientnet_lite0"), 64).eval().requires_grad_(False)
+    images = torch.rand(4, 3, 64, 64, requires_grad=True)
+    others = [*network.parameters(), *network.buffers(), images]
+    found = kept_numbers(lambda: network.features(images), others)
+    assert found / (4 * 64**2) == pytest.approx(PERCEPTUAL_NUMBERS["effnet"], rel=0.05)
+    config = PRESETS["quickstart"]
+    phase = measure(config, Runtime(micro_batch=8), 1024).phases[0]
+    assert phase.perceptual_bytes == 8 * config.objective.perceptual_size**2 * PERCEPTUAL_NUMBERS["effnet"] * 4
+    assert phase.memory_bytes >= phase.perceptual_bytes + phase.activation_bytes
+
+
+@pytest.mark.parametrize("variant", ["energy", "softmax", "cross_attention", "hirae"])
+def test_what_the_fusion_keeps_is_counted(variant: str) -> None:
+    """Within 10% of experts that are wider than the encoder."""
+    hidden = 512
+    torch.manual_seed(0)
+    fusion = LayerFusion(
+        dataclasses.replace(PRESETS["quickstart"].fusion, variant=variant, expert_hidden_dim=hidden),  # type: ignore[arg-type]
+        12, nn.LayerNorm(384, elementwise_affine=False),
+    )  # fmt: skip
+    layers = torch.randn(64, 12, 16, 384)
+    found = kept_numbers(lambda: fusion.latent(layers), [*fusion.parameters(), layers]) / (64 * 16 * 12)
+    of_width, of_hidden = FUSION_NUMBERS.get(variant, FUSION_NUMBERS["energy"])
+    assert found == pytest.approx(of_width * 384 + of_hidden * hidden, rel=0.1)

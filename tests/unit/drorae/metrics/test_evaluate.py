@@ -10,26 +10,18 @@ import pytest
 import torch
 from photographs import crops, noisy, pairs
 from PIL import Image
+from thumbnail import Thumbnail
 from torch import Tensor
 
 from drorae.data.crops import centre_crop, evaluation_crop
 from drorae.data.photos import read_photos
-from drorae.metrics import image
+from drorae.metrics import image, kernel, rows
 from drorae.metrics.evaluate import evaluate
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.frechet import FeatureStatistics, frechet_distance
 from drorae.metrics.references import Origin, read_reference, write_reference
+from drorae.metrics.rows import Rows
 from drorae.metrics.samples import FeatureSample
-
-
-class Thumbnail(FeatureExtractor):
-    """A quick extractor: the image at 4 x 4 pixels."""
-
-    name, metric, kernel_metric = "thumbnail", "rfd_thumbnail", "kd_thumbnail"
-    dim, input_size, fingerprint = 48, 4, "thumbnail"
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1)
 
 
 def test_evaluate_streams_what_whole_arrays_give() -> None:
@@ -65,6 +57,28 @@ def test_a_perfect_reconstruction() -> None:
     found = evaluate(pairs(originals, originals, 25), [Thumbnail()]).metrics
     assert found["psnr"] == image.MAX_PSNR and found["l1"] == 0 and found["ssim"] == pytest.approx(1, abs=1e-5)
     assert 0 <= found["rfd_thumbnail"] < 1e-9
+
+
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features come back from their files in parts; nothing reads all of them."""
+    asked = []
+    plain = Rows.__getitem__
+
+    def noted(self: Rows, chosen: slice | np.ndarray) -> np.ndarray:
+        found = plain(self, chosen)
+        asked.append(len(found))
+        return found
+
+    originals = crops(100)
+    painted = noisy(originals, 15.0)
+    whole = evaluate(pairs(originals, painted, batch=32), [Thumbnail()]).metrics
+    monkeypatch.setattr(Rows, "__getitem__", noted)
+    monkeypatch.setattr(rows, "BLOCK", 24)
+    monkeypatch.setattr(kernel, "PART", 25)
+    found = evaluate(pairs(originals, painted, batch=32), [Thumbnail()]).metrics
+    assert asked and max(asked) <= 25
+    for name in ("rfd_thumbnail", "rfd_thumbnail_se"):
+        assert found[name] == pytest.approx(whole[name], rel=1e-9)
 
 
 def test_worse_reconstructions_measure_worse(effnet: FeatureExtractor) -> None:

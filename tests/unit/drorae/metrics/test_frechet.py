@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
+from drorae.metrics import frechet
 from drorae.metrics.frechet import (
     FeatureStatistics,
     Influence,
     frechet_distance,
     frechet_influence,
+    frechet_influences,
     frechet_replicates,
 )
 
@@ -170,6 +173,17 @@ def test_decomposition_falls_back_where_lapack_gives_up(monkeypatch: pytest.Monk
     assert frechet_distance(*statistics) == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_fast_way_falls_back_where_lapack_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (statistics_of(sample(200, 20, seed)) for seed in (0, 1))
+    expected = frechet_distance(a, b)
+
+    def fail(_: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fail)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
 def influence_of(a: np.ndarray, b: np.ndarray) -> Influence:
     return frechet_influence(statistics_of(a), a, statistics_of(b), b)
 
@@ -192,6 +206,79 @@ def weighted_distance(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> floa
     ]
     cross = np.linalg.svd(rows[0] @ rows[1].T, compute_uv=False).sum()
     return ((means[0] - means[1]) ** 2).sum() + sum((x**2).sum() for x in rows) - 2 * cross
+
+
+CONDITIONS = {
+    # What the spectra fall by, images per feature, features that are copies of others: is Cholesky's way taken?
+    "well conditioned": (0.5, 4.0, 0, True),
+    "as a network's": (1.0, 4.0, 0, True),
+    "nearly as few images as features": (1.0, 1.1, 0, True),
+    "beyond what squares can hold": (5.0, 4.0, 0, False),
+    "a feature that is the sum of others": (1.0, 4.0, 1, False),
+    "half of the features are others' copies": (1.0, 4.0, 2, False),
+    "fewer images than features": (1.0, 0.5, 0, False),
+    "one image fewer than would do": (1.0, 1.0, 0, False),
+}
+
+
+def conditioned(dim: int, decay: float, ratio: float, copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs in a random basis, or with features that others determine."""
+    originals, painted = (part.copy() for part in pairs(int(ratio * dim), dim, seed=dim, decay=decay)[::-1])
+    basis = np.linalg.qr(np.random.default_rng(dim).standard_normal((dim, dim)))[0]
+    sets = [painted @ basis, originals @ basis]
+    for features in sets:
+        if copies == 1:
+            features[:, -1] = features[:, :5].sum(1)
+        elif copies == 2:
+            features[:, dim // 2 :] = features[:, : dim // 2]
+    return sets[0], sets[1]
+
+
+@pytest.mark.parametrize("dim", [16, 100, 240])
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_fast_way_is_taken_where_it_agrees_and_only_there(condition: str, dim: int) -> None:
+    """Against the space of the images, which needs no covariance, and against scipy's root of the product."""
+    decay, ratio, copies, fast = CONDITIONS[condition]
+    a, b = conditioned(dim, decay, ratio, copies)
+    one, two = statistics_of(a), statistics_of(b)
+    taken = frechet._by_cholesky(one.cov, two.cov, frechet._uncoupled(one, two)[0], vectors=False)
+    if dim > 16 or fast:
+        assert (taken is not None) == fast
+    found = frechet_distance(one, two)
+    assert found == pytest.approx(weighted_distance(a, b, np.ones(len(a))), rel=1e-6)
+    if fast:
+        cross = scipy.linalg.sqrtm(one.cov.numpy() @ two.cov.numpy()).real.trace()
+        traces = float(one.cov.trace() + two.cov.trace())
+        assert found == pytest.approx(((a.mean(0) - b.mean(0)) ** 2).sum() + traces - 2 * cross, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_fast_way_does_not_depend_on_the_unit_of_the_features(scale: float) -> None:
+    a, b = conditioned(60, 1.0, 4.0, 0)
+    one, two = statistics_of(a * scale), statistics_of(b * scale)
+    assert frechet._by_cholesky(one.cov, two.cov, frechet._uncoupled(one, two)[0], vectors=True) is not None
+    expected = weighted_distance(a, b, np.ones(len(a))) * scale**2
+    assert frechet_distance(one, two) == pytest.approx(expected, rel=1e-6)
+
+
+def test_sets_that_hardly_differ_are_left_to_the_slow_way() -> None:
+    """Their distance is what is left of traces that are a billion times as large."""
+    a, _ = conditioned(100, 1.0, 4.0, 0)
+    one, two = statistics_of(a), statistics_of(a * (1 + 1e-6))
+    assert frechet._by_cholesky(one.cov, two.cov, frechet._uncoupled(one, two)[0], vectors=False) is None
+    assert 0 <= frechet_distance(one, two) < 1e-9 * float(one.cov.trace())
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_influences_are_the_same_either_way(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
+    a, b = conditioned(60, 1.0, 4.0, 0)
+    one, two = statistics_of(a), statistics_of(b)
+    assert frechet._by_cholesky(one.cov, two.cov, frechet._uncoupled(one, two)[0], vectors=True) is not None
+    fast = frechet_influence(one, a, two, None if exact else b)
+    monkeypatch.setattr(frechet, "_by_cholesky", lambda *given, **named: None)
+    slow = frechet_influence(one, a, two, None if exact else b)
+    assert fast.distance == pytest.approx(slow.distance, rel=1e-6)
+    np.testing.assert_allclose(fast.images, slow.images, atol=1e-6 * slow.images.std())
 
 
 @pytest.mark.parametrize(("n", "dim"), [(60, 12), (30, 80)])
@@ -277,3 +364,39 @@ def test_what_has_no_error_is_refused() -> None:
         influence_of(a[:1], b[:1])
     with pytest.raises(ValueError, match="the features of 10 images"):
         frechet_influence(statistics_of(a), a, statistics_of(b), b[:9])
+
+
+@pytest.mark.parametrize(("n", "m", "dim"), [(60, 90, 12), (40, 25, 60), (25, 200, 60), (200, 30, 60)])
+def test_influences_of_independent_sets_are_derivatives(n: int, m: int, dim: int) -> None:
+    """By weights: image i of either set counted 1 + h/n times, in the space of the features or below it."""
+    a, b = sample(n, dim, seed=0), sample(m, dim, seed=1, shift=0.1) * 1.3
+    found = frechet_influences(statistics_of(a), a, statistics_of(b), b)
+    assert found.distance == pytest.approx(frechet_distance(statistics_of(a), statistics_of(b)), rel=1e-6)
+
+    def moments(rows: np.ndarray, item: int, step: float) -> frechet.Moments:
+        weights = np.ones(len(rows)) / len(rows)
+        weights[item] += step
+        weights /= weights.sum()
+        mean = weights @ rows
+        cov = (weights[:, None] * (rows - mean)).T @ (rows - mean) * len(rows) / (len(rows) - 1)
+        return frechet.Moments(torch.from_numpy(mean), torch.from_numpy(cov))
+
+    step = 1e-5
+    for item in (0, 7, 20):
+        for rows, side, other in ((a, found.a, statistics_of(b)), (b, found.b, statistics_of(a))):
+            up, down = (frechet_distance(moments(rows, item, sign * step), other) for sign in (1, -1))
+            assert side[item] == pytest.approx((up - down) / (2 * step), rel=2e-3, abs=2e-3 * np.abs(side).max())
+
+
+def test_influences_give_the_spread_over_independent_sets() -> None:
+    distances, errors, parts = [], [], []
+    for seed in range(0, 400, 2):
+        a, b = sample(300, 8, seed), sample(500, 8, seed + 1, shift=0.2)
+        found = frechet_influences(statistics_of(a), a, statistics_of(b), b)
+        distances.append(found.distance)
+        errors.append(found.standard_error)
+        parts.append(found.standard_error_b)
+    assert np.mean(errors) == pytest.approx(np.std(distances), rel=0.2)
+    assert 0.3 < np.mean(parts) / np.mean(errors) < 0.9
+    with pytest.raises(ValueError, match="features of 300 and 500 images"):
+        frechet_influences(statistics_of(a), a[:9], statistics_of(b), b)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +52,23 @@ def test_ssim_equals_scikit_image(size: int) -> None:
     ]
     np.testing.assert_allclose(image.ssim(b, a).numpy(), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(image.ssim(a, a).double(), torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (6, 6), (48, 20)])
+def test_ssim_equals_torchmetrics(shape: tuple[int, int]) -> None:
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    a = crops(5, 64)[..., : shape[0], : shape[1]]
+    for b in (noisy(a, 25.0), a, 255 - a, torch.zeros_like(a)):
+        expected = functional.structural_similarity_index_measure(
+            b.double(), a.double(), data_range=255.0, reduction="none"
+        )
+        torch.testing.assert_close(image.ssim(b, a), expected, rtol=0, atol=1e-9)
+
+
+def test_metrics_do_not_import_torchmetrics() -> None:
+    """Which takes a second and a half of every process."""
+    code = "import sys, drorae.metrics.evaluate; assert 'torchmetrics' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_ssim_does_not_depend_on_the_batch() -> None:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from drorae.config import TrialConfig, flatten, override
 from drorae.metrics import extractors
-from drorae.metrics.registry import METRICS, better, objective, title
+from drorae.metrics.registry import METRICS, better, looked_through, mark, objective, title
+
+EFFNET = {f"{kind}_effnet" for kind in ("rfd", "kd", "gfd", "is", "precision", "recall")}
+DINOV2 = {f"{kind}_dinov2" for kind in ("rfd", "kd", "gfd", "precision", "recall")}
 
 
 def test_every_extractor_s_distances_are_in_the_list() -> None:
-    classes = [kind for kind in extractors.FeatureExtractor.__subclasses__() if kind.__module__ == extractors.__name__]
+    classes = [kind for kind in extractors.EXTRACTORS.values() if isinstance(kind, type)]
+    assert len(classes) == len(extractors.EXTRACTORS)
     frechet = {item.name: item.extractor for item in METRICS if item.extractor}
     assert {kind.metric: kind.name for kind in classes} == frechet
     assert {kind.kernel_metric for kind in classes} <= {item.name for item in METRICS}
+
+
+def test_every_extractor_s_metrics_of_generated_images_are_in_the_list() -> None:
+    networks = {item.name: (item.network, item.better) for item in METRICS}
+    for kind in extractors.EXTRACTORS.values():
+        assert isinstance(kind, type)
+        assert networks[kind.generated_metric] == (kind.name, "lower")
+        assert networks[kind.precision_metric] == networks[kind.recall_metric] == (kind.name, "higher")
+        assert not kind.score_metric or networks[kind.score_metric] == (kind.name, "higher")
+        assert not kind.spatial_metric or networks[kind.spatial_metric] == (kind.name, "lower")
+    assert title("gfd_effnet2") == "Generation's Fréchet distance (EfficientNet-Lite2 features)"
+    assert mark("gfd_dinov2", ["dinov2=tokenizer"]) == "in the tokenizer's own features"
+    assert objective(("effnet2", "dinov2")) == "rfd_effnet2"
 
 
 def test_names_are_unique() -> None:
@@ -22,7 +42,22 @@ def test_names_are_unique() -> None:
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("psnr", "higher"), ("rFID-50k", "lower"), ("baseline", None), ("ssim_val", "higher"), ("lpips_squeeze", "lower")],
+    [
+        ("psnr", "higher"),
+        ("rFID-50k", "lower"),
+        ("baseline", None),
+        ("ssim_val", "higher"),
+        ("lpips_squeeze", "lower"),
+        ("baseline_l1", "lower"),
+        ("gain_l1", "higher"),
+        ("gain_rfd_dinov2_se", "higher"),
+        ("gain_mine", None),
+        ("gfd_mine", "lower"),
+        ("sFID", "lower"),
+        ("IS", "higher"),
+        ("precision", "higher"),
+        ("recall_clip", "higher"),
+    ],
 )
 def test_directions(name: str, wanted: str | None) -> None:
     assert better(name) == wanted
@@ -33,5 +68,42 @@ def test_the_objective_of_a_search() -> None:
     assert objective(()) == "psnr"
 
 
+def test_a_search_s_objective_is_no_metric_that_training_looks_through() -> None:
+    assert objective(("effnet", "dinov2", "effnet2"), "dinov2=tokenizer effnet=training") == "rfd_effnet2"
+    assert objective(("effnet",), "effnet=training") == "psnr"
+
+
+@pytest.mark.parametrize(
+    "name", ["rfd_effnet", "kd_effnet", "phase2.rfd_effnet", "baseline_kd_effnet", "rfd_effnet_reference"]
+)
+def test_whatever_is_measured_in_training_s_features_is_marked(name: str) -> None:
+    seen = looked_through(flatten(TrialConfig()))
+    assert mark(name, ["", seen]) == "in training's features" and mark(name, [""]) == mark(name, []) == ""
+    assert not mark(name.replace("effnet", "effnet2"), [seen]) and not mark("psnr", [seen])
+
+
+@pytest.mark.parametrize(
+    ("fields", "marked"),
+    [
+        ({}, EFFNET | DINOV2),
+        ({"objective.perceptual_weight": 0.0}, DINOV2),
+        ({"objective.perceptual": "none", "encoder.weights": "hub"}, set()),
+        ({"objective.perceptual": "lpips_vgg", "encoder.weights": "random"}, {"lpips_vgg"}),
+    ],
+)
+def test_marks_are_of_the_networks_of_a_config(fields: dict[str, Any], marked: set[str]) -> None:
+    config = TrialConfig()
+    for name, value in fields.items():
+        config = override(config, name, value)
+    seen = looked_through(flatten(config))
+    assert {item.name for item in METRICS if mark(item.name, [seen])} == marked
+    assert mark("rfd_dinov2", [looked_through(flatten(config), "dinov2")]) == "in the tokenizer's own features"
+
+
+def test_distances_begin_with_the_independent_network_s_and_end_with_training_s() -> None:
+    found = [item.name for item in METRICS if item.extractor]
+    assert (METRICS[0].name, found[0], found[-1]) == ("rfd_effnet2", "rfd_effnet2", "rfd_effnet")
+
+
 def test_a_name_without_title_stays_as_it_is() -> None:
-    assert title("psnr") == "PSNR (dB)" and title("mine") == "mine"
+    assert title("psnr") == "PSNR (dB)" and title("mine") == "mine" and title("gain_mine") == "gain_mine"

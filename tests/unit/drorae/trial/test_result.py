@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from drorae.errors import UserError
-from drorae.trial.folder import TrialStatus, write_tree
+from drorae.trial.folder import TrialStatus, read_outcome, write_tree
 from drorae.trial.result import TrialResult, read_result
 
 
@@ -26,6 +27,22 @@ def test_a_result_that_was_written_comes_back(tmp_path: Path) -> None:
     write_tree(tmp_path, "result.json", asdict(result))
     found = read_result(str(tmp_path))
     assert found == result and found is not None and found.status is TrialStatus.DIVERGED
+
+
+def test_a_result_of_before_gains_is_read(tmp_path: Path) -> None:
+    tree = asdict(TrialResult("abc", TrialStatus.FINISHED, "energy", 8, 12, 0, 1, 2, {"psnr": 20.0}))
+    del tree["gain"]
+    (tmp_path / "result.json").write_text(json.dumps({"schema": 1, "drorae": "0.1.0", **tree}))
+    found = read_result(tmp_path)
+    assert found is not None and found.gain == {} and read_outcome(tmp_path)["metrics"] == {"psnr": 20.0}
+
+
+def test_results_of_older_versions_are_read_with_their_status(tmp_path: Path) -> None:
+    now = asdict(TrialResult("abc", TrialStatus.UNCONVERGED, "energy", 8, 12, 0, 1, 2, {"psnr": 20.0}))
+    assert "loss_tail_drop" not in now
+    write_tree(tmp_path, "result.json", now | {"loss_tail_drop": 0.07, "reason": "training loss still fell by 7.0%"})
+    found = read_result(tmp_path)
+    assert found is not None and found.status is TrialStatus.UNCONVERGED and found.metrics == {"psnr": 20.0}
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"status": "fine"}', '{"status": "finished", "colour": 1}'])

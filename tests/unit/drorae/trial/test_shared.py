@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_config, tiny_images
+from unwritable import public_folder, unwritable
 
 from drorae.config import PRESETS, Runtime, override
 from drorae.errors import UserError
+from drorae.trial import shared
 from drorae.trial.shared import choose_device, decoder_address, decoder_place, open_workshop
 
 FINGERPRINTS = {"images_train": "images", "encoder": "encoder", "perceptual": "none"}
@@ -51,3 +54,30 @@ def test_one_validation_image_is_refused_before_anything_is_made(tmp_path: Path)
     with pytest.raises(UserError, match="1 validation image has no spread"):
         open_workshop(config, Runtime(device="cpu", cache_dir=str(tmp_path / "cache")))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_an_older_cache_s_baseline_is_measured_image_by_image_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once where the cache can be written to; where it cannot, it still serves what it holds."""
+    with public_folder() as folder:
+        config = tiny_config(tiny_images(folder / "images.npz"))
+        runtime = Runtime(device="cpu", threads=1, cache_dir=str(folder / "cache"))
+        whole = open_workshop(config, runtime)
+        (kept,) = (folder / "cache").glob("decoders/*/baseline-*.npz")
+
+        def reopen() -> None:
+            monkeypatch.setattr(shared, "_last", None)
+            again = open_workshop(config, runtime)
+            assert again.baseline == whole.baseline and again.baseline_images.keys() == whole.baseline_images.keys()
+            assert all(
+                np.array_equal(again.baseline_images[name], whole.baseline_images[name]) for name in ("psnr", "l1")
+            )
+
+        for path in (kept, kept.with_name(f"{kept.name}.sha256")):
+            path.unlink()
+        with unwritable(folder / "cache"):
+            reopen()
+        assert not kept.exists()
+        reopen()
+        assert kept.exists()
+        monkeypatch.setattr(shared.Workshop, "evaluate", None)
+        reopen()

@@ -1,14 +1,16 @@
-"""The conductor of a call: what it says as it ends before its time, and where it says its results are."""
+"""The conductor of a call: what it says as it ends before its time."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from done_trials import begin, finish, spec_of
+from hook import hook
 from runs import only_run
 
 from drorae.commands.main import main
@@ -17,13 +19,13 @@ from drorae.errors import ClusterLostError, UserError
 from drorae.runtime.signals import Interrupted, Signals
 from drorae.storage.files import write_json
 from drorae.storage.remote import Remote
-from sweeps.driver.conductor import Conductor, SweepOutcome
+from sweeps.driver.conductor import Conductor
 from sweeps.driver.home import Home
+from sweeps.driver.notify import Notifier
 from sweeps.driver.output import Tail
 from sweeps.driver.screen import Screen
 from sweeps.driver.status import sweep_state
 from sweeps.folder.lease import LeaseLostError
-from sweeps.folder.mirror import Mirror
 from sweeps.folder.sweep import RunAddress, read_record
 from sweeps.resources import Resources
 from sweeps.settings import PREPARE, Settings
@@ -40,7 +42,8 @@ def conductor(root: Path | str, people: io.StringIO | None = None) -> Conductor:
     screen = Screen("mine", people or io.StringIO(), io.StringIO(), Tail(home.log), "", False)
     settings = Settings(Runtime(), Resources(), 3, None, 0.0, "", "")
     basis = {config_hash(config): config for config in expand(spec)}
-    return Conductor(spec, basis, settings, home, screen, Signals(), GO_ON)
+    notifier = Notifier((), "mine", str(home.place), GO_ON, screen.line)
+    return Conductor(spec, basis, settings, home, screen, Signals(), GO_ON, notifier)
 
 
 def test_a_mistake_in_the_first_call_leaves_no_folder(tmp_path: Path) -> None:
@@ -90,6 +93,18 @@ def test_a_store_shows_the_record_from_the_first_and_none_of_a_mistake(
     assert (root / "mine").files() == {}
 
 
+def test_a_lost_cluster_is_told_by_a_driver_that_hangs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, left = conductor(tmp_path / "runs"), []
+    driver.notifier.words = hook(tmp_path / "told")
+    monkeypatch.setattr("os._exit", left.append)
+    driver._leave(ClusterLostError("the head node is gone"))
+    with pytest.raises(ClusterLostError), driver.notifier.ending(driver.standing, lambda: driver.counts):
+        raise ClusterLostError("the head node is gone")
+    told = (tmp_path / "told").read_text()
+    assert left == [1]
+    assert told == f"error mine: error: the head node is gone; 0 of 2 trials are done; to go on: {GO_ON}\n"
+
+
 def test_an_unusable_cache_is_said_once_before_anything_is_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     driver = conductor(tmp_path)
@@ -116,12 +131,12 @@ def test_a_folder_that_is_another_drivers_or_recorded_is_left_alone(tmp_path: Pa
     assert (tmp_path / "mine" / "sweep.json").exists()
 
 
-def test_an_interrupt_after_a_takeover_says_who_took_over_and_writes_nothing(tmp_path: Path) -> None:
+def test_an_interrupt_after_a_takeover_says_who_took_over_and_writes_nothing(
+    new_store: Callable[[Path], str], tmp_path: Path
+) -> None:
     people = io.StringIO()
     driver = conductor(tmp_path, people)
-    tracker = SweepTracker(
-        "mine", "id", tmp_path, f"sqlite:///{tmp_path}/mlflow.db", check=lambda: driver.home.lease.check()
-    )
+    tracker = SweepTracker("mine", "id", tmp_path, new_store(tmp_path), check=lambda: driver.home.lease.check())
     with driver.home.leased(lambda line: None):
         driver._open()
         driver.tracker, driver.address = tracker, tracker.open_parent("a test")
@@ -176,12 +191,3 @@ def test_nothing_is_written_at_the_end_of_a_call_that_recorded_nothing(tmp_path:
     driver._open()
     driver._close()
     assert not driver.home.table.exists() and driver.counts == {}
-
-
-def test_results_are_where_everybody_knows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DRORAE_LOCAL_CACHE", str(tmp_path))
-    here = SweepOutcome(tmp_path, tmp_path / "trials.csv", {}, "", "")
-    assert here.place == str(tmp_path)
-    here.fetch_picture("trials/a")
-    mirror = Mirror(Remote("s3://bucket/runs/mine"), "driver")
-    assert SweepOutcome(mirror.local, tmp_path / "trials.csv", {}, "", "", "", mirror).place == "s3://bucket/runs/mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from sweeps.driver.console import PROGRESS_COLUMNS, duration, progress_cells
 from sweeps.folder.progress import RunningTrial
@@ -18,5 +19,8 @@ def test_a_running_trial_in_cells_leaves_out_what_is_not_known() -> None:
     known = RunningTrial("capacity=8", "phase2", 5, 10, "", 0.123456, 1234.5, 2.5e9)
     assert progress_cells(known) == ("capacity=8", "phase2", "5/10", "0.123", "1,234", "2.5 GB")
     assert len(progress_cells(known)) == len(PROGRESS_COLUMNS)
+    seen = replace(known, held_out_psnr=24.567)
+    assert progress_cells(seen)[2] == "5/10, PSNR 24.57"
+    assert progress_cells(replace(seen, total_steps=0, note="measuring"))[2] == "measuring", "not while it is measured"
     noted = RunningTrial("capacity=8", "prepare", 0, 0, "encoding 3 of 10", math.nan)
     assert progress_cells(noted) == ("capacity=8", "prepare", "encoding 3 of 10", "nan", "", "")

@@ -12,22 +12,23 @@ from drorae.config import config_hash, override
 from drorae.errors import UserError
 from drorae.storage.files import write_json
 from drorae.trial.folder import TrialStatus, write_ending
+from sweeps.checks import all_trials, convergence_checks
 from sweeps.driver.home import Home
 from sweeps.driver.plan import SweepPlan, is_done
 from sweeps.folder.sweep import SweepRecord
-from sweeps.spec import Range, Search, SweepSpec, expand
+from sweeps.spec import Axis, Range, Search, SweepSpec, expand
 
 
 def plan_of(spec: SweepSpec, root: Path) -> SweepPlan:
     home = Home(root, spec.name)
     if not home.record.exists():
         record(spec, root)
-    return SweepPlan(spec, {config_hash(config): config for config in expand(spec)}, home)
+    return SweepPlan(spec, all_trials(spec), home)
 
 
 def record(spec: SweepSpec, root: Path) -> None:
     """As a call of the driver leaves it."""
-    keys = tuple(config_hash(config) for config in expand(spec))
+    keys = tuple(all_trials(spec))
     SweepRecord("an id", spec, keys).write(Home(root, spec.name).directory)
 
 
@@ -53,6 +54,31 @@ def test_a_sweep_keeps_its_id_and_may_grow(tmp_path: Path) -> None:
     assert plan_of(large, tmp_path).sweep_id == plan_of(small, tmp_path).sweep_id == "an id"
     with pytest.raises(UserError, match="holds another sweep .1 of its 2 trials are not in this one.; give this one"):
         plan_of(spec_of("mine", (4,)), tmp_path)
+
+
+def test_checks_of_convergence_come_and_go_with_the_sweep(tmp_path: Path) -> None:
+    plain = spec_of("mine", (4, 8))
+    spec = replace(plain, check_convergence=True)
+    record(plain, tmp_path)
+    for config in expand(plain):
+        finish(tmp_path / "mine" / "trials", config)
+    assert plan_of(plain, tmp_path).missing == []
+    checks = [config_hash(config) for config in convergence_checks(spec)]
+    assert plan_of(spec, tmp_path).varied == ["fusion.expert_hidden_dim"] and set(plan_of(spec, tmp_path).roles) == {
+        *checks
+    }
+    assert plan_of(spec, tmp_path).missing == checks and len(checks) == 2, "the two are added, and nothing is run again"
+    record(spec, tmp_path)
+    for config in convergence_checks(spec):
+        finish(tmp_path / "mine" / "trials", config)
+    assert plan_of(spec, tmp_path).missing == []
+    assert plan_of(plain, tmp_path).total == 2, "and are left out again"
+    seeds = replace(spec, axes=(*spec.axes, Axis("seed", (0, 1))))
+    assert len(plan_of(seeds, tmp_path).missing) == 2, "the other seed's, no check"
+    larger = plan_of(replace(spec, axes=(Axis("capacity", (4, 8, 16)),)), tmp_path)
+    assert [larger.configs[key].fusion.expert_hidden_dim for key in larger.missing] == [16, 16]
+    with pytest.raises(UserError, match="holds another sweep .1 of its 2 trials"):
+        plan_of(replace(spec, axes=(Axis("capacity", (4,)),)), tmp_path)
 
 
 def test_a_call_that_began_no_trial_binds_nobody(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from pickles import reached
 
-from drorae.config import Runtime, TrialConfig, canonical_json
+from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, override
 from drorae.errors import UserError
 from drorae.storage.remote import Remote
-from sweeps.driver.preparation import _PreparationLog
+from sweeps.driver.preparation import Preparation, _PreparationLog
+from sweeps.resources import Share
 from sweeps.worker import entry
 
 Rows = list[dict[str, float | str]]
@@ -60,6 +62,87 @@ def test_an_attempt_that_follows_a_killed_one_loses_and_doubles_no_row(
     assert look() == rows(range(1, 4), 0) + rows(range(4, 9), 2)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "groups", "gpus", "cpus"),
+    [((16,), 1, 0, 16), ((16,), 2, 0, 8), ((16, 16), 2, 0, 16), ((2,), 5, 0, 1), ((16,), 3, 1, 16), ((), 3, 0, 1)],
+)
+def test_preparations_share_out_a_node_without_gpus(
+    nodes: tuple[int, ...], groups: int, gpus: int, cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [{"Resources": {"CPU": float(count), "GPU": float(gpus)}} for count in nodes]
+    monkeypatch.setattr("sweeps.driver.preparation.alive_nodes", lambda: found)
+    asked = SimpleNamespace(groups=dict.fromkeys(range(groups)))
+    assert Preparation._node_share(asked, [Share(1, gpus)]) == Share(cpus, gpus)  # type: ignore[arg-type]
+    largest = Share(4, 2 * gpus, 2)
+    assert Preparation._node_share(asked, [Share(1, gpus), largest]) == largest  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "threads", "encoders", "expected"),
+    [
+        ((16,), 0, (224, 224), [(8, 16), (8, 16)]),
+        ((16,), 0, (224, 448), [(8, 8), (8, 8)]),
+        ((16,), 0, (224, 224, 448, 448), [(4, 8)] * 4),
+        ((16, 16), 0, (224, 224, 224, 224), [(8, 16)] * 4),
+        ((2,), 0, (224,) * 5, [(1, 2)] * 5),
+        ((16,), 0, (224,), [(16, 16)]),
+        ((16,), 3, (224, 224), [(3, 0), (3, 0)]),
+        ((), 0, (224, 224), [(1, 1), (1, 1)]),
+    ],
+)
+def test_who_makes_features_has_the_threads_of_those_that_wait_for_the_same(
+    nodes: tuple[int, ...],
+    threads: int,
+    encoders: tuple[int, ...],
+    expected: list[tuple[int, int]],
+    session: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    from sweeps.driver.home import Home
+
+    given: list[Runtime] = []
+    remote = SimpleNamespace(remote=lambda *sent: given.append(sent[1]), options=lambda **asked: remote)
+    monkeypatch.setattr(ray, "remote", lambda function: remote)
+    found = [{"Resources": {"CPU": float(count)}} for count in nodes]
+    monkeypatch.setattr("sweeps.driver.preparation.alive_nodes", lambda: found)
+    trials = [
+        override(override(TrialConfig(), "decoder.seed", str(seed)), "encoder.input_size", str(size))
+        for seed, size in enumerate(encoders)
+    ]
+    Preparation(
+        {config_hash(trial): trial for trial in trials}, session.screen, Runtime(threads=threads),
+        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
+    ).start()  # fmt: skip
+    assert [(runtime.threads, runtime.encoding_threads) for runtime in given] == expected
+
+
+@pytest.mark.parametrize(("layers", "deepest"), [("1 6 3", 1), ("3 0 12", 1), ("2 2", 0)])
+def test_a_sweep_is_prepared_for_the_trial_that_reads_most_layers(
+    layers: str, deepest: int, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry of the feature cache serves the others."""
+    import ray
+
+    from sweeps.driver.home import Home
+
+    given: list[str] = []
+    remote = SimpleNamespace(remote=lambda *sent: given.append(sent[0]), options=lambda **asked: remote)
+    monkeypatch.setattr(ray, "remote", lambda function: remote)
+    monkeypatch.setattr("sweeps.driver.preparation.alive_nodes", lambda: [{"Resources": {"CPU": 2.0}}])
+    trials = [
+        override(override(TrialConfig(), "fusion.num_layers", count), "seed", str(seed))
+        for seed, count in enumerate(layers.split())
+    ]
+    Preparation(
+        {config_hash(trial): trial for trial in trials}, session.screen, Runtime(),
+        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
+    ).start()  # fmt: skip
+    assert given == [canonical_json(trials[deepest])]
+
+
 def test_a_log_that_became_shorter_is_read_from_its_start(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     tail = _PreparationLog(log, "prepare")
@@ -68,6 +151,19 @@ def test_a_log_that_became_shorter_is_read_from_its_start(tmp_path: Path) -> Non
     assert len(tail.read()) == 1
     log.write_text('{"phase": "phase1", "step": 2, "loss": 1}\n{"phase": "phase1", "st')
     assert [row["step"] for row in tail.read()] == [1, 2]
+
+
+def test_what_phase_1_measures_beside_its_steps_takes_the_place_of_none(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = [
+        {"phase": "phase1", "step": 4, "total_steps": 8, "loss": 0.5},
+        {"phase": "phase1", "step": 4, "held_out.psnr": 20.5, "held_out.images": 9},
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tail = _PreparationLog(log, "prepare")
+    assert tail.read() == rows
+    (running,) = tail.running()
+    assert (running.step, running.total_steps, running.loss, running.held_out_psnr) == (4, 8, 0.5, 20.5)
 
 
 def test_a_preparation_is_given_nothing_of_the_drivers(
@@ -104,8 +200,9 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
     assert cloudpickle.loads(cloudpickle.dumps(sent))
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_preparation_whose_worker_dies_is_made_again_three_times_and_the_reason_named(
-    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
     import ray
     from ray.exceptions import OutOfMemoryError
@@ -117,7 +214,9 @@ def test_a_preparation_whose_worker_dies_is_made_again_three_times_and_the_reaso
 
     sent: list[object] = []
 
-    def get(job: object) -> None:
+    def get(job: object) -> dict[str, Any]:
+        if processes > 1:
+            return {"reason": OUT_OF_MEMORY, "user": False, "again": True}
         raise OutOfMemoryError("low on memory\nmuch else")
 
     remote = SimpleNamespace(remote=lambda *given: sent.append(given), options=lambda **given: remote)
@@ -127,8 +226,8 @@ def test_a_preparation_whose_worker_dies_is_made_again_three_times_and_the_reaso
     monkeypatch.setattr(preparation, "alive_nodes", list)
     home = Home(tmp_path, "smoke")
     made = preparation.Preparation(
-        session.configs, session.screen, Runtime(), lambda config: Share(1.0), "fake_trial:prepare", home,
-        lambda: None, {},
+        session.configs, session.screen, Runtime(), lambda config: Share(2.0, 0.0, processes), "fake_trial:prepare",
+        home, lambda: None, {},
     )  # fmt: skip
     made.start()
     failed, _ = made.finish()

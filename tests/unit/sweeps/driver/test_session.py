@@ -13,7 +13,7 @@ from done_trials import begin, finish, spec_of
 from drorae.config import config_hash
 from drorae.errors import OF_IMAGES
 from drorae.storage.files import write_json
-from drorae.trial.folder import error_file, read_outcome
+from drorae.trial.folder import TrialStatus, error_file, read_outcome, write_ending
 from sweeps.driver.deaths import DIED
 from sweeps.driver.output import Tail
 from sweeps.driver.plan import is_done
@@ -41,10 +41,27 @@ def test_a_finished_trial_is_said_with_its_metrics_and_its_warnings(tmp_path: Pa
     (tmp_path / first / "warnings.txt").write_text("slow disk\nslow disk\n")
     made.end(first, died=False)
     said = people.getvalue().splitlines()
-    assert said[0].startswith("[1/2] capacity=4 rfd_dinov2=96 psnr=10.6 0 s") and said[1:] == ["capacity=4: slow disk"]
+    expected = "[1/2] capacity=4 psnr=10.6 rfd_dinov2=96 (in the tokenizer's own features) gain_psnr=+1.602 ± 0.32 0 s"
+    assert said[0].startswith(expected)
+    assert said[1:] == ["capacity=4: slow disk"]
     assert not (tmp_path / first / "warnings.txt").exists() and list(made.waiting) == [second]
     # Half of what the first took, and a second trial of the same size or larger.
     assert made.seconds_left() is not None and made.started == {}
+
+
+def test_a_trial_that_failed_for_good_is_handed_on_and_no_other(tmp_path: Path) -> None:
+    made, failed = session_of(tmp_path, capacities=(4, 8, 16, 32)), []
+    made.failed = failed.append
+    broken, pruned, diverged, done = made.configs
+    for key in made.configs:
+        made.begin(key, None)
+    finish(tmp_path, made.configs[done])
+    write_ending(tmp_path / broken, TrialStatus.FAILED, "it never works")
+    write_ending(tmp_path / pruned, TrialStatus.PRUNED, "bad")
+    write_ending(tmp_path / diverged, TrialStatus.DIVERGED, "step 3")
+    for key in made.configs:
+        made.end(key, died=False)
+    assert failed == ["capacity=4 failed: it never works"]
 
 
 def test_an_ended_trial_is_handed_on_and_what_is_wrong_with_a_store_is_said_once(tmp_path: Path) -> None:

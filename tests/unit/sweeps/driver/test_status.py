@@ -54,6 +54,42 @@ def test_each_trial_is_counted_once_with_what_became_of_it(tmp_path: Path) -> No
         assert sweep_state(tmp_path).driven
 
 
+def test_trials_that_are_not_needed_are_counted_and_said_to_be_none_to_wait_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of("mine", (4, 8))
+    done, left = expand(spec)
+    folder = tmp_path / "mine"
+    SweepRecord("id", spec, tuple(map(config_hash, (done, left)))).write(folder)
+    finish(folder / "trials", done, seconds=60.0)
+    write_ending(begin(folder / "trials", left), TrialStatus.NOT_NEEDED, "decided after 1 of 2 trials: SUPPORTED")
+    state = sweep_state(folder)
+    assert state.counts == {"finished": 1, "not_needed": 1} and not state.seconds_left and state.failed == ()
+    assert main(["status", "mine", "--root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "decided after 1 of 2 trials: SUPPORTED\n" in said and "resume" not in said
+    write_ending(folder / "trials" / config_hash(left), TrialStatus.FAILED, "no luck")
+    assert sweep_state(folder).decided == ""
+
+
+def test_what_held_out_images_show_of_a_running_trial_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of("mine", (4,))
+    (config,) = expand(spec)
+    SweepRecord("id", spec, (config_hash(config),)).write(tmp_path / "mine")
+    directory = begin(tmp_path / "mine" / "trials", config)
+    now = {"running": True, "updated": 0.0, "phase": "phase2", "step": 5, "total_steps": 10, "held_out.psnr": 21.234}
+    write_json(directory / "progress.json", now)
+    with Lease(directory / LEASE) as held:
+        held.acquire()
+        assert main(["status", "mine", "--root", str(tmp_path)]) == 0
+        assert "5/10, PSNR 21.23" in capsys.readouterr().out
+        assert main(["status", "mine", "--root", str(tmp_path), "--json"]) == 0
+        (running,) = json.loads(capsys.readouterr().out)["running"]
+        assert running["held_out_psnr"] == 21.234
+
+
 @pytest.mark.parametrize("ahead", [7200.0, -7200.0])
 def test_another_machine_is_at_work_whatever_the_time_there(
     tmp_path: Path, ahead: float, monkeypatch: pytest.MonkeyPatch

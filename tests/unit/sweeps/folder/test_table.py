@@ -11,8 +11,10 @@ import pytest
 from done_trials import BASE, begin, finish, spec_of
 
 from drorae.config import config_hash, override
+from drorae.metrics.registry import LOOKED_THROUGH, OWN_NETWORK
 from drorae.trial.folder import SKIPPED, TrialStatus, write_ending
-from sweeps.folder.table import COLUMNS, charted_metrics, table_rows, trial_row, write_table
+from sweeps.checks import all_trials, roles
+from sweeps.folder.table import COLUMNS, charted_metrics, marks, table_rows, trial_row, write_table
 from sweeps.spec import expand
 
 
@@ -29,6 +31,9 @@ def test_every_trial_has_a_row_in_order(tmp_path: Path) -> None:
     assert list(table["status"]) == ["finished", "failed", "missing"]
     assert list(table["reason"]) == ["", "no luck, twice", ""]
     assert list(table["fusion_params"]) == ["4000", "", ""] and list(table["baseline_psnr"]) == ["9.0", "", ""]
+    assert (
+        list(table["gain_psnr_se"]) == ["0.1", "", ""] and float(table["gain_psnr"][0]) == float(table["psnr"][0]) - 9
+    )
     assert (
         float(table["psnr"][0])
         == json.loads((tmp_path / config_hash(configs[0]) / "result.json").read_text())["metrics"]["psnr"]
@@ -67,12 +72,20 @@ def test_trials_of_a_search_say_what_they_are_to_the_law(tmp_path: Path) -> None
     assert "tuning" not in table_rows(configs, tmp_path)[0]
 
 
+def test_trials_that_check_convergence_say_so(tmp_path: Path) -> None:
+    spec = replace(spec_of("mine"), check_convergence=True)
+    rows = table_rows(list(all_trials(spec).values()), tmp_path, roles=roles(spec))
+    assert [row["role"] for row in rows] == ["", "", "convergence", "convergence"]
+    assert [row["phase2.epochs"] for row in rows] == [2, 2, 4, 4]
+    assert "role" not in table_rows(expand(spec), tmp_path)[0]
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
         ([], []),
         ([{"psnr": 20.0, "ssim": "", "l1": 0.1}, {"ssim": None}], ["psnr"]),
-        ([{"ssim": 0.5}, {"rfd_dinov2": 0.0, "psnr": 1.0}], ["rfd_dinov2", "psnr", "ssim"]),
+        ([{"ssim": 0.5}, {"rfd_dinov2": 0.0, "psnr": 1.0}], ["psnr", "ssim", "rfd_dinov2"]),
     ],
 )
 def test_charts_are_of_metrics_that_trials_have(rows: list[dict[str, object]], expected: list[str]) -> None:
@@ -86,3 +99,20 @@ def test_image_files_that_were_left_out_have_a_column(tmp_path: Path) -> None:
     tree["provenance"] = {f"note.{SKIPPED}": "1 image files left out: a.png: truncated"}
     (directory / "result.json").write_text(json.dumps(tree))
     assert trial_row(BASE, directory)[SKIPPED] == "1 image files left out: a.png: truncated"
+
+
+def test_a_row_says_which_networks_training_and_tokenizer_look_through(tmp_path: Path) -> None:
+    directory = finish(tmp_path, BASE)
+    row = trial_row(BASE, directory)
+    assert row[LOOKED_THROUGH] == "dinov2=tokenizer effnet=training"
+    assert marks([{}, row], ["psnr", "rfd_dinov2", "rfd_effnet"]) == {
+        "rfd_dinov2": "in the tokenizer's own features", "rfd_effnet": "in training's features",
+    }  # fmt: skip
+    assert charted_metrics([row | {"rfid_inception": 1.0}])[-3:] == ["rfid_inception", "rfd_dinov2", "rfd_effnet"]
+    other = override(override(BASE, "encoder.weights", "hub"), "objective.perceptual", "none")
+    directory = finish(tmp_path / "other", other)
+    assert LOOKED_THROUGH not in trial_row(other, directory)
+    tree = json.loads((directory / "result.json").read_text())
+    tree["provenance"] = {f"note.{OWN_NETWORK}": "dinov2"}
+    (directory / "result.json").write_text(json.dumps(tree))
+    assert trial_row(other, directory)[LOOKED_THROUGH] == "dinov2=tokenizer"

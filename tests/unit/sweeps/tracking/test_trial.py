@@ -13,6 +13,7 @@ from fake_trial import STEPS, run_trial
 from mlflow.tracking import MlflowClient
 from runs import nowhere, only_run, steps
 
+from analysis.table.mlflow import read_mlflow
 from drorae.config import PRESETS, Runtime, config_hash, flatten
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking.sweep import SweepTracker
@@ -66,6 +67,12 @@ def test_a_finished_trial_is_recorded_whole_and_only_once(sweep: SweepTracker, t
     }
     assert expected <= set(run.data.metrics)
     assert run.data.metrics["inspection/cos_fuse_base"] == -0.22
+    assert run.data.tags["drorae.mark.rfd_dinov2"] == "in the tokenizer's own features"
+    assert run.data.tags["drorae.mark.rfd_effnet"] == "in training's features"
+    assert run.data.tags["drorae.looked_through"] == "dinov2=tokenizer effnet=training"
+    table = read_mlflow(sweep.address.tracking_uri, parent_run=sweep.parent_run_id)
+    assert "dinov2=tokenizer effnet=training" in set(table["looked_through"])
+    assert not any(name.startswith("drorae.mark.psnr") for name in run.data.tags)
     assert run.data.metrics["log10_params"] == pytest.approx(4.50515, abs=1e-5)
     assert run.data.tags["drorae.git_commit"] == "abc" and run.data.tags["drorae.fingerprint.encoder"] == "def"
     assert len(sweep.client.get_metric_history(run.info.run_id, "psnr")) == 1
@@ -134,6 +141,9 @@ def test_a_trial_measured_again_is_recorded_as_the_table_has_it(sweep: SweepTrac
         assert TrialTracker(sweep.address, config, directory).finish()
     sweep.settle([config], tmp_path, pytest.fail)
     after = only_run(sweep.client, sweep.address, config)
+    assert (
+        after.data.metrics["gain_psnr"] == pytest.approx(table["psnr"] - 10) and after.data.metrics["gain_psnr_se"] > 0
+    )
     shown = {name: after.data.metrics[name] for name in table if name != "eval_images"}
     assert shown == pytest.approx({name: table[name] for name in shown}, nan_ok=True)
     assert after.data.tags["drorae.git_commit"] == "another" and after.info.status == "FINISHED"
@@ -153,7 +163,9 @@ def test_a_trial_measured_again_is_recorded_as_the_table_has_it(sweep: SweepTrac
     sweep.settle([config], tmp_path, pytest.fail)
     failed = only_run(sweep.client, sweep.address, config)
     assert failed.info.status == "FAILED" and failed.data.tags["drorae.reason"] == "no luck"
-    assert all(math.isnan(failed.data.metrics[name]) for name in ("psnr", "rfd_dinov2", "baseline_psnr"))
+    assert all(
+        math.isnan(failed.data.metrics[name]) for name in ("psnr", "rfd_dinov2", "baseline_psnr", "gain_psnr_se")
+    )
     assert failed.data.metrics["seed"] == config.seed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ def test_what_a_worker_says_of_the_trial_it_is_at(tmp_path: Path) -> None:
         assert (now.step, now.total_steps, now.loss, now.images_per_second, now.note) == (5, 10, 0.25, 99.5, "")
         assert now.memory_bytes and 1e6 < now.memory_bytes < 1e12
         trained = read_progress(tmp_path)["trained_seconds"]
+        # What is measured beside the steps leaves them as they are.
+        heart.report({"phase": "phase2", "step": 6.0, "held_out.psnr": 21.5, "held_out.images": 9.0})
+        heart.write(running=True)
+        assert said() == replace(now, held_out_psnr=21.5, memory_bytes=said().memory_bytes)
         # How long the training took is known while the trial is evaluated.
         heart.report({"phase": "evaluate", "note": "measuring", "done": 0.0, "total": 1.0})
         heart.write(running=True)

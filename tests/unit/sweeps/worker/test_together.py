@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -12,14 +13,15 @@ import psutil
 import pytest
 from tiny import tiny_config, tiny_images
 
-from drorae.config import PRESETS, Runtime, config_hash
+from drorae.config import PRESETS, EvaluationConfig, Runtime, canonical_json, config_hash
 from drorae.trial.run import run_trial
 from sweeps.driver.run import SweepOutcome, run_sweep
 from sweeps.folder.lease import read_lease
 from sweeps.folder.progress import read_progress
-from sweeps.resources import Resources, Rule
+from sweeps.resources import Resources, Rule, Share
 from sweeps.settings import Asha
 from sweeps.spec import Axis, SweepSpec, expand
+from sweeps.worker import entry
 
 pytestmark = pytest.mark.slow
 
@@ -29,26 +31,45 @@ def losses(trial: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def test_a_sweep_trains_large_trials_in_two_processes_and_small_ones_in_one(tmp_path: Path) -> None:
-    config = tiny_config(tiny_images(tmp_path / "images.npz"))
-    runtime = Runtime(device="cpu", cache_dir=str(tmp_path / "cache"), log_steps=1)
+def test_a_sweep_trains_large_trials_in_two_processes_and_small_ones_in_one(
+    new_store: Callable[[Path], str], tmp_path: Path, ray: None
+) -> None:
+    config = tiny_config(tiny_images(tmp_path / "images.npz"), evaluation=EvaluationConfig(extractors=()))
+    runtime = Runtime(device="cpu", cache_dir=str(tmp_path / "other"), log_steps=1)
+    spec = SweepSpec("mixed", config, (Axis("capacity", (8, 16)),))
+    alone = {config_hash(trial): tmp_path / f"alone-{trial.fusion.expert_hidden_dim}" for trial in expand(spec)}
+    for trial in expand(spec):
+        run_trial(trial, directory=alone[config_hash(trial)], runtime=runtime)
     outcome = run_sweep(
-        SweepSpec("mixed", config, (Axis("capacity", (8, 16)),)),
+        spec,
         root=tmp_path / "runs",
-        runtime=runtime,
+        runtime=dataclasses.replace(runtime, cache_dir=str(tmp_path / "cache")),
         resources=Resources(rules=(Rule(Axis("capacity", (16,)), cpus=2, processes=2),)),
         asha=Asha(grace_epochs=100),
+        prepare="joint_trial:prepare_noted",
+        tracking_uri=new_store(tmp_path),
         quiet=True,
     )
+    assert sorted((tmp_path / "prepared.log").read_text().splitlines()) == ["0 of 2", "1 of 2"]
+    assert not list(outcome.directory.glob("*.ray"))
     assert outcome.counts == {"finished": 2}
     trials = sorted((outcome.directory / "trials").iterdir())
-    for trial in trials:
-        assert not (trial / "ray").exists()
-        width = json.loads((trial / "config.json").read_text())["fusion"]["expert_hidden_dim"]
-        alone = tmp_path / f"alone-{width}"
-        run_trial(tiny_config(tmp_path / "images.npz", fusion=type(config.fusion)(expert_hidden_dim=width)),
-                  directory=alone, runtime=runtime)  # fmt: skip
-        assert losses(trial) == pytest.approx(losses(alone), rel=1e-5)
+    assert len(trials) == 2
+    for directory in trials:
+        assert not (directory / "ray").exists()
+        assert losses(directory) == pytest.approx(losses(alone[directory.name]), rel=1e-5)
+
+
+def test_what_a_process_of_a_preparation_finds_to_mend_is_said(tmp_path: Path, ray: None) -> None:
+    log = tmp_path / "prepare-x.jsonl"
+    trial, share = canonical_json(PRESETS["smoke"]), Share(2.0, 0.0, 2)
+    found = entry.prepare(trial, Runtime(cache_dir=str(tmp_path)), str(log), "joint_trial:refuse", {}, share)
+    assert found == {"reason": "images: there are none", "user": True}
+    assert log.read_text().split("\n").count('{"phase": "prepare", "note": "begun"}') == 1, "of the main process alone"
+    assert not log.with_suffix(".ray").exists()
+    killed = canonical_json(dataclasses.replace(PRESETS["smoke"], label="killed"))
+    found = entry.prepare(killed, Runtime(cache_dir=str(tmp_path)), str(log), "joint_trial:refuse", {}, share)
+    assert found is not None and found["again"] and not found["user"]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
@@ -59,13 +80,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
 
 
 def test_all_processes_of_a_trial_that_was_taken_over_stop_and_another_worker_goes_on(
-    tmp_path: Path, ray: None
+    new_store: Callable[[Path], str], tmp_path: Path, ray: None
 ) -> None:
     done: list[SweepOutcome] = []
     spec = SweepSpec("joint", PRESETS["smoke"], (Axis("capacity", (4,)),))
     given = {
         "root": tmp_path, "runtime": Runtime(cache_dir=str(tmp_path)), "resources": Resources(cpus=2, processes=2),
-        "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "run_trial": "joint_trial:run_trial",
+        "tracking_uri": new_store(tmp_path), "run_trial": "joint_trial:run_trial",
         "prepare": "joint_trial:prepare", "quiet": True,
     }  # fmt: skip
     driver = threading.Thread(target=lambda: done.append(run_sweep(spec, **given)))

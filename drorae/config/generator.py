@@ -1,0 +1,129 @@
+"""What a latent generator is: its transformer, how it learns and guides itself, and how it is trained.
+
+No part of a `TrialConfig`: it is trained beside a finished trial (`drorae.trial.generator`), which stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from drorae.config.checked import Checked, Count, Decay, Positive, Weight, Within
+from drorae.errors import UserError
+
+ROTATED = 4
+"""What a head's width is a multiple of: a row and a column are each turned in planes of two."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig(Checked):
+    """A DiT^DH (RAE, arXiv 2510.11690) and its flow matching (`drorae.generation`).
+
+    Sizes of the latent and the number of classes are not here: they are the tokenizer's and the images'.
+    """
+
+    width: Positive = 128
+    """Of the encoder, the deep and narrow part."""
+    depth: Positive = 4
+    heads: Positive = 4
+    head_width: Positive = 384
+    """Of the wide, shallow head, which reads x_t a second time. RAE (Sec. 4): below the latent's channels it cannot
+    represent their velocity."""
+    head_depth: Positive = 2
+    head_heads: Positive = 6
+    condition: Literal["none", "class"] = "class"
+    """What the generator is told: nothing, or the image's class."""
+    class_dropout: Annotated[float, Within(0, 1)] = 0.1
+    """Probability with which a training image's class is hidden, for guidance without a classifier."""
+    times: Literal["logit_normal", "uniform"] = "logit_normal"
+    """Training times before the shift. logit_normal: the logistic function of a standard normal, RAE's
+    `logit-normal_0_1`. The DRoRAE paper gives no distribution; whoever repeats it chooses."""
+    shift: Weight = 0.0
+    """The a of t -> a t / (1 + (a - 1) t), in training and on the sampler's grid; 0: RAE's sqrt(elements / 4096), at
+    least 1; 1: none. The DRoRAE paper gives none."""
+    prediction: Literal["v", "x"] = "v"
+    """v: the velocity, as RAE's and the DRoRAE paper's; x: the clean latent, as RAEv2's (arXiv 2605.18324), of which
+    the loss makes a velocity."""
+    early_depth: Count = 0
+    """Blocks of the encoder after which a second output is read, the bad model of internal guidance (RAEv2: 8 of 28);
+    0: none."""
+    early_weight: Weight = 1.0
+    """Of the second output's loss (RAEv2: 1)."""
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        for width, heads in (("width", "heads"), ("head_width", "head_heads")):
+            if getattr(self, width) % (ROTATED * getattr(self, heads)):
+                raise UserError(
+                    f"generator.{width}: {getattr(self, width)} must be a multiple of {ROTATED} x "
+                    f"generator.{heads}={getattr(self, heads)}, as positions turn its heads in fours"
+                )
+        if self.early_depth >= self.depth:
+            raise UserError(
+                f"generator.early_depth: {self.early_depth} leaves no worse model than generator.depth={self.depth}; "
+                f"use 0 (no second output) or less than {self.depth}"
+            )
+
+
+GENERATORS = {
+    # Those of RAE's published configurations (configs/stage2/training/ImageNet256); the DRoRAE paper names the same.
+    "dit_dh_xl": GeneratorConfig(1152, 28, 16, 2048, 2, 16),
+    "dit_dh_s": GeneratorConfig(384, 12, 6, 2048, 2, 16),
+    # Own sizes for CPUs: latents of up to 384 channels, and those of tests.
+    "small": GeneratorConfig(),
+    "tiny": GeneratorConfig(32, 2, 2, 64, 1, 2),
+}
+"""Generators by name, with RAE's flow matching."""
+
+
+@dataclass(frozen=True)
+class GeneratorTraining(Checked):
+    """How a generator is trained, by AdamW on latents that are each seen once an epoch, half of them flipped."""
+
+    epochs: Positive = 20
+    batch_size: Positive = 128
+    lr: Weight = 1e-3
+    schedule: Literal["constant", "linear"] = "constant"
+    """linear: after `constant_epochs` at `lr`, in a straight line to `final_lr` at the last step."""
+    final_lr: Weight = 0.0
+    constant_epochs: Count = 0
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: Weight = 0.0
+    clip_norm: Weight = 1.0
+    """Largest gradient norm; 0: no clipping."""
+    ema_decay: Decay = 0.99
+    """Decay of the weight average that samples; 0: the weights themselves. The published 0.9995 still holds a fifth
+    of the first weights after 3000 steps."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of matrix products; weights and sums are float32."""
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        if self.schedule == "linear" and self.constant_epochs >= self.epochs:
+            raise UserError(
+                f"generator.constant_epochs: {self.constant_epochs} leaves none of generator.epochs={self.epochs} for "
+                "the way to generator.final_lr; give less, or use generator.schedule=constant"
+            )
+
+
+TRAININGS = {
+    "own": GeneratorTraining(),
+    "rae": GeneratorTraining(800, 1024, 2e-4, "linear", 2e-5, 40, ema_decay=0.9995),
+    "drorae": GeneratorTraining(80, 256, 1e-4, betas=(0.9, 0.999), ema_decay=0.9995),
+}
+"""Ways of training by name: own, for CPUs; RAE's of its published configurations; and what the DRoRAE paper says of
+its own, the rest as RAE's."""
+
+
+@dataclass(frozen=True)
+class GeneratorRun(Checked):
+    """A generator as it is trained: with the trial's hash, what it is known by."""
+
+    model: GeneratorConfig = GeneratorConfig()
+    training: GeneratorTraining = GeneratorTraining()
+    seed: Count = 0
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        self.model.check()
+        self.training.check()

@@ -1,0 +1,158 @@
+"""Training a generator on a tokenizer's latents: its steps, which `drorae.training.loop.PhaseRun` takes in its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drorae.config import GeneratorRun, GeneratorTraining, Runtime
+from drorae.errors import UserError
+from drorae.generation.transformer import DiTDH
+from drorae.generation.transport import draw, flow_loss
+from drorae.training.checkpoint import WeightAverage
+from drorae.training.schedule import epoch_order, step_seed
+from drorae.training.step import Sums, my_share, retry_smaller, update
+
+NAME = "generator"
+"""Of its rows, beside the phases'."""
+NUMBER = 5
+"""Beside those of the phases, 1 to 3, and the probe's, so that no two have random numbers in common."""
+EARLY_SHARE = 14 / 80
+"""Of the training, where the earlier average is taken that AutoGuidance has for its bad model: RAE's is at epoch 14
+(arXiv 2510.11690), its good one at 80."""
+
+
+def early_step(total: int) -> int:
+    """Returns after how many of a training's steps the bad model of AutoGuidance is taken; 1 at least."""
+    return max(1, round(EARLY_SHARE * total))
+
+
+def rate_at(settings: GeneratorTraining, step: int, total: int) -> float:
+    """Returns the learning rate of a step (counted from 0) of `total`: constant, then a line to that of the last."""
+    if settings.schedule == "constant":
+        return settings.lr
+    constant = settings.constant_epochs * total // settings.epochs
+    share = (step - constant) / max(total - 1 - constant, 1)
+    return settings.lr + (settings.final_lr - settings.lr) * min(max(share, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class TrainingLatents:
+    """What a generator is trained on."""
+
+    images: int
+    take: Callable[[np.ndarray], Tensor]
+    """take(items [B]): float32 [B, C, S, S] of image i % images, flipped where i // images is 1; on any device."""
+    normalise: Callable[[Tensor], Tensor]
+    """To mean 0 and deviation 1, element by element."""
+    labels: np.ndarray | None
+    """int64 [images]; None where the images have no classes."""
+
+
+class GeneratorStepper:
+    """Takes a generator's steps, each a function of the weights and its number alone.
+
+    Every image comes once an epoch, as it is or flipped. What is random is drawn for the whole batch, so that pieces of
+    it, or processes that share it, make the same training.
+
+    Attributes: as those of `drorae.training.loop.TakesSteps`.
+
+    Raises:
+        UserError: there are no images, no labels where the generator is told classes, or the batch cannot be shared by
+            the processes.
+    """
+
+    adversary = None
+    name = NAME
+
+    def __init__(
+        self, module: DiTDH, run: GeneratorRun, latents: TrainingLatents, device: torch.device, runtime: Runtime
+    ) -> None:
+        self.run, self.latents, self.device, self.settings = run, latents, device, run.training
+        self.batch_size = min(self.settings.batch_size, latents.images)
+        if not self.batch_size:
+            raise UserError("images: no training images; check images.path and images.train_images")
+        if run.model.condition == "class" and latents.labels is None:
+            raise UserError(
+                "generator.condition=class needs labels, and the images have none; use generator.condition=none"
+            )
+        self._mine = my_share(self.batch_size, NAME)
+        self.share = self._mine.stop - self._mine.start
+        self.micro_batch = min(runtime.micro_batch or self.share, self.share)
+        self.steps_per_epoch = latents.images // self.batch_size
+        self.total = self.settings.epochs * self.steps_per_epoch
+        self.module = module.requires_grad_(True).train()
+        self.parameters = list(module.parameters())
+        settings = self.settings
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
+        self._chance = torch.Generator(device)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+    def rate(self, step: int) -> float:
+        """Returns the learning rate of a step (counted from 0)."""
+        return rate_at(self.settings, step, self.total)
+
+    def take(self, step: int) -> dict[str, Tensor]:
+        """Takes a step (counted from 0); `loss`, and of a generator with a second output those of both.
+
+        Raises:
+            UserError: not even one image fits into memory.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(step)
+        where = f"{NAME}, step {step + 1}"
+        losses = retry_smaller(self, where, lambda piece: self._gradients(step, piece))
+        update(self, where, self.settings.clip_norm)
+        return losses
+
+    def items(self, step: int) -> np.ndarray:
+        """Returns the items of a step's batch, of all processes together."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        count, seed = self.latents.images, self.run.seed
+        order = epoch_order(seed, NUMBER, epoch, count)
+        flipped = np.random.default_rng([seed, NUMBER, epoch, 1]).integers(0, 2, count)
+        chosen = order[position * self.batch_size :][: self.batch_size]
+        return np.asarray(chosen + count * flipped[chosen])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Returns the state that would be handed on now: the average's weights, where there is one."""
+        average = self.average.average if self.average is not None else {}
+        return {name: average.get(name, value).detach().clone() for name, value in self.module.state_dict().items()}
+
+    def rest(self) -> None:
+        """Leaves the generator as it samples."""
+        self.module.requires_grad_(False).eval()
+
+    def close(self) -> None:
+        """Nothing reads ahead."""
+
+    def _gradients(self, step: int, piece: int) -> dict[str, Tensor]:
+        """The gradients of a step's loss, `piece` images at once; moves no weight."""
+        self.optimiser.zero_grad(set_to_none=True)
+        config, items, sums = self.run.model, self.items(step)[self._mine], Sums()
+        labels = self.latents.labels if config.condition == "class" else None
+        shape = self.latents.take(items[:1]).shape[1:]
+        self._chance.manual_seed(step_seed(self.run.seed, NUMBER, step))
+        draws = draw(config, (self.batch_size, *shape), labels is not None, self._chance).part(self._mine)
+        for start in range(0, self.share, piece):
+            part = items[start : start + piece]
+            clean = self.latents.normalise(self.latents.take(part).to(self.device))
+            given = null = None
+            if labels is not None:
+                given = torch.from_numpy(labels[part % self.latents.images]).to(self.device)
+                null = self.module.condition.null(len(part))
+            with self._autocast:
+                found = flow_loss(self.module, config, clean, given, null, draws.part(slice(start, start + len(part))))
+            losses = {"loss": found.total}
+            if found.early is not None:
+                losses |= {"final_loss": found.final, "early_loss": found.early}
+            sums.add(losses, len(part) / self.share)
+            torch.autograd.backward(found.total * (len(part) / self.share))
+        return sums

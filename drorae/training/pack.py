@@ -1,0 +1,83 @@
+"""Several fusions trained in lock-step before one frozen decoder: what they have in common is done for all at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from drorae.training.loop import DivergenceError, PhaseRun, seeded_steps
+from drorae.training.step import Stepper, Sums, retry_smaller
+
+
+def train_together(runs: Sequence[PhaseRun[Stepper]]) -> list[PhaseRun[Stepper]]:
+    """Takes the steps that phases of several trials still lack; returns those that came to their end.
+
+    The trials have seed, images, objective, frozen decoder, batches and epochs in common, and differ in their fusions
+    and learning rates. Each ends with the weights that it would have alone, up to rounding. Those that are behind,
+    after a kill between two checkpoints, first catch up. One that diverges leaves the others, and comes to no end.
+
+    Raises:
+        UserError: memory does not hold one image of each.
+    """
+    left = list(runs)
+    for run in left:
+        # A limit of images at once is one of all trials' together.
+        if run.stepper.micro_batch < run.stepper.share:
+            run.stepper.micro_batch = max(1, run.stepper.micro_batch // len(left))
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(run)
+        stack.enter_context(seeded_steps(runs[0].stepper.device))
+        while behind := [run for run in left if not run.done]:
+            step = min(run.record.steps for run in behind)
+            taking = [run for run in behind if run.record.steps == step]
+            for run, losses in zip(taking, take_step([run.stepper for run in taking], step), strict=True):
+                try:
+                    run.note(losses)
+                except DivergenceError:
+                    left.remove(run)
+    for run in left:
+        run.end()
+    return left
+
+
+def take_step(steppers: Sequence[Stepper], step: int) -> list[dict[str, Tensor]]:
+    """Takes step `step` (counted from 0) of phases as `train_together` has them; the losses of each by name.
+
+    Raises:
+        UserError: memory does not hold one image of each.
+    """
+    # Whoever reads most layers reads for all: every fusion picks its own.
+    reader = max(steppers, key=lambda stepper: stepper.depth)
+    where = f"{reader.phase.name} of {len(steppers)} trials, step {step + 1}"
+    for stepper in steppers:
+        stepper.begin(step)
+    losses = retry_smaller(reader, where, lambda piece: _gradients(steppers, reader, step, piece))
+    for stepper in steppers:
+        stepper.micro_batch = reader.micro_batch
+        stepper.move(where)
+    return losses
+
+
+def _gradients(steppers: Sequence[Stepper], reader: Stepper, step: int, piece: int) -> list[dict[str, Tensor]]:
+    """The gradients of every trial's loss, `piece` images of each at once; moves no weight."""
+    for stepper in steppers:
+        stepper.optimiser.zero_grad(set_to_none=True)
+    sums = [Sums() for _ in steppers]
+    for part in reader.pieces(step, piece):
+        with reader.autocast:
+            read = reader.on_device(reader.read(part.batch))
+            latents = torch.cat([stepper.tokenizer.latent(read, reader.phase.fused) for stepper in steppers])
+            if part.noise is not None:
+                latents = latents + part.noise.repeat(len(steppers), 1, 1)
+            painted = torch.split(reader.tokenizer.decode(latents), part.size)
+        losses = reader.losses(part, painted)
+        share = part.size / reader.share
+        for total, found in zip(sums, losses, strict=True):
+            total.add(found, share)
+        # Of every trial's loss only its own fusion has a gradient.
+        torch.autograd.backward(torch.stack([found["loss"] for found in losses]).sum() * share)
+    return list(sums)

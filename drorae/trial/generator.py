@@ -1,0 +1,244 @@
+"""The generators of a finished trial's latents: trained beside it, in folders of their own, and opened again.
+
+Neither the trial's hash nor its result knows of them. A generator is known by the trial's hash, its own config, how it
+is trained and its seed (`address`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from drorae.config import GeneratorRun, Runtime, config_hash, from_dict, override, to_dict
+from drorae.diagnostics.latents import LatentStatistics
+from drorae.errors import UserError
+from drorae.generation.guidance import Network
+from drorae.generation.training import NAME, GeneratorStepper, TrainingLatents, early_step
+from drorae.generation.transformer import DiTDH
+from drorae.models.tokenizer import Tokenizer
+from drorae.models.weights import fit_state, read_state, save_sealed
+from drorae.runtime import out_of_memory
+from drorae.storage.files import file_name, naming_full_disk, write_atomic
+from drorae.storage.sealed import read_sealed
+from drorae.training.loop import DivergenceError, PhaseRun, Report, TrainingRecord
+from drorae.trial.folder import CHECKPOINTS, GENERATOR, GENERATORS_FOLDER, HISTORY, part_file, read_tree, write_tree
+from drorae.trial.latents import open_latents
+from drorae.trial.reload import load_trained
+from drorae.trial.result import read_result
+from drorae.trial.shared import Workshop
+
+EARLY, STATISTICS = "early", "statistics"
+"""Parts that have files of weights beside the generator's: an earlier average of the same training, and the mean and
+deviation of the latents."""
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained generator behind its tokenizer."""
+
+    directory: Path
+    """Its own folder."""
+    workshop: Workshop
+    tokenizer: Tokenizer
+    run: GeneratorRun
+    model: DiTDH
+    statistics: LatentStatistics
+    """Of the latents that it was trained on."""
+    classes: int
+    """How many there are; 0: it is not told any."""
+    steps: int
+    loss: float
+    """As last reported."""
+
+    @property
+    def network(self) -> Network:
+        """What samples."""
+        return Network(self.model, self.run.model)
+
+    def early(self) -> Network:
+        """Returns the same generator as it was early in its training, AutoGuidance's bad model.
+
+        Raises:
+            UserError: its weights are missing or damaged.
+        """
+        path = self.directory / part_file(EARLY)
+        model = _build(self.run, self.tokenizer, self.classes)
+        return Network(_filled(model, read_sealed(path, read_state), path, self.workshop.device), self.run.model)
+
+
+def with_field(run: GeneratorRun, name: str, value: Any) -> GeneratorRun:
+    """Returns a run with a field changed, of the generator, of its training, or its seed.
+
+    Raises:
+        UserError: no such field, or a value it cannot take.
+    """
+    known: list[str] = []
+    for group in ("model", "training"):
+        config = getattr(run, group)
+        names = [item.name for item in dataclasses.fields(config)]
+        if name in names:
+            return replace(run, **{group: override(config, name, value, f"{NAME}.")})
+        known += names
+    if name != "seed":
+        raise UserError(f"{NAME}.{name}: no such field; known here: {', '.join([*known, 'seed'])}")
+    return override(run, name, value, f"{NAME}.")
+
+
+def address(trial: str, run: GeneratorRun) -> str:
+    """Returns what a generator of a trial, by its hash, is known by, and its folder's name where it has no other."""
+    return config_hash({"trial": trial, **to_dict(run)})
+
+
+def folder_of(directory: Path, name: str) -> Path:
+    """Returns the folder of a trial's generator."""
+    return directory / GENERATORS_FOLDER / file_name(name)
+
+
+def begun_run(directory: Path, name: str) -> GeneratorRun | None:
+    """Returns what a trial's generator of this name was begun as; None where there is none.
+
+    Raises:
+        UserError: its record is damaged.
+    """
+    tree = _record(folder_of(directory, name))
+    return None if tree is None else from_dict(GeneratorRun, tree["run"], f"{NAME}.")
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    try:
+        return read_tree(folder, GENERATOR)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{folder / GENERATOR}: damaged ({error}); rename {folder}, or use another --name") from None
+
+
+def ready_generator(
+    directory: str | Path,
+    run: GeneratorRun,
+    name: str = "",
+    runtime: Runtime | None = None,
+    report: Report = lambda row: None,
+) -> Generator:
+    """Opens a generator of a finished trial; trains it first where it is not there, or goes on where it was stopped.
+
+    Args:
+        directory: the trial's folder, in which nothing but the generator's own folder changes.
+        run: what it is and how it is trained.
+        name: of its folder; empty: its address.
+        runtime: device, threads, cache, checkpoints.
+        report: called with rows of progress, as of a phase.
+
+    Raises:
+        UserError: no finished trial there, another generator of this name, images without labels where classes are
+            told, a training that diverges, or too little room.
+    """
+    directory, runtime = Path(directory), runtime or Runtime()
+    run.check()
+    result = read_result(directory)
+    trial = result.config_hash if result is not None else ""
+    folder = folder_of(directory, name or address(trial, run))
+    known = {"trial": trial, "run": to_dict(run)}
+    found = _record(folder)
+    if found is not None and {part: found.get(part) for part in known} != known:
+        raise UserError(
+            f"{folder}: holds another generator, or one of another trial; choose another --name, or leave out what "
+            "describes it to take it as it is"
+        )
+    workshop, tokenizer = load_trained(directory, runtime, report=report)
+    path = folder / part_file(NAME)
+    with naming_full_disk(folder), out_of_memory.as_user_error(NAME):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            weights = read_sealed(path, read_state)
+            found = _record(folder)
+            if weights is None or found is None or "steps" not in found:
+                _train(folder, known, run, workshop, tokenizer, report)
+                weights, found = read_state(path), _record(folder)
+    assert found is not None  # _train has written it
+    model = _build(run, tokenizer, found["classes"])
+    statistics = read_state(folder / part_file(STATISTICS))
+    return Generator(
+        folder, workshop, tokenizer, run, _filled(model, weights, path, workshop.device),
+        LatentStatistics(statistics["mean"], statistics["std"], found["latent_images"]), found["classes"],
+        found["steps"], found["loss"],
+    )  # fmt: skip
+
+
+def _build(run: GeneratorRun, tokenizer: Tokenizer, classes: int) -> DiTDH:
+    """A generator of fresh weights, a function of its config and seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        return DiTDH(run.model, tokenizer.encoder.width, tokenizer.encoder.grid, classes)
+
+
+def _filled(model: DiTDH, state: dict[str, Tensor] | None, path: Path, device: torch.device) -> DiTDH:
+    """A model with the weights that a file holds."""
+    if state is None:
+        raise UserError(f"{path}: missing or damaged; rename {path.parent}, and the generator is trained again")
+    fit_state(model, state, path, f"rename {path.parent}, and the generator is trained again")
+    return model.to(device).requires_grad_(False).eval()
+
+
+def _train(
+    folder: Path, known: dict[str, Any], run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer, report: Report
+) -> None:
+    """Trains a generator from its checkpoint, if there is one, and leaves all its files."""
+    latents = open_latents(workshop, tokenizer, report)
+    classes = 0 if run.model.condition == "none" else latents.classes
+    # Refuses what does not go together before the latents are gone through.
+    model = _build(run, tokenizer, classes).to(workshop.device)
+    before = _record(folder)
+    if before is not None and before["latents"] != latents.address:
+        raise UserError(f"{folder}: images or weights have changed since its training began; put them back")
+    statistics = latents.statistics()
+    record = known | {"classes": classes, "latents": latents.address, "latent_images": statistics.images}
+    write_tree(folder, GENERATOR, record)
+    save_sealed(folder / part_file(STATISTICS), {"mean": statistics.mean, "std": statistics.std})
+    data = TrainingLatents(len(latents.array) // 2, latents.take, statistics.normalise, latents.labels)
+    stepper = GeneratorStepper(model, run, data, workshop.device, workshop.runtime)
+    checkpoint = folder / CHECKPOINTS.replace("*", "checkpoint")
+    trained = _steps(stepper, workshop.runtime, checkpoint, report, _keeps_early(folder, stepper))
+    write_atomic(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in trained.rows).encode())
+    save_sealed(folder / part_file(NAME), stepper.module.state_dict())
+    ended = {"steps": trained.steps, "seconds": trained.seconds, "cpu_seconds": trained.cpu_seconds}
+    write_tree(folder, GENERATOR, record | ended | {"loss": trained.rows[-1]["loss"]})
+    checkpoint.unlink(missing_ok=True)
+
+
+def _keeps_early(folder: Path, stepper: GeneratorStepper) -> Callable[[int], None]:
+    """What keeps AutoGuidance's bad model, when called after each step with how many were taken."""
+
+    def keep(steps: int) -> None:
+        if steps == early_step(stepper.total):
+            save_sealed(folder / part_file(EARLY), stepper.weights())
+
+    return keep
+
+
+def _steps(
+    stepper: GeneratorStepper, runtime: Runtime, checkpoint: Path, report: Report, after: Callable[[int], None]
+) -> TrainingRecord:
+    """Takes all steps that are left.
+
+    Raises:
+        UserError: the training diverges.
+    """
+    try:
+        with PhaseRun(stepper, runtime, checkpoint, report) as under_way:
+            while not under_way.done:
+                losses = stepper.take(under_way.record.steps)
+                # Before a checkpoint can say that this step was taken.
+                after(under_way.record.steps + 1)
+                under_way.note(losses)
+    except DivergenceError as error:
+        raise UserError(f"{error}; nothing is sampled from a generator that diverged") from None
+    return under_way.end()

@@ -1,0 +1,121 @@
+"""Phase 2 of several trials, trained as one pack: they read the same features and paint through the same decoder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from drorae.config import UNTRAINED, Runtime, TrialConfig, canonical_json, pack_key
+from drorae.errors import UserError
+from drorae.machine.precision import settled
+from drorae.models.fusion.size import exact_params
+from drorae.models.tokenizer import Tokenizer
+from drorae.storage.files import naming_full_disk
+from drorae.training.loop import Clock, PhaseRun, Report, Row, glance
+from drorae.training.pack import train_together
+from drorae.training.step import Stepper
+from drorae.trial.folder import ENDED, read_outcome
+from drorae.trial.own_phases import begin_phase, checkpoint_of, is_trained, keep_phase
+from drorae.trial.run import check_config, open_trial
+from drorae.trial.shared import Workshop
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A trial of a pack."""
+
+    directory: Path
+    workshop: Workshop
+    tokenizer: Tokenizer
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of its phase 2."""
+        alone = replace(self.workshop, config=replace(self.workshop.config, phase3=UNTRAINED))
+        return alone.train_flops(exact_params(self.tokenizer.fusion))
+
+
+def train_pack(
+    trials: Mapping[Path, TrialConfig], report: Report = lambda row: None, *, runtime: Runtime | None = None
+) -> list[Path]:
+    """Trains phase 2 of trials together, and leaves in each one's folder what `run_trial` goes on from.
+
+    A trial that is at work elsewhere, that has come so far already, or that cannot be opened, is left out; `run_trial`
+    says why. One that diverges is trained alone by it, to the same end. Killed, a pack goes on from its trials'
+    checkpoints, as each of them does alone.
+
+    Args:
+        trials: by folder; all with the same `drorae.config.pack_key`.
+        report: called with rows of progress of the first of them.
+        runtime: device, threads, cache.
+
+    Returns:
+        The folders of the trials that were trained; none where fewer than two were left to be.
+
+    Raises:
+        ValueError: the trials cannot be trained together.
+        UserError: memory does not hold one image of each, or a disk is full.
+    """
+    trials = {directory: settled(config) for directory, config in trials.items()}
+    keys = [pack_key(config) for config in trials.values()]
+    if None in keys or len({canonical_json(key) for key in keys if key is not None}) > 1:
+        raise ValueError("the trials of a pack need one seed, one decoder and batches in common")
+    with contextlib.ExitStack() as stack:
+        members = []
+        for directory, config in trials.items():
+            stack.enter_context(naming_full_disk(directory))
+            with contextlib.suppress(UserError, Timeout):
+                directory.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(directory / ".lock").acquire(timeout=0))
+                if member := _open(directory, config, runtime or Runtime(), report):
+                    members.append(member)
+        return _train(members, report) if len(members) > 1 else []
+
+
+def _silent(row: Row) -> None:
+    """Hears of the rows of all but the first: they are reported when a trial goes on by itself."""
+
+
+def _open(directory: Path, config: TrialConfig, runtime: Runtime, report: Report) -> _Member | None:
+    """A trial whose phase 2 is still to be trained; None of any other."""
+    check_config(directory, config)
+    if read_outcome(directory)["status"] in ENDED:
+        return None
+    workshop = open_trial(config, report, directory, runtime)
+    member = _Member(directory, workshop, workshop.tokenizer())
+    return None if is_trained(config, config.phases[1], member.tokenizer, directory) else member
+
+
+def _train(members: list[_Member], report: Report) -> list[Path]:
+    report({"phase": "phase2", "note": f"training {len(members)} trials together"})
+    flops = [member.flops for member in members]
+    runs: dict[Path, PhaseRun[Stepper]] = {}
+    clock = Clock()
+    for member, own in zip(members, flops, strict=True):
+        config, workshop = member.workshop.config, member.workshop
+        phase = config.phases[1]
+        begin_phase(workshop, member.tokenizer, phase)
+        # Frozen, and of the same weights: one is enough.
+        member.tokenizer.decoder = members[0].tokenizer.decoder
+        stepper = Stepper(
+            member.tokenizer, phase, workshop.train, workshop.objective, None,
+            seed=config.seed, device=workshop.device, runtime=workshop.runtime,
+        )  # fmt: skip
+        checkpoint, share = checkpoint_of(phase, member.directory), own / sum(flops)
+        run = PhaseRun(
+            stepper, workshop.runtime, checkpoint, _silent if runs else report, share,
+            partial(glance, stepper, workshop.look(member.directory)), clock,
+        )  # fmt: skip
+        runs[member.directory] = run
+        run.record.packed = len(members)
+    ended = train_together(list(runs.values()))
+    done = [member for member in members if runs[member.directory] in ended]
+    for member in done:
+        config, record = member.workshop.config, runs[member.directory].record
+        keep_phase(config, config.phases[1], member.tokenizer, record, member.directory)
+    return [member.directory for member in done]

@@ -1,0 +1,141 @@
+"""The verdicts on generated images where the truth is known: simulated features."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from drorae.metrics.controls import ControlSets, has_learned, has_memorised, measure_controls
+from drorae.metrics.frechet import frechet_distance, frechet_influences
+from drorae.metrics.samples import FeatureSample
+
+DIM, N, VAL, TRAIN = 8, 200, 160, 500
+
+
+def features(n: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    """Of a network: correlated, and no Gaussian's."""
+    generator = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).standard_normal((DIM, DIM)) / np.sqrt(DIM)
+    return (scale * generator.gamma(2.0, 1.0, (n, DIM)) @ mixing + shift).astype(np.float32)
+
+
+def sample(rows: np.ndarray) -> FeatureSample:
+    found = FeatureSample(rows.shape[1])
+    found.update(torch.from_numpy(rows))
+    return found
+
+
+def sets(seed: int, samples: np.ndarray, gaussian: np.ndarray | None = None) -> ControlSets:
+    val = features(VAL, 10_000 + seed)
+    painted = val + 0.05 * np.random.default_rng(seed).standard_normal(val.shape).astype(np.float32)
+    gaussian = features(N, 20_000 + seed, 1.3, 0.3) if gaussian is None else gaussian
+    return ControlSets(*map(sample, (features(TRAIN, 30_000 + seed), val, painted, gaussian, samples)))
+
+
+def test_fresh_samples_of_the_same_distribution_have_learned_and_memorised_nothing() -> None:
+    found = measure_controls(sets(0, features(N, 1)))
+    assert found.learned.verdict and not found.memorised.verdict
+    assert found.reconstructions.value < found.real.value < found.gaussian.value
+    assert found.samples.value < found.gaussian.value
+    assert (found.real.n, found.samples.n, found.gaussian.n, found.reconstructions.n) == (N, N, N, VAL)
+    assert (found.train_images, found.val_images) == (TRAIN, VAL)
+    assert str(found.learned).startswith("has learned: beats the Gaussian by +")
+    assert str(found.memorised).startswith("not shown to memorise: nearest training image at ")
+    record = json.loads(json.dumps(found.record()))
+    assert record["learned"]["verdict"] is True and record["memorised"]["level"] == 0.05
+    assert record["samples"] == {
+        "value": found.samples.value, "standard_error": found.samples.standard_error, "n": N,
+    }  # fmt: skip
+
+
+def test_every_row_is_a_distance_to_the_validation_images() -> None:
+    these = sets(0, features(N, 1))
+    found = measure_controls(these)
+    for name in ("reconstructions", "gaussian", "samples"):
+        expected = frechet_distance(getattr(these, name).statistics, these.val.statistics)
+        assert getattr(found, name).value == pytest.approx(expected, rel=1e-6)
+    few = ControlSets(sample(features(90, 5)), these.val, these.reconstructions, these.gaussian, these.samples)
+    assert measure_controls(few).real.n == 90
+
+
+def test_the_gaussian_control_again_has_rarely_learned() -> None:
+    """Both sides of the comparison from one distribution: false verdicts at most at their level, in 400 draws."""
+    verdicts = [measure_controls(sets(seed, features(N, 40_000 + seed, 1.3, 0.3))) for seed in range(400)]
+    assert np.mean([one.learned.verdict for one in verdicts]) <= 0.05
+    # The interval is not so wide that it says nothing: the difference leaves it on either side now and then.
+    outside = np.mean([abs(one.learned.gain) > one.learned.half for one in verdicts])
+    assert 0.01 < outside < 0.09
+
+
+@pytest.mark.parametrize(("n", "val", "dim"), [(60, 150, 48), (40, 40, 48), (150, 60, 48)])
+def test_the_gaussian_again_has_rarely_learned_with_few_images_per_feature(n: int, val: int, dim: int) -> None:
+    """Covariances of one side or of both are singular."""
+    spectrum, verdicts = np.geomspace(1, 0.05, dim), []
+    for seed in range(150):
+        generator = np.random.default_rng(seed)
+        real, *both = (generator.standard_normal((count, dim)) * spectrum for count in (val, n, n))
+        against = sample(real.astype(np.float32))
+        drawn = [sample((1.3 * rows).astype(np.float32)) for rows in both]
+        found = [
+            frechet_influences(one.statistics, one.features, against.statistics, against.features) for one in drawn
+        ]
+        verdicts.append(has_learned(*found).verdict)
+    assert np.mean(verdicts) <= 0.05
+
+
+def test_fresh_samples_are_rarely_said_to_be_memorised() -> None:
+    verdicts = [measure_controls(sets(seed, features(N, 50_000 + seed))) for seed in range(400)]
+    # Three standard errors of 5% over 400 draws are 3.3%.
+    assert np.mean([one.memorised.verdict for one in verdicts]) <= 0.05 + 0.033
+    assert np.mean([one.learned.verdict for one in verdicts]) > 0.95
+
+
+@pytest.mark.parametrize("copied", [1.0, 0.3, 0.1])
+def test_copies_of_training_images_are_found(copied: float) -> None:
+    train = features(TRAIN, 30_000)
+    samples = features(N, 1)
+    count = round(copied * N)
+    samples[:count] = train[np.random.default_rng(0).integers(0, TRAIN, count)]
+    found = measure_controls(sets(0, samples))
+    assert found.memorised.verdict and found.memorised.p < 0.001 and found.memorised.copies == count
+    assert str(found.memorised).startswith("memorises: ")
+
+
+def test_blurred_copies_are_found_and_a_few_among_poor_samples() -> None:
+    train = features(TRAIN, 30_000)
+    noise = 0.1 * np.random.default_rng(0).standard_normal((N, DIM)).astype(np.float32)
+    assert measure_controls(sets(0, train[:N] + noise)).memorised.verdict
+    # Nine in ten lie far from everything, so that samples as a whole are not closer.
+    poor = features(N, 1, 1.5, 2.0)
+    poor[:20] = (train[:N] + noise)[:20]
+    found = measure_controls(sets(0, poor)).memorised
+    assert found.verdict and found.samples > found.val and found.copies == 0
+
+
+def test_a_collapsed_generator_has_not_learned() -> None:
+    found = measure_controls(sets(0, np.repeat(features(1, 1), N, axis=0)))
+    assert not found.learned.verdict
+
+
+def test_the_tests_of_memorising_are_scipy_s() -> None:
+    generator = np.random.default_rng(0)
+    for low, high, shift in ((40, 60, 0.0), (300, 200, 0.2), (50, 1000, -0.3)):
+        a, b = np.round(generator.normal(-shift, 1, low), 1), np.round(generator.normal(0, 1, high), 1)
+        mann_whitney = scipy.stats.mannwhitneyu(a, b, alternative="less", method="asymptotic").pvalue
+        wanted = max(10, round(0.01 * (low + high)))
+        border = np.sort(np.concatenate([a, b]))[wanted - 1]
+        close = (a <= border).sum(), (b <= border).sum()
+        table = [[close[0], close[1]], [low - close[0], high - close[1]]]
+        fisher = scipy.stats.fisher_exact(table, alternative="greater").pvalue
+        expected = min(1, 2 * min(mann_whitney, fisher))
+        assert has_memorised(a, b, b).p == pytest.approx(expected, rel=1e-9)
+    assert has_memorised(np.ones(20), np.ones(30), np.ones(30)).p == 1
+
+
+def test_unequal_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="199 samples and 200 images of the Gaussian"):
+        measure_controls(sets(0, features(N - 1, 1)))
