@@ -141,7 +141,7 @@ class TrackingServer:
         """Waits until it answers."""
         import urllib.request
 
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()

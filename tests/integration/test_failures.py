@@ -288,9 +288,9 @@ def test_of_several_processes_none_waits_for_one_that_ran_out_of_memory(config: 
     processes = [context.Process(target=together, args=(rank, tmp_path, config, said)) for rank in (0, 1)]
     for process in processes:
         process.start()
-    found = {rank: (kind, text) for rank, kind, text in (said.get(timeout=120) for _ in processes)}
+    found = {rank: (kind, text) for rank, kind, text in (said.get(timeout=300) for _ in processes)}
     for process in processes:
-        process.join(60)
+        process.join(300)
         assert process.exitcode is not None
     where = "phase2, step 3: out of memory with one image at a time"
     assert all(kind == "UserError" and text.startswith(where) for kind, text in found.values())

@@ -57,7 +57,7 @@ def script(tmp_path: Path, code: str, environment: Mapping[str, str]) -> subproc
     )
 
 
-def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came"
@@ -86,7 +86,7 @@ print("after the thread", *found)
 print("its stderr again", file=sys.stderr)
 """
     process = script(tmp_path, code, environment)
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.splitlines() == ["before", "after {'finished': 3}", "after the thread {'finished': 3}"]
     lines = err.splitlines()
@@ -119,7 +119,7 @@ print("not reached")
     try:
         until(lambda: process.poll() is not None or any(tmp_path.glob("slow/trials/*/checkpoint.json")))
         process.send_signal(signum)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     word, kind = ("terminated", "Stopped") if signum == signal.SIGTERM else ("interrupted", "KeyboardInterrupt")
@@ -186,7 +186,7 @@ class Notebook:
                 pressed = True
                 self.manager.interrupt_kernel()
 
-        self.client.execute_interactive(code, output_hook=take, allow_stdin=False, timeout=120)
+        self.client.execute_interactive(code, output_hook=take, allow_stdin=False, timeout=300)
         return cell
 
 
@@ -200,7 +200,7 @@ def notebook(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.Mo
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=300)
         yield Notebook(manager, client)
     finally:
         client.stop_channels()

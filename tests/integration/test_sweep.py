@@ -142,7 +142,7 @@ def test_killing_the_driver_loses_and_repeats_nothing(undisturbed: SweepOutcome,
     here = str(Path(__file__).parent)
     driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here], stdout=subprocess.DEVNULL)
     trials = tmp_path / "sweep" / "trials"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while len(list(trials.glob("*/result.json"))) < 1 and time.monotonic() < deadline and driver.poll() is None:
         time.sleep(0.02)
     driver.send_signal(signal.SIGKILL)
@@ -230,7 +230,7 @@ def test_the_state_of_a_sweep_at_work(tmp_path: Path, capsys: pytest.CaptureFixt
     worker = threading.Thread(target=lambda: done.append(sweep(spec, tmp_path, quiet=True)))
     worker.start()
     seen = None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while worker.is_alive() and time.monotonic() < deadline:
         if (tmp_path / "busy" / "sweep.json").exists():
             seen = sweep_state(tmp_path / "busy")
@@ -263,12 +263,12 @@ def test_a_driver_whose_sweep_was_taken_over_stops_and_touches_nothing(tmp_path:
 
     driver = threading.Thread(target=drive)
     driver.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(folder.glob("trials/*/attempts.log")) and time.monotonic() < deadline:
         time.sleep(0.1)
     other = {"owner": "other", "host": "elsewhere", "pid": 1, "beat": 1}
     write_json(folder / "driver.lease", other)
-    driver.join(60)
+    driver.join(300)
     assert isinstance(raised[0], LeaseLostError) and "took this over" in str(raised[0])
     assert not (folder / "trials.csv").exists(), "the table is the other's to write"
     assert json.loads((folder / "driver.lease").read_text()) == other
@@ -281,12 +281,12 @@ def test_a_worker_whose_trial_was_taken_over_begins_anew_and_counts_no_failure(t
     spec = make("given", "sleep=1.5", (4,))
     driver = threading.Thread(target=lambda: done.append(sweep(spec, tmp_path, quiet=True)))
     driver.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(folder.glob("*/checkpoint.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     (trial,) = folder.iterdir()
     (trial / "worker.lease").unlink()
-    driver.join(120)
+    driver.join(300)
     assert done[0].counts == {"finished": 1}
     assert attempts(done[0]) == {trial.name: 2} and not list(trial.glob("error-*"))
 

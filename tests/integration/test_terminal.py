@@ -155,7 +155,7 @@ def test_ui_serves_until_ctrl_c(toy: Path) -> None:
         port = free.getsockname()[1]
 
     def answered(pid: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
                 assert answer.status == 200

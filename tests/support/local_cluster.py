@@ -21,7 +21,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
-START_SECONDS = 90
+START_SECONDS = 300
 
 
 def free_ports(count: int) -> list[int]:

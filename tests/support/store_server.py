@@ -23,7 +23,7 @@ def serving() -> Iterator[dict[str, str]]:
     address = f"http://127.0.0.1:{port}"
     server = subprocess.Popen([sys.executable, Path(__file__), str(port)], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT"), timeout=10).close()

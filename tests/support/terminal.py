@@ -101,7 +101,7 @@ def run(
     cwd: str | Path | None = None,
     patch: Callable[[], object] | None = None,
     then: Sequence[tuple[str, Action]] = (),
-    seconds: float = 60.0,
+    seconds: float = 300.0,
     program: str = "drorae",
 ) -> Done:
     """Runs `drorae` with `arguments` and returns when it has ended.

@@ -21,7 +21,7 @@ WORDS = {
 def _run(words: list[str], folder: Path, **streams: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "drorae", *words]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-    return subprocess.run(command, cwd=folder, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, cwd=folder, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize("kind", WORDS)

@@ -150,7 +150,7 @@ def test_a_register_that_is_none_is_named_and_the_report_written(
 
 
 def add(
-    client: MlflowClient, root: Path, name: str, frame: pd.DataFrame, rate: float = 1e-3, begun: float = 0.0
+    client: MlflowClient, root: Path, name: str, frame: pd.DataFrame, rate: float = 1e-3, begun: float = 1.0
 ) -> None:
     """Trials of an experiment, begun at a time in seconds since 1970; by default before every registration."""
     found = client.get_experiment_by_name(name)

@@ -80,7 +80,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
         process.start()
     work(0, 1, tmp_path / "1", config)
     for process in running:
-        process.join(240)
+        process.join(300)
         assert process.exitcode == 0
     for name in trials(config):
         rows = [

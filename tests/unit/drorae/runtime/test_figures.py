@@ -65,7 +65,7 @@ def test_a_matplotlibrc_and_a_backend_that_are_not_there_do_no_harm(tmp_path: Pa
     words = ["fit", "t.csv", "--y", "\u5b57", "--out", "law"]
     ended = subprocess.run(
         [sys.executable, "-m", "drorae", *words],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     said = [line for line in ended.stderr.splitlines() if "fitting t.csv" not in line]
     assert ended.returncode == 0 and len(said) == 1 and said[0].startswith("report: ")

@@ -44,7 +44,7 @@ def pair(folder: Path, ending: str, number: int, tell: Tell) -> str:
 
 def ended(folder: Path) -> bool:
     """Whether both processes have gone."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     pids = [int((folder / str(number)).read_text()) for number in (0, 1)]
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
         if time.monotonic() > deadline:

@@ -19,7 +19,7 @@ def test_an_action_is_repeated_until_the_block_ends_however_it_ends() -> None:
             thrice.set()
 
     with pytest.raises(KeyError), every(0.01, act):
-        assert thrice.wait(30)
+        assert thrice.wait(300)
         raise KeyError
     after = len(calls)
     time.sleep(0.1)

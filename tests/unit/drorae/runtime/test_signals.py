@@ -27,7 +27,7 @@ EVERY = pytest.mark.parametrize("signum", ENDING, ids=WORDS.get)
 
 def child(code: str, *before: str) -> subprocess.CompletedProcess[str]:
     """Runs code in an interpreter of its own, which other words may stand before."""
-    return subprocess.run([*before, sys.executable, "-c", HEAD + code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*before, sys.executable, "-c", HEAD + code], capture_output=True, text=True, timeout=300)
 
 
 def kind(signum: int) -> type[BaseException]:

@@ -410,7 +410,7 @@ def hold_until_told(root: Path, name: str, ready: Any, done: Any) -> None:
     array = opened(ArrayStore(root, 1e9), name)
     aged(ArrayStore(root, 1e9), name, 3e6)
     ready.set()
-    done.wait(60)
+    done.wait(300)
     del array
 
 
@@ -420,7 +420,7 @@ def test_what_a_process_has_open_stays(tmp_path: Path) -> None:
     ready, done = context.Event(), context.Event()
     other = context.Process(target=hold_until_told, args=(store.root, "b", ready, done))
     other.start()
-    assert ready.wait(60)
+    assert ready.wait(300)
     with pytest.warns(Notice, match="a of 778 items"):
         mine = opened(store, "d")
     assert store.path({"kind": "b"}).exists()

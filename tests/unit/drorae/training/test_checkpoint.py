@@ -141,7 +141,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     def wait(*what: Any) -> None:
         gate.begun.set()
-        assert gate.go_on.wait(60)
+        assert gate.go_on.wait(300)
         write(*what)
 
     monkeypatch.setattr(torch, "save", wait)
@@ -164,7 +164,7 @@ def test_one_that_is_written_while_weights_change_holds_those_of_its_step(
     now = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows, "pair": (1, module.bias)}
     expected = copy.deepcopy(now)
     writer.save(now)
-    assert slow.begun.wait(60)
+    assert slow.begun.wait(300)
     step()
     rows.append({"step": 2.0})
     slow.go_on.set()
@@ -196,7 +196,7 @@ def test_one_is_written_at_a_time(tmp_path: Path, slow: SimpleNamespace) -> None
 def killed_while_it_writes(path: Path, slow: SimpleNamespace) -> None:
     writer = CheckpointWriter(path)
     writer.save(state(8))
-    slow.begun.wait(60)
+    slow.begun.wait(300)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -82,7 +82,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_is_resumed_from_its_
     third, save = threading.Event(), checkpoints.save_checkpoint
 
     def slowly(path: Path, state: dict[str, Any]) -> None:
-        assert third.wait(60)
+        assert third.wait(300)
         save(path, state)
 
     def stop(row: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from sweeps.driver import cluster
 from sweeps.driver.cluster import HeadWatch, cluster_address, ray_session
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came"

@@ -69,7 +69,7 @@ def talk(
     if redirection:
         line = ["sh", "-c", f'exec "$@" {redirection}', "sh", *line]
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-    return subprocess.run(line, text=True, timeout=60, **given)  # type: ignore[call-overload]
+    return subprocess.run(line, text=True, timeout=300, **given)  # type: ignore[call-overload]
 
 
 def descriptors() -> dict[int, tuple[int, int]]:
@@ -223,7 +223,7 @@ def test_threads_that_were_there_before_are_left_alone(tmp_path: Path, capfd: py
     begin, end = threading.Event(), threading.Event()
 
     def other() -> None:
-        begin.wait(10)
+        begin.wait(300)
         print("another thread's")
         print("and its stderr", file=sys.stderr)
         end.set()
@@ -232,7 +232,7 @@ def test_threads_that_were_there_before_are_left_alone(tmp_path: Path, capfd: py
     thread.start()
     with aside(tmp_path / "driver.log") as (people, _):
         begin.set()
-        assert end.wait(10)
+        assert end.wait(300)
         late = threading.Thread(target=lambda: print("a new thread's"))
         late.start()
         late.join()

@@ -130,7 +130,7 @@ def make(tmp_path: Path, stream: object, log: io.StringIO | None = None, quiet: 
     return made
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came"

@@ -100,14 +100,14 @@ class Cluster:
 
     def end(self, job: subprocess.Popen[str]) -> tuple[int, list[str], str]:
         """The job's status, the log's lines and what it said; nothing of it is left."""
-        said = job.communicate(timeout=60)[1]
+        said = job.communicate(timeout=300)[1]
         assert list((self.folder / "home dir").iterdir()) == [], "the token is gone"
         assert list((self.folder / "state").iterdir()) == [], "every node is stopped"
         return job.returncode, self.log.read_text().splitlines(), said
 
     def wait_for(self, text: str) -> None:
         """Returns once the log has it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while text not in self.log.read_text():
             assert time.monotonic() < deadline, text
             time.sleep(0.05)

@@ -39,7 +39,7 @@ def test_no_slot_waits_for_a_store_that_does_not_answer(
     monkeypatch.setattr(recorder, "KEEP_WAIT_SECONDS", 0.05)
     config = replace(PRESETS["smoke"], seed=78)
     with recorder.Recorder(Silent(sweep.address, config, tmp_path)) as recording:
-        assert asked.wait(60)
+        assert asked.wait(300)
         # All of this happens while the store holds a call.
         for step in range(1, 21):
             recording.report({"phase": "phase2", "step": float(step), "loss": 1.0 / step})
@@ -48,8 +48,8 @@ def test_no_slot_waits_for_a_store_that_does_not_answer(
     assert not answers.is_set()
     answers.set()
     # What was handed over is not sent from here any more, and is left to the driver.
-    assert over.wait(60)
-    deadline = time.monotonic() + 10
+    assert over.wait(300)
+    deadline = time.monotonic() + 300
     while not (tmp_path / SPOOL).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert sweep.record(config, tmp_path, lambda line: None)
@@ -121,7 +121,7 @@ def test_a_database_that_is_away_fails_no_trial(tmp_path: Path) -> None:
     away = RunAddress(f"sqlite:///{tmp_path}/file/mlflow.db", "1", "parent")
     with recorder.Recorder(TrialTracker(away, PRESETS["smoke"], tmp_path, said.append)) as recording:
         recording.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not said and time.monotonic() < deadline:
             time.sleep(0.02)
     assert len(said) == 1 and "does not answer" in said[0] and (tmp_path / "spool.jsonl").exists()

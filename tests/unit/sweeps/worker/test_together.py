@@ -72,7 +72,7 @@ def test_what_a_process_of_a_preparation_finds_to_mend_is_said(tmp_path: Path, r
     assert found is not None and found["again"] and not found["user"]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it does not come to that"
@@ -113,6 +113,6 @@ def test_all_processes_of_a_trial_that_was_taken_over_stop_and_another_worker_go
         wait_for(lambda: len(processes()) == 4)
     finally:
         (trial / "enough").touch()
-        driver.join(120)
+        driver.join(300)
     assert done[0].counts == {"finished": 1} and not list(trial.glob("error-*"))
     assert not (trial / "ray").exists() and not (trial / "worker.lease").exists()
