@@ -10,6 +10,7 @@ from drorae.config.convert import override as override
 from drorae.config.convert import to_dict as to_dict
 from drorae.config.generator import GENERATORS as GENERATORS
 from drorae.config.generator import TRAININGS as TRAININGS
+from drorae.config.generator import GenerationConfig as GenerationConfig
 from drorae.config.generator import GeneratorConfig as GeneratorConfig
 from drorae.config.generator import GeneratorRun as GeneratorRun
 from drorae.config.generator import GeneratorTraining as GeneratorTraining

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from drorae.config.checked import FieldError
+from drorae.config.generator import GenerationConfig
 from drorae.config.schema import TrialConfig
 from drorae.errors import UserError
 
@@ -49,6 +50,8 @@ def _convert(annotation: Any, value: Any, name: str) -> Any:
         UserError: the field of this name takes something else; the message says what.
     """
     kind, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is GenerationConfig and isinstance(value, str):
+        return GenerationConfig.named(value)
     if dataclasses.is_dataclass(annotation):
         if not isinstance(value, Mapping):
             raise UserError(f"{name}: expected a group of fields, got {value!r}; name one of its fields instead")

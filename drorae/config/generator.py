@@ -1,14 +1,15 @@
 """What a latent generator is: its transformer, how it learns and guides itself, and how it is trained.
 
-No part of a `TrialConfig`: it is trained beside a finished trial (`drorae.trial.generator`), which stays as it is.
+A `GeneratorRun` is trained beside a finished trial (`drorae.trial.generator`), which stays as it is; a trial whose
+`GenerationConfig` has epochs trains one itself and has what it draws among its metrics.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from drorae.config.checked import Checked, Count, Decay, Positive, Weight, Within
+from drorae.config.checked import Checked, Count, Decay, Like, Positive, Weight, Within
 from drorae.errors import UserError
 
 ROTATED = 4
@@ -127,3 +128,93 @@ class GeneratorRun(Checked):
         """Raises UserError where the fields do not go together."""
         self.model.check()
         self.training.check()
+
+
+Guided = Annotated[
+    str,
+    Like(r"none|(cfg|autoguidance|internal)=\d+(\.\d+)?", "none, or cfg, autoguidance or internal with a scale (cfg=1.5)"),
+]
+_AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class GenerationConfig(Checked):
+    """The generator of a trial: trained once its tokenizer is, on that one's latents, and measured by what it draws."""
+
+    size: Literal["small", "tiny", "dit_dh_s", "dit_dh_xl"] = "small"
+    """A name of `GENERATORS`."""
+    training: Literal["own", "rae", "drorae"] = "own"
+    """A name of `TRAININGS`."""
+    epochs: Count = 0
+    """So often it sees every training image; 0: the trial has no generator."""
+    batch_size: Count = 0
+    """0: the training's."""
+    lr: Weight = 0.0
+    """0: the training's."""
+    condition: Literal["auto", "none", "class"] = "auto"
+    """What it is told; auto: the class of images that have one."""
+    prediction: Literal["v", "x"] = "v"
+    early_depth: Count = 0
+    """Blocks before the second output, which internal guidance needs; 0: none."""
+    samples: Annotated[int, Within(10)] = 500
+    """Images drawn for the metrics, of all classes by turns."""
+    steps: Positive = 50
+    """Of the sampler."""
+    method: Literal["euler", "heun"] = "euler"
+    guidance: tuple[Guided, ...] = ("none",)
+    """Guidances that it draws with in turn, one generator for all: none,autoguidance=1.5. The first one's metrics have
+    the plain names, any other's its own before them: autoguidance_1.5.gfd_effnet2."""
+
+    @classmethod
+    def named(cls, size: str) -> GenerationConfig:
+        """Returns what `generator=NAME` stands for: a size, trained as long as published, or as `own` says.
+
+        Raises:
+            UserError: no such size.
+        """
+        if size not in GENERATORS:
+            raise UserError(f"generator: {size!r} is not known; choose one of {', '.join(GENERATORS)}")
+        training: Literal["own", "drorae"] = "drorae" if size.startswith("dit_dh") else "own"
+        return replace(cls(), **{"size": size, "training": training, "epochs": TRAININGS[training].epochs})
+
+    def run(self, seed: int, labelled: bool) -> GeneratorRun:
+        """Returns the generator and its training.
+
+        Args:
+            seed: the trial's.
+            labelled: whether the images have classes.
+        """
+        usual = TRAININGS[self.training]
+        condition = self.condition
+        if condition == _AUTO:
+            condition = "class" if labelled else "none"
+        return GeneratorRun(
+            replace(
+                GENERATORS[self.size],
+                condition=condition,
+                prediction=self.prediction,
+                early_depth=self.early_depth,
+            ),
+            replace(
+                usual,
+                epochs=self.epochs or usual.epochs,
+                batch_size=self.batch_size or usual.batch_size,
+                lr=self.lr or usual.lr,
+            ),
+            seed,
+        )
+
+    def check(self) -> None:
+        """Raises UserError where the fields do not go together."""
+        if not self.epochs:
+            return
+        self.run(0, labelled=True).check()
+        if not self.guidance:
+            raise UserError("generator.guidance: expected one or more; use none")
+        if len(set(self.guidance)) < len(self.guidance):
+            raise UserError(f"generator.guidance: {','.join(self.guidance)} names one twice; name each once")
+        kinds = {guidance.partition("=")[0] for guidance in self.guidance}
+        if "internal" in kinds and not self.early_depth:
+            raise UserError("generator.guidance: internal needs a second output; set generator.early_depth")
+        if "cfg" in kinds and self.condition == "none":
+            raise UserError("generator.guidance: cfg needs a generator that is told classes; use generator.condition=class")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from drorae.config.checked import Checked, Count, Decay, Like, Name, Positive, Share, Weight, Within
+from drorae.config.generator import GenerationConfig
 from drorae.config.phases import Module, Phase, PhaseConfig, check_discriminators, check_phases, declared, trained_parts
 from drorae.errors import UserError
 
@@ -401,6 +402,7 @@ class TrialConfig(Checked):
     phase3: PhaseConfig = PhaseConfig(epochs=0)
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
+    generator: GenerationConfig = GenerationConfig()
     seed: Count = 0
     """Seeds the fusion's initialisation and the order of phases 2 and 3."""
     label: str = ""
