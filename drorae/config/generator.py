@@ -132,7 +132,9 @@ class GeneratorRun(Checked):
 
 Guided = Annotated[
     str,
-    Like(r"none|(cfg|autoguidance|internal)=\d+(\.\d+)?", "none, or cfg, autoguidance or internal with a scale (cfg=1.5)"),
+    Like(
+        r"none|(cfg|autoguidance|internal)=\d+(\.\d+)?", "none, or cfg, autoguidance or internal with a scale (cfg=1.5)"
+    ),
 ]
 _AUTO = "auto"
 
@@ -217,4 +219,6 @@ class GenerationConfig(Checked):
         if "internal" in kinds and not self.early_depth:
             raise UserError("generator.guidance: internal needs a second output; set generator.early_depth")
         if "cfg" in kinds and self.condition == "none":
-            raise UserError("generator.guidance: cfg needs a generator that is told classes; use generator.condition=class")
+            raise UserError(
+                "generator.guidance: cfg needs a generator that is told classes; use generator.condition=class"
+            )

@@ -103,6 +103,8 @@ METRICS = (
     Metric("precision_effnet", "Generation's precision (EfficientNet-Lite0 features)", "higher", network="effnet"),
     Metric("recall_effnet", "Generation's recall (EfficientNet-Lite0 features)", "higher", network="effnet"),
 )  # fmt: skip
+GENERATOR_LOSS = "generator_loss"
+"""Of a trial's own generator, as its training last reported it."""
 BASELINE = "baseline_"
 """Before a metric's name, in tables: what the tokenizer measures without fusion."""
 GAIN = "gain_"
@@ -209,6 +211,15 @@ def better(name: str) -> Better | None:
         return _BY_NAME[name].better
     word = name.lower().replace("-", "_").partition("_")[0]
     return "lower" if word in _LOWER else "higher" if word in _HIGHER else None
+
+
+def guided(kind: str, scale: float) -> str:
+    """Returns what stands before the name of a metric of images that were drawn with a guidance.
+
+    >>> guided("autoguidance", 1.5), guided("none", 1.0)
+    ('autoguidance_1.5.', 'none.')
+    """
+    return "none." if kind == "none" else f"{kind}_{scale:g}."
 
 
 def title(name: str) -> str:

@@ -1,6 +1,7 @@
 """The generators of a finished trial's latents: trained beside it, in folders of their own, and opened again.
 
-Neither the trial's hash nor its result knows of them. A generator is known by the trial's hash, its own config, how it
+Neither the trial's hash nor its result knows of them, save of the one that its own config describes
+(`drorae.trial.generation`). A generator is known by the trial's hash, its own config, how it
 is trained and its seed (`address`).
 """
 
@@ -25,7 +26,7 @@ from drorae.generation.training import NAME, GeneratorStepper, TrainingLatents, 
 from drorae.generation.transformer import DiTDH
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed
-from drorae.runtime import out_of_memory
+from drorae.runtime import distributed, out_of_memory
 from drorae.storage.files import file_name, naming_full_disk, write_atomic
 from drorae.storage.sealed import read_sealed
 from drorae.training.loop import DivergenceError, PhaseRun, Report, TrainingRecord
@@ -141,28 +142,68 @@ def ready_generator(
         UserError: no finished trial there, another generator of this name, images without labels where classes are
             told, a training that diverges, or too little room.
     """
-    directory, runtime = Path(directory), runtime or Runtime()
-    run.check()
+    directory = Path(directory)
     result = read_result(directory)
     trial = result.config_hash if result is not None else ""
+    # Refuses another's folder before anything is loaded.
+    _own_folder(directory, trial, run, name)
+    workshop, tokenizer = load_trained(directory, runtime or Runtime(), report=report)
+    return generator_of(directory, trial, run, workshop, tokenizer, name, report)
+
+
+def _own_folder(directory: Path, trial: str, run: GeneratorRun, name: str) -> Path:
+    """The folder of a generator; refuses one that holds another."""
+    run.check()
     folder = folder_of(directory, name or address(trial, run))
-    known = {"trial": trial, "run": to_dict(run)}
-    found = _record(folder)
+    known, found = _known(trial, run), _record(folder)
     if found is not None and {part: found.get(part) for part in known} != known:
         raise UserError(
             f"{folder}: holds another generator, or one of another trial; choose another --name, or leave out what "
             "describes it to take it as it is"
         )
-    workshop, tokenizer = load_trained(directory, runtime, report=report)
+    return folder
+
+
+def _known(trial: str, run: GeneratorRun) -> dict[str, Any]:
+    """What a generator's record says of it before it is trained."""
+    return {"trial": trial, "run": to_dict(run)}
+
+
+def generator_of(
+    directory: Path,
+    trial: str,
+    run: GeneratorRun,
+    workshop: Workshop,
+    tokenizer: Tokenizer,
+    name: str = "",
+    report: Report = lambda row: None,
+) -> Generator:
+    """As `ready_generator`, of a trained tokenizer that is at hand; in all processes of a trial alike.
+
+    Args:
+        directory: the trial's folder.
+        trial: its hash.
+        run: what the generator is and how it is trained.
+        workshop: the trial's.
+        tokenizer: as the trial leaves it.
+        name: of the generator's folder; empty: its address.
+        report: called with rows of progress.
+
+    Raises:
+        UserError: as `ready_generator`.
+    """
+    folder = _own_folder(directory, trial, run, name)
     path = folder / part_file(NAME)
     with naming_full_disk(folder), out_of_memory.as_user_error(NAME):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            weights = read_sealed(path, read_state)
+        with distributed.main_lock(FileLock(folder / ".lock")):
+            # Damaged files are set aside by one process, on behalf of all.
+            weights = read_sealed(path, read_state) if distributed.is_main() else None
             found = _record(folder)
-            if weights is None or found is None or "steps" not in found:
-                _train(folder, known, run, workshop, tokenizer, report)
-                weights, found = read_state(path), _record(folder)
+            if distributed.from_main(weights is None or found is None or "steps" not in found):
+                _train(folder, _known(trial, run), run, workshop, tokenizer, report)
+                weights = None
+            weights, found = weights or read_state(path), _record(folder)
     assert found is not None  # _train has written it
     model = _build(run, tokenizer, found["classes"])
     statistics = read_state(folder / part_file(STATISTICS))
@@ -201,24 +242,27 @@ def _train(
         raise UserError(f"{folder}: images or weights have changed since its training began; put them back")
     statistics = latents.statistics()
     record = known | {"classes": classes, "latents": latents.address, "latent_images": statistics.images}
-    write_tree(folder, GENERATOR, record)
-    save_sealed(folder / part_file(STATISTICS), {"mean": statistics.mean, "std": statistics.std})
+    if distributed.is_main():
+        write_tree(folder, GENERATOR, record)
+        save_sealed(folder / part_file(STATISTICS), {"mean": statistics.mean, "std": statistics.std})
     data = TrainingLatents(len(latents.array) // 2, latents.take, statistics.normalise, latents.labels)
     stepper = GeneratorStepper(model, run, data, workshop.device, workshop.runtime)
     checkpoint = folder / CHECKPOINTS.replace("*", "checkpoint")
     trained = _steps(stepper, workshop.runtime, checkpoint, report, _keeps_early(folder, stepper))
-    write_atomic(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in trained.rows).encode())
-    save_sealed(folder / part_file(NAME), stepper.module.state_dict())
-    ended = {"steps": trained.steps, "seconds": trained.seconds, "cpu_seconds": trained.cpu_seconds}
-    write_tree(folder, GENERATOR, record | ended | {"loss": trained.rows[-1]["loss"]})
-    checkpoint.unlink(missing_ok=True)
+    if distributed.is_main():
+        write_atomic(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in trained.rows).encode())
+        save_sealed(folder / part_file(NAME), stepper.module.state_dict())
+        ended = {"steps": trained.steps, "seconds": trained.seconds, "cpu_seconds": trained.cpu_seconds}
+        write_tree(folder, GENERATOR, record | ended | {"loss": trained.rows[-1]["loss"]})
+        checkpoint.unlink(missing_ok=True)
+    distributed.barrier()
 
 
 def _keeps_early(folder: Path, stepper: GeneratorStepper) -> Callable[[int], None]:
     """What keeps AutoGuidance's bad model, when called after each step with how many were taken."""
 
     def keep(steps: int) -> None:
-        if steps == early_step(stepper.total):
+        if steps == early_step(stepper.total) and distributed.is_main():
             save_sealed(folder / part_file(EARLY), stepper.weights())
 
     return keep

@@ -42,7 +42,7 @@ class TrialResult:
     eval_seconds: float = 0.0
     """Wall seconds of the metrics, the probe among them."""
     device_seconds: float = 0.0
-    """CPU: processor seconds of training and evaluation; CUDA: their wall seconds."""
+    """CPU: processor seconds of training, evaluation and the trial's generator; CUDA: their wall seconds."""
     train_flops: float = 0.0
     """Floating-point operations of phases 2 and 3 (`drorae.machine.needs.train_flops`); 0 in older results."""
     reason: str = ""

@@ -40,6 +40,7 @@ from drorae.trial.folder import (
     set_damaged_aside,
     write_tree,
 )
+from drorae.trial.generation import Generation, check_generation, measure_generation
 from drorae.trial.inputs import check_inputs, note_prepared
 from drorae.trial.own_phases import checkpoint_of, read_between, train_own_phases
 from drorae.trial.provenance import provenance
@@ -124,6 +125,7 @@ def open_trial(config: TrialConfig, report: Report, directory: Path, runtime: Ru
 
 def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> TrialResult:
     workshop = open_trial(config, report, directory, runtime)
+    check_generation(workshop)
     tokenizer = workshop.tokenizer()
     rows: list[Row] = []
 
@@ -139,8 +141,9 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
         trained = str(error)
     # All processes measure; what they find is the main one's to write down.
     evaluated = None if isinstance(trained, str) else _evaluate(workshop, tokenizer, report)
+    generation = Generation() if evaluated is None else measure_generation(workshop, tokenizer, directory, report)
     if distributed.is_main():
-        _record(workshop, tokenizer, trained, evaluated, rows, directory, report)
+        _record(workshop, tokenizer, trained, evaluated, generation, rows, directory, report)
     distributed.barrier()
     result = read_result(directory)
     if result is None:
@@ -153,6 +156,7 @@ def _record(
     tokenizer: Tokenizer,
     trained: list[TrainingRecord] | str,
     evaluated: _Evaluated | None,
+    generation: Generation,
     rows: list[Row],
     directory: Path,
     report: Report,
@@ -178,7 +182,7 @@ def _record(
         provenance=provenance(workshop),
     )
     if not isinstance(trained, str) and evaluated is not None:
-        result = _measured(workshop, tokenizer, trained, evaluated, result, directory, report)
+        result = _measured(workshop, tokenizer, trained, evaluated, generation, result, directory, report)
     write_atomic(directory / HISTORY, "".join(json.dumps(row) + "\n" for row in rows).encode())
     write_tree(directory, RESULT, asdict(result))
     if result.status != TrialStatus.DIVERGED:
@@ -206,6 +210,7 @@ def _measured(
     tokenizer: Tokenizer,
     trained: list[TrainingRecord],
     evaluated: _Evaluated,
+    generation: Generation,
     result: TrialResult,
     directory: Path,
     report: Report,
@@ -218,6 +223,7 @@ def _measured(
     started, cpu_started = time.perf_counter(), time.process_time()
     between = read_between(directory)
     metrics = dict(evaluation.metrics) | {f"phase2.{name}": value for name, value in between.metrics.items()}
+    metrics |= generation.metrics
     if config.probe.steps:
         report({"phase": "evaluation", "note": "training the probe"})
         metrics |= probe(tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size)
@@ -248,8 +254,12 @@ def _measured(
         eval_images=int(metrics["eval_images"]),
         train_seconds=seconds,
         eval_seconds=eval_seconds,
-        device_seconds=cpu + eval_cpu if workshop.device.type == "cpu" else seconds + eval_seconds,
+        device_seconds=(
+            cpu + eval_cpu + generation.cpu_seconds
+            if workshop.device.type == "cpu"
+            else seconds + eval_seconds + generation.seconds
+        ),
         train_flops=workshop.train_flops(result.fusion_params),
         weights={**result.weights, **own_digests(config, tokenizer)},
-        provenance={**result.provenance, **how},
+        provenance={**result.provenance, **how, **generation.verdicts},
     )

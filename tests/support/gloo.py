@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 def _process(rank: int, world: int, folder: Path, said: Any, work: Callable[..., Any], arguments: Any) -> None:

@@ -1,0 +1,112 @@
+"""A trial's own generator: trained behind its tokenizer, and what it draws measured as part of the trial."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drorae.config import GenerationConfig, config_hash
+from drorae.errors import UserError
+from drorae.generation.drawing import Drawing
+from drorae.generation.guidance import Guidance
+from drorae.metrics.controls import Controls
+from drorae.metrics.registry import GENERATOR_LOSS, guided
+from drorae.models.tokenizer import Tokenizer
+from drorae.runtime import distributed
+from drorae.storage.files import replacing
+from drorae.training.loop import Report
+from drorae.trial.folder import GENERATED_PICTURE, GRID
+from drorae.trial.generated import Generated, measure_samples
+from drorae.trial.generator import Generator, generator_of
+from drorae.trial.samples import sample
+from drorae.trial.shared import Workshop
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a trial's generator adds to its result; nothing, where the trial has none."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the first guidance by their own names, of others behind the guidance's; the controls' distances, which are
+    the same for all; and the training's last loss."""
+    verdicts: dict[str, str] = field(default_factory=dict)
+    """For the result's provenance: what the controls say of each guidance's samples."""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def check_generation(workshop: Workshop) -> None:
+    """Raises UserError where a trial's generator cannot be trained on its images, before anything is."""
+    settings, labelled = workshop.config.generator, workshop.images.train.labels is not None
+    if not settings.epochs or labelled:
+        return
+    if settings.condition == "class":
+        raise UserError(
+            "generator.condition=class needs labels, and the images have none; use generator.condition=none"
+        )
+    if any(text.startswith("cfg=") for text in settings.guidance):
+        raise UserError("generator.guidance: cfg needs labels, and the images have none; use autoguidance")
+
+
+def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path, report: Report) -> Generation:
+    """Trains a trial's generator, in all of its processes, and draws and measures in the main one.
+
+    Args:
+        workshop: the trial's.
+        tokenizer: trained.
+        directory: the trial's folder; gets the generator's, and a picture of the samples of each guidance.
+        report: called with rows of progress.
+
+    Raises:
+        UserError: the generator diverges, or there is too little room.
+    """
+    config = workshop.config
+    settings = config.generator
+    if not settings.epochs:
+        return Generation()
+    started, cpu_started = time.perf_counter(), time.process_time()
+    tokenizer.requires_grad_(False).eval()
+    run = settings.run(config.seed, workshop.images.train.labels is not None)
+    generator = generator_of(directory, config_hash(config), run, workshop, tokenizer, report=report)
+    if not distributed.is_main():
+        return Generation()
+    with distributed.alone():
+        metrics, verdicts = _measured(generator, settings, directory, report)
+    return Generation(metrics, verdicts, time.perf_counter() - started, time.process_time() - cpu_started)
+
+
+def _measured(
+    generator: Generator, settings: GenerationConfig, directory: Path, report: Report
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics and verdicts of a `Generation`."""
+    metrics, verdicts = {GENERATOR_LOSS: generator.loss}, {}
+    for text in settings.guidance:
+        guidance = Guidance.parse(text)
+        drawing = _drawing(settings, guidance, generator.run.seed)
+        folder, sink = sample(generator, drawing, report=report)
+        found = measure_samples(generator, drawing, sink, folder, report)
+        prefix = "" if text == settings.guidance[0] else guided(guidance.kind, guidance.scale)
+        metrics |= {prefix + name: value for name, value in found.metrics.items()}
+        metrics |= _controls(found)
+        verdicts |= _verdicts(prefix, found.controls)
+        with replacing(directory / GENERATED_PICTURE.format(str(guidance).replace("=", "_"))) as path:
+            path.write_bytes((folder / GRID).read_bytes())
+    return metrics, verdicts
+
+
+def _drawing(settings: GenerationConfig, guidance: Guidance, seed: int) -> Drawing:
+    return Drawing(settings.samples, (), settings.steps, settings.method, guidance, seed)
+
+
+def _controls(found: Generated) -> dict[str, float]:
+    """The distances that a generated one is read beside."""
+    sets = {name: getattr(found.controls, name) for name in ("real", "reconstructions", "gaussian")}
+    return {f"{found.extractor}_{name}": one.value for name, one in sets.items()}
+
+
+def _verdicts(prefix: str, controls: Controls) -> dict[str, str]:
+    return {
+        f"{prefix}generator.learned": str(controls.learned),
+        f"{prefix}generator.memorised": str(controls.memorised),
+    }

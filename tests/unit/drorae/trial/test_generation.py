@@ -1,0 +1,145 @@
+"""A trial with a generator of its own: among its metrics, and the same however often it was stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gloo import in_processes
+from tiny import tiny_config, tiny_images
+from tiny_generator import label, tiny_runtime
+
+from drorae.config import (
+    PRESETS,
+    EvaluationConfig,
+    GenerationConfig,
+    PhaseConfig,
+    TrialConfig,
+    config_hash,
+    load_config,
+    override,
+)
+from drorae.errors import UserError
+from drorae.generation.drawing import Drawing
+from drorae.generation.guidance import Guidance
+from drorae.models.weights import read_state
+from drorae.trial.generated import measure_samples
+from drorae.trial.generator import ready_generator
+from drorae.trial.result import TrialResult
+from drorae.trial.run import run_trial
+from drorae.trial.samples import sample
+
+GENERATION = GenerationConfig(
+    "tiny", epochs=3, batch_size=8, lr=3e-3, samples=16, steps=4, guidance=("none", "autoguidance=1.5")
+)
+
+
+def trial_config(folder: Path, generation: GenerationConfig = GENERATION, classes: int = 4) -> TrialConfig:
+    images = label(tiny_images(folder / "images.npz"), classes)
+    phase = PhaseConfig(epochs=1, batch_size=16)
+    config = tiny_config(images, phase1=phase, phase2=phase, evaluation=EvaluationConfig(extractors=("effnet2",)))
+    return replace(config, generator=generation)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    run_trial(trial_config(folder), directory=folder / "trial", runtime=tiny_runtime(folder))
+    return folder
+
+
+def result_of(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return found
+
+
+def test_its_metrics_are_those_of_the_same_generator_beside_the_trial(home: Path, tmp_path: Path) -> None:
+    metrics = result_of(home / "trial")["metrics"]
+    alone = shutil.copytree(home / "trial", tmp_path / "trial")
+    shutil.rmtree(alone / "generator")
+    config = load_config(alone / "config.json")
+    generator = ready_generator(alone, GENERATION.run(config.seed, True), runtime=tiny_runtime(home))
+    assert metrics["generator_loss"] == generator.loss
+    for prefix, text in (("", "none"), ("autoguidance_1.5.", "autoguidance=1.5")):
+        drawing = Drawing(16, steps=4, guidance=Guidance.parse(text))
+        folder, sink = sample(generator, drawing)
+        found = measure_samples(generator, drawing, sink, folder)
+        assert {name: metrics[prefix + name] for name in found.metrics} == found.metrics
+        assert metrics["gfd_effnet2_gaussian"] == found.controls.gaussian.value
+        assert metrics["gfd_effnet2_real"] == found.controls.real.value
+    assert metrics["gfd_effnet2_images"] == 16 and metrics["psnr"] > 0
+    assert metrics["autoguidance_1.5.gfd_effnet2"] != metrics["gfd_effnet2"]
+    assert result_of(home / "trial")["provenance"]["generator.learned"]
+    pictures = {path.name for path in (home / "trial").glob("generated.*.png")}
+    assert pictures == {"generated.none.png", "generated.autoguidance_1.5.png"}
+
+
+def test_one_that_was_stopped_while_its_generator_trained_ends_with_the_same_result(home: Path, tmp_path: Path) -> None:
+    config = trial_config(tmp_path)
+
+    def stop(row: dict[str, Any]) -> None:
+        if row.get("phase") == "generator" and row.get("step") == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(config, stop, directory=tmp_path / "trial", runtime=tiny_runtime(home))
+    run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(home))
+    assert result_of(tmp_path / "trial")["metrics"] == result_of(home / "trial")["metrics"]
+
+
+def in_one_of_several(folder: Path) -> TrialResult:
+    once = replace(GENERATION, guidance=("none",))
+    return run_trial(trial_config(folder / "data", once), directory=folder / "trial", runtime=tiny_runtime(folder))
+
+
+def test_two_processes_train_one_generator_together(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(home / "images.npz", tmp_path / "data" / "images.npz")
+    found = in_processes(2, tmp_path, in_one_of_several, tmp_path)
+    assert all(isinstance(one, TrialResult) and one.metrics == found[0].metrics for one in found), found
+    alone = result_of(home / "trial")["metrics"]
+    assert found[0].metrics["generator_loss"] == pytest.approx(alone["generator_loss"], rel=1e-5)
+    weights = [next((folder / "trial" / "generator").glob("*/generator.safetensors")) for folder in (home, tmp_path)]
+    one, two = (read_state(path) for path in weights)
+    assert one is not None and two is not None
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_config_without_one_has_the_hash_that_it_always_had() -> None:
+    config = PRESETS["quickstart"]
+    assert config_hash(replace(config, generator=GenerationConfig(size="tiny"))) != config_hash(config)
+    assert override(config, "generator", "dit_dh_xl").generator.epochs == 80
+    assert override(config, "generator", "small").generator.epochs == 20
+    with pytest.raises(UserError, match="generator: 'huge' is not known; choose one of"):
+        override(config, "generator", "huge")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"guidance": ("internal=1.5",)}, "internal needs a second output"),
+        ({"guidance": ("cfg=1.5",), "condition": "none"}, "cfg needs a generator that is told classes"),
+        ({"guidance": ("none", "none")}, "names one twice"),
+        ({"guidance": ()}, "expected one or more"),
+        ({"training": "rae"}, "generator.constant_epochs"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_the_config(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(PRESETS["smoke"], generator=replace(GENERATION, **changes)).check()
+
+
+@pytest.mark.parametrize("changes", [{"condition": "class"}, {"guidance": ("cfg=2",)}])
+def test_classes_that_the_images_lack_are_missed_before_anything_is_trained(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    config = trial_config(tmp_path, replace(GENERATION, **changes), classes=0)
+    with pytest.raises(UserError, match="images have none"):
+        run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(tmp_path))
+    assert not (tmp_path / "trial" / "fusion.safetensors").exists()
