@@ -39,6 +39,8 @@ class Metric:
     """What `evaluation.extractors` calls the network in whose features it is a Fréchet distance."""
     network: str = ""
     """The network in whose features it is measured otherwise: by that name, or by `objective.perceptual`'s."""
+    generated: bool = False
+    """It is a Fréchet distance of generated images, which reports set against reconstruction."""
 
 
 METRICS = (
@@ -73,22 +75,23 @@ METRICS = (
     Metric("kid_inception", "KID (Inception features)", "lower", network="inception"),
     Metric("kd_effnet", "Kernel distance (EfficientNet-Lite0 features)", "lower", network="effnet"),
     Metric("probe_loss", "Probe's held-out loss", "lower", charted=True, published="DiT loss"),
-    # Of generated images.
+    # Of a generator, and of the images it generates.
+    Metric("generator_loss", "Generator's training loss", "lower", charted=True),
     Metric(
         "gfd_effnet2", "Generation's Fréchet distance (EfficientNet-Lite2 features)", "lower",
-        fitted=True, charted=True, listed=True, announced=True, network="effnet2",
+        fitted=True, charted=True, listed=True, announced=True, network="effnet2", generated=True,
     ),
     Metric(
         "gfd_dinov2", "Generation's Fréchet distance (DINOv2 features)", "lower",
-        fitted=True, charted=True, listed=True, network="dinov2",
+        fitted=True, charted=True, listed=True, network="dinov2", generated=True,
     ),
     Metric(
         "gfid_inception", "gFID (Inception features)", "lower",
-        fitted=True, charted=True, listed=True, announced=True, network="inception",
+        fitted=True, charted=True, listed=True, announced=True, network="inception", generated=True,
     ),
     Metric(
         "gfd_effnet", "Generation's Fréchet distance (EfficientNet-Lite0 features)", "lower",
-        fitted=True, charted=True, listed=True, network="effnet",
+        fitted=True, charted=True, listed=True, network="effnet", generated=True,
     ),
     Metric("sfid_inception", "sFID (Inception features in their places)", "lower", network="inception"),
     Metric("is_effnet2", "Inception Score (EfficientNet-Lite2 classes)", "higher", charted=True, network="effnet2"),
@@ -111,6 +114,16 @@ INFLUENCE = "_influence"
 """After the name of a Frechet distance, in `per_image.npz`: what every image does to it."""
 COUNT = "_images"
 """After a metric's name, in tables: the number of images it is of, where that is not `eval_images`."""
+CONTROLS = {
+    "real": "real training images",
+    "reconstructions": "reconstructions",
+    "gaussian": "a Gaussian per position, decoded",
+}
+"""What else a distance of generated images is measured of, by what stands behind its name: gfd_effnet2_real."""
+GENERATED = tuple(metric.name for metric in METRICS if metric.generated)
+_PHASE = re.compile(r"phase([123])\.")
+_GUIDANCE = re.compile(r"(cfg|autoguidance|internal)_(\d+(?:\.\d+)?)\.")
+"""Before a metric of generated images, in tables: the guidance they are drawn with, where it is not the first."""
 _BY_NAME = {metric.name: metric for metric in METRICS}
 _LOWER = {"rfid", "rfd", "gfid", "gfd", "sfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd"}
 _HIGHER = {"psnr", "ssim", "is", "precision", "recall", "accuracy", "acc"}
@@ -151,7 +164,7 @@ def mark(name: str, cells: Iterable[str]) -> str:
     >>> mark("kd_effnet", ["effnet=training"]), mark("rfd_effnet2", ["effnet=training"]), mark("rfd_dinov2", [])
     ("in training's features", '', '')
     """
-    item = _BY_NAME.get(plain(name).removeprefix(BASELINE).removesuffix("_reference"))
+    item = _BY_NAME.get(_controlled(plain(name).removeprefix(BASELINE).removesuffix("_reference"))[0])
     network = (item.extractor or item.network) if item else ""
     seen = {word for cell in cells for word in cell.split()}
     return next((said for who, said in MARKS.items() if network and f"{network}={who}" in seen), "")
@@ -197,10 +210,11 @@ def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
 def better(name: str) -> Better | None:
     """Says which way a metric is better, also of others' tables, by the first word of its name; None: not known.
 
-    A phase before it says when it was measured. More of a gain is better, whatever it is a gain of.
+    A phase before it says when it was measured, a guidance of which images. More of a gain is better, whatever it is a
+    gain of.
 
-    >>> better("rFID-50k"), better("phase2.psnr"), better("gain_l1"), better("params")
-    ('lower', 'higher', 'higher', None)
+    >>> better("rFID-50k"), better("phase2.psnr"), better("gain_l1"), better("params"), better("cfg_2.is_effnet2")
+    ('lower', 'higher', 'higher', None, 'higher')
     """
     if name.startswith(GAIN):
         return "higher" if better(name.removeprefix(GAIN)) else None
@@ -214,18 +228,43 @@ def better(name: str) -> Better | None:
 def title(name: str) -> str:
     """Returns a metric's title; a name that is not in the list stays as it is.
 
-    >>> title("phase2.psnr"), title("gain_ssim"), title("params")
-    ('PSNR (dB) after phase 2', 'SSIM gain over no fusion', 'params')
+    >>> title("phase2.psnr"), title("gain_ssim"), title("cfg_1.5.is_inception"), title("params")
+    ('PSNR (dB) after phase 2', 'SSIM gain over no fusion', 'Inception Score, cfg 1.5', 'params')
     """
     gained = name.removeprefix(GAIN)
     if gained != name:
         return f"{title(gained)} gain over no fusion" if gained in _BY_NAME else name
-    known = plain(name)
+    known, control = _controlled(plain(name))
     if known not in _BY_NAME:
         return name
-    return _BY_NAME[known].title + (f" after phase {name[5]}" if known != name else "")
+    said = _BY_NAME[known].title + (f" of {CONTROLS[control]}" if control else "")
+    if phase := _PHASE.match(name):
+        return f"{said} after phase {phase[1]}"
+    guidance = _GUIDANCE.match(name)
+    return f"{said}, {guidance[1]} {guidance[2]}" if guidance else said
 
 
 def plain(name: str) -> str:
-    """Returns a metric's name without the phase after which it was measured, as in `phase2.psnr`."""
-    return re.sub(r"^phase[123]\.", "", name)
+    """Returns a metric's name without the phase after which it was measured, or the guidance of what it measures.
+
+    >>> plain("phase2.psnr"), plain("autoguidance_1.5.gfd_effnet2"), plain("generator.epochs")
+    ('psnr', 'gfd_effnet2', 'generator.epochs')
+    """
+    before = _PHASE.match(name) or _GUIDANCE.match(name)
+    return name[before.end() :] if before else name
+
+
+def generated(columns: Iterable[str]) -> list[str]:
+    """Returns the columns that are Fréchet distances of generated images: the registry's order, every guidance of each.
+
+    >>> generated(["cfg_2.gfd_effnet2", "gfd_dinov2", "gfd_effnet2_se", "gfd_effnet2", "psnr"])
+    ['gfd_effnet2', 'cfg_2.gfd_effnet2', 'gfd_dinov2']
+    """
+    found = [name for name in columns if plain(name) in GENERATED and not _PHASE.match(name)]
+    return sorted(found, key=lambda name: (GENERATED.index(plain(name)), name != plain(name)))
+
+
+def _controlled(name: str) -> tuple[str, str]:
+    """Splits the name of a control of a distance of generated images; any other's second part is empty."""
+    head, _, tail = name.rpartition("_")
+    return (head, tail) if tail in CONTROLS and head in GENERATED else (name, "")
