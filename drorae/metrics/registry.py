@@ -225,8 +225,10 @@ def better(name: str) -> Better | None:
     return "lower" if word in _LOWER else "higher" if word in _HIGHER else None
 
 
-def title(name: str) -> str:
+def title(name: str, between: str = ", ") -> str:
     """Returns a metric's title; a name that is not in the list stays as it is.
+
+    between: what stands before the guidance of what is measured.
 
     >>> title("phase2.psnr"), title("gain_ssim"), title("cfg_1.5.is_inception"), title("params")
     ('PSNR (dB) after phase 2', 'SSIM gain over no fusion', 'Inception Score, cfg 1.5', 'params')
@@ -241,7 +243,7 @@ def title(name: str) -> str:
     if phase := _PHASE.match(name):
         return f"{said} after phase {phase[1]}"
     guidance = _GUIDANCE.match(name)
-    return f"{said}, {guidance[1]} {guidance[2]}" if guidance else said
+    return f"{said}{between}{guidance[1]} {guidance[2]}" if guidance else said
 
 
 def plain(name: str) -> str:
