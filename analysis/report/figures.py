@@ -64,14 +64,17 @@ _NAMES = {
 }
 
 
-def display_name(name: str) -> str:
-    """A metric's or size's name for people, with its unit; unknown names stay as they are."""
-    return _NAMES.get(name) or title(name)
+def display_name(name: str, between: str = ", ") -> str:
+    """A metric's or size's name for people, with its unit; unknown names stay as they are.
+
+    between: what stands before the guidance of generated images.
+    """
+    return _NAMES.get(name) or title(name, between)
 
 
 def metric_name(of: Sample | Selection | DesignComparison, between: str = ", ") -> str:
     """The display name of what a law is of, and whose features it is measured in where these are not independent."""
-    return display_name(of.y_name) + (f"{between}{of.mark}" if of.mark else "")
+    return display_name(of.y_name, between) + (f"{between}{of.mark}" if of.mark else "")
 
 
 def number(value: float, spread: float = 0.0) -> str:

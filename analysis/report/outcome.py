@@ -13,10 +13,12 @@ import pandas as pd
 from analysis.inference.analysis import Analysis, analyse
 from analysis.inference.asked import Asking
 from analysis.inference.convergence import unmeasured
+from analysis.inference.tradeoff import TradeOff
 from analysis.laws.bootstrap import Progress
 from analysis.laws.digits import between, fixed, share
 from analysis.laws.line import Unit
 from analysis.report.style import Style
+from analysis.report.tradeoff import trade_off_lines, trade_off_tree
 from analysis.report.trees import fit_tree
 from analysis.report.write import write_report
 from drorae.errors import UserError
@@ -85,6 +87,7 @@ def report_analyses(
     command: str | None = None,
     record: Sequence[str] = (),
     style: Style = "screen",
+    trade_offs: Sequence[TradeOff] = (),
 ) -> FitOutcome:
     """Returns what `fit_table` returns, and writes what it writes, of analyses that are there already.
 
@@ -96,6 +99,7 @@ def report_analyses(
         command: printed as the way to make the report again; left out by default.
         record: how registered predictions did, line by line, which ends the text; nothing by default.
         style: of the figures, screen or paper.
+        trade_offs: reconstruction against generation, which the first object has under `trade_offs`; none by default.
 
     Raises:
         UserError: what `write_report` refuses.
@@ -104,9 +108,12 @@ def report_analyses(
     notes = unmeasured([item.selection for item in analyses])
     first, *others = (fit_tree(item) for item in analyses)
     first["warnings"] += [item._asdict() for item in notes]
+    if trade_offs:
+        first["trade_offs"] = [trade_off_tree(item) for item in trade_offs]
     trees = (first, *others)
     said = [f"  note: {item.message} [{item.code}]" for item in notes]
-    paths = {} if out is None else write_report(analyses, out, title, images, command, trees, record, style)
+    said += [line for item in trade_offs for line in trade_off_lines(item)]
+    paths = {} if out is None else write_report(analyses, out, title, images, command, trees, record, style, trade_offs)
     return FitOutcome(tuple(analyses), trees, paths, "\n".join([*map(_summary, analyses), *said, *record]))
 
 

@@ -19,6 +19,7 @@ from analysis.inference.axes import JointAnalysis
 from analysis.inference.compute import Bought
 from analysis.inference.convergence import unmeasured
 from analysis.inference.evidence import BackTest
+from analysis.inference.tradeoff import TradeOff
 from analysis.inference.verdicts import Verdict
 from analysis.laws.digits import share
 from analysis.laws.line import Line
@@ -30,6 +31,7 @@ from analysis.report.figures import display_name, metric_name, number, said_para
 from analysis.report.fonts import boxes
 from analysis.report.latex import joint_table, law_tables
 from analysis.report.style import Style
+from analysis.report.tradeoff import trade_off_blocks, trade_off_figure
 from analysis.report.trees import fit_tree, joint_tree
 from analysis.table.configurations import CONFIGURATION_COLUMNS, configuration_columns
 from analysis.table.selection import Selection
@@ -51,13 +53,15 @@ def write_report(
     trees: Sequence[Mapping[str, Any]] = (),
     record: Sequence[str] = (),
     style: Style = "screen",
+    trade_offs: Sequence[TradeOff] = (),
 ) -> dict[str, Path]:
     """Writes the report of one or several metrics and returns its paths by name.
 
     json: law.json, the object of the first metric, the others' under "also"; csv: law.csv, every run of every fit
     with fitted value, residual and bands, or why it was left out; tex: law.tex, the fits as LaTeX tables; png, svg,
-    pdf: law.*; residuals_png, residuals_svg, residuals_pdf; html: report.html, which holds all of it and loads nothing;
-    markdown: report.md, the same for a repository. Each file appears whole or not at all.
+    pdf: law.*; residuals_png, residuals_svg, residuals_pdf; tradeoff_png, tradeoff_svg, tradeoff_pdf where there are
+    trade-offs; html: report.html, which holds all of it and loads nothing; markdown: report.md, the same for a
+    repository. Each file appears whole or not at all.
 
     Args:
         analyses: one per metric, all against the same size.
@@ -68,6 +72,7 @@ def write_report(
         trees: the objects to write as JSON, one per metric; `fit_tree` of each by default.
         record: how registered predictions did, line by line; nothing by default.
         style: of the figures, screen or paper.
+        trade_offs: reconstruction against generation; none by default.
 
     Raises:
         UserError: the directory cannot be written, or an image cannot be read.
@@ -79,12 +84,18 @@ def write_report(
         paths = figures.save(drawn, folder, "law", style)
         residuals = figures.save(figures.residual_figure(analyses), folder, "residuals", style)
         paths |= {f"residuals_{kind}": path for kind, path in residuals.items()}
+        beside: list[Block] = []
+        if trade_offs:
+            plane = trade_off_figure(trade_offs)
+            paths |= {f"tradeoff_{kind}": path for kind, path in figures.save(plane, folder, "tradeoff", style).items()}
+            beside = trade_off_blocks(trade_offs, paths, boxes(plane))
         text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         paths["json"] = _write(folder / "law.json", text)
         paths["csv"] = _write(folder / "law.csv", _table_csv(analyses))
         paths["tex"] = _write(folder / "law.tex", law_tables(analyses))
         caption = _caption(analyses) + boxes(drawn)
-        return paths | write_pages(folder, title, _blocks(analyses, paths, caption, images or {}, command, record))
+        blocks = _blocks(analyses, paths, caption, images or {}, command, record, beside)
+        return paths | write_pages(folder, title, blocks)
 
 
 def write_joint_report(
@@ -212,6 +223,7 @@ def _blocks(
     images: Mapping[str, Path],
     command: str | None,
     record: Sequence[str],
+    beside: Sequence[Block],
 ) -> list[Block]:
     several = len(analyses) > 1
     names = ", ".join(metric_name(item.selection) for item in analyses)
@@ -224,6 +236,7 @@ def _blocks(
         Picture(paths["svg"], paths["png"], drawn, caption, several),
         *_verdict_table(analyses),
         *_gain_table(analyses),
+        *beside,
         Heading("Fits"),
         *_fit_table(analyses),
         *_law_table(analyses),

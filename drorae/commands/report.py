@@ -107,7 +107,8 @@ def fit_trials(
 ) -> FitOutcome:
     """Fits every known metric of a table of trials and writes the report to `out`.
 
-    A metric that cannot be fitted is named on stderr and left out.
+    A metric that cannot be fitted is named on stderr and left out. Where trials have a generator, the report sets
+    reconstruction against generation.
 
     Args:
         frame: a row for each trial.
@@ -121,13 +122,15 @@ def fit_trials(
     Raises:
         UserError: nothing varies that a law could be of, or no metric can be fitted.
     """
+    from analysis.inference.tradeoff import trade_offs
     from analysis.report.outcome import report_analyses
     from analysis.report.trees import finite
     from drorae.storage.files import write_json
 
     usable = _analyses(frame, say)
     lines = [] if record is None else record.lines()
-    made = report_analyses(usable, out, title, images, command, lines, style)
+    beside = trade_offs(frame, usable[0].selection.x_name, say)
+    made = report_analyses(usable, out, title, images, command, lines, style, beside)
     if record is not None and lines:
         write_json(out / RECORD, finite(record.tree()))
     return made

@@ -39,6 +39,8 @@ class Metric:
     """What `evaluation.extractors` calls the network in whose features it is a Fréchet distance."""
     network: str = ""
     """The network in whose features it is measured otherwise: by that name, or by `objective.perceptual`'s."""
+    generated: bool = False
+    """It is a Fréchet distance of generated images, which reports set against reconstruction."""
 
 
 METRICS = (
@@ -73,33 +75,41 @@ METRICS = (
     Metric("kid_inception", "KID (Inception features)", "lower", network="inception"),
     Metric("kd_effnet", "Kernel distance (EfficientNet-Lite0 features)", "lower", network="effnet"),
     Metric("probe_loss", "Probe's held-out loss", "lower", charted=True, published="DiT loss"),
-    # Of generated images.
+    # Of a generator, and of the images it generates.
+    Metric("generator_loss", "Generator's training loss", "lower", charted=True, published="DiT training loss"),
     Metric(
         "gfd_effnet2", "Generation's Fréchet distance (EfficientNet-Lite2 features)", "lower",
-        fitted=True, charted=True, listed=True, announced=True, network="effnet2",
+        fitted=True, charted=True, listed=True, announced=True, network="effnet2", generated=True,
     ),
     Metric(
         "gfd_dinov2", "Generation's Fréchet distance (DINOv2 features)", "lower",
-        fitted=True, charted=True, listed=True, network="dinov2",
+        fitted=True, charted=True, listed=True, network="dinov2", generated=True,
     ),
     Metric(
         "gfid_inception", "gFID (Inception features)", "lower",
-        fitted=True, charted=True, listed=True, announced=True, network="inception",
+        fitted=True, charted=True, listed=True, announced=True, network="inception", generated=True,
+        published="gFID",
     ),
     Metric(
         "gfd_effnet", "Generation's Fréchet distance (EfficientNet-Lite0 features)", "lower",
-        fitted=True, charted=True, listed=True, network="effnet",
+        fitted=True, charted=True, listed=True, network="effnet", generated=True,
     ),
     Metric("sfid_inception", "sFID (Inception features in their places)", "lower", network="inception"),
     Metric("is_effnet2", "Inception Score (EfficientNet-Lite2 classes)", "higher", charted=True, network="effnet2"),
-    Metric("is_inception", "Inception Score", "higher", charted=True, network="inception"),
+    Metric("is_inception", "Inception Score", "higher", charted=True, network="inception", published="IS"),
     Metric("is_effnet", "Inception Score (EfficientNet-Lite0 classes)", "higher", network="effnet"),
     Metric("precision_effnet2", "Generation's precision (EfficientNet-Lite2 features)", "higher", network="effnet2"),
     Metric("recall_effnet2", "Generation's recall (EfficientNet-Lite2 features)", "higher", network="effnet2"),
     Metric("precision_dinov2", "Generation's precision (DINOv2 features)", "higher", network="dinov2"),
     Metric("recall_dinov2", "Generation's recall (DINOv2 features)", "higher", network="dinov2"),
-    Metric("precision_inception", "Generation's precision (Inception features)", "higher", network="inception"),
-    Metric("recall_inception", "Generation's recall (Inception features)", "higher", network="inception"),
+    Metric(
+        "precision_inception", "Generation's precision (Inception features)", "higher",
+        network="inception", published="precision",
+    ),
+    Metric(
+        "recall_inception", "Generation's recall (Inception features)", "higher",
+        network="inception", published="recall",
+    ),
     Metric("precision_effnet", "Generation's precision (EfficientNet-Lite0 features)", "higher", network="effnet"),
     Metric("recall_effnet", "Generation's recall (EfficientNet-Lite0 features)", "higher", network="effnet"),
 )  # fmt: skip
@@ -113,6 +123,19 @@ INFLUENCE = "_influence"
 """After the name of a Frechet distance, in `per_image.npz`: what every image does to it."""
 COUNT = "_images"
 """After a metric's name, in tables: the number of images it is of, where that is not `eval_images`."""
+CONTROLS = {
+    "real": "real training images",
+    "reconstructions": "reconstructions",
+    "gaussian": "a Gaussian per position, decoded",
+}
+"""What else a distance of generated images is measured of, by what stands behind its name: gfd_effnet2_real."""
+AUTOGUIDED = " with AutoGuidance"
+"""Behind a column of arXiv 2605.10780: of images drawn with `PUBLISHED_GUIDANCE`."""
+PUBLISHED_GUIDANCE = "autoguidance=1.5"
+GENERATED = tuple(metric.name for metric in METRICS if metric.generated)
+_PHASE = re.compile(r"phase([123])\.")
+_GUIDANCE = re.compile(r"(cfg|autoguidance|internal)_(\d+(?:\.\d+)?)\.")
+"""Before a metric of generated images, in tables: the guidance they are drawn with, where it is not the first."""
 _BY_NAME = {metric.name: metric for metric in METRICS}
 _LOWER = {"rfid", "rfd", "gfid", "gfd", "sfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd"}
 _HIGHER = {"psnr", "ssim", "is", "precision", "recall", "accuracy", "acc"}
@@ -153,7 +176,7 @@ def mark(name: str, cells: Iterable[str]) -> str:
     >>> mark("kd_effnet", ["effnet=training"]), mark("rfd_effnet2", ["effnet=training"]), mark("rfd_dinov2", [])
     ("in training's features", '', '')
     """
-    item = _BY_NAME.get(plain(name).removeprefix(BASELINE).removesuffix("_reference"))
+    item = _BY_NAME.get(_controlled(plain(name).removeprefix(BASELINE).removesuffix("_reference"))[0])
     network = (item.extractor or item.network) if item else ""
     seen = {word for cell in cells for word in cell.split()}
     return next((said for who, said in MARKS.items() if network and f"{network}={who}" in seen), "")
@@ -185,24 +208,41 @@ def objective(extractors: Sequence[str], looked: str = "") -> str:
 def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
     """Names the metric that measures a column of arXiv 2605.10780 where some are measured; empty: none of them.
 
-    The probe's loss stands for its DiT's, and rFID, without Inception, is the first extractor's Fréchet distance.
+    The probe's loss stands for its DiT's; rFID and what is said of generated images, without Inception, are the first
+    extractor's. Columns with AutoGuidance are those of its published scale.
 
     >>> measure_of("rFID", ("effnet",), "none"), measure_of("LPIPS", (), "none"), measure_of("gFID", (), "vgg")
     ('rfd_effnet', '', '')
+    >>> measure_of("IS", ("effnet2",), "none"), measure_of("gFID with AutoGuidance", ("inception",), "none")
+    ('is_effnet2', 'autoguidance_1.5.gfid_inception')
     """
+    column, guided, _ = column.partition(AUTOGUIDED)
     found = next((item for item in METRICS if item.published == column), None)
-    if found is None or (found.name.startswith("lpips") and not found.name.endswith(lpips)):
+    if found is None:
         return ""
+    if found.name.startswith("lpips"):
+        return found.name if found.name.endswith(lpips) else ""
+    if found.network:
+        network = found.network if found.network in extractors else next(iter(extractors), "")
+        alike = (item.name for item in METRICS if network and item.network == network and _kind(item) == _kind(found))
+        name = next(alike, "")
+        return f"{PUBLISHED_GUIDANCE.replace('=', '_')}.{name}" if guided and name else name
     return objective(extractors) if found.extractor and found.extractor not in extractors else found.name
+
+
+def _kind(item: Metric) -> str:
+    """What a metric of generated images is, whatever the network."""
+    return "distance" if item.generated else item.name.partition("_")[0]
 
 
 def better(name: str) -> Better | None:
     """Says which way a metric is better, also of others' tables, by the first word of its name; None: not known.
 
-    A phase before it says when it was measured. More of a gain is better, whatever it is a gain of.
+    A phase before it says when it was measured, a guidance of which images. More of a gain is better, whatever it is a
+    gain of.
 
-    >>> better("rFID-50k"), better("phase2.psnr"), better("gain_l1"), better("params")
-    ('lower', 'higher', 'higher', None)
+    >>> better("rFID-50k"), better("phase2.psnr"), better("gain_l1"), better("params"), better("cfg_2.is_effnet2")
+    ('lower', 'higher', 'higher', None, 'higher')
     """
     if name.startswith(GAIN):
         return "higher" if better(name.removeprefix(GAIN)) else None
@@ -222,21 +262,48 @@ def guided(kind: str, scale: float) -> str:
     return "none." if kind == "none" else f"{kind}_{scale:g}."
 
 
-def title(name: str) -> str:
+def title(name: str, between: str = ", ") -> str:
     """Returns a metric's title; a name that is not in the list stays as it is.
 
-    >>> title("phase2.psnr"), title("gain_ssim"), title("params")
-    ('PSNR (dB) after phase 2', 'SSIM gain over no fusion', 'params')
+    between: what stands before the guidance of what is measured.
+
+    >>> title("phase2.psnr"), title("gain_ssim"), title("cfg_1.5.is_inception"), title("params")
+    ('PSNR (dB) after phase 2', 'SSIM gain over no fusion', 'Inception Score, cfg 1.5', 'params')
     """
     gained = name.removeprefix(GAIN)
     if gained != name:
         return f"{title(gained)} gain over no fusion" if gained in _BY_NAME else name
-    known = plain(name)
+    known, control = _controlled(plain(name))
     if known not in _BY_NAME:
         return name
-    return _BY_NAME[known].title + (f" after phase {name[5]}" if known != name else "")
+    said = _BY_NAME[known].title + (f" of {CONTROLS[control]}" if control else "")
+    if phase := _PHASE.match(name):
+        return f"{said} after phase {phase[1]}"
+    guidance = _GUIDANCE.match(name)
+    return f"{said}{between}{guidance[1]} {guidance[2]}" if guidance else said
 
 
 def plain(name: str) -> str:
-    """Returns a metric's name without the phase after which it was measured, as in `phase2.psnr`."""
-    return re.sub(r"^phase[123]\.", "", name)
+    """Returns a metric's name without the phase after which it was measured, or the guidance of what it measures.
+
+    >>> plain("phase2.psnr"), plain("autoguidance_1.5.gfd_effnet2"), plain("generator.epochs")
+    ('psnr', 'gfd_effnet2', 'generator.epochs')
+    """
+    before = _PHASE.match(name) or _GUIDANCE.match(name)
+    return name[before.end() :] if before else name
+
+
+def generated(columns: Iterable[str]) -> list[str]:
+    """Returns the columns that are Fréchet distances of generated images: the registry's order, every guidance of each.
+
+    >>> generated(["cfg_2.gfd_effnet2", "gfd_dinov2", "gfd_effnet2_se", "gfd_effnet2", "psnr"])
+    ['gfd_effnet2', 'cfg_2.gfd_effnet2', 'gfd_dinov2']
+    """
+    found = [name for name in columns if plain(name) in GENERATED and not _PHASE.match(name)]
+    return sorted(found, key=lambda name: (GENERATED.index(plain(name)), name != plain(name)))
+
+
+def _controlled(name: str) -> tuple[str, str]:
+    """Splits the name of a control of a distance of generated images; any other's second part is empty."""
+    head, _, tail = name.rpartition("_")
+    return (head, tail) if tail in CONTROLS and head in GENERATED else (name, "")

@@ -121,3 +121,27 @@ def checked(small: float, large: float) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["expert_hidden_dim", "seed", "role", "psnr"])
     names = [f"hash{i}" for i in range(len(frame))]
     return frame.assign(config_hash=names, fusion_params=1e4 * frame["expert_hidden_dim"], status="finished")
+
+
+GUIDED = "autoguidance_1.5."
+
+
+def generating(seeds: int = 2) -> pd.DataFrame:
+    """A sweep of six sizes whose trials have a generator: the better they reconstruct, the worse they generate.
+
+    With guidance they generate the better, too. Plain and guided distances are of the same number of images.
+    """
+    rng = np.random.default_rng(5)
+    rows = []
+    for k, hidden in enumerate((8, 16, 32, 64, 128, 256)):
+        for seed in range(seeds):
+            row = {"config_hash": f"{k:04x}{seed:04x}", "variant": "energy", "expert_hidden_dim": hidden, "seed": seed,
+                   "fusion_params": 1e4 * hidden, "eval_images": 400, "status": "finished",
+                   "psnr": 20 + 0.4 * k + rng.normal(0, 0.05), "generator_loss": 0.9 + 0.02 * k,
+                   "rfd_effnet2": 30 - 2 * k + rng.normal(0, 0.3), "rfd_effnet2_se": 0.4}  # fmt: skip
+            for before, slope in (("", 3), (GUIDED, -2)):
+                row |= {f"{before}gfd_effnet2": 90 + slope * k + rng.normal(0, 0.5), f"{before}gfd_effnet2_se": 1.5,
+                        f"{before}gfd_effnet2_images": 500, f"{before}is_effnet2": 9.0 + 0.1 * k}  # fmt: skip
+            row |= {"gfd_effnet2_real": 80.0, "gfd_effnet2_reconstructions": 84.0 - k, "gfd_effnet2_gaussian": 900.0}
+            rows.append(row)
+    return pd.DataFrame(rows)

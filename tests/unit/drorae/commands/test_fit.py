@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from done_trials import finish
+from tables import GUIDED, generating
 from terminal import PAPER
 
 from drorae.commands.main import main
@@ -165,3 +168,40 @@ def test_the_help_names_every_law() -> None:
 
     source = Path(fit.__file__).read_text()
     assert all(name in source for name in FORMS)
+
+
+def test_a_law_of_generated_images_with_and_without_guidance(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = generating()
+    guided = f"{GUIDED}gfd_effnet2"
+    frame.to_csv("trials.csv", index=False)
+    assert main(["fit", "trials.csv", "--y", "gfd_effnet2", guided, "--json", "--out", "law"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    (other,) = plain["also"]
+    means = frame.groupby("fusion_params")[["gfd_effnet2", guided]].mean()
+    for tree in (plain, other):
+        slope = np.polyfit(np.log10(means.index), means[tree["y"]], 1)[0]
+        # The fit may weigh the means by their seeds' scatter.
+        assert tree["slope"] == pytest.approx(slope, rel=0.01) and tree["n_configurations"] == 6
+        # Of the samples, not of the reconstructions.
+        assert tree["eval_images"] == 500
+    page = unescape(Path("law/report.html").read_text())
+    assert "Generation's Fréchet distance (EfficientNet-Lite2 features), autoguidance 1.5" in page
+    # A guidance's samples are counted by itself.
+    frame.assign(**{f"{guided}_images": [300] + [500] * 11}).to_csv("trials.csv", index=False)
+    assert main(["fit", "trials.csv", "--y", "gfd_effnet2"]) == 0
+    capsys.readouterr()
+    assert main(["fit", "trials.csv", "--y", guided]) == 2
+    refused = capsys.readouterr().err
+    assert f"{guided}_images, 300 (1 rows), 500 (11 rows)" in refused and refused.count("\n") == 1
+
+
+def test_a_report_fits_what_is_generated_without_further_guidance(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generating().to_csv("trials.csv", index=False)
+    assert main(["report", "trials.csv", "--out", "law"]) == 0
+    tree = json.loads(Path("law/law.json").read_text())
+    fitted = [tree["y"], *(item["y"] for item in tree["also"])]
+    assert fitted == ["rfd_effnet2", "psnr", "gfd_effnet2"]

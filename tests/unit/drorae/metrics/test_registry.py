@@ -8,7 +8,19 @@ import pytest
 
 from drorae.config import TrialConfig, flatten, override
 from drorae.metrics import extractors
-from drorae.metrics.registry import METRICS, better, looked_through, mark, objective, title
+from drorae.metrics.registry import (
+    CONTROLS,
+    GENERATED,
+    METRICS,
+    Metric,
+    better,
+    generated,
+    looked_through,
+    mark,
+    objective,
+    plain,
+    title,
+)
 
 EFFNET = {f"{kind}_effnet" for kind in ("rfd", "kd", "gfd", "is", "precision", "recall")}
 DINOV2 = {f"{kind}_dinov2" for kind in ("rfd", "kd", "gfd", "precision", "recall")}
@@ -57,6 +69,12 @@ def test_names_are_unique() -> None:
         ("IS", "higher"),
         ("precision", "higher"),
         ("recall_clip", "higher"),
+        ("autoguidance_1.5.gfd_effnet2", "lower"),
+        ("cfg_2.is_effnet2", "higher"),
+        ("internal_1.2.recall_dinov2_se", "higher"),
+        ("gfd_effnet2_gaussian", "lower"),
+        ("generator_loss", "lower"),
+        ("generator.epochs", None),
     ],
 )
 def test_directions(name: str, wanted: str | None) -> None:
@@ -107,3 +125,31 @@ def test_distances_begin_with_the_independent_network_s_and_end_with_training_s(
 
 def test_a_name_without_title_stays_as_it_is() -> None:
     assert title("psnr") == "PSNR (dB)" and title("mine") == "mine" and title("gain_mine") == "gain_mine"
+
+
+@pytest.mark.parametrize("guidance", ["none", "cfg=2", "cfg=1.5", "autoguidance=1.5", "internal=10.25"])
+@pytest.mark.parametrize("metric", [item for item in METRICS if item.name in GENERATED or item.name == "is_effnet2"])
+def test_a_guidance_before_a_metric_changes_its_title_alone(guidance: str, metric: Metric) -> None:
+    # A guidance is checked here to be one that a trial's config takes.
+    override(override(TrialConfig(), "generator.early_depth", 1), "generator.guidance", (guidance,))
+    kind, _, scale = guidance.partition("=")
+    name, said = (metric.name, "") if kind == "none" else (f"{kind}_{scale}.{metric.name}", f", {kind} {scale}")
+    assert (plain(name), better(name), title(name)) == (metric.name, metric.better, metric.title + said)
+    assert better(f"{name}_se") == metric.better and plain(f"{name}_images") == f"{metric.name}_images"
+    assert mark(name, [f"{metric.network}=training"]) == "in training's features"
+
+
+def test_controls_are_titled_and_marked_as_what_they_control() -> None:
+    titles = [title(f"gfd_dinov2_{control}") for control in CONTROLS]
+    assert len(set(titles)) == 3 and all(text.startswith(title("gfd_dinov2") + " of ") for text in titles)
+    assert mark("gfd_dinov2_real", ["dinov2=tokenizer"]) == "in the tokenizer's own features"
+    assert title("psnr_real") == "psnr_real" and title("gfd_mine_real") == "gfd_mine_real"
+
+
+def test_the_distances_of_generated_images_among_columns() -> None:
+    assert set(GENERATED) == {
+        kind.generated_metric for kind in extractors.EXTRACTORS.values() if isinstance(kind, type)
+    }
+    behind = [f"gfd_effnet2_{end}" for end in ("se", "images", *CONTROLS)]
+    columns = ["psnr", "cfg_2.gfid_inception", *behind, "cfg_2.gfd_effnet2", "gfd_effnet2", "phase2.gfd_effnet2"]
+    assert generated(columns) == ["gfd_effnet2", "cfg_2.gfd_effnet2", "cfg_2.gfid_inception"]
