@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from tyro.conf import Positional, UseAppendAction, arg
 
 from drorae.commands.terminal import print_json, print_table, show
-from drorae.config import PRESETS, FieldError, Runtime, TrialConfig, default_cache_dir, load_config, override
+from drorae.config import (
+    PRESETS,
+    FieldError,
+    GenerationConfig,
+    Runtime,
+    TrialConfig,
+    default_cache_dir,
+    load_config,
+    override,
+)
 from drorae.errors import UserError
 from drorae.machine.precision import settled
 from drorae.storage.remote import Remote, absolute, locate
@@ -239,16 +248,25 @@ class ConfigOptions:
     config: Annotated[Path | None, option("FILE", "instead of --preset")] = None
     """The config.json that a run saved."""
     overrides: Annotated[Words, option("NAME=VALUE", "repeatable", "set")] = ()
-    """Config fields to change, by dotted name or alias: --set fusion.beta=0.1 capacity=128."""
+    """Config fields to change, by dotted name or alias: --set fusion.beta=0.1 capacity=128. generator=NAME gives the
+    trial a generator of that size, trained as published."""
 
     def changes(self) -> dict[str, str]:
-        """Returns the text of every --set by dotted name.
+        """Returns the text of every --set by dotted name; generator=NAME is the fields that it stands for.
 
         Raises:
             UserError: not NAME=VALUE, no such field, or one given twice.
         """
         hint = ", such as fusion.beta=0.1 or capacity=128"
-        return by_field("--set", assignments("--set", self.overrides, hint), "give it once")
+        given = assignments("--set", self.overrides, hint)
+        named = [value for name, value in given if name == "generator"]
+        require(len(named) <= 1, f"--set generator={' generator='.join(named)}", "one of them")
+        found = by_field("--set", [(name, text) for name, text in given if name != "generator"], "give it once")
+        for value in named:
+            whole = GenerationConfig.named(value)
+            # What is said of a field itself counts.
+            found = {f"generator.{name}": str(getattr(whole, name)) for name in ("size", "training", "epochs")} | found
+        return found
 
     def changed(self, base: TrialConfig) -> TrialConfig:
         """Returns `base` with --set applied.

@@ -304,7 +304,7 @@ def print_plan(
 ) -> None:
     """Prints the trials a sweep would run, with their fusion parameters where the encoder's size is known.
 
-    GPU hours are those of the phases that a trial trains itself; phase 1 is shared.
+    GPU hours are those of the phases that a trial trains itself and of its generator; phase 1 is shared.
 
     Args:
         configs: the trials of the law.
@@ -312,28 +312,35 @@ def print_plan(
         checks: those that check their convergence, which are listed after them; none by default.
         runtime: how they would run; None: as usual.
     """
-    from drorae.commands.train import print_bounds
+    from drorae.commands.train import generator_tree, print_bounds, print_generator
     from drorae.machine.bounds import rough_bounds
+    from drorae.machine.generator import rough_generator
     from drorae.machine.needs import GPU_TFLOPS, IMAGENET_IMAGES, encoder_shape, trial_flops
     from drorae.models.fusion.size import fusion_params
 
     rows, hours, largest = [], 0.0, (-1.0, configs[0])
-    configs = [*configs, *checks]
+    configs, runtime, flops_per_second = [*configs, *checks], runtime or Runtime(), GPU_TFLOPS * 1e12
     for config, point in zip(configs, _points(configs), strict=True):
         shape = encoder_shape(config.encoder.name)
         params = fusion_params(config.fusion, shape.depth, shape.width) if shape else None
         counted = config.images.source == "photos" or config.images.train_images
         sized = config if counted else override(config, "images.train_images", IMAGENET_IMAGES)
-        own = trial_flops(sized) / (GPU_TFLOPS * 1e12) / 3600
+        generator = rough_generator(sized, runtime)
+        own = (trial_flops(sized) + (generator.flops if generator else 0.0)) / flops_per_second / 3600
         hours += own
         largest = max(largest, (own, sized), key=lambda pair: pair[0])
-        rows.append({"config_hash": config_hash(config), **point, "fusion_params": params, "gpu_hours": round(own, 1)})
+        sizes = {"fusion_params": params}
+        if any(other.generator.epochs for other in configs):
+            sizes["generator_params"] = generator.params if generator else None
+        rows.append({"config_hash": config_hash(config), **point, **sizes, "gpu_hours": round(own, 1)})
     trained = [[phase.number for phase in config.phases if phase.settings.epochs] for config in configs]
     last = sorted({f"phase {max(numbers, default=1)}" for numbers in trained})
-    limits = rough_bounds(largest[1], runtime or Runtime(), GPU_TFLOPS * 1e12)
+    limits, generator = rough_bounds(largest[1], runtime, flops_per_second), rough_generator(largest[1], runtime)
     if as_json:
-        tree = {"trials": rows, "gpu_hours": hours, "measured_after": last}
+        tree: dict[str, Any] = {"trials": rows, "gpu_hours": hours, "measured_after": last}
         tree["largest_trial_bounds"] = [bound._asdict() for bound in limits]
+        if generator is not None:
+            tree["largest_trial_generator"] = generator_tree(generator, flops_per_second)
         print_json(tree | {"convergence_checks": [config_hash(config) for config in checks]})
         return
     cells = [["" if value is None else f"{value}" for value in row.values()] for row in rows]
@@ -344,6 +351,8 @@ def print_plan(
     if checks:
         title += f"; {len(checks)} of them {'check' if len(checks) > 1 else 'checks'} convergence, with twice the steps"
     print_table(header, cells, title, drop=("config_hash",))
+    if generator is not None:
+        print_generator(generator, flops_per_second)
     if hours >= 1:
         say(
             f"{hours:,.0f} GPU hours at {GPU_TFLOPS:g} TFLOP/s, an assumption, on as many images as ImageNet has "

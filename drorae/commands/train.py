@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from drorae.commands.options import ConfigOptions, JsonOption, Number, RuntimeOptions, option, require
 from drorae.commands.terminal import ending, print_table, say, show, working
@@ -21,6 +21,7 @@ from drorae.trial.folder import MEASURED
 
 if TYPE_CHECKING:
     from drorae.machine.bounds import Bound
+    from drorae.machine.generator import GeneratorNeeds
     from drorae.machine.needs import Needs
     from drorae.training.loop import Report
     from drorae.trial.result import TrialResult
@@ -109,32 +110,43 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
         """Prints what the trial would take."""
         from drorae.machine.bounds import bounds
         from drorae.machine.downloads import needed_weights
-        from drorae.machine.needs import measure, train_images
+        from drorae.machine.generator import generator_needs
+        from drorae.machine.needs import encoder_shape, guessed_shape, measure, train_images
 
-        images, counted = train_images(config, runtime)
+        images, counted, classes = train_images(config, runtime)
         found = measure(config, runtime, images)
         weights = needed_weights(config)
-        limits = bounds(config, runtime, found, images, self.gpu_tflops * 1e12)
         flops_per_second = self.gpu_tflops * 1e12
+        shape = encoder_shape(config.encoder.name) or guessed_shape(config.encoder.name)
+        generator = generator_needs(config, runtime, shape, images, classes)
+        limits = bounds(config, runtime, found, images, flops_per_second, generator)
+        memory, hours = found.memory_bytes, found.hours(flops_per_second)
+        if generator is not None:
+            memory = max(memory, generator.memory_bytes)
+            hours += generator.flops / flops_per_second / 3600
         tree = {
             "params": found.params,
             "images_per_epoch": images,
             "images_counted": counted,
             "phases": [asdict(phase) | {"flops": phase.flops} for phase in found.phases],
-            "memory_bytes": found.memory_bytes,
-            "gpu_hours": found.hours(flops_per_second),
+            "memory_bytes": memory,
+            "gpu_hours": hours,
             "assumed_flops_per_second": flops_per_second,
             "bounds": [bound._asdict() for bound in limits],
             "weights": [asdict(item) for item in weights],
         }
+        if generator is not None:
+            tree["generator"] = generator_tree(generator, flops_per_second)
 
         def in_words() -> None:
             _print_needs(found, flops_per_second)
+            if generator is not None:
+                print_generator(generator, flops_per_second)
             print_bounds(limits)
             how = "" if counted else " (ImageNet's number: the images are not here)"
             show(
-                f"{images:,} training images{how}; memory {found.memory_bytes / 1e9:.3g} GB; "
-                f"{found.hours(flops_per_second):.4g} GPU hours at {self.gpu_tflops:g} TFLOP/s, which is an assumption"
+                f"{images:,} training images{how}; memory {memory / 1e9:.3g} GB; "
+                f"{hours:.4g} GPU hours at {self.gpu_tflops:g} TFLOP/s, which is an assumption"
             )
             for item in weights:
                 state = "here" if item.here else "not here: will be downloaded, or give its path"
@@ -150,6 +162,59 @@ def print_bounds(limits: Sequence[Bound], title: str = "bounds, estimated from a
         for bound in limits
     ]
     print_table(("bound", "h", "GB", "how it is estimated"), rows, title, drop=("how it is estimated",))
+
+
+def generator_tree(found: GeneratorNeeds, flops_per_second: float) -> dict[str, Any]:
+    """Returns what a trial's generator takes as plain values, for JSON."""
+
+    def hours(flops: float) -> float:
+        return flops / flops_per_second / 3600
+
+    drawings = [
+        asdict(drawing) | {"draw_hours": hours(drawing.draw_flops), "measure_hours": hours(drawing.measure_flops)}
+        for drawing in found.drawings
+    ]
+    return asdict(found) | {
+        "flops": found.train_flops,
+        "memory_bytes": found.memory_bytes,
+        "latent_hours": hours(found.latent_flops),
+        "train_hours": hours(found.train_flops),
+        "gpu_hours": hours(found.flops),
+        "drawings": drawings,
+    }
+
+
+def print_generator(found: GeneratorNeeds, flops_per_second: float) -> None:
+    """Prints what a trial's generator takes to train, and what its images cost with each guidance."""
+    told = f"told {found.classes:,} classes" if found.classes else "told nothing"
+    tree = generator_tree(found, flops_per_second)
+    header = ("generator", "parameters", "steps", "GFLOP/image", "FLOP", "weights GB", "optimiser GB", "activations GB",
+              "h")  # fmt: skip
+    sizes = (found.weight_bytes, found.optimiser_bytes, found.activation_bytes)
+    row = (
+        f"{found.size}, {found.precision}",
+        f"{found.params:,}",
+        f"{found.steps:,}",
+        f"{found.flops_per_image / 1e9:.4g}",
+        f"{found.train_flops:.3g}",
+        *(f"{size / 1e9:.3g}" for size in sizes),
+        f"{tree['train_hours']:.3g}",
+    )
+    print_table(header, [row], f"generator of the latents, {told}; memory {found.memory_bytes / 1e9:.3g} GB")
+    rows = [
+        (
+            drawing["guidance"],
+            f"{drawing['images']:,}",
+            f"{drawing['passes']:,}",
+            f"{drawing['draw_flops']:.3g}",
+            f"{drawing['draw_hours']:.3g}",
+            f"{drawing['measure_flops']:.3g}",
+            f"{drawing['measure_hours']:.3g}",
+        )
+        for drawing in tree["drawings"]
+    ]
+    header = ("guidance", "images", "passes/image", "FLOP to draw", "h to draw", "FLOP to measure", "h to measure")
+    print_table(header, rows)
 
 
 def _print_needs(found: Needs, flops_per_second: float) -> None:

@@ -8,7 +8,7 @@ driver asks every second.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from drorae.config import WITHOUT_WEIGHTS, Phase, Runtime, TrialConfig, patch_size
@@ -36,6 +36,9 @@ GPU_TFLOPS = 300.0
 """TFLOP/s that one GPU is assumed to sustain: 30% of an H100's bf16 peak."""
 IMAGENET_IMAGES = 1_281_167
 """Of ImageNet-1K's training set."""
+IMAGENET_CLASSES = 1000
+IMAGENET_VALIDATION = 50_000
+"""Images of its validation set."""
 PHOTO_CROPS = 3000
 """Training crops of the photographs where a config does not say how many (`images.train_images`)."""
 _ANYWHERE = Runtime(device="cpu", cache_dir="")
@@ -168,8 +171,8 @@ class Needs:
         return max((phase.flops / max(phase.steps, 1) for phase in self.phases), default=0.0)
 
 
-def _vit_flops(depth: int, width: int, mlp: float, tokens: int) -> tuple[float, float]:
-    """Of one image forward: products with weights, and those of attention."""
+def vit_flops(depth: int, width: int, mlp: float, tokens: int) -> tuple[float, float]:
+    """Returns those of one image forward through a ViT's blocks: products with weights, and those of attention."""
     return depth * 2.0 * tokens * (4 * width**2 + 2 * width * mlp), depth * 4.0 * tokens**2 * width
 
 
@@ -189,7 +192,7 @@ def _discriminator_flops(config: TrialConfig) -> float:
     """Of one image of a step in which the tokenizer hears the discriminator, all its uses together."""
     shape, side = guessed_shape(config.discriminator.name), config.discriminator.input_size
     patches = max(side // shape.patch, 1) ** 2
-    linear, attention = _vit_flops(shape.depth, shape.width, shape.mlp * shape.width, patches + 1)
+    linear, attention = vit_flops(shape.depth, shape.width, shape.mlp * shape.width, patches + 1)
     linear += 2.0 * patches * 3 * shape.patch**2 * shape.width
     heads = 5 * 2.0 * patches * (1 + config.discriminator.kernel) * shape.width**2
     forward, back = linear + attention + heads, linear + 2 * attention + heads
@@ -222,7 +225,7 @@ def flops_per_image(
     decoder, objective = config.decoder, config.objective
     own = phase.number > 1 and config.trains_encoder
     first, second = _fusion_flops(config, shape, tokens)
-    linear, attention = _vit_flops(decoder.depth, decoder.width, decoder.mlp_dim, tokens + 1)
+    linear, attention = vit_flops(decoder.depth, decoder.width, decoder.mlp_dim, tokens + 1)
     ends = 2.0 * tokens * decoder.width * (shape.width + 3 * config.images.size**2 / tokens)
     forward = linear + attention + ends
     back = (2 if "decoder" in phase.trains else 1) * (linear + ends) + 2 * attention
@@ -230,7 +233,7 @@ def flops_per_image(
     seen = PERCEPTUAL_FLOPS[objective.perceptual] * seen_pixels(config)
     encoder, fusion, seeing = 0.0, (first + second if phase.fused else 0.0), 0.0
     if online or own:
-        products, scores = _vit_flops(shape.depth, shape.width, shape.mlp * shape.width, tokens + 1)
+        products, scores = vit_flops(shape.depth, shape.width, shape.mlp * shape.width, tokens + 1)
         products += 2.0 * tokens * 3 * shape.patch**2 * shape.width
         encoder = products + scores + (2 * products + 2 * scores if "encoder" in phase.trains else 0.0)
         # With an encoder of its own, what is painted again is encoded again.
@@ -252,6 +255,15 @@ def flops_per_image(
         "perceptual": seen * (3 if lpips or online else 2),
         "gan": _discriminator_flops(config) + last if objective.gan_weight else 0.0,
     }
+
+
+def forward_flops(config: TrialConfig, shape: EncoderShape) -> dict[str, float]:
+    """Returns those of one image through a tokenizer that is not trained: encoder, fusion (if any) and decoder."""
+    encoder = flops_per_image(config, shape, config.phases[0], True, False)["encoder"]
+    fused = replace(config.phases[1], trains=("decoder",))
+    # A decoder that is computed again is gone through forward once more.
+    again, once = (flops_per_image(config, shape, fused, False, recompute) for recompute in (True, False))
+    return {"encoder": encoder, "fusion": once["fusion"], "decoder": again["decoder"] - once["decoder"]}
 
 
 def phase_needs(
@@ -422,8 +434,19 @@ def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:
     return Needs(params, phase_needs(config, runtime, shape, images, params))
 
 
-def train_images(config: TrialConfig, runtime: Runtime) -> tuple[int, bool]:
-    """Returns the training crops of an epoch, and whether they were counted; else ImageNet's number.
+class TrainImages(NamedTuple):
+    """What there is to train on."""
+
+    crops: int
+    """An epoch."""
+    counted: bool
+    """Whether the images are here; else the numbers are ImageNet's."""
+    classes: int
+    """0: the images have none."""
+
+
+def train_images(config: TrialConfig, runtime: Runtime) -> TrainImages:
+    """Counts the training crops of an epoch and the images' classes; takes ImageNet's numbers where none are here.
 
     Raises:
         UserError: the images are there and cannot be used.
@@ -433,5 +456,8 @@ def train_images(config: TrialConfig, runtime: Runtime) -> tuple[int, bool]:
 
     source = config.images
     if source.source != "photos" and not is_there(source.path):
-        return min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False
-    return len(load_images(source, Cache(runtime.cache_dir)).train) * max(source.views, 1), True
+        return TrainImages(min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False, IMAGENET_CLASSES)
+    images = load_images(source, Cache(runtime.cache_dir))
+    labels = images.train.labels
+    classes = 0 if labels is None else max(len(images.label_names), int(labels.max()) + 1)
+    return TrainImages(len(images.train) * max(source.views, 1), True, classes)

@@ -153,7 +153,7 @@ def test_a_dry_run_and_the_trial_after_it_check_the_images_once(
         images=images,
     )
     runtime = Runtime(device="cpu", threads=1, cache_dir=str(tmp_path / "cache"))
-    assert train_images(config, runtime) == (4, True)
+    assert train_images(config, runtime) == (4, True, 0)
     assert len(examined) == COUNT
     monkeypatch.setattr("drorae.trial.shared._last", None)
     assert len(open_workshop(config, runtime).train) == 4

@@ -8,8 +8,8 @@ import pytest
 
 from drorae.commands.main import main
 from drorae.config import PRESETS, Runtime, override
-from drorae.machine.bounds import IMAGENET_VALIDATION, LOADER_RATE, bounds
-from drorae.machine.needs import IMAGENET_IMAGES, Needs, guessed_shape, rough_needs
+from drorae.machine.bounds import LOADER_RATE, bounds
+from drorae.machine.needs import IMAGENET_IMAGES, IMAGENET_VALIDATION, Needs, guessed_shape, rough_needs
 
 LISTED = ["loader", "encoder", "fusion", "decoder", "perceptual", "discriminator", "evaluation", "checkpoint", "disk",
           "memory", "in all"]  # fmt: skip
