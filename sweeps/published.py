@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from drorae.config import PRESETS, Scale, TrialConfig, override
+from drorae.config.generator import GenerationConfig
+from drorae.errors import UserError
 from drorae.machine.precision import settled
-from drorae.metrics.registry import measure_of
+from drorae.metrics.registry import AUTOGUIDED, PUBLISHED_GUIDANCE, measure_of
 from sweeps.spec import Axis, SweepSpec
 
 Study = Literal["design", "strategy", "scaling"]
@@ -39,6 +41,10 @@ class Row:
     """What tells its trials from the study's others: config fields."""
     after: Literal["", "phase1", "phase2"] = ""
     """The phase after which it is measured, where that is not the trial's last."""
+    drawn: Mapping[str, float] = field(default_factory=dict)
+    """What the paper's generator adds, by column: shown where trials have one."""
+    drawn_point: Mapping[str, Any] | None = None
+    """What tells the trials whose generator measures it, as it comes after a trial's last phase; default: its own."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,37 @@ class Exhibit:
     """Doubts about what is printed, and what is measured in its place."""
 
 
+_DRAWN = ("gFID", "IS", "precision", "recall", "DiT training loss")
+"""Columns that only a trial with a generator measures."""
+GENERATORS: Mapping[Scale, GenerationConfig] = types.MappingProxyType(
+    {
+        "smoke": GenerationConfig("tiny", samples=50, steps=10),
+        "quickstart": GenerationConfig("small"),
+        "paper": GenerationConfig("dit_dh_xl", "drorae", samples=50_000, steps=250),
+    }
+)
+"""What stands for the paper's generator at each size."""
+
+
+def is_drawn(column: str) -> bool:
+    """Whether one of the paper's columns is of its generator."""
+    return column.removesuffix(AUTOGUIDED) in _DRAWN
+
+
 def _by_width(at: Scale, h: int) -> int:
     """Returns the width at a size that stands for h in the paper: the same share of the default module's."""
     return max(1, round(h * OWN_WIDTHS[at] / WIDTH))
 
 
-def base(at: Scale) -> TrialConfig:
-    """Returns the paper's default trial at a size, through phase 2."""
+def base(at: Scale, generator: int = 0) -> TrialConfig:
+    """Returns the paper's default trial at a size, through phase 2.
+
+    generator: epochs of the generator behind it; 0: none.
+    """
     config = settled(override(PRESETS[at], "fusion.expert_hidden_dim", OWN_WIDTHS[at]))
+    if generator:
+        guidance = ("none", PUBLISHED_GUIDANCE)
+        config = replace(config, generator=replace(GENERATORS[at], epochs=generator, guidance=guidance))
     return replace(config, phase3=replace(config.phase3, epochs=0))
 
 
@@ -79,25 +108,33 @@ TUNED = types.MappingProxyType({"phase3.trains": "decoder,encoder", "phase3.lr":
 """The encoder as well, at the paper's rate: at the presets' 1e-3 a pretrained one is soon destroyed."""
 
 
-def study(name: Study, at: Scale, seeds: Sequence[int] = (0,)) -> SweepSpec:
+NO_FUSION = types.MappingProxyType({"fusion.variant": "last", "fusion.incremental": False})
+
+
+def study(name: Study, at: Scale, seeds: Sequence[int] = (0,), generator: int = 0) -> SweepSpec:
     """Returns the sweep of a study at a size.
 
     Args:
         name: of the study.
         at: smoke, quickstart or paper.
         seeds: every trial is run with each.
+        generator: epochs of the generator that every trial has; 0: none has one.
     """
-    config = base(at)
+    config = base(at, generator)
     points: list[Mapping[str, Any]]
     if name == "design":
         config = override(config, "probe.steps", PROBE_STEPS[at])
         points = [row.point for row in EXHIBITS["table3"].rows]
     elif name == "strategy":
         points = [_through_phase_3(at), {**_through_phase_3(at), **TUNED}]
+        if generator:
+            # Trials that end where earlier rows are measured.
+            points += [NO_FUSION, {}]
     else:
         points = [_scaled(row.point, at) for row in _SCALING]
     axes = (Axis("seed", tuple(seeds)),)
-    return SweepSpec(f"reproduce-{name}-{at}", config, axes, tuple(dict(point) for point in points))
+    called = f"reproduce-{name}-{at}" + (f"-generator{generator}" if generator else "")
+    return SweepSpec(called, config, axes, tuple(dict(point) for point in points))
 
 
 def _scaled(point: Mapping[str, Any], at: Scale) -> dict[str, Any]:
@@ -108,25 +145,83 @@ def _scaled(point: Mapping[str, Any], at: Scale) -> dict[str, Any]:
     return found
 
 
-def row_configs(exhibit: Exhibit, row: Row, at: Scale, seeds: Sequence[int]) -> list[TrialConfig]:
-    """Returns the trials, one a seed, that measure a row of an exhibit at a size."""
-    config = study(exhibit.study, at).base
+def row_configs(
+    exhibit: Exhibit, row: Row, at: Scale, seeds: Sequence[int], generator: int = 0, drawn: bool = False
+) -> list[TrialConfig]:
+    """Returns the trials, one a seed, that measure a row of an exhibit at a size.
+
+    Args:
+        exhibit: the table or figure.
+        row: of it.
+        at: the size.
+        seeds: of the trials.
+        generator: epochs of the trials' generator; 0: none.
+        drawn: those that measure the columns of the generator.
+    """
+    config = study(exhibit.study, at, generator=generator).base
     point = _scaled(row.point, at) if exhibit.study == "scaling" else dict(row.point)
     if exhibit.study == "strategy":
         point = {**_through_phase_3(at), **point}
+    if drawn and row.drawn_point is not None:
+        point = dict(row.drawn_point)
     for name, value in point.items():
         config = override(config, name, value)
     return [override(config, "seed", seed) for seed in seeds]
 
 
-def metric_of(column: str, at: Scale) -> str:
-    """Returns the metric that measures one of the paper's columns at a size; empty where nothing does."""
+def published_columns(row: Row, generator: int = 0) -> dict[str, float]:
+    """Returns what the paper prints in a row, by column; with a generator also what only that one measures."""
+    return {**row.published, **(row.drawn if generator else {})}
+
+
+def check_drawn(exhibit: Exhibit, generator: int) -> None:
+    """Refuses a generator for what shows nothing of one.
+
+    Raises:
+        UserError: the exhibit has no column of a generator.
+    """
+    with_columns = [
+        name
+        for name, item in EXHIBITS.items()
+        if any(is_drawn(column) for row in item.rows for column in published_columns(row, 1))
+    ]
+    if generator and exhibit.name not in with_columns:
+        raise UserError(
+            f"--generator: {exhibit.name} shows nothing of a generator, {', '.join(with_columns)} do; leave it out"
+        )
+
+
+def metric_of(column: str, at: Scale, generator: int = 0) -> str:
+    """Returns the metric that measures one of the paper's columns at a size; empty where nothing does.
+
+    generator: epochs of the trials' generator; 0: none.
+    """
+    if is_drawn(column) and not generator:
+        return ""
     measured = PRESETS[at].evaluation
     return measure_of(column, measured.extractors, measured.lpips)
 
 
-def deviations(at: Scale) -> list[str]:
-    """Returns how the trials of a size differ from the paper's, in sentences."""
+def deviations(at: Scale, generator: int = 0) -> list[str]:
+    """Returns how the trials of a size differ from the paper's, in sentences.
+
+    generator: epochs of the trials' generator; 0: none.
+    """
+    return _deviations(at) + ([_of_generator(at, generator)] if generator else [])
+
+
+def _of_generator(at: Scale, epochs: int) -> str:
+    own, paper = GENERATORS[at], GENERATORS["paper"]
+    said = (
+        f"Generator: {own.size} for {epochs} epochs, {own.samples:,} samples of {own.steps} steps; the paper: "
+        f"{paper.size}, {paper.run(0, labelled=True).training.epochs} epochs, {paper.samples:,} samples of "
+        f"{paper.steps} steps, AutoGuidance by a DiT^DH-S of an epoch that it does not give, and a training loss at "
+        "epoch 12."
+    )
+    return said + ("" if at == "paper" else f" gFID is {metric_of('gFID', at, epochs)}: not in Inception's features.")
+
+
+def _deviations(at: Scale) -> list[str]:
     if at == "paper":
         return [
             "The training recipe is the preset's: docs/concepts/recipes.md lists where the paper is silent or doubtful."
@@ -147,7 +242,16 @@ def deviations(at: Scale) -> list[str]:
 
 def _design(name: str, variant: str, incremental: bool, rfid: float, loss: float | None) -> Row:
     point = {"fusion.variant": variant, "fusion.incremental": incremental}
-    return Row(name, {"rFID": rfid} | ({} if loss is None else {"DiT loss": loss}), point)
+    # The probe's held-out loss and the generator's own stand beside the same number.
+    probed, drawn = ({}, {}) if loss is None else ({"DiT loss": loss}, {"DiT training loss": loss})
+    return Row(name, {"rFID": rfid} | probed, point, drawn=drawn)
+
+
+def _drawn(plain: Sequence[float], guided: Sequence[float]) -> dict[str, float]:
+    """gFID, Inception Score, precision and recall, without guidance and with AutoGuidance."""
+    columns = _DRAWN[:4]
+    named = [f"{column}{AUTOGUIDED}" for column in columns]
+    return dict(zip((*columns, *named), (*plain, *guided), strict=True))
 
 
 def _capacity(h: int, rfid: float) -> Row:
@@ -174,12 +278,15 @@ EXHIBITS: Mapping[str, Exhibit] = types.MappingProxyType(
             Exhibit(
                 "table1", "Reconstruction before and after each phase", "strategy",
                 (
-                    Row("RAE", {"rFID": 0.57, "PSNR": 18.8, "LPIPS": 0.256, "SSIM": 0.483}, after="phase1"),
-                    Row("phase 2", {"rFID": 0.47, "PSNR": 21.79, "LPIPS": 0.195, "SSIM": 0.583}, after="phase2"),
-                    Row("phase 3", {"rFID": 0.29, "PSNR": 24.32, "LPIPS": 0.134, "SSIM": 0.701}),
+                    Row("RAE", {"rFID": 0.57, "PSNR": 18.8, "LPIPS": 0.256, "SSIM": 0.483}, after="phase1",
+                        drawn=_drawn((2.16, 214.8, 0.82, 0.59), (1.74, 235.0, 0.81, 0.60)), drawn_point=NO_FUSION),
+                    Row("phase 2", {"rFID": 0.47, "PSNR": 21.79, "LPIPS": 0.195, "SSIM": 0.583}, after="phase2",
+                        drawn=_drawn((2.45, 197.8, 0.80, 0.60), (1.70, 222.6, 0.81, 0.61)), drawn_point={}),
+                    Row("phase 3", {"rFID": 0.29, "PSNR": 24.32, "LPIPS": 0.134, "SSIM": 0.701},
+                        drawn=_drawn((2.68, 197.8, 0.80, 0.59), (1.65, 230.6, 0.81, 0.60))),
                 ),
-                remarks=("The generation columns need the paper's generator. Table 1 prints gFID 2.45 without guidance "
-                         "after phase 2, Table 4 2.46.",),
+                remarks=("The generation columns need a generator (--generator). Table 1 prints gFID 2.45 without "
+                         "guidance after phase 2, Table 4 2.46.",),
             ),
             Exhibit(
                 "table3", "Designs of the fusion, after phase 2", "design",
@@ -198,7 +305,8 @@ EXHIBITS: Mapping[str, Exhibit] = types.MappingProxyType(
             Exhibit(
                 "table4", "Training strategies", "strategy",
                 (
-                    Row("fusion only", {"rFID": 0.47, "gFID": 2.46, "gFID with AutoGuidance": 1.70}, after="phase2"),
+                    Row("fusion only", {"rFID": 0.47, "gFID": 2.46, "gFID with AutoGuidance": 1.70}, after="phase2",
+                        drawn_point={}),
                     Row("fusion, then decoder", {"rFID": 0.29, "gFID": 2.68, "gFID with AutoGuidance": 1.65}),
                     Row("fusion, then decoder and encoder", {"rFID": 0.13, "gFID": 18.36}, TUNED),
                 ),
@@ -233,4 +341,4 @@ EXHIBITS: Mapping[str, Exhibit] = types.MappingProxyType(
         )
     }
 )  # fmt: skip
-"""Everything that can be measured again without a generator, in the paper's order."""
+"""Everything that can be measured again, in the paper's order."""

@@ -47,6 +47,11 @@ class Reproduction:
     metrics: Mapping[str, str]
     """What was measured for each published column; empty: nothing."""
 
+    def beside(self, other: Reproduction) -> Reproduction:
+        """Returns the same rows with another's columns behind their own."""
+        rows = {name: {**cells, **other.rows[name]} for name, cells in self.rows.items()}
+        return Reproduction(rows, {**self.metrics, **other.metrics})
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Returns header and rows of text: for each column what is published and what was measured."""
         header = ["row"]

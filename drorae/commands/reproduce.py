@@ -47,6 +47,9 @@ class Reproduce(JsonOption, RuntimeOptions):
     """Size: the paper's (ImageNet, GPUs), or that of a preset for CPUs, whose orders and shapes compare."""
     seeds: Annotated[tuple[int, ...], option("N")] = (0,)
     """Every trial is run with each; from two on the table has standard errors."""
+    generator: Annotated[int, option("EPOCHS")] = 0
+    """Epochs of a generator behind every trial's tokenizer, for the columns of table1, table3 and table4 that generated
+    images fill; 0: none, and these columns stay empty or out."""
     root: Folder = Path("runs")
     """Folder of all sweeps."""
     cpus_per_trial: Number = 1.0
@@ -58,14 +61,16 @@ class Reproduce(JsonOption, RuntimeOptions):
 
     def run(self) -> int:
         """Prints the table; 0, or 1 where a trial is broken or missing."""
-        from sweeps.published import EXHIBITS, study
+        from sweeps.published import EXHIBITS, check_drawn, study
 
         if not self.item:
             self._list()
             return 0
         exhibit = choose(EXHIBITS, self.item, "ITEM", "table or figure")
         require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), f"--seeds {self.seeds}", "distinct seeds")
-        spec = study(exhibit.study, self.at, self.seeds)
+        require(self.generator >= 0, f"--generator {self.generator}", "a number of epochs, or 0 for no generator")
+        check_drawn(exhibit, self.generator)
+        spec = study(exhibit.study, self.at, self.seeds, self.generator)
         if self.dry_run:
             from drorae.commands.sweep import print_plan
             from sweeps.spec import expand
@@ -101,7 +106,7 @@ class Reproduce(JsonOption, RuntimeOptions):
         frame = read_table(outcome.trials_csv)
         found = self._beside(exhibit, frame)
         header, rows = found.table()
-        notes = [*exhibit.remarks, *deviations(self.at)]
+        notes = [*exhibit.remarks, *deviations(self.at, self.generator)]
         numbers = self._numbers(exhibit, outcome.directory) if exhibit.pictures else {}
         laws = self._laws(frame, folder) if exhibit.name == "scaling" else {}
         words = [*found.orders(), *(law["text"] for law in laws.values())]
@@ -114,6 +119,7 @@ class Reproduce(JsonOption, RuntimeOptions):
             found.frame().to_csv(folder / f"{exhibit.name}.csv", index=False)
         tree = {
             "item": exhibit.name, "at": self.at, "seeds": list(self.seeds), "counts": outcome.counts,
+            **({"generator_epochs": self.generator} if self.generator else {}),
             "rows": {name: {column: {"published": cell.published, "metric": found.metrics[column],
                                      "measured": list(cell.measured)} for column, cell in cells.items()}
                      for name, cells in found.rows.items()},
@@ -132,15 +138,24 @@ class Reproduce(JsonOption, RuntimeOptions):
         say(f"written: {page}", keep=[page])
 
     def _beside(self, exhibit: Exhibit, frame: pd.DataFrame) -> Reproduction:
-        from analysis.report.reproduction import reproduce
-        from sweeps.published import metric_of, row_configs
+        """Published numbers beside measured ones: those of tokenizers, then those of the generators behind them."""
+        return self._columns(exhibit, frame, drawn=False).beside(self._columns(exhibit, frame, drawn=True))
 
-        rows = {row.name: [config_hash(each) for each in row_configs(exhibit, row, self.at, self.seeds)]
+    def _columns(self, exhibit: Exhibit, frame: pd.DataFrame, drawn: bool) -> Reproduction:
+        from analysis.report.reproduction import reproduce
+        from sweeps.published import is_drawn, metric_of, published_columns, row_configs
+
+        rows = {row.name: [config_hash(each) for each in
+                           row_configs(exhibit, row, self.at, self.seeds, self.generator, drawn)]
                 for row in exhibit.rows}  # fmt: skip
-        columns = dict.fromkeys(column for row in exhibit.rows for column in row.published)
-        metrics = {column: metric_of(column, self.at) for column in columns}
-        prefixes = {row.name: PREFIXES[row.after] for row in exhibit.rows}
-        return reproduce(frame, rows, {row.name: row.published for row in exhibit.rows}, metrics, prefixes)
+        published = {row.name: {column: value for column, value in published_columns(row, self.generator).items()
+                                if is_drawn(column) == drawn}
+                     for row in exhibit.rows}  # fmt: skip
+        columns = dict.fromkeys(column for values in published.values() for column in values)
+        metrics = {column: metric_of(column, self.at, self.generator) for column in columns}
+        # A generator comes after its trial's last phase.
+        prefixes = {row.name: "" if drawn else PREFIXES[row.after] for row in exhibit.rows}
+        return reproduce(frame, rows, published, metrics, prefixes)
 
     def _numbers(self, exhibit: Exhibit, directory: Path) -> dict[str, tuple[float | None, float]]:
         """What the paper prints in a figure, and what the default trial's inspection measures; by name."""
@@ -210,7 +225,7 @@ def _first_trial(options: Reproduce, directory: Path) -> Path:
     from sweeps.published import EXHIBITS, row_configs
 
     exhibit = EXHIBITS["table1"]
-    config = row_configs(exhibit, exhibit.rows[-1], options.at, options.seeds)[0]
+    config = row_configs(exhibit, exhibit.rows[-1], options.at, options.seeds, options.generator)[0]
     return directory / trial_place(config_hash(config))
 
 

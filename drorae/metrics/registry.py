@@ -76,7 +76,7 @@ METRICS = (
     Metric("kd_effnet", "Kernel distance (EfficientNet-Lite0 features)", "lower", network="effnet"),
     Metric("probe_loss", "Probe's held-out loss", "lower", charted=True, published="DiT loss"),
     # Of a generator, and of the images it generates.
-    Metric("generator_loss", "Generator's training loss", "lower", charted=True),
+    Metric("generator_loss", "Generator's training loss", "lower", charted=True, published="DiT training loss"),
     Metric(
         "gfd_effnet2", "Generation's Fréchet distance (EfficientNet-Lite2 features)", "lower",
         fitted=True, charted=True, listed=True, announced=True, network="effnet2", generated=True,
@@ -88,6 +88,7 @@ METRICS = (
     Metric(
         "gfid_inception", "gFID (Inception features)", "lower",
         fitted=True, charted=True, listed=True, announced=True, network="inception", generated=True,
+        published="gFID",
     ),
     Metric(
         "gfd_effnet", "Generation's Fréchet distance (EfficientNet-Lite0 features)", "lower",
@@ -95,14 +96,20 @@ METRICS = (
     ),
     Metric("sfid_inception", "sFID (Inception features in their places)", "lower", network="inception"),
     Metric("is_effnet2", "Inception Score (EfficientNet-Lite2 classes)", "higher", charted=True, network="effnet2"),
-    Metric("is_inception", "Inception Score", "higher", charted=True, network="inception"),
+    Metric("is_inception", "Inception Score", "higher", charted=True, network="inception", published="IS"),
     Metric("is_effnet", "Inception Score (EfficientNet-Lite0 classes)", "higher", network="effnet"),
     Metric("precision_effnet2", "Generation's precision (EfficientNet-Lite2 features)", "higher", network="effnet2"),
     Metric("recall_effnet2", "Generation's recall (EfficientNet-Lite2 features)", "higher", network="effnet2"),
     Metric("precision_dinov2", "Generation's precision (DINOv2 features)", "higher", network="dinov2"),
     Metric("recall_dinov2", "Generation's recall (DINOv2 features)", "higher", network="dinov2"),
-    Metric("precision_inception", "Generation's precision (Inception features)", "higher", network="inception"),
-    Metric("recall_inception", "Generation's recall (Inception features)", "higher", network="inception"),
+    Metric(
+        "precision_inception", "Generation's precision (Inception features)", "higher",
+        network="inception", published="precision",
+    ),
+    Metric(
+        "recall_inception", "Generation's recall (Inception features)", "higher",
+        network="inception", published="recall",
+    ),
     Metric("precision_effnet", "Generation's precision (EfficientNet-Lite0 features)", "higher", network="effnet"),
     Metric("recall_effnet", "Generation's recall (EfficientNet-Lite0 features)", "higher", network="effnet"),
 )  # fmt: skip
@@ -120,6 +127,9 @@ CONTROLS = {
     "gaussian": "a Gaussian per position, decoded",
 }
 """What else a distance of generated images is measured of, by what stands behind its name: gfd_effnet2_real."""
+AUTOGUIDED = " with AutoGuidance"
+"""Behind a column of arXiv 2605.10780: of images drawn with `PUBLISHED_GUIDANCE`."""
+PUBLISHED_GUIDANCE = "autoguidance=1.5"
 GENERATED = tuple(metric.name for metric in METRICS if metric.generated)
 _PHASE = re.compile(r"phase([123])\.")
 _GUIDANCE = re.compile(r"(cfg|autoguidance|internal)_(\d+(?:\.\d+)?)\.")
@@ -196,15 +206,31 @@ def objective(extractors: Sequence[str], looked: str = "") -> str:
 def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
     """Names the metric that measures a column of arXiv 2605.10780 where some are measured; empty: none of them.
 
-    The probe's loss stands for its DiT's, and rFID, without Inception, is the first extractor's Fréchet distance.
+    The probe's loss stands for its DiT's; rFID and what is said of generated images, without Inception, are the first
+    extractor's. Columns with AutoGuidance are those of its published scale.
 
     >>> measure_of("rFID", ("effnet",), "none"), measure_of("LPIPS", (), "none"), measure_of("gFID", (), "vgg")
     ('rfd_effnet', '', '')
+    >>> measure_of("IS", ("effnet2",), "none"), measure_of("gFID with AutoGuidance", ("inception",), "none")
+    ('is_effnet2', 'autoguidance_1.5.gfid_inception')
     """
+    column, guided, _ = column.partition(AUTOGUIDED)
     found = next((item for item in METRICS if item.published == column), None)
-    if found is None or (found.name.startswith("lpips") and not found.name.endswith(lpips)):
+    if found is None:
         return ""
+    if found.name.startswith("lpips"):
+        return found.name if found.name.endswith(lpips) else ""
+    if found.network:
+        network = found.network if found.network in extractors else next(iter(extractors), "")
+        alike = (item.name for item in METRICS if network and item.network == network and _kind(item) == _kind(found))
+        name = next(alike, "")
+        return f"{PUBLISHED_GUIDANCE.replace('=', '_')}.{name}" if guided and name else name
     return objective(extractors) if found.extractor and found.extractor not in extractors else found.name
+
+
+def _kind(item: Metric) -> str:
+    """What a metric of generated images is, whatever the network."""
+    return "distance" if item.generated else item.name.partition("_")[0]
 
 
 def better(name: str) -> Better | None:

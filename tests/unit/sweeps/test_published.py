@@ -44,6 +44,11 @@ def test_every_row_is_a_trial_of_its_study(item: str, at: Scale) -> None:
         configs = row_configs(exhibit, row, at, seeds)
         assert [config.seed for config in configs] == [0, 1]
         assert {config_hash(config) for config in configs} <= trials.keys(), row.name
+        drawn = row_configs(exhibit, row, at, seeds, 2, drawn=True)
+        assert {config.generator.epochs for config in drawn} == {2}
+        with_generator = {config_hash(config) for config in expand(study(exhibit.study, at, seeds, 2))}
+        assert {config_hash(config) for config in drawn} <= with_generator, row.name
+        assert not with_generator & trials.keys()
     # The paper's own size is its preset, but for what the study varies.
     assert all(config.images == PRESETS[at].images for config in trials.values())
 
@@ -60,8 +65,25 @@ def test_the_run_that_both_scaling_tables_have_is_one_trial(at: Scale) -> None:
 def test_what_is_measured_where() -> None:
     assert metric_of("rFID", "paper") == "rfid_inception" and metric_of("rFID", "smoke").startswith("rfd_")
     assert metric_of("LPIPS", "paper") == "lpips_vgg" and metric_of("LPIPS", "quickstart") == ""
-    assert metric_of("gFID", "paper") == ""
+    assert metric_of("gFID", "paper") == metric_of("DiT training loss", "smoke") == ""
+    assert metric_of("gFID", "paper", 80) == "gfid_inception" and metric_of("gFID", "smoke", 1) == "gfd_effnet2"
+    assert metric_of("IS with AutoGuidance", "paper", 80) == "autoguidance_1.5.is_inception"
+    assert metric_of("recall", "quickstart", 1) == "recall_effnet2"
+    assert metric_of("DiT training loss", "smoke", 1) == "generator_loss"
+    assert metric_of("DiT loss", "smoke", 1) == metric_of("DiT loss", "smoke") == "probe_loss"
     assert all(config.phase3.epochs == 0 for config in expand(study("scaling", "paper")))
     tuned = expand(study("strategy", "paper"))[1]
     assert tuned.phase3.trains == ("decoder", "encoder") and tuned.phase3.epochs == 20
     assert any("not ImageNet" in line for line in deviations("smoke")) and "not ImageNet" not in deviations("paper")[0]
+
+
+def test_generators_draw_after_the_phase_that_a_row_is_of() -> None:
+    rows = EXHIBITS["table1"].rows
+    configs = [row_configs(EXHIBITS["table1"], row, "smoke", (0,), 2, drawn=True)[0] for row in rows]
+    assert [config.fusion.variant == "last" for config in configs] == [True, False, False]
+    assert [config.phase3.epochs > 0 for config in configs] == [False, False, True]
+    paper = row_configs(EXHIBITS["table1"], rows[-1], "paper", (0,), 80, drawn=True)[0].generator
+    assert (paper.size, paper.training, paper.samples, paper.steps) == ("dit_dh_xl", "drorae", 50_000, 250)
+    assert paper.guidance == ("none", "autoguidance=1.5")
+    assert "dit_dh_xl, 80 epochs, 50,000 samples" in deviations("smoke", 2)[-1]
+    assert deviations("paper") == deviations("paper", 80)[:-1]

@@ -34,6 +34,12 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
                    "expert_hidden_dim": config.fusion.expert_hidden_dim, "num_layers": config.fusion.num_layers or 12,
                    "fusion_params": 1000 * config.fusion.expert_hidden_dim * (config.fusion.num_layers or 12),
                    "eval_images": 64}  # fmt: skip
+            if config.generator.epochs:
+                for k, before in enumerate(["", "autoguidance_1.5."]):
+                    drawn = {"gfd_effnet2": 700 + quality - k, "is_effnet2": 5.0, "precision_effnet2": 0.6,
+                             "recall_effnet2": 0.5}  # fmt: skip
+                    row |= {f"{before}{name}": value for name, value in drawn.items()}
+                row |= {"generator_loss": 0.8 + quality / 100}
             earlier = {
                 f"{before}{name}": value - 1 for name, value in metrics.items() for before in ("baseline_", "phase2.")
             }
@@ -93,6 +99,61 @@ def test_one_trial_gives_all_rows_of_table_1(capsys: pytest.CaptureFixture[str],
     rows = json.loads(capsys.readouterr().out)["rows"]
     first, second, third = (rows[name]["PSNR"]["measured"][0] for name in ("RAE", "phase 2", "phase 3"))
     assert first == second == third - 1
+
+
+def test_a_generator_fills_the_columns_of_table_1(capsys: pytest.CaptureFixture[str], trained: list[str]) -> None:
+    assert main(["reproduce", "table1", "--at", "smoke", "--generator", "3", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert trained == ["reproduce-strategy-smoke-generator3"] and tree["generator_epochs"] == 3
+    printed = {"RAE": (2.16, 1.74), "phase 2": (2.45, 1.70), "phase 3": (2.68, 1.65)}
+    for name, (plain, guided) in printed.items():
+        cells = tree["rows"][name]
+        assert (cells["gFID"]["published"], cells["gFID with AutoGuidance"]["published"]) == (plain, guided)
+        assert cells["gFID with AutoGuidance"]["metric"] == "autoguidance_1.5.gfd_effnet2"
+        assert cells["gFID"]["measured"][0] - 1 == cells["gFID with AutoGuidance"]["measured"][0]
+        measured = {cells[name]["metric"]: cells[name]["measured"] for name in ("IS", "precision", "recall")}
+        assert measured == {"is_effnet2": [5.0], "precision_effnet2": [0.6], "recall_effnet2": [0.5]}
+        # Reconstruction as without.
+        assert cells["PSNR"]["measured"]
+    assert any(line.startswith("gFID by gfd_effnet2: ") for line in tree["orders"])
+    assert any("tiny for 3 epochs" in line for line in tree["deviations"])
+    page = Path(tree["directory"], "table1.md").read_text()
+    assert "| gFID (paper) | gfd_effnet2 |" in page and "| 235 | 5 |" in page
+
+
+def test_a_generator_s_loss_stands_beside_the_published_one(
+    capsys: pytest.CaptureFixture[str], trained: list[str]
+) -> None:
+    assert main(["reproduce", "table3", "--at", "smoke", "--generator", "3", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"]["energy + incremental"]
+    found = {column: (row[column]["published"], row[column]["metric"]) for column in ("DiT loss", "DiT training loss")}
+    assert found == {"DiT loss": (0.47, "probe_loss"), "DiT training loss": (0.47, "generator_loss")}
+    assert len(row["DiT training loss"]["measured"]) == 1
+
+
+def test_table_4_is_filled_by_a_generator_and_is_what_it_was_without(
+    capsys: pytest.CaptureFixture[str], trained: list[str]
+) -> None:
+    columns = {"rFID", "gFID", "gFID with AutoGuidance"}
+    for words, measured in ((["--generator", "3"], 1), ([], 0)):
+        assert main(["reproduce", "table4", "--at", "smoke", *words, "--json"]) == 0
+        tree = json.loads(capsys.readouterr().out)
+        assert {column for row in tree["rows"].values() for column in row} == columns
+        cells = [row["gFID"] for row in tree["rows"].values()]
+        assert [cell["published"] for cell in cells] == [2.46, 2.68, 18.36]
+        assert [len(cell["measured"]) for cell in cells] == 3 * [measured] and ("generator_epochs" in tree) == measured
+    assert main(["reproduce", "table1", "--at", "smoke", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"]["RAE"].keys() == {"rFID", "PSNR", "LPIPS", "SSIM"}
+
+
+@pytest.mark.parametrize("words", [["table8", "--generator", "2"], ["figure4", "--generator", "2"],
+                                   ["table1", "--generator", "-1"]])  # fmt: skip
+def test_a_generator_that_nothing_shows_is_refused(
+    capsys: pytest.CaptureFixture[str], trained: list[str], words: list[str]
+) -> None:
+    assert main(["reproduce", *words, "--at", "smoke"]) == 2
+    refused = capsys.readouterr().err
+    assert "--generator" in refused and refused.count("\n") == 1 and trained == []
 
 
 def test_scaling_has_three_laws_with_their_reports(capsys: pytest.CaptureFixture[str], trained: list[str]) -> None:
