@@ -215,8 +215,8 @@ def _of_generator(at: Scale, epochs: int) -> str:
     said = (
         f"Generator: {own.size} for {epochs} epochs, {own.samples:,} samples of {own.steps} steps; the paper: "
         f"{paper.size}, {paper.run(0, labelled=True).training.epochs} epochs, {paper.samples:,} samples of "
-        f"{paper.steps} steps, AutoGuidance by a DiT^DH-S of an epoch that it does not give, and a training loss at epoch "
-        "12."
+        f"{paper.steps} steps, AutoGuidance by a DiT^DH-S of an epoch that it does not give, and a training loss at "
+        "epoch 12."
     )
     return said + ("" if at == "paper" else f" gFID is {metric_of('gFID', at, epochs)}: not in Inception's features.")
 

@@ -201,7 +201,7 @@ def print_generator(found: GeneratorNeeds, flops_per_second: float) -> None:
         f"{tree['train_hours']:.3g}",
     )
     print_table(header, [row], f"generator of the latents, {told}; memory {found.memory_bytes / 1e9:.3g} GB")
-    rows = [
+    drawn = [
         (
             drawing["guidance"],
             f"{drawing['images']:,}",
@@ -213,8 +213,9 @@ def print_generator(found: GeneratorNeeds, flops_per_second: float) -> None:
         )
         for drawing in tree["drawings"]
     ]
-    header = ("guidance", "images", "passes/image", "FLOP to draw", "h to draw", "FLOP to measure", "h to measure")
-    print_table(header, rows)
+    print_table(
+        ("guidance", "images", "passes/image", "FLOP to draw", "h to draw", "FLOP to measure", "h to measure"), drawn
+    )
 
 
 def _print_needs(found: Needs, flops_per_second: float) -> None:

@@ -7,7 +7,7 @@ A `GeneratorRun` is trained beside a finished trial (`drorae.trial.generator`), 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from drorae.config.checked import Checked, Count, Decay, Like, Positive, Weight, Within
 from drorae.errors import UserError
@@ -136,7 +136,6 @@ Guided = Annotated[
         r"none|(cfg|autoguidance|internal)=\d+(\.\d+)?", "none, or cfg, autoguidance or internal with a scale (cfg=1.5)"
     ),
 ]
-_AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class GenerationConfig(Checked):
     the plain names, any other's its own before them: autoguidance_1.5.gfd_effnet2."""
 
     @classmethod
-    def named(cls, size: str) -> GenerationConfig:
+    def named(cls, size: Any) -> GenerationConfig:
         """Returns what `generator=NAME` stands for: a size, trained as long as published, or as `own` says.
 
         Raises:
@@ -177,7 +176,7 @@ class GenerationConfig(Checked):
         if size not in GENERATORS:
             raise UserError(f"generator: {size!r} is not known; choose one of {', '.join(GENERATORS)}")
         training: Literal["own", "drorae"] = "drorae" if size.startswith("dit_dh") else "own"
-        return replace(cls(), **{"size": size, "training": training, "epochs": TRAININGS[training].epochs})
+        return cls(size, training, TRAININGS[training].epochs)
 
     def run(self, seed: int, labelled: bool) -> GeneratorRun:
         """Returns the generator and its training.
@@ -187,13 +186,11 @@ class GenerationConfig(Checked):
             labelled: whether the images have classes.
         """
         usual = TRAININGS[self.training]
-        condition = self.condition
-        if condition == _AUTO:
-            condition = "class" if labelled else "none"
+        told: Literal["none", "class"] = "class" if labelled else "none"
         return GeneratorRun(
             replace(
                 GENERATORS[self.size],
-                condition=condition,
+                condition=told if self.condition == "auto" else self.condition,
                 prediction=self.prediction,
                 early_depth=self.early_depth,
             ),

@@ -67,7 +67,7 @@ def bounds(
     # Encoded once, where a cache keeps it.
     forward = forward_flops(config, shape)
     used["encoder"] += 0 if online else images * forward["encoder"]
-    read = sum(phase.images for phase in needs.phases) if online else images
+    read: float = sum(phase.images for phase in needs.phases) if online else images
     device = f"at {flops_per_second / 1e12:g} TFLOP/s on one device, an assumption"
     measured = config.images.val_images or IMAGENET_VALIDATION
     passes = measured * len(needs.phases) * sum(forward.values())
@@ -76,7 +76,7 @@ def bounds(
     cached = 0.0 if online else images * (layers + 3 * config.images.size**2)
     checkpoint = max((phase.optimiser_bytes for phase in needs.phases), default=0.0)
     trained = {part for phase in needs.phases for part in _trained(config, phase.name)}
-    weights = ELEMENT_BYTES["fp32"] * sum(needs.params.get(part, 0) for part in trained)
+    weights: float = ELEMENT_BYTES["fp32"] * sum(needs.params.get(part, 0) for part in trained)
     memory, kept, flops = needs.memory_bytes, "features, a checkpoint, weights", sum(used.values()) + passes
     rows: list[Bound] = []
     if generator is not None:

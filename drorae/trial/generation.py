@@ -80,7 +80,8 @@ def _measured(
     generator: Generator, settings: GenerationConfig, directory: Path, report: Report
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The metrics and verdicts of a `Generation`."""
-    metrics, verdicts = {GENERATOR_LOSS: generator.loss}, {}
+    metrics: dict[str, float] = {GENERATOR_LOSS: generator.loss}
+    verdicts: dict[str, str] = {}
     for text in settings.guidance:
         guidance = Guidance.parse(text)
         drawing = _drawing(settings, guidance, generator.run.seed)
