@@ -76,7 +76,7 @@ def bounds(
     cached = 0.0 if online else images * (layers + 3 * config.images.size**2)
     checkpoint = max((phase.optimiser_bytes for phase in needs.phases), default=0.0)
     trained = {part for phase in needs.phases for part in _trained(config, phase.name)}
-    weights = ELEMENT_BYTES["fp32"] * sum(needs.params.get(part, 0) for part in trained)
+    weights = float(ELEMENT_BYTES["fp32"]) * sum(needs.params.get(part, 0) for part in trained)
     memory, kept, flops = needs.memory_bytes, "features, a checkpoint, weights", sum(used.values()) + passes
     rows: list[Bound] = []
     if generator is not None:
