@@ -51,7 +51,7 @@ class DrawingNeeds:
     draw_flops: float
     """Of the generator and, once for an image, the tokenizer's decoder."""
     measure_flops: float
-    """Of the networks in whose features they are measured, against the validation images; of the first one's controls:
+    """Of the networks in whose features they are measured, against the validation images, and of their controls:
     training images and their flips, reconstructions, and as many images of a Gaussian, which the tokenizer paints."""
 
     @property
