@@ -109,7 +109,7 @@ class WiderFusion(FusionConfig):
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
+class CodebookConfig:
     depth: int = 4
     widths: tuple[int, ...] = (1, 2)
 
@@ -119,7 +119,7 @@ class LaterConfig(TrialConfig):
     """A version with a field more in an old group, one beside the groups, and a new group."""
 
     fusion: WiderFusion = field(default_factory=WiderFusion)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
     ema: float = 0.5
 
 
@@ -129,7 +129,7 @@ def test_a_field_that_is_added_with_a_default_leaves_hashes_and_addresses_alone(
     assert to_dict(later) != to_dict(base) and identity(later) == identity(base)
     assert config_hash(later) == config_hash(base) and shared_key(later) == shared_key(base)
     hashes = {config_hash(base)}
-    for name, value in (("fusion.gate", "soft"), ("generator.depth", 5), ("ema", 0.6), ("label", "x")):
+    for name, value in (("fusion.gate", "soft"), ("codebook.depth", 5), ("ema", 0.6), ("label", "x")):
         changed = override(later, name, value)
         hashes.add(config_hash(changed))
         assert config_hash(override(changed, name, read(later, name))) == config_hash(base)

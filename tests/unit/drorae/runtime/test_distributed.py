@@ -97,8 +97,9 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
             apart = {key: float((one[key] - two[key]).norm() / one[key].norm().clamp_min(1e-3)) for key in one}
             assert max(apart.values()) < 1e-3, (part, apart)
     weights = [[row["gan_weight"] for row in found if "gan_weight" in row] for found in rows]
-    assert len(weights[0]) == 3 and weights[1][0] == pytest.approx(weights[0][0], rel=1e-3)
-    # Later ones are ratios of gradients of networks that rounding has parted.
+    # They are ratios of gradients of networks that rounding has parted: on an AMD CPU, one process with half the
+    # micro-batch moves the first by 3e-3, later ones by more.
+    assert len(weights[0]) == 3 and weights[1][0] == pytest.approx(weights[0][0], rel=1e-2)
     assert weights[1] == pytest.approx(weights[0], rel=2e-2)
     heads = [torch.load(tmp_path / name, weights_only=True) for name in ("1/heads0.pt", "2/heads0.pt", "2/heads1.pt")]
     assert all(torch.equal(value, heads[2][key]) for key, value in heads[1].items()), "two processes, one discriminator"
