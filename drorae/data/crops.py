@@ -104,6 +104,12 @@ class Images:
     label_names: tuple[str, ...] = ()
     """Names of the classes by label, of both sets; empty where they are not known."""
 
+    @property
+    def classes(self) -> int:
+        """How many classes there are, those that no training image is of among them; 0: the images have none."""
+        labels = self.train.labels
+        return 0 if labels is None else max(len(self.label_names), int(labels.max()) + 1)
+
 
 def train_crop(image: Picture | Reduced, size: int, resize: int, generator: np.random.Generator) -> np.ndarray:
     """The training crop: shorter side to `resize` (0: `size`) by bicubic, then a uniformly placed square.

@@ -458,6 +458,4 @@ def train_images(config: TrialConfig, runtime: Runtime) -> TrainImages:
     if source.source != "photos" and not is_there(source.path):
         return TrainImages(min(source.train_images or IMAGENET_IMAGES, IMAGENET_IMAGES), False, IMAGENET_CLASSES)
     images = load_images(source, Cache(runtime.cache_dir))
-    labels = images.train.labels
-    classes = 0 if labels is None else max(len(images.label_names), int(labels.max()) + 1)
-    return TrainImages(len(images.train) * max(source.views, 1), True, classes)
+    return TrainImages(len(images.train) * max(source.views, 1), True, images.classes)

@@ -216,7 +216,7 @@ def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
     >>> measure_of("IS", ("effnet2",), "none"), measure_of("gFID with AutoGuidance", ("inception",), "none")
     ('is_effnet2', 'autoguidance_1.5.gfid_inception')
     """
-    column, guided, _ = column.partition(AUTOGUIDED)
+    column, autoguided, _ = column.partition(AUTOGUIDED)
     found = next((item for item in METRICS if item.published == column), None)
     if found is None:
         return ""
@@ -226,7 +226,7 @@ def measure_of(column: str, extractors: Sequence[str], lpips: str) -> str:
         network = found.network if found.network in extractors else next(iter(extractors), "")
         alike = (item.name for item in METRICS if network and item.network == network and _kind(item) == _kind(found))
         name = next(alike, "")
-        return f"{PUBLISHED_GUIDANCE.replace('=', '_')}.{name}" if guided and name else name
+        return guided(PUBLISHED_GUIDANCE) + name if autoguided and name else name
     return objective(extractors) if found.extractor and found.extractor not in extractors else found.name
 
 
@@ -253,13 +253,13 @@ def better(name: str) -> Better | None:
     return "lower" if word in _LOWER else "higher" if word in _HIGHER else None
 
 
-def guided(kind: str, scale: float) -> str:
+def guided(guidance: str) -> str:
     """Returns what stands before the name of a metric of images that were drawn with a guidance.
 
-    >>> guided("autoguidance", 1.5), guided("none", 1.0)
+    >>> guided("autoguidance=1.5"), guided("none")
     ('autoguidance_1.5.', 'none.')
     """
-    return "none." if kind == "none" else f"{kind}_{scale:g}."
+    return guidance.replace("=", "_") + "."
 
 
 def title(name: str, between: str = ", ") -> str:

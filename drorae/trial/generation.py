@@ -87,7 +87,7 @@ def _measured(
         drawing = _drawing(settings, guidance, generator.run.seed)
         folder, sink = sample(generator, drawing, report=report)
         found = measure_samples(generator, drawing, sink, folder, report)
-        prefix = "" if text == settings.guidance[0] else guided(guidance.kind, guidance.scale)
+        prefix = "" if text == settings.guidance[0] else guided(str(guidance))
         metrics |= {prefix + name: value for name, value in found.metrics.items()}
         metrics |= _controls(found)
         verdicts |= _verdicts(prefix, found.controls)

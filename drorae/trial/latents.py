@@ -103,8 +103,5 @@ def open_latents(workshop: Workshop, tokenizer: Tokenizer, report: Report = lamb
     cache = Cache(runtime.cache_dir)
     store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache, runtime.cache_evict)
     array = store.open(key, len(features), spec, produce, progress)
-    labels, names = images.train.labels, images.label_names
-    classes = 0 if labels is None else max(len(names), int(labels.max()) + 1)
-    return TrialLatents(
-        array, dtype, labels, classes, config_hash(key | {"labels": images.train.labels_fingerprint})
-    )  # fmt: skip
+    address = config_hash(key | {"labels": images.train.labels_fingerprint})
+    return TrialLatents(array, dtype, images.train.labels, images.classes, address)
