@@ -92,15 +92,13 @@ def test_one_that_was_stopped_while_its_generator_trained_ends_with_the_same_res
     assert result_of(tmp_path / "trial")["metrics"] == result_of(home / "trial")["metrics"]
 
 
-def in_one_of_several(folder: Path) -> TrialResult:
-    once = replace(GENERATION, guidance=("none",))
-    return run_trial(trial_config(folder / "data", once), directory=folder / "trial", runtime=tiny_runtime(folder))
+def in_one_of_several(folder: Path, config: TrialConfig) -> TrialResult:
+    return run_trial(config, directory=folder / "trial", runtime=tiny_runtime(folder))
 
 
 def test_two_processes_train_one_generator_together(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    shutil.copy(home / "images.npz", tmp_path / "data" / "images.npz")
-    found = in_processes(2, tmp_path, in_one_of_several, tmp_path)
+    config = trial_config(tmp_path, replace(GENERATION, guidance=("none",)))
+    found = in_processes(2, tmp_path, in_one_of_several, tmp_path, config)
     assert all(isinstance(one, TrialResult) and one.metrics == found[0].metrics for one in found), found
     alone = result_of(home / "trial")["metrics"]
     assert found[0].metrics["generator_loss"] == pytest.approx(alone["generator_loss"], rel=1e-5)
