@@ -19,6 +19,8 @@ LOOK_SECONDS = 2.0
 """Between two looks at the head node."""
 LOST_SECONDS = 20.0
 """A head node that does not answer for so long is lost. Ray ends the process itself after 60."""
+END_SECONDS = 5.0
+"""How long processes that were killed may take to go."""
 JOIN_SECONDS = 30.0
 """A head node that has not answered for so long is not joined. Ray itself gives up after a quarter of an hour."""
 GREET_SECONDS = 5.0
@@ -151,6 +153,26 @@ def alive_nodes() -> list[dict[str, Any]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def end_own_workers() -> None:
+    """Kills the workers of a session that this process has started; those of a cluster that it has joined go on.
+
+    Without their head node they live on for seconds, in which one may begin what nobody awaits any more.
+    """
+    import psutil
+
+    for raylet in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "raylet" not in raylet.name():
+                continue
+            # It goes first, so that it starts no others.
+            workers = raylet.children(recursive=True)
+            raylet.kill()
+            for worker in workers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.kill()
+            psutil.wait_procs(workers, timeout=END_SECONDS)
 
 
 class HeadWatch:

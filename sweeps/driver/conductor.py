@@ -15,7 +15,14 @@ from drorae.runtime.signals import WORDS, Interrupted, Signals, Stopped
 from drorae.storage.cache import Cache
 from drorae.storage.files import write_json
 from drorae.trial.folder import CONFIG, TrialStatus, read_outcome, ready_trial, write_ending
-from sweeps.driver.cluster import HeadWatch, alive_nodes, cluster_address, ray_session, require_tune
+from sweeps.driver.cluster import (
+    HeadWatch,
+    alive_nodes,
+    cluster_address,
+    end_own_workers,
+    ray_session,
+    require_tune,
+)
 from sweeps.driver.home import Home
 from sweeps.driver.notify import Event, Notifier
 from sweeps.driver.outcome import SweepOutcome
@@ -115,7 +122,7 @@ class Conductor:
                         self._work(tracking_uri, watch)
                     except ClusterLostError:
                         # Ray may end the process while it is being left.
-                        self._close()
+                        self._give_up()
                         raise
             self._patience = AWAIT_STORE_SECONDS
         finally:
@@ -306,6 +313,11 @@ class Conductor:
         tracker.close(self.counts, [home.table, home.record], screen.line)
         self.session.send()
 
+    def _give_up(self) -> None:
+        """Leaves everything in order once the cluster is lost: no worker of this one's begins a run after it."""
+        end_own_workers()
+        self._close()
+
     def _done(self) -> int:
         return sum(is_done(self.home.trials / key) for key in self.configs)
 
@@ -315,7 +327,7 @@ class Conductor:
 
     def _leave(self, error: ClusterLostError) -> None:
         """Ends the process from a thread: the main one hangs in a call to Ray."""
-        self._close()
+        self._give_up()
         text = f"error: {error}; {self.standing()}; to go on: "
         self.screen.line(text, self.go_on)
         self.notifier.end(Event.ERROR, text + self.go_on)
