@@ -48,13 +48,18 @@ ROOM_BYTES = 2**20
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, make_folder: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, of the same suffix, to be written to; it takes its name when the block ends.
 
     So `path` is never seen half-written, nor empty after a power cut: what was written, and then the name, are on the
-    disk when this returns. Makes the folder where it is missing.
+    disk when this returns.
+
+    Args:
+        path: the file.
+        make_folder: make its folder where that is missing, which otherwise raises FileNotFoundError on the first use.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # Containers that share a disk may share process numbers.
     temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
@@ -89,9 +94,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Writes a file so that it is never seen half-written; makes the folder where it is missing, returns the path."""
-    with replacing(path) as temporary:
+def write_atomic(path: Path, content: bytes, make_folder: bool = True) -> Path:
+    """Writes a file as `replacing` has it, so that it is never seen half-written; returns the path."""
+    with replacing(path, make_folder) as temporary:
         temporary.write_bytes(content)
     return path
 

@@ -137,7 +137,10 @@ def at_work(mirror: Mirror, under: str, lease: Lease) -> Iterator[Path]:
             yield folder
     finally:
         patiently(lambda: mirror.push(under))
-    shutil.rmtree(folder, ignore_errors=True)
+    # By its name first: a thread of a tracker that waited for MLflow until now may be about to write into it.
+    gone = folder.with_name(f".{uuid.uuid4().hex}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def local_copy(place: Path | str | Remote, patterns: Sequence[str] | None = None) -> Path:

@@ -60,11 +60,11 @@ class Album:
                 del self._waiting[oldest]
 
     def save(self) -> None:
-        """Leaves what waits in the folder; on a disk that does not take it, in memory alone."""
+        """Leaves what waits in the folder; on a disk that does not take it, or without the folder, in memory alone."""
         if self._waiting.keys() <= self._saved:
             return
         with contextlib.suppress(OSError):
-            with replacing(self._path) as temporary, ZipFile(temporary, "w") as spool:
+            with replacing(self._path, make_folder=False) as temporary, ZipFile(temporary, "w") as spool:
                 for sent_as, (content, step) in self._waiting.items():
                     spool.writestr(f"{sent_as}-{step}", content)
             self._saved = set(self._waiting)

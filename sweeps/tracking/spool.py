@@ -29,7 +29,7 @@ class Spool:
         """Each has `step`, `time` (ms since 1970) and `values` by name."""
 
     def save(self) -> None:
-        """Writes the file, if any row waits."""
+        """Writes the file, if any row waits and its folder is still there."""
         if not self.rows:
             return
         if len(self.rows) > SPOOL_ROWS:
@@ -39,7 +39,10 @@ class Spool:
             self._say("thinned", f"MLflow at {self.uri} was away for {SPOOL_ROWS} rows; the spool is thinned out")
         text = "".join(json.dumps(row) + "\n" for row in self.rows.values())
         try:
-            write_atomic(self.path, text.encode())
+            write_atomic(self.path, text.encode(), make_folder=False)
+        except FileNotFoundError:
+            # A store held a call for longer than the trial's folder was here: its rows went with its history.
+            pass
         except OSError as error:
             self._say("spool", f"{self.path}: not written ({error.strerror}); its rows wait in memory")
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_trial import STEPS, run_trial
 from runs import nowhere, only_run, steps
 
 from drorae.config import PRESETS, Runtime
-from drorae.trial.folder import SPOOL
+from drorae.diagnostics.picture import write_picture
+from drorae.trial.folder import HELD_OUT_PICTURE, SPOOL
 from sweeps.folder.lease import LeaseLostError
 from sweeps.folder.sweep import RunAddress
 from sweeps.tracking import recorder
@@ -58,6 +61,33 @@ def test_no_slot_waits_for_a_store_that_does_not_answer(
     assert not (tmp_path / SPOOL).exists()
 
 
+def test_a_store_that_answers_late_brings_back_no_folder_that_is_gone(
+    sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker's copy of a trial's folder is, whose sweep lives in a store."""
+    answers, over = threading.Event(), threading.Event()
+
+    class Silent(TrialTracker):
+        def start(self) -> bool:
+            answers.wait()
+            return super().start()
+
+        def keep(self) -> None:
+            super().keep()
+            over.set()
+
+    monkeypatch.setattr(recorder, "KEEP_WAIT_SECONDS", 0.05)
+    folder, said = tmp_path / "trial", list[str]()
+    folder.mkdir()
+    with recorder.Recorder(Silent(sweep.address, PRESETS["smoke"], folder, said.append)) as recording:
+        recording.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
+        write_picture(folder / HELD_OUT_PICTURE.format("phase2"), *np.zeros((2, 8, 8, 8, 3), np.uint8), 1)
+        recording.report({"phase": "phase2", "step": 1.0, "held_out.psnr": 20.0, "held_out.images": 8.0})
+    shutil.rmtree(folder)
+    answers.set()
+    assert over.wait(300) and not folder.exists() and said == []
+
+
 def test_a_slow_store_costs_a_trial_nothing(
     sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +117,7 @@ def test_a_slow_store_costs_a_trial_nothing(
 def test_a_recorded_trial_is_whole_and_a_broken_one_keeps_its_rows(sweep: SweepTracker, tmp_path: Path) -> None:
     config, broken = replace(PRESETS["smoke"], seed=79), replace(PRESETS["smoke"], seed=80)
     (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
     with recorder.Recorder(TrialTracker(sweep.address, config, tmp_path / "good")) as recording:
         run_trial(config, recording.report, directory=tmp_path / "good", runtime=Runtime())
     assert sweep.record(config, tmp_path / "good", lambda line: None)

@@ -26,7 +26,7 @@ def test_a_full_disk_and_a_long_absence_cost_no_trial(
     tracker = TrialTracker(away, config, tmp_path, said.append)
     monkeypatch.setattr(spool, "SPOOL_ROWS", 50)
 
-    def full(path: Path, content: bytes) -> Path:
+    def full(path: Path, content: bytes, make_folder: bool) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
