@@ -18,8 +18,12 @@ set_telemetry_defaults()
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's cache, or the tracking server the environment names."""
+    """No test reads or writes the user's cache, or the tracking server the environment names.
+
+    A busy machine may be so slow that a command called here gives a sign of life, which is not what most tests are of.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drorae.commands.terminal.PATIENCE", 1e9)
         patch.setenv("DRORAE_CACHE", str(tmp_path_factory.mktemp("drorae-cache")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from fake_sweep import sweep
-from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, Done, check, impatient, run
+from terminal import CONTROL, CTRL_C, HANG_UP, MODES, PAPER, Done, check, impatient, patient, run
 from tiny import tiny_config, tiny_images
 
 from drorae.commands.main import COMMANDS
@@ -124,7 +124,7 @@ def test_help_of_every_command(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mistake_is_one_line(mode: str, tmp_path: Path) -> None:
     for words in (["fit", "nowhere.csv", "--y", "rfid"], ["eval", "nowhere"], ["ui"]):
-        is_one_line(run(words, cwd=tmp_path, **MODES[mode]))
+        is_one_line(run(words, cwd=tmp_path, patch=patient, **MODES[mode]))
 
 
 def is_one_line(done: Done) -> None:
@@ -136,7 +136,7 @@ def is_one_line(done: Done) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_arguments_that_do_not_fit_are_one_line(mode: str) -> None:
     for words in (["plan"], ["ui", "--port", "x"], ["trian"]):
-        is_one_line(run(words, **MODES[mode]))
+        is_one_line(run(words, patch=patient, **MODES[mode]))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -292,6 +292,13 @@ def impatient() -> None:
     drorae.commands.terminal.PATIENCE = 0.0
 
 
+def patient() -> None:
+    """In the child: no signs of life, which a busy machine may otherwise be slow enough for."""
+    import drorae.commands.terminal
+
+    drorae.commands.terminal.PATIENCE = 1e9
+
+
 def check(done: Done, mode: str) -> None:
     """What holds of all that any command writes."""
     assert "Traceback" not in done.text, done.text

@@ -20,11 +20,7 @@ from sweeps.folder.table import table_rows, write_table
 from sweeps.spec import Axis, SweepSpec, expand
 
 
-def test_fit_prints_the_paper_s_law_as_one_json_object(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # On a busy machine the libraries alone may take longer to load than a command is silent.
-    monkeypatch.setattr("drorae.commands.terminal.PATIENCE", 600.0)
+def test_fit_prints_the_paper_s_law_as_one_json_object(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", PAPER, "--x", "params", "--y", "rfid", "--json"]) == 0
     captured = capsys.readouterr()
     tree = json.loads(captured.out)
