@@ -72,7 +72,7 @@ class Generate(TrialOptions):
         if self.bad and drawing.guidance.kind != "autoguidance":
             raise UserError(f"--bad {self.bad}: expected --guidance autoguidance=W with it")
         runtime = self.runtime()
-        from drorae.trial.generated import check_count, measure_samples
+        from drorae.trial.generated import check_count, measure_samples, read_yardsticks
         from drorae.trial.generator import begun_run, ready_generator
         from drorae.trial.samples import sample
 
@@ -90,7 +90,8 @@ class Generate(TrialOptions):
             generator = ready_generator(directory, described, self.name, runtime, note)
             folder, sink = sample(generator, drawing, self.out, self.npz, bad, note)
             if self.measure:
-                measured = measure_samples(generator, drawing, sink, folder, note)
+                yardsticks = read_yardsticks(generator, drawing.count, drawing.seed, note)
+                measured = measure_samples(yardsticks, sink, folder, note)
         place = self.npz or folder
         tree = {
             "generator": str(generator.directory),

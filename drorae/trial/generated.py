@@ -1,8 +1,10 @@
-"""A set of generated images measured against the trial's validation images, and the controls beside it."""
+"""Generated images measured against the trial's validation images, and the controls beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +18,9 @@ from drorae.data.pixels import to_uint8
 from drorae.diagnostics.gaussian import PositionGaussian, fit_gaussian
 from drorae.diagnostics.latents import as_tokens, painted_batches
 from drorae.errors import UserError
-from drorae.generation.drawing import Drawing
 from drorae.metrics.controls import Controls, ControlSets, measure_controls
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
-from drorae.metrics.generation import Target, image_features, measure_generated
+from drorae.metrics.generation import ImageFeatures, Target, image_features, measure_generated
 from drorae.metrics.samples import FeatureSample
 from drorae.runtime import out_of_memory
 from drorae.storage.files import naming_full_disk
@@ -56,25 +57,58 @@ class Generated(NamedTuple):
         }
 
 
-def measure_samples(
-    generator: Generator, drawing: Drawing, sink: Sink, folder: Path, report: Report = lambda row: None
-) -> Generated:
-    """Measures samples in EfficientNet-Lite2's features and those of the trial's extractors, and their controls.
+@dataclass(frozen=True)
+class Yardsticks:
+    """What samples of a generator are measured against, the same for all sets of so many samples and this seed."""
+
+    generator: Generator
+    count: int
+    """Of the samples, and of the Gaussian's."""
+    seed: int
+    head: FeatureExtractor
+    """Of the controls."""
+    others: tuple[FeatureExtractor, ...]
+    """The trial's, where they are not the head."""
+    val: dict[str, ImageFeatures]
+    """The validation images', by the extractor's name."""
+    train: FeatureSample
+    reconstructions: FeatureSample
+    gaussian: FeatureSample
+    fitted: PositionGaussian
+
+
+def read_yardsticks(generator: Generator, count: int, seed: int = 0, report: Report = lambda row: None) -> Yardsticks:
+    """Reads validation images and controls in EfficientNet-Lite2's features and those of the trial's extractors.
 
     Args:
-        generator: what drew them.
-        drawing: how; its seed draws the Gaussian's latents, too.
-        sink: the samples, all of them.
-        folder: gets generated.json.
+        generator: whose samples are to be measured.
+        count: of the samples.
+        seed: draws the Gaussian's latents, and chooses training images.
         report: gets rows of progress.
 
     Raises:
         UserError: fewer images than can be measured, weights of an extractor missing, or too little memory.
     """
-    check_count(drawing.count)
-    with naming_full_disk(folder), out_of_memory.as_user_error("measuring samples", "lower evaluation.batch_size"):
+    check_count(count)
+    with naming_full_disk(generator.directory), _lower_batch():
+        return _read(generator, count, seed, report)
+
+
+def measure_samples(yardsticks: Yardsticks, sink: Sink, folder: Path, report: Report = lambda row: None) -> Generated:
+    """Measures as many samples as the yardsticks are for, with their controls.
+
+    Args:
+        yardsticks: of the generator that drew them.
+        sink: the samples, all of them.
+        folder: gets generated.json.
+        report: gets rows of progress.
+
+    Raises:
+        UserError: too few samples or validation images for a metric, or too little memory.
+    """
+    with naming_full_disk(folder), _lower_batch():
         try:
-            found = _measure(generator, drawing, sink, report)
+            found = _measure(yardsticks, sink, report)
         except ValueError as error:
             raise UserError(f"samples: {error}; draw more (--n), or give more validation images") from None
         write_tree(folder, GENERATED, found.record())
@@ -87,34 +121,53 @@ def check_count(count: int) -> None:
         raise UserError(f"--n {count}: expected {FEWEST} or more with --measure")
 
 
-def _measure(generator: Generator, drawing: Drawing, sink: Sink, report: Report) -> Generated:
+def _lower_batch() -> AbstractContextManager[None]:
+    return out_of_memory.as_user_error("measuring samples", "lower evaluation.batch_size")
+
+
+def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardsticks:
     workshop = generator.workshop
     settings, device = workshop.config.evaluation, workshop.device
     extractors = {extractor.name: extractor for extractor in workshop.extractors}
-    head = extractors.get(HEAD) or load_extractor(HEAD, settings, workshop.runtime.cache_dir, device)
+    head = extractors.pop(HEAD, None) or load_extractor(HEAD, settings, workshop.runtime.cache_dir, device)
+    report({"phase": "evaluation", "note": "measuring the controls"})
+    val = {
+        extractor.name: image_features(_crops(workshop.val, settings.batch_size, device), extractor)
+        for extractor in (head, *extractors.values())
+    }
+    fitted = _fit(generator, report)
+    return Yardsticks(
+        generator, count, seed, head, tuple(extractors.values()), val,
+        train=_features(_training_crops(generator), head),
+        reconstructions=_features(_reconstructed(generator), head),
+        gaussian=_features(_of_gaussian(generator, fitted, count, seed), head),
+        fitted=fitted,
+    )  # fmt: skip
+
+
+def _measure(yardsticks: Yardsticks, sink: Sink, report: Report) -> Generated:
+    generator, head = yardsticks.generator, yardsticks.head
+    settings, device = generator.workshop.config.evaluation, generator.workshop.device
     metrics: dict[str, float] = {}
 
-    def measured(extractor: FeatureExtractor) -> tuple[FeatureSample, FeatureSample]:
-        report({"phase": "evaluation", "note": f"measuring {drawing.count} samples, {extractor.generated_metric}"})
+    def measured(extractor: FeatureExtractor) -> FeatureSample:
+        report({"phase": "evaluation", "note": f"measuring {yardsticks.count} samples, {extractor.generated_metric}"})
         generated = image_features(_drawn(sink, settings.batch_size, device), extractor)
-        real = image_features(_crops(workshop.val, settings.batch_size, device), extractor)
-        metrics.update(measure_generated(extractor, generated, Target.of(real)))
-        return generated.features, real.features
+        metrics.update(measure_generated(extractor, generated, Target.of(yardsticks.val[extractor.name])))
+        return generated.features
 
-    samples, val = measured(head)
-    for name, extractor in extractors.items():
-        if name != HEAD:
-            measured(extractor)
-    report({"phase": "evaluation", "note": "measuring the controls"})
-    gaussian = _fit(generator, report)
+    samples = measured(head)
+    for extractor in yardsticks.others:
+        measured(extractor)
     sets = ControlSets(
-        train=_features(_training_crops(generator), head),
-        val=val,
-        reconstructions=_features(_reconstructed(generator), head),
-        gaussian=_features(_of_gaussian(generator, gaussian, drawing), head),
+        train=yardsticks.train,
+        val=yardsticks.val[head.name].features,
+        reconstructions=yardsticks.reconstructions,
+        gaussian=yardsticks.gaussian,
         samples=samples,
     )
-    return Generated(metrics, measure_controls(sets, drawing.seed), gaussian.record(), head.generated_metric)
+    controls = measure_controls(sets, yardsticks.seed)
+    return Generated(metrics, controls, yardsticks.fitted.record(), head.generated_metric)
 
 
 @torch.no_grad()
@@ -170,9 +223,9 @@ def _fit(generator: Generator, report: Report) -> PositionGaussian:
 
 
 @torch.no_grad()
-def _of_gaussian(generator: Generator, gaussian: PositionGaussian, drawing: Drawing) -> Iterator[Tensor]:
-    """As many of its latents as there are samples, decoded."""
+def _of_gaussian(generator: Generator, gaussian: PositionGaussian, count: int, seed: int) -> Iterator[Tensor]:
+    """So many of its latents, decoded."""
     settings = generator.workshop.config.evaluation
-    for items in _parts(drawing.count, settings.batch_size):
-        latents = gaussian.draw(items.tolist(), drawing.seed)
+    for items in _parts(count, settings.batch_size):
+        latents = gaussian.draw(items.tolist(), seed)
         yield to_uint8(generator.tokenizer.decode(latents), settings.quantise)

@@ -17,7 +17,7 @@ from drorae.runtime import distributed
 from drorae.storage.files import replacing
 from drorae.training.loop import Report
 from drorae.trial.folder import GENERATED_PICTURE, GRID
-from drorae.trial.generated import Generated, measure_samples
+from drorae.trial.generated import Generated, measure_samples, read_yardsticks
 from drorae.trial.generator import Generator, generator_of
 from drorae.trial.samples import sample
 from drorae.trial.shared import Workshop
@@ -82,11 +82,12 @@ def _measured(
     """The metrics and verdicts of a `Generation`."""
     metrics: dict[str, float] = {GENERATOR_LOSS: generator.loss}
     verdicts: dict[str, str] = {}
+    yardsticks = read_yardsticks(generator, settings.samples, generator.run.seed, report)
     for text in settings.guidance:
         guidance = Guidance.parse(text)
         drawing = _drawing(settings, guidance, generator.run.seed)
         folder, sink = sample(generator, drawing, report=report)
-        found = measure_samples(generator, drawing, sink, folder, report)
+        found = measure_samples(yardsticks, sink, folder, report)
         prefix = "" if text == settings.guidance[0] else guided(str(guidance))
         metrics |= {prefix + name: value for name, value in found.metrics.items()}
         metrics |= _controls(found)

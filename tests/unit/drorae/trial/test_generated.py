@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from drorae.data.mirrored import Mirrored
 from drorae.errors import UserError
 from drorae.generation.drawing import Drawing
 from drorae.trial import generated
-from drorae.trial.generated import measure_samples
+from drorae.trial.generated import measure_samples, read_yardsticks
 from drorae.trial.generator import Generator
 from drorae.trial.samples import PngFolder, sample
 
@@ -37,7 +36,8 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_are_measured_beside_their_controls(generator: Generator, tmp_path: Path) -> None:
     folder, sink = sample(generator, DRAWING, tmp_path / "out")
     rows: list[dict[str, Any]] = []
-    found = measure_samples(generator, DRAWING, sink, folder, rows.append)
+    yardsticks = read_yardsticks(generator, DRAWING.count, report=rows.append)
+    found = measure_samples(yardsticks, sink, folder, rows.append)
     record = json.loads((folder / "generated.json").read_text())
     assert record["metrics"] == found.metrics and record["verdicts"][0] == str(found.controls.learned)
     assert {name for name in found.metrics if name.endswith("_images")} == {
@@ -50,7 +50,8 @@ def test_samples_are_measured_beside_their_controls(generator: Generator, tmp_pa
     # Flips were learned from, too.
     assert controls["train_images"] == 64 and controls["gaussian_images"] == 64
     assert controls["metric"] == "gfd_thumbnail"
-    assert measure_samples(generator, DRAWING, sink, folder).record() == found.record()
+    # They serve as often as there are samples.
+    assert measure_samples(yardsticks, sink, folder).record() == found.record()
 
 
 def test_copies_of_training_images_are_found_flipped_or_not(generator: Generator, tmp_path: Path) -> None:
@@ -59,12 +60,11 @@ def test_copies_of_training_images_are_found_flipped_or_not(generator: Generator
     tmp_path.mkdir(exist_ok=True)
     for image, picture in enumerate(pixels):
         Image.fromarray(picture).save(tmp_path / f"{image:06d}.png")
-    found = measure_samples(generator, DRAWING, PngFolder(tmp_path, 16), tmp_path)
+    found = measure_samples(read_yardsticks(generator, 16), PngFolder(tmp_path, 16), tmp_path)
     assert found.controls.memorised.copies == 16 and found.controls.memorised.verdict
     assert "memorises" in (tmp_path / "generated.json").read_text()
 
 
-def test_too_few_samples_are_refused(generator: Generator, tmp_path: Path) -> None:
-    few = replace(DRAWING, count=9)
+def test_too_few_samples_are_refused(generator: Generator) -> None:
     with pytest.raises(UserError, match=r"^--n 9: expected 10 or more with --measure$"):
-        measure_samples(generator, few, PngFolder(tmp_path, 9), tmp_path)
+        read_yardsticks(generator, 9)

@@ -28,7 +28,7 @@ from drorae.errors import UserError
 from drorae.generation.drawing import Drawing
 from drorae.generation.guidance import Guidance
 from drorae.models.weights import read_state
-from drorae.trial.generated import measure_samples
+from drorae.trial.generated import measure_samples, read_yardsticks
 from drorae.trial.generator import ready_generator
 from drorae.trial.result import TrialResult
 from drorae.trial.run import run_trial
@@ -68,7 +68,7 @@ def test_its_metrics_are_those_of_the_same_generator_beside_the_trial(home: Path
     for prefix, text in (("", "none"), ("autoguidance_1.5.", "autoguidance=1.5")):
         drawing = Drawing(16, steps=4, guidance=Guidance.parse(text))
         folder, sink = sample(generator, drawing)
-        found = measure_samples(generator, drawing, sink, folder)
+        found = measure_samples(read_yardsticks(generator, 16), sink, folder)
         assert {name: metrics[prefix + name] for name in found.metrics} == found.metrics
         assert metrics["gfd_effnet2_gaussian"] == found.controls.gaussian.value
         assert metrics["gfd_effnet2_real"] == found.controls.real.value
