@@ -127,7 +127,8 @@ def test_failures_are_retried_then_recorded_and_tried_again_next_time(
     for run in children:
         logged = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
         assert len(logged) == len(set(logged))
-    printed = capsys.readouterr().err.splitlines()
+    # A slow machine gives signs of life between.
+    printed = [line for line in capsys.readouterr().err.splitlines() if "] training: " not in line]
     assert any(line.startswith("[4/4] capacity=") for line in printed) and len(printed) < 15
     # A larger sweep of the same name goes on from this one.
     spec = make("troubled", "once=4&always=8&kill=16&user=32", (4, 8, 16, 32, 64))
