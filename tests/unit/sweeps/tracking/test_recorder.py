@@ -107,7 +107,7 @@ def test_a_slow_store_costs_a_trial_nothing(
             alone = time.monotonic() - began
             for _ in range(10):
                 recording.keep()
-        assert time.monotonic() - began - alone < 2, "with ten epochs' ends, and its own"
+        assert time.monotonic() - began - alone < 4, "not half a second for each of ten epochs' ends"
     assert said == []
     assert sweep.record(config, tmp_path, said.append) and said == []
     run = only_run(sweep.client, sweep.address, config)
