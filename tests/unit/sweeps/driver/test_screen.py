@@ -80,8 +80,10 @@ class Terminal:
         self.columns, self.lines = columns, lines
 
     def read(self) -> None:
+        # A few pages at most: on a busy machine more may be written meanwhile than is read, for ever.
         with contextlib.suppress(BlockingIOError, OSError):
-            while piece := os.read(self.ours, 1 << 16):
+            for _ in range(16):
+                piece = os.read(self.ours, 1 << 16)
                 self.raw += piece
                 self._feed.feed(piece)
 
@@ -279,7 +281,7 @@ def test_a_log_hears_from_a_silent_sweep(tmp_path: Path, quick: None) -> None:
         made.done = 2
         until(lambda: people.getvalue().count("training: seed=0") >= 2)
         made.doing("writing the table")
-        until(lambda: "writing the table: for 0 s" in people.getvalue())
+        until(lambda: "writing the table: for " in people.getvalue())
     first, *others = people.getvalue().splitlines()
     assert first == FOOTER
     line = next(line for line in others if "seed=0" in line)
@@ -289,25 +291,25 @@ def test_a_log_hears_from_a_silent_sweep(tmp_path: Path, quick: None) -> None:
         "seed=3 phase2 1/2 loss 1e-09 0 images/s 0.0 GB; and 2 more; about 34 s left"
     )
     assert line.count("phase2") == NAMED_IN_LOG
-    assert "[2/12] writing the table: for 0 s" in others
+    assert any(re.fullmatch(r"\[2/12\] writing the table: for \d+ s", line) for line in others)
     # Where things stand is for people who wait; a file keeps what happened.
     assert log.getvalue() == ""
 
 
 def test_a_log_hears_no_more_than_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screen, "REFRESH_SECONDS", 0.01)
-    monkeypatch.setattr(screen, "SILENCE_SECONDS", 0.6)
+    monkeypatch.setattr(screen, "SILENCE_SECONDS", 2.0)
     people = io.StringIO()
     with make(tmp_path, people) as made:
         made.doing("training", Work([trial(0, "seed=0")]))
         # While something happens, nothing is said beside it.
-        for number in range(20):
+        for number in range(50):
             made.line(f"event {number}")
             time.sleep(0.05)
         assert "training" not in people.getvalue()
         began = time.monotonic()
         until(lambda: people.getvalue().count("training: seed=0") == 3)
-    assert time.monotonic() - began > 1.5
+    assert time.monotonic() - began > 5.5
     monkeypatch.undo()
     assert screen.SILENCE_SECONDS <= 30
 

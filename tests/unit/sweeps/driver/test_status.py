@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import threading
 import time
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from done_trials import begin, finish, spec_of
 from drorae.commands.main import main
 from drorae.config import config_hash
 from drorae.errors import UserError
+from drorae.runtime.repeat import every
 from drorae.storage.files import write_json
 from drorae.trial.folder import LEASE, TrialStatus, write_ending
 from sweeps.driver.status import sweep_state
@@ -110,12 +111,15 @@ def test_another_machine_is_at_work_whatever_the_time_there(
     for path in leases:
         write_json(path, there)
 
-    def beat() -> None:
-        for path in leases[:2]:
-            write_json(path, there | {"beat": 2})
+    beats = itertools.count(2)
 
-    threading.Timer(0.3, beat).start()
-    state = sweep_state(tmp_path)
+    def beat() -> None:
+        number = next(beats)
+        for path in leases[:2]:
+            write_json(path, there | {"beat": number})
+
+    with every(0.05, beat):
+        state = sweep_state(tmp_path)
     assert state.driven and state.counts == {"running": 1, "missing": 1}
     state = sweep_state(tmp_path)
     assert not state.driven and state.counts == {"missing": 2} and state.running == ()

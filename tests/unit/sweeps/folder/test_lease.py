@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from drorae.runtime.repeat import every
 from drorae.storage.remote import Remote
 from sweeps.folder import lease
 from sweeps.folder.lease import Lease, LeaseLostError, are_live, read_lease
@@ -186,9 +188,15 @@ def test_what_is_held_elsewhere_is_told_by_its_beat_and_by_no_clock(
         os.utime(path, (now() - ahead, now() - ahead))
     for path in (filled, empty):
         path.touch()
-    threading.Timer(0.2, lambda: write(beating, 2)).start()
-    threading.Timer(0.2, lambda: write(filled, 1)).start()
-    assert are_live([beating, silent, filled, empty, tmp_path / "none"]) == [True, False, True, False, False]
+    beats = itertools.count(2)
+
+    def beat() -> None:
+        number = next(beats)
+        write(beating, number)
+        write(filled, number)
+
+    with every(0.1, beat):
+        assert are_live([beating, silent, filled, empty, tmp_path / "none"]) == [True, False, True, False, False]
 
 
 def test_an_heir_that_died_over_it_is_outlived_whatever_the_clock_says(
