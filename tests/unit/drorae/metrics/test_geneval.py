@@ -74,6 +74,7 @@ def test_the_score_s_standard_error_is_that_of_a_mean_of_independent_tags(tmp_pa
     assert metrics[f"{NAME}_se"] == pytest.approx(np.linalg.norm([metrics[f"{NAME}_{tag}_se"] for tag in TAGS]) / 6)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say(tmp_path: Path) -> None:
     hits = []
     # How hard a prompt is has the mean share that its tag is made with.
