@@ -103,7 +103,8 @@ def trade_offs(frame: pd.DataFrame, size: str, note: Callable[[str], None]) -> l
     """
     there = [name for name in map(str, frame.columns) if np.isfinite(floats(frame[name])).any()]
     drawn, seen = generated(there), texts(frame, LOOKED_THROUGH)
-    names = [metric.name for metric in METRICS if metric.fitted and not metric.generated and metric.name in there]
+    measures = (metric.name for metric in METRICS if metric.fitted and not (metric.generated or metric.prompted))
+    names = [name for name in measures if name in there]
     if not drawn or not names:
         return []
     x_name = min(names, key=lambda name: bool(mark(name, seen)))

@@ -41,6 +41,8 @@ class Metric:
     """The network in whose features it is measured otherwise: by that name, or by `objective.perceptual`'s."""
     generated: bool = False
     """It is a Fréchet distance of generated images, which reports set against reconstruction."""
+    prompted: bool = False
+    """It is of images that were generated for texts."""
 
 
 METRICS = (
@@ -112,6 +114,14 @@ METRICS = (
     ),
     Metric("precision_effnet", "Generation's precision (EfficientNet-Lite0 features)", "higher", network="effnet"),
     Metric("recall_effnet", "Generation's recall (EfficientNet-Lite0 features)", "higher", network="effnet"),
+    # Of a text-to-image model, by GenEval's own evaluator.
+    Metric("geneval", "GenEval score", "higher", fitted=True, charted=True, listed=True, prompted=True),
+    Metric("geneval_single_object", "GenEval, single object", "higher", prompted=True),
+    Metric("geneval_two_object", "GenEval, two objects", "higher", prompted=True),
+    Metric("geneval_counting", "GenEval, counting", "higher", prompted=True),
+    Metric("geneval_colors", "GenEval, colors", "higher", prompted=True),
+    Metric("geneval_position", "GenEval, position", "higher", prompted=True),
+    Metric("geneval_color_attr", "GenEval, color attribution", "higher", prompted=True),
 )  # fmt: skip
 GENERATOR_LOSS = "generator_loss"
 """Of a trial's own generator, as its training last reported it."""
@@ -138,7 +148,7 @@ _GUIDANCE = re.compile(r"(cfg|autoguidance|internal)_(\d+(?:\.\d+)?)\.")
 """Before a metric of generated images, in tables: the guidance they are drawn with, where it is not the first."""
 _BY_NAME = {metric.name: metric for metric in METRICS}
 _LOWER = {"rfid", "rfd", "gfid", "gfd", "sfid", "fid", "lpips", "l1", "l2", "mse", "loss", "dists", "kid", "kd"}
-_HIGHER = {"psnr", "ssim", "is", "precision", "recall", "accuracy", "acc"}
+_HIGHER = {"psnr", "ssim", "is", "precision", "recall", "accuracy", "acc", "geneval"}
 
 
 LOOKED_THROUGH = "looked_through"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+
 from drorae.errors import UserError
-from drorae.trial.folder import RESULT, TrialStatus, judged, read_tree
+from drorae.storage.files import naming_full_disk
+from drorae.trial.folder import RESULT, TrialStatus, judged, read_tree, write_tree
 
 _FORMER = "loss_tail_drop"
 """What earlier versions wrote of the tail of the training loss, which an annealed learning rate flattens anyway."""
@@ -66,3 +70,30 @@ def read_result(directory: str | Path) -> TrialResult | None:
         return None
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a trial's result ({error}); run the trial again, which sets it aside") from None
+
+
+def add_metrics(directory: str | Path, metrics: Mapping[str, float], provenance: Mapping[str, str]) -> None:
+    """Puts metrics that others measured of a finished trial into its result, in place of those of the same names.
+
+    All else in it stays as it is. A sweep's table and MLflow have them once the sweep was resumed, which records
+    results that are no more what they were.
+
+    Args:
+        directory: the trial's folder.
+        metrics: by name.
+        provenance: where they come from.
+
+    Raises:
+        UserError: no finished trial there, or it diverged.
+    """
+    directory = Path(directory)
+    with naming_full_disk(directory), FileLock(directory / ".lock"):
+        result = read_result(directory)
+        if result is None:
+            raise UserError(f"{directory}: no finished trial here; expected a folder with {RESULT}")
+        if result.status == TrialStatus.DIVERGED:
+            raise UserError(f"{directory}: the trial diverged ({result.reason}); nothing is measured of it")
+        tree = read_tree(directory, RESULT)
+        for name, found in (("metrics", metrics), ("provenance", provenance)):
+            tree[name] = tree.get(name, {}) | dict(found)
+        write_tree(directory, RESULT, tree)

@@ -51,6 +51,11 @@ def test_every_guidance_is_a_plane_of_its_own_with_its_undominated_trials() -> N
     assert np.all(plain.errors[0] == 0.4) and np.all(plain.errors[1] == 1.5)
 
 
+def test_what_is_measured_of_images_of_texts_is_no_reconstruction() -> None:
+    frame = generating().drop(columns=[RFD, "psnr"])
+    assert of(frame.assign(geneval=np.linspace(0.3, 0.6, len(frame)))) == []
+
+
 def test_reconstruction_is_the_first_metric_that_flatters_nothing() -> None:
     frame = generating()
     marked = frame.assign(looked_through="effnet2=training")

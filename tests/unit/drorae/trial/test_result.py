@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from drorae.errors import UserError
 from drorae.trial.folder import TrialStatus, read_outcome, write_tree
-from drorae.trial.result import TrialResult, read_result
+from drorae.trial.result import TrialResult, add_metrics, read_result
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
@@ -51,3 +51,18 @@ def test_what_is_no_result_is_named_with_its_file(tmp_path: Path, text: str) -> 
     with pytest.raises(UserError, match="result.json: not a trial's result") as raised:
         read_result(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_metrics_of_others_join_those_of_a_result_of_any_version(tmp_path: Path) -> None:
+    tree = asdict(TrialResult("abc", TrialStatus.FINISHED, "energy", 8, 12, 0, 1, 2, {"psnr": 20.0, "geneval": 0.1}))
+    del tree["provenance"]
+    (tmp_path / "result.json").write_text(json.dumps({"schema": 1, "drorae": "0.1.0", **tree, "loss_tail_drop": 0.0}))
+    before = read_result(tmp_path)
+    add_metrics(tmp_path, {"geneval": 0.5, "geneval_se": 0.02}, {"note.geneval": "results.jsonl"})
+    found = read_result(tmp_path)
+    assert before is not None and found == replace(
+        before,
+        metrics={"psnr": 20.0, "geneval": 0.5, "geneval_se": 0.02},
+        provenance={"note.geneval": "results.jsonl"},
+    )
+    assert json.loads((tmp_path / "result.json").read_text())["loss_tail_drop"] == 0.0
