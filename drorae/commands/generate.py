@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from drorae.commands.options import Count, TrialOptions, Words, assignments, choose, option
+from drorae.commands.options import Count, TrialOptions, Words, assignments, choose, option, require
 from drorae.commands.terminal import ending, print_table, say, show, working
 from drorae.config import GENERATORS, TRAININGS, GeneratorRun
 from drorae.errors import UserError
 from drorae.metrics.registry import COUNT
-from drorae.storage.remote import Remote, locate
+from drorae.storage.remote import Remote, absolute, expanded, locate
 
 if TYPE_CHECKING:
     from drorae.generation.drawing import Drawing
@@ -37,10 +38,15 @@ class Generate(TrialOptions):
     """Shorthand for --set generator.epochs=N."""
     overrides: Annotated[Words, option("NAME=VALUE", "repeatable", "set")] = ()
     """Fields of the generator or its training to change: --set generator.condition=none generator.lr=5e-4."""
-    n: Count = 64
+    n: Annotated[int | None, option("N", "default: 64")] = None
     """So many images."""
     classes: Annotated[str, option("N,N,...", "default: all")] = ""
     """Classes of the images, by turns: 0,3,7."""
+    prompts: Annotated[Path | None, option("FILE", "default: none")] = None
+    """Prompts of a generator that was trained on captions, one a line: plain text, or GenEval's
+    evaluation_metadata.jsonl. Images lie in a folder for each prompt, as GenEval expects them."""
+    n_per_prompt: Annotated[int | None, option("N", "default: 4")] = None
+    """So many images of each prompt."""
     steps: Count = 50
     """Steps of the sampler."""
     method: Literal["euler", "heun"] = "euler"
@@ -67,8 +73,14 @@ class Generate(TrialOptions):
         """Trains, draws, and says where the images are."""
         if isinstance(locate(self.run_dir), Remote):
             raise UserError(f"{locate(self.run_dir)}: expected a folder; copy the trial to this machine")
-        directory, drawing = self.trial(), self._drawing()
+        self._check_prompts()
+        from drorae.generation.drawing import check_prompts
+        from drorae.trial.prompts import read_prompts
+
+        prompts = read_prompts(self.prompts) if self.prompts is not None else []
+        directory, drawing = self.trial(), self._drawing([prompt.text for prompt in prompts])
         described = self._described(directory, self.name)
+        check_prompts(drawing, described.model)
         if self.bad and drawing.guidance.kind != "autoguidance":
             raise UserError(f"--bad {self.bad}: expected --guidance autoguidance=W with it")
         runtime = self.runtime()
@@ -88,7 +100,7 @@ class Generate(TrialOptions):
                     raise UserError(f"--bad {self.bad}: {directory} has no such generator; train it with --name first")
                 bad = ready_generator(directory, other, self.bad, runtime, note)
             generator = ready_generator(directory, described, self.name, runtime, note)
-            folder, sink = sample(generator, drawing, self.out, self.npz, bad, note)
+            folder, sink = sample(generator, drawing, self.out, self.npz, bad, note, prompts)
             if self.measure:
                 yardsticks = read_yardsticks(generator, drawing.count, drawing.seed, note)
                 measured = measure_samples(yardsticks, sink, folder, note)
@@ -128,9 +140,20 @@ class Generate(TrialOptions):
             run = with_field(run, "epochs", self.epochs)
         for field, value in changes:
             run = with_field(run, field.removeprefix("generator."), value)
-        return run
+        # Known by the same hash wherever the command is called.
+        encoder = run.model.text_encoder
+        return with_field(run, "text_encoder", absolute(encoder)) if encoder and expanded(encoder).is_dir() else run
 
-    def _drawing(self) -> Drawing:
+    def _check_prompts(self) -> None:
+        """Raises UserError where an option does not go with prompts, or goes only with them."""
+        if self.prompts is None:
+            require(self.n_per_prompt is None, f"--n-per-prompt {self.n_per_prompt}", "--prompts FILE with it")
+            return
+        require(self.n is None, f"--n {self.n}", "--n-per-prompt with --prompts")
+        require(not self.classes, f"--classes {self.classes}", "none with --prompts")
+        require(self.npz is None, f"--npz {self.npz}", "--out with --prompts, a folder for each of them")
+
+    def _drawing(self, prompts: Sequence[str]) -> Drawing:
         """How the options say that images are drawn."""
         from drorae.generation.drawing import Drawing
         from drorae.generation.guidance import Guidance
@@ -138,9 +161,11 @@ class Generate(TrialOptions):
         times = _numbers("--interval", self.interval, float)
         if len(times) != 2:
             raise UserError(f"--interval {self.interval}: expected two times from 0 to 1, such as 0.1,1")
+        each = 4 if self.n_per_prompt is None else self.n_per_prompt
+        count = len(prompts) * each if prompts else 64 if self.n is None else self.n
         return Drawing(
-            self.n, tuple(_numbers("--classes", self.classes, int)), self.steps, self.method,
-            Guidance.parse(self.guidance, (times[0], times[1])), self.seed, self.batch_size,
+            count, tuple(_numbers("--classes", self.classes, int)), self.steps, self.method,
+            Guidance.parse(self.guidance, (times[0], times[1])), self.seed, self.batch_size, tuple(prompts), each,
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from drorae.config.generator import GeneratorTraining as GeneratorTraining
 from drorae.config.identity import LOCATIONS as LOCATIONS
 from drorae.config.identity import config_hash as config_hash
 from drorae.config.identity import former_hash as former_hash
+from drorae.config.identity import generator_identity as generator_identity
 from drorae.config.identity import identity as identity
 from drorae.config.identity import is_moved as is_moved
 from drorae.config.identity import pack_key as pack_key

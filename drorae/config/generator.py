@@ -32,10 +32,10 @@ class GeneratorConfig(Checked):
     represent their velocity."""
     head_depth: Positive = 2
     head_heads: Positive = 6
-    condition: Literal["none", "class"] = "class"
-    """What the generator is told: nothing, or the image's class."""
+    condition: Literal["none", "class", "text"] = "class"
+    """What the generator is told: nothing, the image's class, or its caption."""
     class_dropout: Annotated[float, Within(0, 1)] = 0.1
-    """Probability with which a training image's class is hidden, for guidance without a classifier."""
+    """Probability with which a training image's class or caption is hidden, for guidance without a classifier."""
     times: Literal["logit_normal", "uniform"] = "logit_normal"
     """Training times before the shift. logit_normal: the logistic function of a standard normal, RAE's
     `logit-normal_0_1`. The DRoRAE paper gives no distribution; whoever repeats it chooses."""
@@ -50,9 +50,17 @@ class GeneratorConfig(Checked):
     0: none."""
     early_weight: Weight = 1.0
     """Of the second output's loss (RAEv2: 1)."""
+    text_encoder: str = ""
+    """Of condition text: a folder with a CLIP or T5 that transformers loads, or its name on the hub."""
+    text_tokens: Positive = 32
+    """So many of a caption or a prompt are read."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
+        if self.condition == "text" and not self.text_encoder:
+            raise UserError("generator.condition=text needs a text encoder; give generator.text_encoder")
+        if self.condition != "text" and self.text_encoder:
+            raise UserError(f"generator.text_encoder: {self.text_encoder} needs generator.condition=text")
         for width, heads in (("width", "heads"), ("head_width", "head_heads")):
             if getattr(self, width) % (ROTATED * getattr(self, heads)):
                 raise UserError(

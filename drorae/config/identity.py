@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from drorae.config.convert import canonical_json, override
+from drorae.config.convert import canonical_json, override, to_dict
+from drorae.config.generator import GeneratorRun
 from drorae.config.phases import WITHOUT_WEIGHTS
 from drorae.config.schema import TrialConfig
 
@@ -41,6 +42,10 @@ FIELDS = {
     "": "seed",
 }
 """The fields that are always listed, by group. Nothing is added to them, nor taken away."""
+
+YOUNGER = ("text_encoder", "text_tokens")
+"""Fields of a `GeneratorConfig` that its identity lists only where they differ from their default. Every field that is
+added to one is added here."""
 
 LOCATIONS: Mapping[str, str] = {
     "images.path": "given",
@@ -84,6 +89,15 @@ def config_hash(tree: TrialConfig | Mapping[str, Any]) -> str:
     """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of a config's identity, or of a tree."""
     plain = identity(tree) if isinstance(tree, TrialConfig) else tree
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:12]
+
+
+def generator_identity(run: GeneratorRun) -> dict[str, Any]:
+    """What makes a generator the one it is, beside its trial: all fields, the younger ones where they are in use."""
+    tree = to_dict(run)
+    for name in YOUNGER:
+        if getattr(run.model, name) == getattr(type(run.model), name):
+            del tree["model"][name]
+    return tree
 
 
 def former_hash(config: TrialConfig) -> str:

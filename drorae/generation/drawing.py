@@ -1,4 +1,4 @@
-"""Drawing latents: which images, of which classes, how many steps, under which guidance."""
+"""Drawing latents: which images, of which classes or prompts, how many steps, under which guidance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drorae.config import GeneratorConfig
 from drorae.errors import UserError
 from drorae.generation.guidance import UNGUIDED, Guidance, Network, lead
 from drorae.generation.sampler import Method, initial_noise, integrate, time_grid
@@ -33,11 +34,18 @@ class Drawing:
     seed: int = 0
     batch_size: int = 64
     """Images drawn at once; batches begin at its multiples, so that the same ones are always drawn together."""
+    prompts: tuple[str, ...] = ()
+    """Of a generator that is told texts: `per_prompt` images of the first, as many of the second, and again from the
+    first after the last; empty: nothing is said."""
+    per_prompt: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("n", self.count), ("steps", self.steps), ("batch-size", self.batch_size)):
+        numbers = {"n-per-prompt": self.per_prompt, "n": self.count, "steps": self.steps, "batch-size": self.batch_size}
+        for name, value in numbers.items():
             if value < 1:
                 raise UserError(f"--{name} {value}: expected 1 or more")
+        if self.classes and self.prompts:
+            raise UserError("--classes: expected none with --prompts, as a generator is told one or the other")
 
     def batches(self) -> list[range]:
         """Returns the numbers of the images, batch by batch."""
@@ -45,14 +53,26 @@ class Drawing:
             range(start, min(start + self.batch_size, self.count)) for start in range(0, self.count, self.batch_size)
         ]
 
-    def labels(self, images: Sequence[int]) -> Tensor | None:
-        """Returns the classes of some images, int64 [B]; None where they are of none."""
-        if not self.classes:
+    def given(self, images: Sequence[int], said: Tensor | None = None) -> Tensor | None:
+        """Returns what is told of some images; None where that is nothing.
+
+        Args:
+            images: their numbers.
+            said: the states of the prompts, [prompts, L, D].
+
+        Returns:
+            Classes, int64 [B], or states [B, L, D].
+        """
+        if self.classes:
+            return torch.tensor([self.classes[image % len(self.classes)] for image in images])
+        if said is None or not self.prompts:
             return None
-        return torch.tensor([self.classes[image % len(self.classes)] for image in images])
+        return said[[image // self.per_prompt % len(self.prompts) for image in images]]
 
 
-def check_drawing(drawing: Drawing, good: Network, bad: Network | None, classes: int) -> None:
+def check_drawing(
+    drawing: Drawing, good: Network, bad: Network | None, classes: int, said: Tensor | None = None
+) -> None:
     """Checks that a generator that was told so many classes can draw so.
 
     Raises:
@@ -62,7 +82,16 @@ def check_drawing(drawing: Drawing, good: Network, bad: Network | None, classes:
         if not 0 <= label < classes:
             known = f"0 to {classes - 1}" if classes else "none, as it was trained without"
             raise UserError(f"--classes {label}: the generator knows {known}")
-    lead(drawing.guidance, good, bad, drawing.labels([0]))
+    lead(drawing.guidance, good, bad, drawing.given([0], said))
+
+
+def check_prompts(drawing: Drawing, config: GeneratorConfig) -> None:
+    """Raises UserError where there are prompts for a generator that is not told texts."""
+    if drawing.prompts and config.condition != "text":
+        raise UserError(
+            f"--prompts: the generator has generator.condition={config.condition}; train one with --set "
+            "generator.condition=text generator.text_encoder=DIR"
+        )
 
 
 @torch.no_grad()
@@ -73,6 +102,7 @@ def draw_latents(
     good: Network,
     bad: Network | None,
     device: torch.device,
+    said: Tensor | None = None,
 ) -> Tensor:
     """Draws the normalised latents [B, C, S, S] of some images, float32 on the device.
 
@@ -83,9 +113,10 @@ def draw_latents(
         good: the generator.
         bad: the worse one of AutoGuidance; None for any other guidance.
         device: where both are.
+        said: the states of the drawing's prompts, [prompts, L, D]; None where there are none.
     """
-    labels = drawing.labels(images)
-    field = lead(drawing.guidance, good, bad, None if labels is None else labels.to(device))
+    given = drawing.given(images, said)
+    field = lead(drawing.guidance, good, bad, None if given is None else given.to(device))
     noise = initial_noise(images, shape, drawing.seed).to(device)
     times = time_grid(drawing.steps, time_shift(good.config, noise[0].numel()))
     return integrate(field, noise, times, drawing.method)

@@ -134,8 +134,9 @@ def classifier_free(
         UserError: when nothing was ever hidden from the model, so that it does not know what no condition is.
     """
     if config.condition == "none" or config.class_dropout == 0:
+        hidden = "text" if config.condition == "text" else "class"
         raise UserError(
-            "classifier-free guidance: the generator was trained without a hidden class "
+            f"classifier-free guidance: the generator was trained without a hidden {hidden} "
             f"(generator.condition={config.condition}, generator.class_dropout={config.class_dropout:g}); "
             "use autoguidance, or train one with class_dropout above 0"
         )
@@ -166,6 +167,11 @@ def internal(
     return found
 
 
+def _reading(config: GeneratorConfig) -> tuple[str, int]:
+    """How a generator reads texts."""
+    return config.text_encoder, config.text_tokens
+
+
 def lead(guidance: Guidance, good: Network, bad: Network | None, given: Tensor | None) -> Field:
     """Returns the field that a guidance makes of a generator.
 
@@ -173,15 +179,18 @@ def lead(guidance: Guidance, good: Network, bad: Network | None, given: Tensor |
         guidance: which, and how much.
         good: the generator.
         bad: the worse one of AutoGuidance; others need none.
-        given: labels [B]; None: nothing is said.
+        given: labels [B], or states of texts [B, L, D]; None: nothing is said.
 
     Raises:
-        UserError: the guidance needs what the generator lacks: a hidden class, a second output, a worse generator.
+        UserError: the guidance needs what the generator lacks: a hidden class or text, a second output, a worse
+            generator, or one that reads texts through the same encoder.
     """
     scale, interval = guidance.scale, guidance.interval
     if guidance.kind == "cfg":
         if given is None:
-            raise UserError("classifier-free guidance: no class is given to lead towards; use autoguidance or internal")
+            raise UserError(
+                "classifier-free guidance: no class or prompt is given to lead towards; use autoguidance or internal"
+            )
         return classifier_free(good.model, good.config, given, scale, interval)
     if guidance.kind == "internal":
         return internal(good.model, good.config, given, scale, interval)
@@ -190,6 +199,11 @@ def lead(guidance: Guidance, good: Network, bad: Network | None, given: Tensor |
         return plain
     if bad is None:
         raise UserError("autoguidance: there is no worse generator; name one of the trial's with --bad")
-    # One that was not told classes has no use for them.
-    told = given if bad.config.condition == "class" else None
+    # One that was told something else, or nothing, has no use for it.
+    told = given if bad.config.condition == good.config.condition else None
+    if told is not None and _reading(bad.config) != _reading(good.config):
+        raise UserError(
+            "autoguidance: the worse generator reads texts in another way; name one with the same "
+            "generator.text_encoder and generator.text_tokens"
+        )
     return guided(plain, field(bad.model, bad.config, told), scale, interval)

@@ -24,6 +24,10 @@ NUMBER = 5
 EARLY_SHARE = 14 / 80
 """Of the training, where the earlier average is taken that AutoGuidance has for its bad model: RAE's is at epoch 14
 (arXiv 2510.11690), its good one at 80."""
+NO_CAPTIONS = (
+    "generator.condition=text needs captions, and the images have none; put NAME.txt beside every image, or use "
+    "generator.condition=none"
+)
 
 
 def early_step(total: int) -> int:
@@ -51,6 +55,8 @@ class TrainingLatents:
     """To mean 0 and deviation 1, element by element."""
     labels: np.ndarray | None
     """int64 [images]; None where the images have no classes."""
+    texts: Callable[[np.ndarray], Tensor] | None = None
+    """texts(images [B]): the states of their captions, float32 [B, L, D]; None where nothing is told of them."""
 
 
 class GeneratorStepper:
@@ -62,8 +68,8 @@ class GeneratorStepper:
     Attributes: as those of `drorae.training.loop.TakesSteps`.
 
     Raises:
-        UserError: there are no images, no labels where the generator is told classes, or the batch cannot be shared by
-            the processes.
+        UserError: there are no images, no labels or captions where the generator is told them, or the batch cannot be
+            shared by the processes.
     """
 
     adversary = None
@@ -80,6 +86,8 @@ class GeneratorStepper:
             raise UserError(
                 "generator.condition=class needs labels, and the images have none; use generator.condition=none"
             )
+        if run.model.condition == "text" and latents.texts is None:
+            raise UserError(NO_CAPTIONS)
         self._mine = my_share(self.batch_size, NAME)
         self.share = self._mine.stop - self._mine.start
         self.micro_batch = min(runtime.micro_batch or self.share, self.share)
@@ -137,17 +145,14 @@ class GeneratorStepper:
         """The gradients of a step's loss, `piece` images at once; moves no weight."""
         self.optimiser.zero_grad(set_to_none=True)
         config, items, sums = self.run.model, self.items(step)[self._mine], Sums()
-        labels = self.latents.labels if config.condition == "class" else None
         shape = self.latents.take(items[:1]).shape[1:]
         self._chance.manual_seed(step_seed(self.run.seed, NUMBER, step))
-        draws = draw(config, (self.batch_size, *shape), labels is not None, self._chance).part(self._mine)
+        draws = draw(config, (self.batch_size, *shape), config.condition != "none", self._chance).part(self._mine)
         for start in range(0, self.share, piece):
             part = items[start : start + piece]
             clean = self.latents.normalise(self.latents.take(part).to(self.device))
-            given = null = None
-            if labels is not None:
-                given = torch.from_numpy(labels[part % self.latents.images]).to(self.device)
-                null = self.module.condition.null(len(part))
+            given = self._given(part % self.latents.images)
+            null = None if given is None else self.module.condition.null(len(part))
             with self._autocast:
                 found = flow_loss(self.module, config, clean, given, null, draws.part(slice(start, start + len(part))))
             losses = {"loss": found.total}
@@ -156,3 +161,12 @@ class GeneratorStepper:
             sums.add(losses, len(part) / self.share)
             torch.autograd.backward(found.total * (len(part) / self.share))
         return sums
+
+    def _given(self, images: np.ndarray) -> Tensor | None:
+        """What the generator is told of images."""
+        told, latents = self.run.model.condition, self.latents
+        if told == "class" and latents.labels is not None:
+            return torch.from_numpy(latents.labels[images]).to(self.device)
+        if told == "text" and latents.texts is not None:
+            return latents.texts(images).to(self.device)
+        return None

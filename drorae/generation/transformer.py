@@ -10,6 +10,9 @@ under it. What the paper leaves open is as in RAE's published code (its src/stag
 - RMSNorm has a weight, and the modulation comes on top.
 - All modulations and the last layer start at zero, so that every block starts as the identity and the output at 0.
 
+Texts are not RAE's. Their tokens stand before the image's in the encoder, without a place that would turn them, and are
+left out before the head; their mean is the y that classes have a vector for.
+
 Internal guidance (RAEv2, arXiv 2605.18324, and its code): after `early_depth` blocks a second last layer of the
 encoder's width reads silu(t + s), modulated by the same.
 """
@@ -36,7 +39,8 @@ EPS = 1e-6
 FREQUENCIES = 256
 """Sines, and as many cosines, that a time is embedded in, RAE's; their frequencies are normal, of deviation 1."""
 SPREAD = 0.02
-"""Deviation of the first weights of the time's layers and of the classes', RAE's and DiT's (arXiv 2212.09748)."""
+"""Deviation of the first weights of the time's layers and of the classes', RAE's and DiT's (arXiv 2212.09748); and of a
+text's."""
 
 
 class Prediction(NamedTuple):
@@ -49,11 +53,15 @@ class Prediction(NamedTuple):
 
 
 class Condition(nn.Module, ABC):
-    """What the generator is told of an image, as one vector y."""
+    """What the generator is told of an image, as one vector y and, where it has them, tokens beside the image's."""
 
     @abstractmethod
     def forward(self, given: Tensor) -> Tensor:
         """What is given, [B, ...], -> y [B, d]."""
+
+    def context(self, given: Tensor) -> Tensor | None:
+        """Returns the tokens [B, L, d] that the encoder reads before those of the image; None: there are none."""
+        return None
 
     @abstractmethod
     def null(self, count: int) -> Tensor:
@@ -77,6 +85,42 @@ class ClassCondition(Condition):
         """Returns the label of no class, [count]."""
         weight = self.embedding.weight
         return torch.full((count,), len(weight) - 1, device=weight.device)
+
+
+class TextCondition(Condition):
+    """A text's tokens, projected: the encoder reads them all, and their mean is y.
+
+    What is given are a text encoder's states [B, L, D], with rows of zeros where there is no token. A learned token
+    stands in their place, so that all texts have as many; y is zero where there is none at all.
+    """
+
+    def __init__(self, tokens: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.channels = tokens, channels
+        self.project = nn.Linear(channels, width)
+        nn.init.normal_(self.project.weight, std=SPREAD)
+        nn.init.zeros_(self.project.bias)
+        self.nothing = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.nothing, std=SPREAD)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """States [B, L, D] -> [B, d]."""
+        said = self._said(given)
+        projected: Tensor = self.project(given)
+        return (projected * said).sum(1) / said.sum(1).clamp_min(1)
+
+    def context(self, given: Tensor) -> Tensor:
+        """States [B, L, D] -> tokens [B, L, d]."""
+        return torch.where(self._said(given), self.project(given), self.nothing)
+
+    def null(self, count: int) -> Tensor:
+        """Returns the states of no text, [count, L, D]."""
+        return torch.zeros(count, self.tokens, self.channels, device=self.nothing.device, dtype=self.nothing.dtype)
+
+    @staticmethod
+    def _said(given: Tensor) -> Tensor:
+        """Where there is a token, [B, L, 1]."""
+        return (given != 0).any(-1, keepdim=True)
 
 
 class TimeEmbedding(nn.Module):
@@ -171,6 +215,25 @@ def _turns(grid: int, head_width: int) -> Tensor:
     return torch.cat([sines, cosines], dim=-1).float()
 
 
+def _unturned(count: int, turns: Tensor) -> Tensor:
+    """The same for so many tokens without a place, [count, 2 head_width]: an angle of 0."""
+    sines, cosines = turns.new_zeros(count, turns.shape[1] // 2), turns.new_ones(count, turns.shape[1] // 2)
+    return torch.cat([sines, cosines], dim=-1)
+
+
+def _condition(config: GeneratorConfig, classes: int, text_width: int) -> Condition:
+    """What a generator's config says that it is told."""
+    if config.condition == "text":
+        if text_width < 1:
+            raise UserError("generator.condition=text needs a text encoder; give generator.text_encoder")
+        return TextCondition(config.text_tokens, text_width, config.width)
+    if config.condition == "class" and classes < 1:
+        raise UserError(
+            "generator.condition=class needs labels, and the images have none; use generator.condition=none"
+        )
+    return ClassCondition(classes if config.condition == "class" else 0, config.width)
+
+
 def _embedding(channels: int, width: int) -> nn.Linear:
     """A layer that reads one position of the latent: a 1 x 1 patch."""
     linear = nn.Linear(channels, width)
@@ -188,23 +251,22 @@ class DiTDH(nn.Module):
         config: sizes, condition, whether there is a second output.
         channels: C of the latent.
         grid: S, positions per side.
-        classes: how many there are; without a condition it does not count.
+        classes: how many there are; counts only where they are the condition.
+        text_width: D of a text encoder's states; counts only where texts are the condition.
 
     Raises:
-        UserError: sizes that do not go together, or classes asked for where there are none.
+        UserError: sizes that do not go together, or classes or texts asked for where there are none.
     """
 
     positions: Tensor
     turns: Tensor
     head_turns: Tensor
 
-    def __init__(self, config: GeneratorConfig, channels: int, grid: int, classes: int = 0) -> None:
+    def __init__(
+        self, config: GeneratorConfig, channels: int, grid: int, classes: int = 0, text_width: int = 0
+    ) -> None:
         super().__init__()
         config.check()
-        if config.condition == "class" and classes < 1:
-            raise UserError(
-                "generator.condition=class needs labels, and the images have none; use generator.condition=none"
-            )
         width, head_width = config.width, config.head_width
         self.grid = grid
         self.early_depth = config.early_depth
@@ -213,7 +275,7 @@ class DiTDH(nn.Module):
         self.register_buffer("turns", _turns(grid, width // config.heads), persistent=False)
         self.register_buffer("head_turns", _turns(grid, head_width // config.head_heads), persistent=False)
         self.time = TimeEmbedding(width)
-        self.condition: Condition = ClassCondition(classes if config.condition == "class" else 0, width)
+        self.condition = _condition(config, classes, text_width)
         self.embed = _embedding(channels, width)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.early = LastLayer(width, channels) if config.early_depth else None
@@ -223,18 +285,23 @@ class DiTDH(nn.Module):
         self.last = LastLayer(head_width, channels)
 
     def forward(self, noisy: Tensor, t: Tensor, given: Tensor | None = None) -> Prediction:
-        """Noisy latents [B, C, S, S], times [B] in [0, 1], labels [B] (None: no class for all) -> what is predicted."""
+        """Noisy latents [B, C, S, S], times [B] in [0, 1], what is given [B, ...] (None: nothing) -> the prediction."""
         tokens = noisy.flatten(2).transpose(1, 2)
         time = self.time(t)
-        y = self.condition(self.condition.null(len(t)) if given is None else given)
-        condition = F.silu(time + y)[:, None]
-        s, early = self.embed(tokens) + self.positions, None
+        given = self.condition.null(len(t)) if given is None else given
+        condition = F.silu(time + self.condition(given))[:, None]
+        s, early, turns = self.embed(tokens) + self.positions, None, self.turns
+        context = self.condition.context(given)
+        if context is not None:
+            s = torch.cat([context, s], dim=1)
+            turns = torch.cat([_unturned(context.shape[1], turns), turns])
+        first = 0 if context is None else context.shape[1]
         for depth, block in enumerate(self.blocks, start=1):
-            s = block(s, condition, self.turns)
+            s = block(s, condition, turns)
             if self.early is not None and depth == self.early_depth:
-                own = F.silu(time[:, None] + s)
+                own = F.silu(time[:, None] + s[:, first:])
                 early = self._as_map(self.early(own, own))
-        s = self.widen(F.silu(time[:, None] + s))
+        s = self.widen(F.silu(time[:, None] + s[:, first:]))
         x = self.head_embed(tokens)
         for block in self.head:
             x = block(x, s, self.head_turns)

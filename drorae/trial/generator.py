@@ -18,12 +18,13 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from drorae.config import GeneratorRun, Runtime, config_hash, from_dict, override, to_dict
+from drorae.config import GeneratorRun, Runtime, config_hash, from_dict, generator_identity, override
 from drorae.diagnostics.latents import LatentStatistics
 from drorae.errors import UserError
 from drorae.generation.guidance import Network
 from drorae.generation.training import NAME, GeneratorStepper, TrainingLatents, early_step
 from drorae.generation.transformer import DiTDH
+from drorae.models.text import TextEncoder, load_text_encoder
 from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed
 from drorae.runtime import distributed, out_of_memory
@@ -35,6 +36,7 @@ from drorae.trial.latents import open_latents
 from drorae.trial.reload import load_trained
 from drorae.trial.result import read_result
 from drorae.trial.shared import Workshop
+from drorae.trial.texts import check_captions, open_texts
 
 EARLY, STATISTICS = "early", "statistics"
 """Parts that have files of weights beside the generator's: an earlier average of the same training, and the mean and
@@ -58,6 +60,8 @@ class Generator:
     steps: int
     loss: float
     """As last reported."""
+    text: TextEncoder | None
+    """What reads prompts for it; None where it is not told any."""
 
     @property
     def network(self) -> Network:
@@ -71,7 +75,7 @@ class Generator:
             UserError: its weights are missing or damaged.
         """
         path = self.directory / part_file(EARLY)
-        model = _build(self.run, self.tokenizer, self.classes)
+        model = _build(self.run, self.tokenizer, self.classes, self.text)
         return Network(_filled(model, read_sealed(path, read_state), path, self.workshop.device), self.run.model)
 
 
@@ -95,7 +99,7 @@ def with_field(run: GeneratorRun, name: str, value: Any) -> GeneratorRun:
 
 def address(trial: str, run: GeneratorRun) -> str:
     """Returns what a generator of a trial, by its hash, is known by, and its folder's name where it has no other."""
-    return config_hash({"trial": trial, **to_dict(run)})
+    return config_hash({"trial": trial, **generator_identity(run)})
 
 
 def folder_of(directory: Path, name: str) -> Path:
@@ -139,8 +143,8 @@ def ready_generator(
         report: called with rows of progress, as of a phase.
 
     Raises:
-        UserError: no finished trial there, another generator of this name, images without labels where classes are
-            told, a training that diverges, or too little room.
+        UserError: no finished trial there, another generator of this name, images without labels or captions where
+            those are told, no such text encoder or another than before, a training that diverges, or too little room.
     """
     directory = Path(directory)
     result = read_result(directory)
@@ -166,7 +170,7 @@ def _own_folder(directory: Path, trial: str, run: GeneratorRun, name: str) -> Pa
 
 def _known(trial: str, run: GeneratorRun) -> dict[str, Any]:
     """What a generator's record says of it before it is trained."""
-    return {"trial": trial, "run": to_dict(run)}
+    return {"trial": trial, "run": generator_identity(run)}
 
 
 def generator_of(
@@ -194,6 +198,9 @@ def generator_of(
     """
     folder = _own_folder(directory, trial, run, name)
     path = folder / part_file(NAME)
+    text = None
+    if run.model.condition == "text":
+        text = load_text_encoder(run.model.text_encoder, run.model.text_tokens, workshop.device)
     with naming_full_disk(folder), out_of_memory.as_user_error(NAME):
         folder.mkdir(parents=True, exist_ok=True)
         with distributed.main_lock(FileLock(folder / ".lock")):
@@ -201,24 +208,27 @@ def generator_of(
             weights = read_sealed(path, read_state) if distributed.is_main() else None
             found = _record(folder)
             if distributed.from_main(weights is None or found is None or "steps" not in found):
-                _train(folder, _known(trial, run), run, workshop, tokenizer, report)
+                _train(folder, _known(trial, run), run, workshop, tokenizer, text, report)
                 weights = None
             weights, found = weights or read_state(path), _record(folder)
     assert found is not None  # _train has written it
-    model = _build(run, tokenizer, found["classes"])
+    if text is not None and found["text_encoder"] != text.fingerprint:
+        raise UserError(f"{text.name}: another text encoder than {folder} was trained with; put that one back")
+    model = _build(run, tokenizer, found["classes"], text)
     statistics = read_state(folder / part_file(STATISTICS))
     return Generator(
         folder, workshop, tokenizer, run, _filled(model, weights, path, workshop.device),
         LatentStatistics(statistics["mean"], statistics["std"], found["latent_images"]), found["classes"],
-        found["steps"], found["loss"],
+        found["steps"], found["loss"], text,
     )  # fmt: skip
 
 
-def _build(run: GeneratorRun, tokenizer: Tokenizer, classes: int) -> DiTDH:
+def _build(run: GeneratorRun, tokenizer: Tokenizer, classes: int, text: TextEncoder | None) -> DiTDH:
     """A generator of fresh weights, a function of its config and seed."""
+    text_width = 0 if text is None else text.width
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        return DiTDH(run.model, tokenizer.encoder.width, tokenizer.encoder.grid, classes)
+        return DiTDH(run.model, tokenizer.encoder.width, tokenizer.encoder.grid, classes, text_width)
 
 
 def _filled(model: DiTDH, state: dict[str, Tensor] | None, path: Path, device: torch.device) -> DiTDH:
@@ -230,22 +240,29 @@ def _filled(model: DiTDH, state: dict[str, Tensor] | None, path: Path, device: t
 
 
 def _train(
-    folder: Path, known: dict[str, Any], run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer, report: Report
-) -> None:
+    folder: Path, known: dict[str, Any], run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer,
+    text: TextEncoder | None, report: Report,
+) -> None:  # fmt: skip
     """Trains a generator from its checkpoint, if there is one, and leaves all its files."""
+    captions = None if text is None else check_captions(workshop.images.train.captions)
     latents = open_latents(workshop, tokenizer, report)
-    classes = 0 if run.model.condition == "none" else latents.classes
+    classes = latents.classes if run.model.condition == "class" else 0
     # Refuses what does not go together before the latents are gone through.
-    model = _build(run, tokenizer, classes).to(workshop.device)
+    model = _build(run, tokenizer, classes, text).to(workshop.device)
+    address, take_texts = latents.address, None
+    if text is not None and captions is not None:
+        texts = open_texts(captions, text, workshop.runtime, report)
+        address, take_texts = config_hash({"latents": address, "texts": texts.address}), texts.take
+        known = known | {"text_encoder": text.fingerprint}
     before = _record(folder)
-    if before is not None and before["latents"] != latents.address:
+    if before is not None and before["latents"] != address:
         raise UserError(f"{folder}: images or weights have changed since its training began; put them back")
     statistics = latents.statistics()
-    record = known | {"classes": classes, "latents": latents.address, "latent_images": statistics.images}
+    record = known | {"classes": classes, "latents": address, "latent_images": statistics.images}
     if distributed.is_main():
         write_tree(folder, GENERATOR, record)
         save_sealed(folder / part_file(STATISTICS), {"mean": statistics.mean, "std": statistics.std})
-    data = TrainingLatents(len(latents.array) // 2, latents.take, statistics.normalise, latents.labels)
+    data = TrainingLatents(len(latents.array) // 2, latents.take, statistics.normalise, latents.labels, take_texts)
     stepper = GeneratorStepper(model, run, data, workshop.device, workshop.runtime)
     checkpoint = folder / CHECKPOINTS.replace("*", "checkpoint")
     trained = _steps(stepper, workshop.runtime, checkpoint, report, _keeps_early(folder, stepper))

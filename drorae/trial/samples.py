@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ import torch
 from filelock import FileLock
 from numpy.lib import format as npy
 from PIL import Image
+from torch import Tensor
 
 from drorae.config import config_hash
 from drorae.data.pixels import to_uint8
 from drorae.diagnostics.latents import as_tokens
 from drorae.diagnostics.picture import write_mosaic
 from drorae.errors import Notice, UserError
-from drorae.generation.drawing import Drawing, check_drawing, draw_latents
+from drorae.generation.drawing import Drawing, check_drawing, check_prompts, draw_latents
 from drorae.generation.guidance import Network
 from drorae.metrics.references import IMAGES, reference_images
 from drorae.models.weights import state_sha256
@@ -31,9 +33,12 @@ from drorae.storage.files import naming_full_disk, remove_drafts, replacing
 from drorae.training.loop import Report
 from drorae.trial.folder import GRID, SAMPLED, read_tree, write_tree
 from drorae.trial.generator import Generator
+from drorae.trial.prompts import Prompt
 
 GRID_IMAGES = 64
 """Images of the grid, the first ones."""
+METADATA, SHOWN = "metadata.jsonl", "samples"
+"""In the folder of a prompt, its line of the file of prompts and the folder of its images: GenEval's names."""
 REMEDY = "draw fewer at once (--batch-size), which draws images of other last bits"
 
 
@@ -84,6 +89,41 @@ class PngFolder:
                 with Image.open(self.path(image)) as picture:
                     pictures.append(np.array(picture))
             yield np.stack(pictures)
+
+
+class PromptFolders(PngFolder):
+    """A folder for each prompt, by its number, with its line and a PNG for each of its images: GenEval's layout.
+
+    Args:
+        folder: holds them.
+        count: of all images.
+        prompts: of which there are images.
+        each: images of a prompt.
+    """
+
+    def __init__(self, folder: Path, count: int, prompts: Sequence[Prompt], each: int) -> None:
+        super().__init__(folder, count)
+        self.prompts, self.each = prompts, each
+
+    def path(self, image: int) -> Path:
+        """Returns an image's file."""
+        return self._place(image // self.each) / SHOWN / f"{image % self.each:04d}.png"
+
+    def write(self, images: range, pixels: np.ndarray) -> None:
+        """Writes the files, and the folders that they lie in."""
+        for image in images:
+            self.path(image).parent.mkdir(parents=True, exist_ok=True)
+        super().write(images, pixels)
+
+    def finish(self) -> None:
+        """Writes the prompts' lines."""
+        for number in range(math.ceil(self.count / self.each)):
+            prompt = self.prompts[number % len(self.prompts)]
+            with replacing(self._place(number) / METADATA) as temporary:
+                temporary.write_text(f"{prompt.line}\n", encoding="utf-8")
+
+    def _place(self, number: int) -> Path:
+        return self.folder / f"{number:05d}"
 
 
 class NpzFile:
@@ -142,6 +182,9 @@ class NpzFile:
 def settings_of(generator: Generator, drawing: Drawing, bad: Generator | None, quantise: str) -> dict[str, Any]:
     """Returns all that a set of samples depends on, as plain values."""
     tree = dataclasses.asdict(drawing)
+    # Without prompts as it was before there were any.
+    spoken = {"prompts": list(tree.pop("prompts")), "per_prompt": tree.pop("per_prompt")}
+    tree |= spoken if drawing.prompts else {}
     tree["guidance"] = {**tree["guidance"], "interval": list(drawing.guidance.interval)}
     tree |= {"classes": list(drawing.classes), "generator": generator.directory.name, "quantise": quantise}
     tree["weights"] = state_sha256(generator.model.state_dict())
@@ -159,6 +202,7 @@ def sample(
     npz: Path | None = None,
     bad: Generator | None = None,
     report: Report = lambda row: None,
+    prompts: Sequence[Prompt] = (),
 ) -> tuple[Path, Sink]:
     """Draws images, or those that an earlier call with the same settings has not drawn, and a grid of the first.
 
@@ -169,6 +213,7 @@ def sample(
         npz: takes the images instead of PNGs, in ADM's layout; the grid and the record stay in `out`.
         bad: AutoGuidance's bad model; None: the generator itself, early in its training.
         report: gets rows of progress.
+        prompts: the lines of the drawing's prompts; left out: their texts alone.
 
     Returns:
         The folder, and the images.
@@ -181,15 +226,17 @@ def sample(
     if not drawing.classes and generator.classes:
         drawing = dataclasses.replace(drawing, classes=tuple(range(generator.classes)))
     worse = _worse(generator, drawing, bad)
-    check_drawing(drawing, generator.network, worse, generator.classes)
+    check_prompts(drawing, generator.run.model)
+    said = None if generator.text is None else generator.text.encode(drawing.prompts)
+    check_drawing(drawing, generator.network, worse, generator.classes, said)
     settings = settings_of(generator, drawing, bad, workshop.config.evaluation.quantise)
     folder = out or generator.directory / f"samples-{config_hash(settings)}"
     with naming_full_disk(folder), out_of_memory.as_user_error("sampling", REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             _check_folder(folder, settings, npz)
-            sink = _sink(folder, npz, drawing, workshop.config.images.size)
-            _draw_all(generator, drawing, worse, sink, report)
+            sink = _sink(folder, npz, drawing, workshop.config.images.size, prompts)
+            _draw_all(generator, drawing, worse, said, sink, report)
             sink.finish()
             _write_grid(folder / GRID, sink)
     return folder, sink
@@ -202,8 +249,13 @@ def _worse(generator: Generator, drawing: Drawing, bad: Generator | None) -> Net
     return bad.network if bad is not None else generator.early()
 
 
-def _sink(folder: Path, npz: Path | None, drawing: Drawing, side: int) -> Sink:
-    return PngFolder(folder, drawing.count) if npz is None else NpzFile(npz, folder, drawing.count, side)
+def _sink(folder: Path, npz: Path | None, drawing: Drawing, side: int, prompts: Sequence[Prompt]) -> Sink:
+    if npz is not None:
+        return NpzFile(npz, folder, drawing.count, side)
+    if drawing.prompts:
+        lines = prompts or [Prompt.plain(text) for text in drawing.prompts]
+        return PromptFolders(folder, drawing.count, lines, drawing.per_prompt)
+    return PngFolder(folder, drawing.count)
 
 
 def _check_folder(folder: Path, settings: dict[str, Any], npz: Path | None) -> None:
@@ -214,7 +266,7 @@ def _check_folder(folder: Path, settings: dict[str, Any], npz: Path | None) -> N
         tree = None
     except ValueError as error:
         raise UserError(f"{folder / SAMPLED}: damaged ({error}); rename {folder}, or choose another --out") from None
-    if tree is None and any(folder.glob("*.png")):
+    if tree is None and any(next(folder.glob(pictures), None) for pictures in ("*.png", f"[0-9]*/{SHOWN}/*.png")):
         raise UserError(f"{folder}: holds pictures of something else; choose another --out")
     if tree is not None and {name: tree.get(name) for name in settings} != settings:
         raise UserError(f"{folder}: holds samples that were drawn otherwise; choose another --out")
@@ -226,14 +278,16 @@ def _check_folder(folder: Path, settings: dict[str, Any], npz: Path | None) -> N
     write_tree(folder, SAMPLED, settings | {"npz": place or known})
 
 
-def _draw_all(generator: Generator, drawing: Drawing, worse: Network | None, sink: Sink, report: Report) -> None:
+def _draw_all(
+    generator: Generator, drawing: Drawing, worse: Network | None, said: Tensor | None, sink: Sink, report: Report
+) -> None:
     """Draws the batches that are not there."""
     device, statistics = generator.workshop.device, generator.statistics
     quantise = generator.workshop.config.evaluation.quantise
     began, drawn = time.perf_counter(), 0
     for images in drawing.batches():
         if not sink.has(images):
-            latents = draw_latents(drawing, images, statistics.mean.shape, generator.network, worse, device)
+            latents = draw_latents(drawing, images, statistics.mean.shape, generator.network, worse, device, said)
             with torch.no_grad():
                 painted = generator.tokenizer.decode(as_tokens(statistics.denormalise(latents)))
             sink.write(images, to_uint8(painted, quantise).permute(0, 2, 3, 1).cpu().numpy())

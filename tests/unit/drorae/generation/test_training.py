@@ -141,6 +141,32 @@ def test_a_training_that_diverges_names_the_rate(tmp_path: Path) -> None:
         trained(tmp_path / "run.pt", run)
 
 
+def test_a_generator_learns_from_texts_and_pieces_of_a_batch_make_the_same_training() -> None:
+    """The latents are at +1 or at -1, and only the text says which."""
+    config = replace(GENERATORS["tiny"], condition="text", text_encoder="any", text_tokens=3, class_dropout=0.0)
+    run = GeneratorRun(config, GeneratorTraining(40, 32, 1e-2, ema_decay=0.9))
+    data = latents()
+    assert data.labels is not None
+    # The second token is there of one kind of image alone.
+    states = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
+    states[0, 1:], states[1, 2:] = 0, 0
+    told = replace(data, texts=lambda images: states[data.labels[images]])
+
+    def losses(given: TrainingLatents, steps: int, micro_batch: int = 0) -> list[float]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = DiTDH(config, 3, 2, 0, 5)
+        stepper = GeneratorStepper(model, run, given, CPU, replace(RUNTIME, micro_batch=micro_batch))
+        return [float(stepper.take(step)["loss"]) for step in range(steps)]
+
+    whole = losses(told, run.training.epochs)
+    mute = losses(replace(data, texts=lambda images: torch.zeros(len(images), 3, 5)), run.training.epochs)
+    assert np.mean(whole[-5:]) < np.mean(mute[-5:]) - 0.15
+    assert losses(told, 4, 5) == pytest.approx(whole[:4], rel=1e-4)
+    with pytest.raises(UserError, match=r"needs captions, and the images have none; put NAME\.txt beside"):
+        losses(data, 1)
+
+
 def test_classes_need_labels() -> None:
     with pytest.raises(UserError, match=r"use generator\.condition=none$"):
         GeneratorStepper(DiTDH(RUN.model, 3, 2, 2), RUN, latents(labelled=False), CPU, RUNTIME)

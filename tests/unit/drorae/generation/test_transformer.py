@@ -24,7 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one width": {"head_width": 24, "head_heads": 3},
     "deep head": {"depth": 1, "head_depth": 3},
 }
-CHANNELS, GRID, CLASSES = 5, 3, 4
+TEXT = replace(CONFIG, condition="text", text_encoder="any", text_tokens=4)
+CHANNELS, GRID, CLASSES, TEXT_WIDTH = 5, 3, 4, 6
 
 
 def silu(x: Tensor) -> Tensor:
@@ -40,7 +41,12 @@ def rms(weights: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def turned(head: Tensor, place: int) -> Tensor:
-    """A head's vector [W], its first half turned by the row and its second by the column, pair by pair."""
+    """A head's vector [W], its first half turned by the row and its second by the column, pair by pair.
+
+    Tokens that are none of the image's have places below 0, and are not turned.
+    """
+    if place < 0:
+        return head
     half = len(head) // 2
     found = head.clone()
     for start, where in ((0, place // GRID), (half, place % GRID)):
@@ -55,14 +61,15 @@ def turned(head: Tensor, place: int) -> Tensor:
 
 
 def attention(weights: Weights, name: str, x: Tensor, heads: int) -> Tensor:
-    """Over the tokens [N, W] of one image, head by head."""
+    """Over the tokens [N, W] of one image, head by head; what is more than its places stands before them."""
     count, width = x.shape
+    first = GRID**2 - count
     queries, keys, values = linear(weights, f"{name}.qkv", x).chunk(3, dim=-1)
     found = []
     for head in range(heads):
         part = slice(head * width // heads, (head + 1) * width // heads)
-        q = torch.stack([turned(queries[place, part], place) for place in range(count)])
-        k = torch.stack([turned(keys[place, part], place) for place in range(count)])
+        q = torch.stack([turned(queries[place, part], place + first) for place in range(count)])
+        k = torch.stack([turned(keys[place, part], place + first) for place in range(count)])
         found.append((q @ k.T / math.sqrt(width / heads)).softmax(-1) @ values[:, part])
     return linear(weights, f"{name}.proj", torch.cat(found, dim=-1))
 
@@ -95,20 +102,37 @@ def places(width: int) -> Tensor:
     return table.float().double()
 
 
-def plain(model: DiTDH, config: GeneratorConfig, noisy: Tensor, t: float, label: int) -> tuple[Tensor, Tensor | None]:
-    """One image [C, S, S]."""
+def told(weights: Weights, given: int | Tensor) -> tuple[Tensor, Tensor]:
+    """What a label, or the states of a text, make: y, and the tokens before those of the image."""
+    if isinstance(given, int):
+        y = weights["condition.embedding.weight"][given]
+        return y, y.new_zeros(0, len(y))
+    tokens, said = [], []
+    for state in given:
+        if state.any():
+            said.append(linear(weights, "condition.project", state))
+        tokens.append(said[-1] if state.any() else weights["condition.nothing"])
+    y = sum(said, torch.zeros_like(tokens[0])) / max(len(said), 1)
+    return y, torch.stack(tokens)
+
+
+def plain(
+    model: DiTDH, config: GeneratorConfig, noisy: Tensor, t: float, given: int | Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """One image [C, S, S], of a label or the states [L, D] of a text."""
     weights: Weights = dict(model.state_dict())
     tokens = torch.stack([noisy[:, row, column] for row in range(GRID) for column in range(GRID)])
     angles = 2 * math.pi * t * weights["time.frequencies"]
     features = torch.cat([angles.sin(), angles.cos()])
     time = linear(weights, "time.layers.2", silu(linear(weights, "time.layers.0", features)))
-    condition = silu(time + weights["condition.embedding.weight"][label])[None]
-    s, early = linear(weights, "embed", tokens) + places(config.width), None
+    y, before = told(weights, given)
+    condition = silu(time + y)[None]
+    s, early = torch.cat([before, linear(weights, "embed", tokens) + places(config.width)]), None
     for depth in range(config.depth):
         s = block(weights, f"blocks.{depth}", s, condition, config.heads)
         if depth + 1 == config.early_depth:
-            early = last(weights, "early", silu(time + s), silu(time + s))
-    s = silu(time + s)
+            early = last(weights, "early", silu(time + s[len(before) :]), silu(time + s[len(before) :]))
+    s = silu(time + s[len(before) :])
     if config.width != config.head_width:
         s = linear(weights, "widen", s)
     x = linear(weights, "head_embed", tokens)
@@ -122,7 +146,7 @@ def random_model(config: GeneratorConfig, classes: int = CLASSES) -> DiTDH:
     """In float64, with nothing left at zero or one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = DiTDH(config, CHANNELS, GRID, classes).double()
+        model = DiTDH(config, CHANNELS, GRID, classes, TEXT_WIDTH).double()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -147,6 +171,45 @@ def test_forward_is_that_of_a_plain_transformer(name: str) -> None:
         torch.testing.assert_close(found.final[image], final, rtol=1e-10, atol=1e-10)
         if found.early is not None and early is not None:
             torch.testing.assert_close(found.early[image], early, rtol=1e-10, atol=1e-10)
+
+
+def texts(lengths: tuple[int, ...] = (4, 2, 0)) -> Tensor:
+    """States of texts with so many tokens."""
+    states = torch.randn(len(lengths), 4, TEXT_WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for text, length in enumerate(lengths):
+        states[text, length:] = 0
+    return states
+
+
+@pytest.mark.parametrize("fields", [{}, {"early_depth": 2}, {"depth": 1, "head_depth": 3}])
+def test_a_text_s_tokens_are_read_beside_the_image_s(fields: dict[str, Any]) -> None:
+    config = replace(TEXT, **fields)
+    model, (noisy, t, _), given = random_model(config), batch(), texts()
+    found: Prediction = model(noisy, t, given)
+    for image in range(len(noisy)):
+        final, early = plain(model, config, noisy[image], float(t[image]), given[image])
+        torch.testing.assert_close(found.final[image], final, rtol=1e-10, atol=1e-10)
+        assert (found.early is None) == (early is None)
+        if found.early is not None and early is not None:
+            torch.testing.assert_close(found.early[image], early, rtol=1e-10, atol=1e-10)
+
+
+def test_what_an_image_gets_of_its_text_does_not_depend_on_longer_ones_beside_it() -> None:
+    model, (noisy, t, _), given = random_model(TEXT), batch(), texts()
+    together = model(noisy, t, given).final
+    for image in range(len(noisy)):
+        one = slice(image, image + 1)
+        torch.testing.assert_close(model(noisy[one], t[one], given[one]).final, together[one], rtol=1e-12, atol=1e-12)
+    # A text of no tokens is no text.
+    torch.testing.assert_close(model(noisy, t).final[2], together[2], rtol=1e-12, atol=1e-12)
+    assert torch.equal(model(noisy, t).final, model(noisy, t, model.condition.null(3)).final)
+    assert not torch.allclose(model(noisy, t).final[:2], together[:2])
+
+
+def test_all_weights_of_a_text_s_condition_have_gradients() -> None:
+    model, (noisy, t, _) = random_model(TEXT), batch()
+    torch.autograd.backward(model(noisy, t, texts()).final.square().sum())
+    assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 
 def test_no_label_is_the_last_one() -> None:
@@ -199,3 +262,5 @@ def test_classes_are_asked_for_where_there_are_none() -> None:
         DiTDH(CONFIG, CHANNELS, GRID)
     with pytest.raises(UserError, match=r"generator\.early_depth"):
         DiTDH(replace(CONFIG, early_depth=3), CHANNELS, GRID, CLASSES)
+    with pytest.raises(UserError, match=r"generator\.condition=text needs a text encoder"):
+        DiTDH(TEXT, CHANNELS, GRID)
