@@ -249,16 +249,16 @@ def _train(
     classes = latents.classes if run.model.condition == "class" else 0
     # Refuses what does not go together before the latents are gone through.
     model = _build(run, tokenizer, classes, text).to(workshop.device)
-    address, take_texts = latents.address, None
+    source, take_texts = latents.address, None
     if text is not None and captions is not None:
         texts = open_texts(captions, text, workshop.runtime, report)
-        address, take_texts = config_hash({"latents": address, "texts": texts.address}), texts.take
+        source, take_texts = config_hash({"latents": source, "texts": texts.address}), texts.take
         known = known | {"text_encoder": text.fingerprint}
     before = _record(folder)
-    if before is not None and before["latents"] != address:
+    if before is not None and before["latents"] != source:
         raise UserError(f"{folder}: images or weights have changed since its training began; put them back")
     statistics = latents.statistics()
-    record = known | {"classes": classes, "latents": address, "latent_images": statistics.images}
+    record = known | {"classes": classes, "latents": source, "latent_images": statistics.images}
     if distributed.is_main():
         write_tree(folder, GENERATOR, record)
         save_sealed(folder / part_file(STATISTICS), {"mean": statistics.mean, "std": statistics.std})

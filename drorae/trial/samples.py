@@ -109,12 +109,6 @@ class PromptFolders(PngFolder):
         """Returns an image's file."""
         return self._place(image // self.each) / SHOWN / f"{image % self.each:04d}.png"
 
-    def write(self, images: range, pixels: np.ndarray) -> None:
-        """Writes the files, and the folders that they lie in."""
-        for image in images:
-            self.path(image).parent.mkdir(parents=True, exist_ok=True)
-        super().write(images, pixels)
-
     def finish(self) -> None:
         """Writes the prompts' lines."""
         for number in range(math.ceil(self.count / self.each)):

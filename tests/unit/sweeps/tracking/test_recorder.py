@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,34 +25,40 @@ from sweeps.tracking.sweep import SweepTracker
 from sweeps.tracking.trial import TrialTracker
 
 
+class Silent(TrialTracker):
+    """Of a store that keeps the first call until it is told to answer."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.asked, self.answers, self.over = threading.Event(), threading.Event(), threading.Event()
+
+    def start(self) -> bool:
+        self.asked.set()
+        self.answers.wait()
+        return super().start()
+
+    def keep(self) -> None:
+        super().keep()
+        self.over.set()
+
+
 def test_no_slot_waits_for_a_store_that_does_not_answer(
     sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, answers, over = threading.Event(), threading.Event(), threading.Event()
-
-    class Silent(TrialTracker):
-        def start(self) -> bool:
-            asked.set()
-            answers.wait()
-            return super().start()
-
-        def keep(self) -> None:
-            super().keep()
-            over.set()
-
     monkeypatch.setattr(recorder, "KEEP_WAIT_SECONDS", 0.05)
     config = replace(PRESETS["smoke"], seed=78)
-    with recorder.Recorder(Silent(sweep.address, config, tmp_path)) as recording:
-        assert asked.wait(300)
+    silent = Silent(sweep.address, config, tmp_path)
+    with recorder.Recorder(silent) as recording:
+        assert silent.asked.wait(300)
         # All of this happens while the store holds a call.
         for step in range(1, 21):
             recording.report({"phase": "phase2", "step": float(step), "loss": 1.0 / step})
         assert not recording.keep() and not recording.keep()
         run_trial(config, lambda row: None, directory=tmp_path, runtime=Runtime())
-    assert not answers.is_set()
-    answers.set()
+    assert not silent.answers.is_set()
+    silent.answers.set()
     # What was handed over is not sent from here any more, and is left to the driver.
-    assert over.wait(300)
+    assert silent.over.wait(300)
     deadline = time.monotonic() + 300
     while not (tmp_path / SPOOL).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -65,27 +72,17 @@ def test_a_store_that_answers_late_brings_back_no_folder_that_is_gone(
     sweep: SweepTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a worker's copy of a trial's folder is, whose sweep lives in a store."""
-    answers, over = threading.Event(), threading.Event()
-
-    class Silent(TrialTracker):
-        def start(self) -> bool:
-            answers.wait()
-            return super().start()
-
-        def keep(self) -> None:
-            super().keep()
-            over.set()
-
     monkeypatch.setattr(recorder, "KEEP_WAIT_SECONDS", 0.05)
     folder, said = tmp_path / "trial", list[str]()
     folder.mkdir()
-    with recorder.Recorder(Silent(sweep.address, PRESETS["smoke"], folder, said.append)) as recording:
+    silent = Silent(sweep.address, PRESETS["smoke"], folder, said.append)
+    with recorder.Recorder(silent) as recording:
         recording.report({"phase": "phase2", "step": 1.0, "loss": 1.0})
         write_picture(folder / HELD_OUT_PICTURE.format("phase2"), *np.zeros((2, 8, 8, 8, 3), np.uint8), 1)
         recording.report({"phase": "phase2", "step": 1.0, "held_out.psnr": 20.0, "held_out.images": 8.0})
     shutil.rmtree(folder)
-    answers.set()
-    assert over.wait(300) and not folder.exists() and said == []
+    silent.answers.set()
+    assert silent.over.wait(300) and not folder.exists() and said == []
 
 
 def test_a_slow_store_costs_a_trial_nothing(
