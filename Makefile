@@ -74,6 +74,7 @@ bench: setup
 
 gpu-check: setup
 	$(BIN)/python tests/checks/gpu_check.py
+	$(BIN)/python tests/checks/gpu_rates.py
 
 stack-check: $(VENV)/.tools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[stack]"

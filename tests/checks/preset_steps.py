@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drorae.config import PRESETS, Phase, Runtime, TrialConfig
+from drorae.data.crops import ImageSet
 from drorae.data.features import DTYPES, OnlineFeatures
 from drorae.errors import Notice, UserError, brief
 from drorae.losses.lpips import STAGES, Lpips
@@ -75,6 +76,8 @@ class Measured:
     images_per_second: float = 0.0
     peak_bytes: int = 0
     """On CUDA."""
+    waiting: float = 0.0
+    """Share of the steps' time in which nothing was done but wait for crops."""
     losses: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -126,8 +129,34 @@ def untrained_objective(config: TrialConfig) -> Objective:
     return Objective(settings, network)
 
 
-def measure(config: TrialConfig, encoder: Encoder, phase: Phase, runtime: Runtime, device: torch.device) -> Measured:
-    """Takes the steps of one phase.
+@contextlib.contextmanager
+def timed_calls(owner: object, name: str) -> Iterator[list[float]]:
+    """Yields the seconds of every call of an object's method meanwhile."""
+    method, seconds = getattr(owner, name), list[float]()
+
+    def timed(*given: object) -> object:
+        started = time.perf_counter()
+        try:
+            return method(*given)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    setattr(owner, name, timed)
+    try:
+        yield seconds
+    finally:
+        delattr(owner, name)
+
+
+def measure(
+    config: TrialConfig,
+    encoder: Encoder,
+    phase: Phase,
+    runtime: Runtime,
+    device: torch.device,
+    images: ImageSet | None = None,
+) -> Measured:
+    """Takes the steps of one phase, on noise that is at hand where there are no `images`.
 
     Raises:
         UserError: memory does not hold one image.
@@ -136,7 +165,7 @@ def measure(config: TrialConfig, encoder: Encoder, phase: Phase, runtime: Runtim
     cuda = device.type == "cuda"
     tokenizer = build_tokenizer(config, encoder).to(device)
     views, size = config.images.views, config.images.size
-    images = Noise(phase.settings.batch_size, size)
+    images = images or Noise(phase.settings.batch_size, size)
     features = OnlineFeatures(images, encoder, DTYPES[config.encoder.feature_dtype], views, device)
     stepper = Stepper(
         tokenizer, phase, features, untrained_objective(config).to(device),
@@ -149,13 +178,16 @@ def measure(config: TrialConfig, encoder: Encoder, phase: Phase, runtime: Runtim
         if cuda:
             torch.cuda.synchronize(device)
         started = time.perf_counter()
-        for step in range(1, STEPS + 1):
-            losses = stepper.take(step)
-        found = {name: float(value) for name, value in losses.items()}  # waits for the device
+        # A batch is waited for, and then encoded.
+        with timed_calls(stepper._loader, "take") as took, timed_calls(features, "finish") as encoded:
+            for step in range(1, STEPS + 1):
+                losses = stepper.take(step)
+            found = {name: float(value) for name, value in losses.items()}  # waits for the device
         seconds = time.perf_counter() - started
     return Measured(
         "", phase.name, "+".join(phase.trains), stepper.batch_size, "", stepper.micro_batch,
-        STEPS * stepper.batch_size / seconds, torch.cuda.max_memory_allocated(device) if cuda else 0, found,
+        STEPS * stepper.batch_size / seconds, torch.cuda.max_memory_allocated(device) if cuda else 0,
+        (sum(took) - sum(encoded)) / seconds, found,
     )  # fmt: skip
 
 
