@@ -107,7 +107,7 @@ class Loader:
         """Reads from a place on; its batch."""
         self.close()
         self._batches = self._read(place)
-        self._thread = ThreadPoolExecutor(1, "loader", partial(_begin_thread, self.device))
+        self._thread = ThreadPoolExecutor(1, "loader", partial(_begin_thread, _gpu(self.device)))
         found = self._submit().result()
         assert found is not None, "a place behind the phase's end"
         return found
@@ -209,11 +209,18 @@ def _leave_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, set(ENDING) - {signal.SIGTERM})
 
 
-def _begin_thread(device: torch.device) -> None:
+def _gpu(device: torch.device) -> int | None:
+    """The number of the GPU that the asking thread means by a device; None where it is none."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _begin_thread(gpu: int | None) -> None:
     _leave_signals()
-    if device.type == "cuda":
-        # Or its pinned memory would open another GPU.
-        torch.cuda.set_device(device)
+    if gpu is not None:
+        # Each thread has a current GPU of its own, at first 0, and pinned memory would open that one.
+        torch.cuda.set_device(gpu)
 
 
 def _begin_process(max_pixels: int | None, parent: int, number: int) -> None:
