@@ -25,7 +25,7 @@ from drorae.config import (
     override,
 )
 from drorae.errors import UserError
-from drorae.generation.drawing import Drawing
+from drorae.generation.drawing import Drawing, draw_latents
 from drorae.generation.guidance import Guidance
 from drorae.models.weights import read_state
 from drorae.trial.generated import measure_samples, read_yardsticks
@@ -90,6 +90,24 @@ def test_one_that_was_stopped_while_its_generator_trained_ends_with_the_same_res
         run_trial(config, stop, directory=tmp_path / "trial", runtime=tiny_runtime(home))
     run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(home))
     assert result_of(tmp_path / "trial")["metrics"] == result_of(home / "trial")["metrics"]
+
+
+def test_its_precision_is_its_training_s_and_images_are_drawn_in_float32(home: Path, tmp_path: Path) -> None:
+    generation = replace(GENERATION, precision="bf16", guidance=("none",))
+    config = trial_config(tmp_path, generation)
+    run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(home))
+    run, plain = generation.run(config.seed, True), GENERATION.run(config.seed, True)
+    assert (run.training.precision, plain.training.precision) == ("bf16", "fp32")
+    losses = [result_of(folder / "trial")["metrics"]["generator_loss"] for folder in (home, tmp_path)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+    # The same generator beside the trial is the trial's, which nothing is trained for again.
+    rows: list[dict[str, Any]] = []
+    generator = ready_generator(tmp_path / "trial", run, runtime=tiny_runtime(home), report=rows.append)
+    assert generator.loss == losses[1] and "generator" not in {row["phase"] for row in rows}
+    latents = draw_latents(
+        Drawing(4, (0, 1), 2), range(4), generator.statistics.mean.shape, generator.network, None, torch.device("cpu")
+    )
+    assert latents.dtype == torch.float32 and {value.dtype for value in generator.model.parameters()} == {torch.float32}
 
 
 def in_one_of_several(folder: Path, config: TrialConfig) -> TrialResult:
