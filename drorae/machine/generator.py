@@ -210,14 +210,15 @@ def generator_needs(
     )  # fmt: skip
 
 
-def rough_generator(config: TrialConfig, runtime: Runtime) -> GeneratorNeeds | None:
+def rough_generator(config: TrialConfig, runtime: Runtime, shape: EncoderShape | None = None) -> GeneratorNeeds | None:
     """Returns the same as far as sizes alone tell it, without torch.
 
-    Images other than photographs are taken to have ImageNet's number of classes.
+    Images other than photographs are taken to have ImageNet's number of classes, and an encoder whose sizes are not
+    given those that its name tells.
     """
     crops = (config.images.train_images or PHOTO_CROPS) * max(config.images.views, 1)
     classes = 0 if config.images.source == "photos" else IMAGENET_CLASSES
-    return generator_needs(config, runtime, guessed_shape(config.encoder.name), crops, classes)
+    return generator_needs(config, runtime, shape or guessed_shape(config.encoder.name), crops, classes)
 
 
 def _drawings(config: TrialConfig, forward: float, tokenizer: dict[str, float], seen: int) -> list[DrawingNeeds]:
