@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from drorae.errors import UserError
 from drorae.generation.drawing import Drawing, draw_latents
 from drorae.generation.guidance import Guidance
 from drorae.models.weights import read_state
+from drorae.training.rows import is_held_out
 from drorae.trial.generated import measure_samples, read_yardsticks
 from drorae.trial.generator import ready_generator
 from drorae.trial.result import TrialResult
 from drorae.trial.run import run_trial
 from drorae.trial.samples import sample
+from sweeps.driver.eta import running_trial
 
 GENERATION = GenerationConfig(
     "tiny", epochs=3, batch_size=8, lr=3e-3, samples=16, steps=4, guidance=("none", "autoguidance=1.5")
@@ -46,10 +49,14 @@ def trial_config(folder: Path, generation: GenerationConfig = GENERATION, classe
     return replace(config, generator=generation)
 
 
+REPORTED: list[dict[str, Any]] = []
+"""Rows of `home`'s trial."""
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    run_trial(trial_config(folder), directory=folder / "trial", runtime=tiny_runtime(folder))
+    run_trial(trial_config(folder), REPORTED.append, directory=folder / "trial", runtime=tiny_runtime(folder))
     return folder
 
 
@@ -108,6 +115,21 @@ def test_its_precision_is_its_training_s_and_images_are_drawn_in_float32(home: P
         Drawing(4, (0, 1), 2), range(4), generator.statistics.mean.shape, generator.network, None, torch.device("cpu")
     )
     assert latents.dtype == torch.float32 and {value.dtype for value in generator.model.parameters()} == {torch.float32}
+
+
+def test_the_share_that_is_done_grows_with_every_row_and_is_whole_at_the_end(home: Path) -> None:
+    config = load_config(home / "trial" / "config.json")
+    rows = [row for row in REPORTED if not is_held_out(row)]
+    shares = [running_trial(config, row).share for row in rows]
+    names = list(dict.fromkeys(row["phase"] for row in rows))
+    assert names[names.index("phase2") :] == [
+        "phase2", "evaluation", "latents", "generator", "controls", "sampling", "measuring",
+        "autoguidance_1.5.sampling", "autoguidance_1.5.measuring", "inspection",
+    ]  # fmt: skip
+    begun = next(index for index, row in enumerate(rows) if row["phase"] == "phase2" and "total_steps" in row)
+    assert set(shares[:begun]) == {None} and all(one <= other for one, other in pairwise(shares[begun:]))  # type: ignore[operator]
+    before = [share for share, row in zip(shares[begun:], rows[begun:], strict=True) if row["phase"] != "inspection"]
+    assert max(before) < 1 == shares[-1]  # type: ignore[type-var]
 
 
 def in_one_of_several(folder: Path, config: TrialConfig) -> TrialResult:
