@@ -299,6 +299,14 @@ def _points(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
     return [{short_name(name): as_cell(read_field(config, name)) for name in names} for config in configs]
 
 
+def _sized(config: TrialConfig) -> TrialConfig:
+    """A config with ImageNet's number of training images where it does not say how many."""
+    from drorae.machine.needs import IMAGENET_IMAGES
+
+    counted = config.images.source == "photos" or config.images.train_images
+    return config if counted else override(config, "images.train_images", IMAGENET_IMAGES)
+
+
 def print_plan(
     configs: Sequence[TrialConfig], as_json: bool, checks: Sequence[TrialConfig] = (), runtime: Runtime | None = None
 ) -> None:
@@ -314,8 +322,9 @@ def print_plan(
     """
     from drorae.commands.train import generator_tree, print_bounds, print_generator
     from drorae.machine.bounds import rough_bounds
+    from drorae.machine.extent import trial_flops
     from drorae.machine.generator import rough_generator
-    from drorae.machine.needs import GPU_TFLOPS, IMAGENET_IMAGES, encoder_shape, trial_flops
+    from drorae.machine.needs import GPU_TFLOPS, encoder_shape
     from drorae.models.fusion.size import fusion_params
 
     rows, hours, largest = [], 0.0, (-1.0, configs[0])
@@ -323,10 +332,9 @@ def print_plan(
     for config, point in zip(configs, _points(configs), strict=True):
         shape = encoder_shape(config.encoder.name)
         params = fusion_params(config.fusion, shape.depth, shape.width) if shape else None
-        counted = config.images.source == "photos" or config.images.train_images
-        sized = config if counted else override(config, "images.train_images", IMAGENET_IMAGES)
+        sized = _sized(config)
         generator = rough_generator(sized, runtime)
-        own = (trial_flops(sized) + (generator.flops if generator else 0.0)) / flops_per_second / 3600
+        own = trial_flops(sized) / flops_per_second / 3600
         hours += own
         largest = max(largest, (own, sized), key=lambda pair: pair[0])
         sizes = {"fusion_params": params}

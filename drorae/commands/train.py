@@ -179,6 +179,7 @@ def generator_tree(found: GeneratorNeeds, flops_per_second: float) -> dict[str, 
         "memory_bytes": found.memory_bytes,
         "latent_hours": hours(found.latent_flops),
         "train_hours": hours(found.train_flops),
+        "control_hours": hours(found.control_flops),
         "gpu_hours": hours(found.flops),
         "drawings": drawings,
     }
@@ -213,6 +214,7 @@ def print_generator(found: GeneratorNeeds, flops_per_second: float) -> None:
         )
         for drawing in tree["drawings"]
     ]
+    drawn.append(("controls, once", "", "", "", "", f"{found.control_flops:.3g}", f"{tree['control_hours']:.3g}"))
     print_table(
         ("guidance", "images", "passes/image", "FLOP to draw", "h to draw", "FLOP to measure", "h to measure"), drawn
     )

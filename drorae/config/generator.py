@@ -160,6 +160,8 @@ class GenerationConfig(Checked):
     """0: the training's."""
     lr: Weight = 0.0
     """0: the training's."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the training's matrix products; auto: the training's, whatever the machine. Images are drawn in float32."""
     condition: Literal["auto", "none", "class"] = "auto"
     """What it is told; auto: the class of images that have one."""
     prediction: Literal["v", "x"] = "v"
@@ -207,6 +209,7 @@ class GenerationConfig(Checked):
                 epochs=self.epochs or usual.epochs,
                 batch_size=self.batch_size or usual.batch_size,
                 lr=self.lr or usual.lr,
+                precision=usual.precision if self.precision == "auto" else self.precision,
             ),
             seed,
         )

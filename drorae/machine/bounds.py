@@ -108,13 +108,16 @@ def _generator_bounds(generator: GeneratorNeeds, flops_per_second: float) -> lis
     drawn = [
         Bound(
             f"drawing, {drawing.guidance}", hours(drawing.flops), None,
-            f"{drawing.images:,} images, {drawing.passes} passes each, with their extractors and controls",
+            f"{drawing.images:,} images, {drawing.passes} passes each, with their extractors",
         )
         for drawing in generator.drawings
     ]  # fmt: skip
     return [
         Bound("latents", hours(generator.latent_flops), generator.latent_bytes / 1e9, "of every image and its flip"),
         Bound("generator", hours(generator.train_flops), generator.memory_bytes / 1e9, f"{generator.precision}, {at}"),
+        Bound(
+            "controls", hours(generator.control_flops), None, "what images are measured against, once for all guidances"
+        ),
         *drawn,
     ]
 

@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from drorae.config import Runtime, TrialConfig
 from drorae.errors import UserError
-from drorae.machine.needs import Needs, encoder_shape, rough_needs
+from drorae.machine.generator import rough_generator
+from drorae.machine.needs import encoder_shape, rough_needs
 from drorae.storage.patterns import is_there
 
 SMALL_BYTES = 1e9
@@ -40,9 +42,9 @@ def check_machine(config: TrialConfig, runtime: Runtime) -> None:
         wanted = config.images.source != "photos" and (path or name == "images.path")
         if wanted and not (path and is_there(path)):
             lacking.append(f"images at {name}={path or '(empty)'} (set it to where yours are)")
-    needs = _needs(config, runtime)
-    if runtime.device.startswith("cuda") or _demanding(needs):
-        lacking += _lacking_devices(needs, runtime)
+    demands = _demands(config, runtime)
+    if runtime.device.startswith("cuda") or any(demand.is_large for demand in demands):
+        lacking += _lacking_devices(demands, runtime)
     _refuse("this machine", lacking)
 
 
@@ -61,19 +63,44 @@ def check_share(config: TrialConfig, runtime: Runtime, gpus: float, processes: i
     Raises:
         UserError: too little memory or speed.
     """
-    needs = _needs(config, runtime)
-    if _demanding(needs):
-        have = math.inf if gpus else None
-        _refuse("this cluster", _lacking(needs.step_flops / processes, needs.memory_bytes / processes, have, memory))
+    shares = [
+        demand._replace(flops=demand.flops / processes, size=demand.size / processes)
+        for demand in _demands(config, runtime)
+        if demand.is_large
+    ]
+    _refuse("this cluster", _lacking(shares, math.inf if gpus else None, memory))
 
 
-def _needs(config: TrialConfig, runtime: Runtime) -> Needs:
+class _Demand(NamedTuple):
+    """What a training step needs."""
+
+    whose: str
+    """Empty: the phases'."""
+    flops: float
+    """Its floating-point operations."""
+    size: float
+    """Bytes."""
+    remedy: str
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are machines that cannot."""
+        return self.flops > CPU_STEP_FLOPS or self.size > SMALL_BYTES
+
+
+def _demands(config: TrialConfig, runtime: Runtime) -> list[_Demand]:
+    """What a trial's phases need, and its generator, one after the other; nothing where the encoder is not known."""
     shape = encoder_shape(config.encoder.name)
-    return rough_needs(config, runtime, shape) if shape else Needs({}, [])
-
-
-def _demanding(needs: Needs) -> bool:
-    return needs.step_flops > CPU_STEP_FLOPS or needs.memory_bytes > SMALL_BYTES
+    if shape is None:
+        return []
+    needs, generator = rough_needs(config, runtime, shape), rough_generator(config, runtime, shape)
+    found = [_Demand("", needs.step_flops, needs.memory_bytes, "smaller phase batch_size or decoder")]
+    if generator is not None:
+        step = generator.train_flops / max(generator.steps, 1)
+        smaller = "--micro-batch, or smaller generator.batch_size or generator.size"
+        remedy = smaller if generator.precision == "bf16" else f"generator.precision=bf16, {smaller}"
+        found.append(_Demand("the generator", step, generator.memory_bytes, remedy))
+    return found
 
 
 def _refuse(who: str, lacking: Sequence[str]) -> None:
@@ -84,8 +111,8 @@ def _refuse(who: str, lacking: Sequence[str]) -> None:
         )
 
 
-def _lacking_devices(needs: Needs, runtime: Runtime) -> list[str]:
-    """Returns what the machine's devices lack of `needs`. Apart, because asking for GPUs means importing torch."""
+def _lacking_devices(demands: Sequence[_Demand], runtime: Runtime) -> list[str]:
+    """Returns what the machine's devices lack. Apart, because asking for GPUs means importing torch."""
     import torch
 
     lacking: list[str] = []
@@ -97,25 +124,26 @@ def _lacking_devices(needs: Needs, runtime: Runtime) -> list[str]:
     if on_gpu and index >= torch.cuda.device_count():
         raise UserError(f"--device {runtime.device}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
     gpu = float(torch.cuda.get_device_properties(index).total_memory) if on_gpu else None
-    return lacking + _lacking(needs.step_flops, needs.memory_bytes, gpu, memory_bytes())
+    return lacking + _lacking(demands, gpu, memory_bytes())
 
 
-def _lacking(flops: float, size: float, gpu: float | None, memory: float) -> list[str]:
-    """Returns what a training step lacks.
+def _lacking(demands: Sequence[_Demand], gpu: float | None, memory: float) -> list[str]:
+    """Returns what training steps lack.
 
     Args:
-        flops: its floating-point operations.
-        size: bytes that it needs.
+        demands: what they need.
         gpu: bytes of the GPU's memory; None: there is no GPU.
         memory: bytes of main memory.
     """
     lacking: list[str] = []
     have = memory if gpu is None else gpu
-    too_slow = gpu is None and flops > CPU_STEP_FLOPS
-    if too_slow:
-        lacking.append(f"a CUDA GPU (a training step is about {flops / 1e12:.0f} TFLOP)")
-    if size > have:
-        kind = "memory" if gpu is None and not too_slow else "GPU memory"
-        found = "" if too_slow else f", {have / 1e9:.0f} GB found"
-        lacking.append(f"about {size / 1e9:.0f} GB of {kind}{found} (smaller phase batch_size or decoder)")
+    for demand in demands:
+        whose = f" for {demand.whose}" if demand.whose else ""
+        too_slow = gpu is None and demand.flops > CPU_STEP_FLOPS
+        if too_slow:
+            lacking.append(f"a CUDA GPU{whose} (a training step is about {demand.flops / 1e12:.0f} TFLOP)")
+        if demand.size > have:
+            kind = "memory" if gpu is None and not too_slow else "GPU memory"
+            found = "" if too_slow else f", {have / 1e9:.0f} GB found"
+            lacking.append(f"about {demand.size / 1e9:.0f} GB of {kind}{whose}{found} ({demand.remedy})")
     return lacking

@@ -51,8 +51,7 @@ class DrawingNeeds:
     draw_flops: float
     """Of the generator and, once for an image, the tokenizer's decoder."""
     measure_flops: float
-    """Of the networks in whose features they are measured, against the validation images, and of their controls:
-    training images and their flips, reconstructions, and as many images of a Gaussian, which the tokenizer paints."""
+    """Of the networks in whose features they are measured."""
 
     @property
     def flops(self) -> float:
@@ -85,6 +84,10 @@ class GeneratorNeeds:
     """Gradients, AdamW's two moments and the weight average, fp32."""
     activation_bytes: float
     """Kept for the backward pass."""
+    control_flops: float
+    """Of what the images of every guidance are measured against: validation images in the features of all networks; and
+    the controls, training images and their flips, reconstructions, and as many images of a Gaussian, which the
+    tokenizer paints."""
     drawings: list[DrawingNeeds]
     """By guidance."""
 
@@ -95,8 +98,10 @@ class GeneratorNeeds:
 
     @property
     def flops(self) -> float:
-        """Latents, training, and the images with their measuring."""
-        return self.latent_flops + self.train_flops + sum(drawing.flops for drawing in self.drawings)
+        """Latents, training, controls, and the images with their measuring."""
+        return (
+            self.latent_flops + self.train_flops + self.control_flops + sum(drawing.flops for drawing in self.drawings)
+        )
 
     @property
     def memory_bytes(self) -> float:
@@ -206,42 +211,57 @@ def generator_needs(
         weight_bytes=4.0 * params,
         optimiser_bytes=(16.0 if training.ema_decay else 12.0) * params,
         activation_bytes=min(runtime.micro_batch or batch, batch) * activation_bytes(model, grid, training.precision),
-        drawings=_drawings(config, generator_flops(model, shape.width, grid), tokenizer, latents),
+        control_flops=_control_flops(config, tokenizer, latents),
+        drawings=_drawings(config, generator_flops(model, shape.width, grid), tokenizer["decoder"]),
     )  # fmt: skip
 
 
-def rough_generator(config: TrialConfig, runtime: Runtime) -> GeneratorNeeds | None:
+def rough_generator(config: TrialConfig, runtime: Runtime, shape: EncoderShape | None = None) -> GeneratorNeeds | None:
     """Returns the same as far as sizes alone tell it, without torch.
 
-    Images other than photographs are taken to have ImageNet's number of classes.
+    Images other than photographs are taken to have ImageNet's number of classes, and an encoder whose sizes are not
+    given those that its name tells.
     """
     crops = (config.images.train_images or PHOTO_CROPS) * max(config.images.views, 1)
     classes = 0 if config.images.source == "photos" else IMAGENET_CLASSES
-    return generator_needs(config, runtime, guessed_shape(config.encoder.name), crops, classes)
+    return generator_needs(config, runtime, shape or guessed_shape(config.encoder.name), crops, classes)
 
 
-def _drawings(config: TrialConfig, forward: float, tokenizer: dict[str, float], seen: int) -> list[DrawingNeeds]:
+def _extractors(config: TrialConfig) -> list[str]:
+    """The networks that images are measured by."""
+    return list(dict.fromkeys((ALWAYS, *config.evaluation.extractors)))
+
+
+def _control_flops(config: TrialConfig, tokenizer: dict[str, float], seen: int) -> float:
+    """What images are measured against.
+
+    Args:
+        config: the trial.
+        tokenizer: operations of its parts for one image (`forward_flops`).
+        seen: training images, flips too.
+    """
+    real, samples = config.images.val_images or IMAGENET_VALIDATION, config.generator.samples
+    measured = real * sum(_extractor_flops(config, name) for name in _extractors(config))
+    measured += (seen + real + samples) * _extractor_flops(config, ALWAYS)
+    return measured + real * sum(tokenizer.values()) + samples * tokenizer["decoder"]
+
+
+def _drawings(config: TrialConfig, forward: float, decoder: float) -> list[DrawingNeeds]:
     """What the images of each guidance cost.
 
     Args:
         config: the trial.
         forward: operations of the generator for one latent.
-        tokenizer: those of its parts for one image (`forward_flops`).
-        seen: training images, flips too.
+        decoder: those of the tokenizer's decoder.
     """
     settings, samples = config.generator, config.generator.samples
-    real = config.images.val_images or IMAGENET_VALIDATION
-    extractors = dict.fromkeys((ALWAYS, *config.evaluation.extractors))
-    measured = (samples + real) * sum(_extractor_flops(config, name) for name in extractors)
-    measured += (seen + real + samples) * _extractor_flops(config, ALWAYS)
-    measured += real * sum(tokenizer.values()) + samples * tokenizer["decoder"]
+    measured = samples * sum(_extractor_flops(config, name) for name in _extractors(config))
     # Heun's method takes the velocity at both ends of a step.
     velocities = settings.steps * (2 if settings.method == "heun" else 1)
     found = []
     for guidance in settings.guidance:
         passes = velocities * NETWORKS[guidance.partition("=")[0]]
-        drawn = samples * (passes * forward + tokenizer["decoder"])
-        found.append(DrawingNeeds(guidance, samples, passes, drawn, measured))
+        found.append(DrawingNeeds(guidance, samples, passes, samples * (passes * forward + decoder), measured))
     return found
 
 

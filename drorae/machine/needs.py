@@ -41,7 +41,7 @@ IMAGENET_VALIDATION = 50_000
 """Images of its validation set."""
 PHOTO_CROPS = 3000
 """Training crops of the photographs where a config does not say how many (`images.train_images`)."""
-_ANYWHERE = Runtime(device="cpu", cache_dir="")
+ANYWHERE = Runtime(device="cpu", cache_dir="")
 """Of arithmetic that is to be the same on every machine: cached features, nothing recomputed."""
 
 
@@ -361,36 +361,8 @@ def train_flops(config: TrialConfig, shape: EncoderShape, images: int, fusion_pa
         fusion_params: trainable scalars of the fusion; without any there is no phase 2.
     """
     params = rough_params(config, shape) | {"fusion": fusion_params}
-    phases = phase_needs(config, _ANYWHERE, shape, images, params)
+    phases = phase_needs(config, ANYWHERE, shape, images, params)
     return sum(phase.flops for phase in phases if phase.name != "phase1")
-
-
-def trial_flops(config: TrialConfig) -> float:
-    """Returns the floating-point operations of phases 2 and 3, for comparing the trials of a sweep.
-
-    The evaluation and cached features are left out. Never raises.
-    """
-    return sum(_own_flops(config).values())
-
-
-def share_done(config: TrialConfig, phase: str, step: float, total_steps: float) -> float | None:
-    """Returns the share of a trial's training that is done at a step of a phase; None before training."""
-    if phase not in ("phase2", "phase3"):
-        # Evaluation and probe come after training.
-        return None if phase in ("", "starting", "prepare", "phase1") else 1.0
-    if total_steps <= 0:
-        return None
-    flops = _own_flops(config)
-    total = sum(flops.values())
-    first = flops.get("phase2", 0.0) / total if total else 1.0
-    within = min(step / total_steps, 1.0)
-    return first * within if phase == "phase2" else first + (1 - first) * within
-
-
-@functools.lru_cache(maxsize=4096)
-def _own_flops(config: TrialConfig) -> dict[str, float]:
-    needs = rough_needs(config, _ANYWHERE, guessed_shape(config.encoder.name))
-    return {phase.name: phase.flops for phase in needs.phases if phase.name != "phase1"}
 
 
 def measure(config: TrialConfig, runtime: Runtime, images: int) -> Needs:

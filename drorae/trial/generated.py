@@ -130,7 +130,7 @@ def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardst
     settings, device = workshop.config.evaluation, workshop.device
     extractors = {extractor.name: extractor for extractor in workshop.extractors}
     head = extractors.pop(HEAD, None) or load_extractor(HEAD, settings, workshop.runtime.cache_dir, device)
-    report({"phase": "evaluation", "note": "measuring the controls"})
+    report({"phase": "controls", "note": "measuring the controls"})
     val = {
         extractor.name: image_features(_crops(workshop.val, settings.batch_size, device), extractor)
         for extractor in (head, *extractors.values())
@@ -151,7 +151,7 @@ def _measure(yardsticks: Yardsticks, sink: Sink, report: Report) -> Generated:
     metrics: dict[str, float] = {}
 
     def measured(extractor: FeatureExtractor) -> FeatureSample:
-        report({"phase": "evaluation", "note": f"measuring {yardsticks.count} samples, {extractor.generated_metric}"})
+        report({"phase": "measuring", "note": f"measuring {yardsticks.count} samples, {extractor.generated_metric}"})
         generated = image_features(_drawn(sink, settings.batch_size, device), extractor)
         metrics.update(measure_generated(extractor, generated, Target.of(yardsticks.val[extractor.name])))
         return generated.features

@@ -86,8 +86,9 @@ def _measured(
     for text in settings.guidance:
         guidance = Guidance.parse(text)
         drawing = _drawing(settings, guidance, generator.run.seed)
-        folder, sink = sample(generator, drawing, report=report)
-        found = measure_samples(yardsticks, sink, folder, report)
+        own = report if text == settings.guidance[0] else _behind(guided(text), report)
+        folder, sink = sample(generator, drawing, report=own)
+        found = measure_samples(yardsticks, sink, folder, own)
         prefix = "" if text == settings.guidance[0] else guided(str(guidance))
         metrics |= {prefix + name: value for name, value in found.metrics.items()}
         metrics |= _controls(found)
@@ -95,6 +96,11 @@ def _measured(
         with replacing(directory / GENERATED_PICTURE.format(str(guidance).replace("=", "_"))) as path:
             path.write_bytes((folder / GRID).read_bytes())
     return metrics, verdicts
+
+
+def _behind(prefix: str, report: Report) -> Report:
+    """What reports rows under a phase of their own, so that those of further guidances are told apart."""
+    return lambda row: report(row | {"phase": f"{prefix}{row['phase']}"})
 
 
 def _drawing(settings: GenerationConfig, guidance: Guidance, seed: int) -> Drawing:

@@ -98,7 +98,7 @@ def open_latents(workshop: Workshop, tokenizer: Tokenizer, report: Report = lamb
         return out_of_memory.retry_smaller(ENCODE_BATCH, work, "a generator's latents")[0]
 
     def progress(done: int, total: int) -> None:
-        report({"phase": "prepare", "note": "fusing latents", "done": float(done), "total": float(total)})
+        report({"phase": "latents", "note": "fusing latents", "done": float(done), "total": float(total)})
 
     cache = Cache(runtime.cache_dir)
     store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache, runtime.cache_evict)

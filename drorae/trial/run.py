@@ -225,13 +225,13 @@ def _measured(
     metrics = dict(evaluation.metrics) | {f"phase2.{name}": value for name, value in between.metrics.items()}
     metrics |= generation.metrics
     if config.probe.steps:
-        report({"phase": "evaluation", "note": "training the probe"})
+        report({"phase": "probe", "note": "training the probe"})
         metrics |= probe(tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size)
     eval_seconds = time.perf_counter() - started + evaluated.seconds + between.seconds
     eval_cpu = time.process_time() - cpu_started + evaluated.cpu_seconds + between.cpu_seconds
     with replacing(directory / PER_IMAGE) as path:
         np.savez(path, **dict[str, Any](evaluation.per_image))
-    report({"phase": "evaluation", "note": "inspecting the fusion"})
+    report({"phase": "inspection", "note": "inspecting the fusion"})
     quantise = config.evaluation.quantise
     fused = config.phases[0].fused
     baseline = workshop.baseline_tokenizer()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drorae.config import TrialConfig
-from drorae.machine.needs import share_done, trial_flops
+from drorae.machine.extent import share_done, trial_flops
 
 TELLING_SHARE = 0.1
 """Of a trial's steps: from here on its own pace says something."""
@@ -42,7 +42,7 @@ class Running:
     size: float
     """`trial_flops`."""
     share: float | None = None
-    """Of its training that is done, 0 to 1 (`share_done`); None while it loads."""
+    """Of its training, and its generator, that is done, 0 to 1 (`share_done`); None while it loads."""
     reached: float | None = None
     """Wall seconds in which that share was reached, for steps are reported only now and then; None: `elapsed`."""
     begun: tuple[float, float] = (0.0, 0.0)
@@ -53,8 +53,8 @@ def running_trial(config: TrialConfig, progress: Mapping[str, Any]) -> Running:
     """A running trial from its config and what its progress.json holds."""
 
     def share(row: Mapping[str, Any]) -> float | None:
-        step, total = (float(row.get(name, 0)) for name in ("step", "total_steps"))
-        return share_done(config, str(row.get("phase", "")), step, total)
+        step, total = row.get("step", row.get("done", 0)), row.get("total_steps", row.get("total", 0))
+        return share_done(config, str(row.get("phase", "")), float(step), float(total))
 
     first = progress.get("first_step", {})
     begun = float(first.get("seconds", 0)), share(first) or 0.0

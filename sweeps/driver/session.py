@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drorae.config import UNTRAINED, TrialConfig
+from drorae.config import UNTRAINED, GenerationConfig, TrialConfig
 from drorae.errors import OF_IMAGES, last_line
-from drorae.machine.needs import trial_flops
+from drorae.machine.extent import trial_flops
 from drorae.metrics.gain import gain_of
 from drorae.metrics.registry import GAIN, METRICS, mark, marked
 from drorae.storage.files import ROOM_BYTES, full_disk, has_room
@@ -120,7 +120,7 @@ class Session:
         own = self.configs[key]
         if any(key in pack for pack in self.packs.values()):
             own = replace(own, phase2=UNTRAINED)
-        later = [replace(self.configs[other], phase3=UNTRAINED) for other in others]
+        later = [replace(self.configs[other], phase3=UNTRAINED, generator=GenerationConfig()) for other in others]
         return sum(trial_flops(config) for config in (own, *later))
 
     def find_stalled(self) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from drorae.config import TrialConfig, load_config
 from drorae.errors import UserError
-from drorae.machine.needs import trial_flops
+from drorae.machine.extent import trial_flops
 from drorae.storage.remote import Remote, locate
 from drorae.trial.folder import BROKEN, CONFIG, LEASE, TrialStatus, Use, files_for, read_outcome
 from sweeps.driver.eta import ended_trial, running_trial, seconds_left

@@ -9,13 +9,16 @@ import pytest
 
 from drorae.config import (
     GENERATORS,
+    PRESETS,
     TRAININGS,
     FieldError,
+    GenerationConfig,
     GeneratorConfig,
     GeneratorRun,
     config_hash,
     from_dict,
     generator_identity,
+    override,
     to_dict,
 )
 from drorae.errors import UserError
@@ -72,3 +75,23 @@ def test_a_generator_without_texts_is_known_by_what_it_was_known_by_before_there
         assert from_dict(GeneratorRun, generator_identity(run)) == run
     spoken = replace(GeneratorConfig(), condition="text", text_encoder="clip", text_tokens=77)
     assert generator_identity(GeneratorRun(spoken)) == to_dict(GeneratorRun(spoken))
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_trial_says_its_generator_s_precision_or_leaves_it_to_the_training(training: Any) -> None:
+    settings = GenerationConfig(training=training, epochs=50)
+    assert settings.run(0, True).training.precision == TRAININGS[training].precision
+    for precision in ("fp32", "bf16"):
+        told = override(settings, "precision", precision).run(3, True)
+        assert told == replace(settings.run(3, True), training=replace(told.training, precision=precision))
+    with pytest.raises(UserError, match="precision: 'fp16' is not known"):
+        override(settings, "precision", "fp16")
+
+
+def test_a_trial_whose_generator_s_precision_is_not_said_has_the_hash_of_before_there_was_one() -> None:
+    """Hashes of the version before."""
+    known = {("quickstart", "small"): "6593a8d37e16", ("paper", "dit_dh_xl"): "b59a9d2d4db8"}
+    for (preset, size), before in known.items():
+        config = override(override(PRESETS[preset], "phase1.precision", "fp32"), "generator", size)
+        found = [config_hash(override(config, "generator.precision", name)) for name in ("auto", "fp32", "bf16")]
+        assert config_hash(config) == found[0] == before and len(set(found)) == 3

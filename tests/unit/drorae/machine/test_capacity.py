@@ -7,9 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from drorae.config import PRESETS, Runtime, override
+from drorae.config import PRESETS, Runtime, TrialConfig, override
 from drorae.errors import UserError
 from drorae.machine.capacity import SMALL_BYTES, check_machine, check_share, memory_bytes
+from drorae.machine.generator import rough_generator
 from drorae.machine.needs import encoder_shape, rough_needs
 
 PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
@@ -55,3 +56,57 @@ def test_a_pattern_is_there_where_all_its_shards_are(tmp_path: Path) -> None:
     check_machine(override(config, "images.path", f"{tmp_path}/s-{{0..0}}.tar"), CPU)
     with pytest.raises(UserError, match=r"images.path=.*s-\{0..1\}.tar"):
         check_machine(override(config, "images.path", f"{tmp_path}/s-{{0..1}}.tar"), CPU)
+
+
+def told(config: TrialConfig, **fields: object) -> TrialConfig:
+    for name, value in fields.items():
+        config = override(config, f"generator.{name}", value)
+    return config
+
+
+GENERATED = told(SMOKE, size="dit_dh_s", epochs=1, batch_size=96)
+"""Phases that fit anywhere, and a generator of 4 GB of weights and their optimiser."""
+
+
+def test_a_generator_that_does_not_fit_is_named_with_what_makes_it_fit() -> None:
+    needed = rough_generator(GENERATED, CPU)
+    assert needed is not None and needed.weight_bytes + needed.optimiser_bytes == 20 * needed.params
+    # Less than it needs, and more than with any one remedy.
+    memory = 0.9 * needed.memory_bytes
+    said = f"this cluster .* needs about {needed.memory_bytes / 1e9:.0f} GB of memory for the generator, " + (
+        rf"{memory / 1e9:.0f} GB found \(generator.precision=bf16, --micro-batch, or smaller generator.batch_size or "
+        "generator.size\\); --preset"
+    )
+    with pytest.raises(UserError, match=said) as caught:
+        check_share(GENERATED, CPU, gpus=0, processes=1, memory=memory)
+    assert "\n" not in str(caught.value) and "phase batch_size" not in str(caught.value)
+    for smaller in (told(GENERATED, precision="bf16"), told(GENERATED, batch_size=8), told(GENERATED, size="small")):
+        check_share(smaller, CPU, gpus=0, processes=1, memory=memory)
+    check_share(GENERATED, Runtime(device="cpu", micro_batch=8), gpus=0, processes=1, memory=memory)
+    check_share(GENERATED, CPU, gpus=0, processes=2, memory=memory)
+    check_share(override(GENERATED, "generator.epochs", 0), CPU, gpus=0, processes=1, memory=memory)
+    with pytest.raises(UserError, match=r"for the generator, .* found \(--micro-batch, or smaller"):
+        check_share(told(GENERATED, precision="bf16"), CPU, gpus=0, processes=1, memory=0.2 * memory)
+
+
+def test_a_machine_is_asked_for_its_generator_s_memory_too() -> None:
+    check_machine(SMOKE, CPU)
+    # A latent of 65,536 tokens: more than any machine has.
+    huge = told(SMOKE, size="dit_dh_xl", training="drorae", epochs=1)
+    huge = override(override(huge, "images.train_images", 100_000), "encoder.input_size", 3584)
+    huge = told(huge, batch_size=4096)
+    with pytest.raises(UserError, match=r"this machine .*GPU for the generator \(a training step.*for the generator"):
+        check_machine(huge, CPU)
+
+
+def test_phases_and_generator_are_both_named_where_neither_fits() -> None:
+    config = told(PAPER, size="dit_dh_xl", training="drorae", epochs=80)
+    with pytest.raises(UserError) as caught:
+        check_share(config, Runtime(), gpus=0, processes=1, memory=64e9)
+    assert str(caught.value).count("a CUDA GPU") == 2 and "smaller phase batch_size" in str(caught.value)
+    check_share(config, Runtime(), gpus=1, processes=1, memory=64e9)
+
+
+def test_classes_that_photographs_lack_are_missed_before_anything_is_started() -> None:
+    with pytest.raises(UserError, match=r"generator\.condition=class needs labels"):
+        check_machine(told(SMOKE, size="tiny", epochs=1, condition="class"), CPU)

@@ -181,14 +181,14 @@ def test_the_paper_s_generator_adds_up() -> None:
     assert found.latent_bytes == 2 * IMAGENET_IMAGES * 768 * 256 * 2
     plain, guided = found.drawings
     assert [plain.passes, guided.passes] == [50, 100] and plain.images == 500
-    assert found.flops == found.latent_flops + found.train_flops + plain.flops + guided.flops
+    assert found.flops == found.latent_flops + found.train_flops + found.control_flops + plain.flops + guided.flops
     needs = rough_needs(XL, Runtime(), guessed_shape(XL.encoder.name))
     without, with_it = (
         {bound.what: bound for bound in bounds(XL, Runtime(), needs, IMAGENET_IMAGES, 3e14, generator)}
         for generator in (None, found)
     )
     added = [name for name in with_it if name not in without]
-    assert added == ["latents", "generator", "drawing, none", "drawing, autoguidance=1.5"]
+    assert added == ["latents", "generator", "controls", "drawing, none", "drawing, autoguidance=1.5"]
     assert with_it["in all"].hours == pytest.approx(without["in all"].hours + found.flops / 3e14 / 3600)  # type: ignore[operator]
     assert sum(with_it[name].hours for name in added) == pytest.approx(found.flops / 3e14 / 3600)  # type: ignore[misc]
     assert with_it["memory"].gigabytes == found.memory_bytes / 1e9
@@ -235,7 +235,10 @@ def test_a_trial_s_dry_run_tells_its_generator(elsewhere: Path, capsys: pytest.C
         ("none", 50000), ("autoguidance=1.5", 50000)
     ]  # fmt: skip
     assert {name: without[name] for name in ("params", "phases")} == {name: tree[name] for name in ("params", "phases")}
-    assert all(text in shown for text in ("838,380,628", "told 1,000 classes", "autoguidance=1.5", "h to measure"))
+    assert all(
+        text in shown
+        for text in ("838,380,628", "told 1,000 classes", "autoguidance=1.5", "h to measure", "controls, once")
+    )
 
 
 def test_a_trial_s_dry_run_counts_the_classes_of_its_images(

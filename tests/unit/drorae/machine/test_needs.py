@@ -32,7 +32,6 @@ from drorae.machine.needs import (
     measure,
     rough_needs,
     train_flops,
-    trial_flops,
 )
 from drorae.models.backbones import build_vit
 from drorae.models.decoder import Decoder
@@ -222,28 +221,6 @@ def test_the_perceptual_network_s_arithmetic_and_parameters_are_torch_s() -> Non
         pixels = torch.zeros(1, 3, 64, 64)
     assert counted(lambda: stem(pixels)) == PERCEPTUAL_FLOPS["effnet"] * 64**2
     assert sum(weights.numel() for weights in stem.parameters()) == PERCEPTUAL_PARAMS["effnet"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_size_by_name_alone_is_that_of_the_networks(preset: str) -> None:
-    for variant, width in (("energy", 8), ("energy", 512), ("cross_attention", 128)):
-        config = override(override(PRESETS[preset], "fusion.variant", variant), "fusion.expert_hidden_dim", width)
-        config = override(config, "images.train_images", 2048)
-        phases = measure(config, Runtime(device="cpu"), 2048).phases
-        built = sum(phase.flops for phase in phases if phase.name != "phase1")
-        assert trial_flops(config) == pytest.approx(built, rel=0.02)
-
-
-def test_the_size_of_what_nobody_knows() -> None:
-    config = PRESETS["quickstart"]
-    for name, value in (
-        ("encoder.name", "convnext"), ("encoder.name", "vit_large_patch16_224"), ("encoder.name", "patch0"),
-        ("encoder.input_size", 1), ("images.train_images", 0), ("phase2.batch_size", 1), ("images.size", 8),
-    ):  # fmt: skip
-        assert trial_flops(override(config, name, value)) > 0
-    # A fusion without weights is not trained at all.
-    assert trial_flops(override(config, "fusion.variant", "mean")) == 0
 
 
 @pytest.mark.parametrize(("second", "third"), [(3, 0), (3, 2), (0, 2)])

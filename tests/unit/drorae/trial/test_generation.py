@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,16 @@ from drorae.config import (
     override,
 )
 from drorae.errors import UserError
-from drorae.generation.drawing import Drawing
+from drorae.generation.drawing import Drawing, draw_latents
 from drorae.generation.guidance import Guidance
 from drorae.models.weights import read_state
+from drorae.training.rows import is_held_out
 from drorae.trial.generated import measure_samples, read_yardsticks
 from drorae.trial.generator import ready_generator
 from drorae.trial.result import TrialResult
 from drorae.trial.run import run_trial
 from drorae.trial.samples import sample
+from sweeps.driver.eta import running_trial
 
 GENERATION = GenerationConfig(
     "tiny", epochs=3, batch_size=8, lr=3e-3, samples=16, steps=4, guidance=("none", "autoguidance=1.5")
@@ -46,10 +49,14 @@ def trial_config(folder: Path, generation: GenerationConfig = GENERATION, classe
     return replace(config, generator=generation)
 
 
+REPORTED: list[dict[str, Any]] = []
+"""Rows of `home`'s trial."""
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    run_trial(trial_config(folder), directory=folder / "trial", runtime=tiny_runtime(folder))
+    run_trial(trial_config(folder), REPORTED.append, directory=folder / "trial", runtime=tiny_runtime(folder))
     return folder
 
 
@@ -90,6 +97,39 @@ def test_one_that_was_stopped_while_its_generator_trained_ends_with_the_same_res
         run_trial(config, stop, directory=tmp_path / "trial", runtime=tiny_runtime(home))
     run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(home))
     assert result_of(tmp_path / "trial")["metrics"] == result_of(home / "trial")["metrics"]
+
+
+def test_its_precision_is_its_training_s_and_images_are_drawn_in_float32(home: Path, tmp_path: Path) -> None:
+    generation = replace(GENERATION, precision="bf16", guidance=("none",))
+    config = trial_config(tmp_path, generation)
+    run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(home))
+    run, plain = generation.run(config.seed, True), GENERATION.run(config.seed, True)
+    assert (run.training.precision, plain.training.precision) == ("bf16", "fp32")
+    losses = [result_of(folder / "trial")["metrics"]["generator_loss"] for folder in (home, tmp_path)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+    # The same generator beside the trial is the trial's, which nothing is trained for again.
+    rows: list[dict[str, Any]] = []
+    generator = ready_generator(tmp_path / "trial", run, runtime=tiny_runtime(home), report=rows.append)
+    assert generator.loss == losses[1] and "generator" not in {row["phase"] for row in rows}
+    latents = draw_latents(
+        Drawing(4, (0, 1), 2), range(4), generator.statistics.mean.shape, generator.network, None, torch.device("cpu")
+    )
+    assert latents.dtype == torch.float32 and {value.dtype for value in generator.model.parameters()} == {torch.float32}
+
+
+def test_the_share_that_is_done_grows_with_every_row_and_is_whole_at_the_end(home: Path) -> None:
+    config = load_config(home / "trial" / "config.json")
+    rows = [row for row in REPORTED if not is_held_out(row)]
+    shares = [running_trial(config, row).share for row in rows]
+    names = list(dict.fromkeys(row["phase"] for row in rows))
+    assert names[names.index("phase2") :] == [
+        "phase2", "evaluation", "latents", "generator", "controls", "sampling", "measuring",
+        "autoguidance_1.5.sampling", "autoguidance_1.5.measuring", "inspection",
+    ]  # fmt: skip
+    begun = next(index for index, row in enumerate(rows) if row["phase"] == "phase2" and "total_steps" in row)
+    assert set(shares[:begun]) == {None} and all(one <= other for one, other in pairwise(shares[begun:]))  # type: ignore[operator]
+    before = [share for share, row in zip(shares[begun:], rows[begun:], strict=True) if row["phase"] != "inspection"]
+    assert max(before) < 1 == shares[-1]  # type: ignore[type-var]
 
 
 def in_one_of_several(folder: Path, config: TrialConfig) -> TrialResult:

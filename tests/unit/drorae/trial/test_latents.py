@@ -32,7 +32,7 @@ def test_latents_are_those_of_the_crops_and_of_their_flips(
     tokenizer = workshop.tokenizer()
     rows: list[dict[str, Any]] = []
     found = open_latents(workshop, tokenizer, rows.append)
-    assert rows[-1] == {"phase": "prepare", "note": "fusing latents", "done": 64.0, "total": 64.0}
+    assert rows[-1] == {"phase": "latents", "note": "fusing latents", "done": 64.0, "total": 64.0}
     pixels = torch.from_numpy(workshop.images.train.centred().crops(range(32))).permute(0, 3, 1, 2) / 255
     both = torch.cat([pixels, pixels.flip(-1)])
     with torch.no_grad():

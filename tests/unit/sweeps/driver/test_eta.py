@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from drorae.config import PRESETS, TrialConfig, override
-from drorae.machine.needs import share_done, trial_flops
+from drorae.machine.extent import share_done, trial_flops
 from sweeps.driver.eta import Ended, Running, ended_trial, fit, running_trial, seconds_left
 from sweeps.spec import SweepSpec
 
@@ -108,6 +108,35 @@ def test_the_share_of_the_training_that_is_done() -> None:
     progress = {"seconds": 33.0, "trained_seconds": 31.5, "phase": "phase2", "step": 5.0, "total_steps": 10.0}
     assert running_trial(config, progress) == Running(33.0, trial_flops(config), 0.5, 31.5)
     assert running_trial(config, {}) == Running(0.0, trial_flops(config))
+
+
+def test_a_trial_whose_phases_are_done_has_its_generator_before_it() -> None:
+    plain = PRESETS["quickstart"]
+    config = plain
+    for name, value in (("epochs", 1), ("size", "tiny"), ("samples", 10)):
+        config = override(config, f"generator.{name}", value)
+    phases, total = trial_flops(plain), trial_flops(config)
+    assert 2 * phases < total < 10 * phases
+    ended = {"seconds": 100.0, "trained_seconds": 100.0, "phase": "phase2", "step": 10.0, "total_steps": 10.0}
+    measured = {"seconds": 100.0, "trained_seconds": 100.0, "phase": "evaluation", "note": "measuring 500 images"}
+    for progress in (ended, measured):
+        # At the same pace the rest takes as its arithmetic says.
+        left = seconds_left([], [running_trial(config, progress)], [], 1)
+        assert left == pytest.approx(100 * (total / phases - 1))
+        assert seconds_left([], [running_trial(plain, progress)], [], 1) == 0
+    # What it goes through before the generator's first step is counted in items.
+    fusing = {
+        "seconds": 9.0,
+        "trained_seconds": 8.0,
+        "phase": "latents",
+        "note": "fusing",
+        "done": 50.0,
+        "total": 100.0,
+    }
+    share = running_trial(config, fusing).share
+    assert share == share_done(config, "latents", 1, 2) and phases / total < share < 1
+    drawn = running_trial(config, {"seconds": 9.0, "phase": "inspection", "note": "inspecting the fusion"})
+    assert drawn.share == 1
 
 
 def real_sweep(name: str) -> list[Ended]:

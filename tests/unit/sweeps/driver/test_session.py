@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 from done_trials import begin, finish, spec_of
 
-from drorae.config import config_hash
+from drorae.config import config_hash, override
 from drorae.errors import OF_IMAGES
+from drorae.machine.extent import trial_flops
 from drorae.storage.files import write_json
 from drorae.trial.folder import TrialStatus, error_file, read_outcome, write_ending
 from sweeps.driver.deaths import DIED
@@ -198,3 +199,17 @@ def test_a_trial_that_stalls_is_tried_again_and_then_recorded_as_stalled(tmp_pat
     outcome = read_outcome(directory)
     assert outcome["status"] == "stalled" and re.search(r"no step for \d+ s \(at phase2 5\)", outcome["reason"])
     assert "capacity=4: tried again (no step" in people.getvalue() and not is_done(directory)
+
+
+def test_every_trial_of_a_pack_has_its_own_generator_to_train(tmp_path: Path) -> None:
+    made = session_of(tmp_path)
+    plain = list(made.configs.values())
+    made.configs = {key: override(config, "generator.epochs", 20) for key, config in made.configs.items()}
+    first, second = made.configs
+    made.packs = {first: (second,)}
+    generators = [
+        trial_flops(made.configs[key]) - trial_flops(config) for key, config in zip(made.configs, plain, strict=True)
+    ]
+    assert made.size(second) == pytest.approx(generators[1]) and generators[1] > 0
+    # Phase 2 of both.
+    assert made.size(first) == pytest.approx(sum(map(trial_flops, plain)) + generators[0])
