@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-_MATMUL, _CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
+_MATMUL = torch.backends.cuda.matmul
+_CUDNN: Any = torch.backends.cudnn
 _SWITCHES: list[tuple[Any, str]] = [(_MATMUL, "allow_tf32"), (_CUDNN, "allow_tf32")]
 if hasattr(_MATMUL, "fp32_precision"):
     # Torch 2.9's names of the same; what the older ones leave there is not always what was there.
@@ -40,14 +41,14 @@ def products_in(precision: str, device: torch.device) -> Iterator[None]:
 
 
 # Torch.compile cannot follow what sets its own flags: it compiles what is between.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _allow_tf32() -> list[Any]:
     before = [getattr(holder, name) for holder, name in _SWITCHES]
     _MATMUL.allow_tf32 = _CUDNN.allow_tf32 = True
     return before
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _restore(before: list[Any]) -> None:
     for (holder, name), value in zip(_SWITCHES, before, strict=True):
         setattr(holder, name, value)
