@@ -21,6 +21,8 @@ from drorae.errors import UserError
 
 Extractor = Literal["inception", "effnet2", "dinov2", "effnet"]
 """A network in whose features a Frechet distance is measured."""
+Products = Literal["fp32", "tf32", "bf16"]
+"""What a frozen network's matrix products are made in (`drorae.runtime.products`)."""
 Variant = Literal["last", "mean", "mean_dc", "cross_attention", "softmax", "energy", "hirae"]
 
 
@@ -150,6 +152,9 @@ class EncoderConfig(Checked):
     without them is LN(LN(x)) = LN(x), which makes Eq. 5 at beta = 0 the RAE latent."""
     feature_dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Features are rounded to this type, cached or not, so that both ways give the same numbers."""
+    precision: Products = "fp32"
+    """Of the blocks' matrix products; norms and the sum over blocks stay float32. A phase that trains the encoder has
+    its own `precision`, too. tf32 is for CUDA; elsewhere it computes what fp32 does."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
@@ -276,6 +281,9 @@ class ObjectiveConfig(Checked):
     """Side in pixels that images are resized to before the effnet network; LPIPS sees them as they are."""
     lpips_path: str = ""
     """torchvision's VGG16 weights on disk, for lpips_vgg; empty: torchvision's own download."""
+    perceptual_precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the perceptual network's convolutions, forward and backward; norms of features and distances stay float32.
+    TF32 is no choice of its own: on CUDA torch lets cuDNN's convolutions take it as it is."""
     gan_weight: Weight = 0.0
     """Of the adversarial term, before the adaptive weight (RAE: 0.75); 0: no discriminator at all."""
     max_adaptive_weight: Weight = 1e4
@@ -346,6 +354,9 @@ class EvaluationConfig(Checked):
     arr_0 in ADM's layout, which the first extractor measures."""
     bootstrap: Annotated[int, Within(2, or_zero=True)] = 0
     """Drawn replicates of each Frechet distance, for a second standard error beside the one that is always given."""
+    precision: Products = "fp32"
+    """Of the products within the extractors and LPIPS; poolings, norms, statistics and distances stay float32 or more.
+    Published numbers are of fp32. tf32 is for CUDA; elsewhere it computes what fp32 does."""
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""

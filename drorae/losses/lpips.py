@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from drorae.errors import UserError, brief
 from drorae.models.weights import packaged_file, read_state, state_fingerprint
+from drorae.runtime.products import at_least_float32, marked, products_in
 
 STAGES = {"vgg": (4, 9, 16, 23, 30), "alex": (2, 5, 8, 10, 12)}
 """Where the features of torchvision's network are cut: after relu1_2, 2_2, 3_3, 4_3, 5_3 of VGG16, and after each of
@@ -28,13 +29,15 @@ class Lpips(nn.Module):
 
     Attributes:
         name: vgg or alex.
-        fingerprint: network and weights.
+        fingerprint: network, weights and precision.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, name: str, layers: nn.Sequential, channel_weights: list[Tensor]) -> None:
+    def __init__(
+        self, name: str, layers: nn.Sequential, channel_weights: list[Tensor], precision: str = "fp32"
+    ) -> None:
         super().__init__()
         starts = (0, *STAGES[name][:-1])
         self.stages = nn.ModuleList(layers[start:stop] for start, stop in zip(starts, STAGES[name], strict=True))
@@ -42,17 +45,19 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1))
         for index, weight in enumerate(channel_weights):
             self.register_buffer(f"weight{index}", weight)
-        self.name = name
-        self.fingerprint = f"lpips-{name}-{state_fingerprint(self.state_dict())}"
+        self.name, self.precision = name, precision
+        self.fingerprint = marked(f"lpips-{name}-{state_fingerprint(self.state_dict())}", precision)
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Float [B, 3, H, W], nominally in [0, 1], 32 px or more a side -> five [B, C_i, h_i, w_i] of unit norm."""
         x = (2 * images - 1 - self.shift) / self.scale
         found = []
-        for stage in self.stages:
-            x = stage(x)
-            found.append(x / (x.square().sum(1, keepdim=True) + EPS).sqrt())
+        with products_in(self.precision, images.device):
+            for stage in self.stages:
+                x = stage(x)
+                features = at_least_float32(x)
+                found.append(features / (features.square().sum(1, keepdim=True) + EPS).sqrt())
         return found
 
     def distance(self, predicted: list[Tensor], target: list[Tensor]) -> Tensor:
@@ -69,7 +74,9 @@ class Lpips(nn.Module):
         return self.distance(self.features(predicted), goal)
 
 
-def load_lpips(net: str = "vgg", backbone_path: str = "", setting: str = "evaluation.lpips_path") -> Lpips:
+def load_lpips(
+    net: str = "vgg", backbone_path: str = "", setting: str = "evaluation.lpips_path", precision: str = "fp32"
+) -> Lpips:
     """LPIPS with torchvision's ImageNet VGG16 or AlexNet and the channel weights packaged with torchmetrics.
 
     Args:
@@ -77,6 +84,7 @@ def load_lpips(net: str = "vgg", backbone_path: str = "", setting: str = "evalua
         backbone_path: torchvision's weights as .safetensors or weights-only .pth; the classifier's may be missing.
             Empty: torchvision's own file in torch's hub folder, downloaded where it is not there.
         setting: what the user sets the path by, for messages.
+        precision: of its convolutions: fp32, tf32 or bf16 (`drorae.runtime.products`).
 
     Raises:
         UserError: another network, or weights that cannot be had.
@@ -103,4 +111,5 @@ def load_lpips(net: str = "vgg", backbone_path: str = "", setting: str = "evalua
         source = backbone_path or file
         raise UserError(f"{source}: not torchvision's {file} ({brief(error, 160)}); {remedy}") from None
     heads = read_state(packaged_file("torchmetrics", f"functional/image/lpips_models/{net}.pth"))
-    return Lpips(net, layers.float(), [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(STAGES[net]))])
+    weights_of_channels = [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(STAGES[net]))]
+    return Lpips(net, layers.float(), weights_of_channels, precision)

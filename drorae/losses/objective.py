@@ -73,5 +73,7 @@ def load_objective(config: ObjectiveConfig) -> Objective:
         UserError: the perceptual network's weights cannot be had, with how to get them.
     """
     if config.perceptual == "lpips_vgg":
-        return Objective(config, load_lpips("vgg", config.lpips_path, "objective.lpips_path"))
+        return Objective(
+            config, load_lpips("vgg", config.lpips_path, "objective.lpips_path", config.perceptual_precision)
+        )
     return Objective(config, load_perceptual(config) if config.perceptual == "effnet" else None)

@@ -11,6 +11,7 @@ from drorae.config import ObjectiveConfig
 from drorae.models.effnet import MEAN, STD, load_effnet
 from drorae.models.folding import streamline
 from drorae.models.wheels import LITE0
+from drorae.runtime.products import at_least_float32, marked, products_in
 
 STAGES = (0, 1, 2, 4)
 """Blocks after which features are read: strides 2, 4, 8 and 16 (16, 24, 40 and 112 channels). The last stage,
@@ -22,7 +23,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
     As two matrix products: the gradient of torch's own kernel adds in another order every time on CUDA.
     """
-    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    images = at_least_float32(images)
     units = (torch.eye(side, dtype=images.dtype, device=images.device) for side in images.shape[-2:])
     rows, columns = (
         F.interpolate(unit[None, None], size=(size, len(unit)), mode="bilinear", antialias=True)[0, 0] for unit in units
@@ -34,15 +35,15 @@ def resize(images: Tensor, size: int) -> Tensor:
 class PerceptualNetwork(nn.Module):
     """LPIPS's distance (arXiv 1801.03924, Eq. 1) with unit channel weights, on EfficientNet-Lite0's features."""
 
-    def __init__(self, network: EfficientNet, size: int) -> None:
+    def __init__(self, network: EfficientNet, size: int, precision: str = "fp32") -> None:
         super().__init__()
         network.eval()
         self.stem = nn.Sequential(network.conv_stem, network.bn1)
         self.blocks = nn.Sequential(*list(network.blocks)[: STAGES[-1] + 1])
         streamline(self)
         self.to(memory_format=torch.channels_last)
-        self.size = size
-        self.fingerprint = f"{LITE0.fingerprint}-{size}px-stages{''.join(map(str, STAGES))}"
+        self.size, self.precision = size, precision
+        self.fingerprint = marked(f"{LITE0.fingerprint}-{size}px-stages{''.join(map(str, STAGES))}", precision)
         with torch.no_grad():
             self._shapes = [tuple(f.shape[1:]) for f in self.features(torch.zeros(1, 3, size, size))]
         self.eval().requires_grad_(False)
@@ -51,12 +52,13 @@ class PerceptualNetwork(nn.Module):
         """Images [B, 3, H, W], nominally in [0, 1] -> per stage [B, C_i, h_i, w_i] of unit norm over C_i."""
         if images.shape[-2:] != (self.size, self.size):
             images = resize(images, self.size)
-        x = self.stem(((images - MEAN) / STD).contiguous(memory_format=torch.channels_last))
         found = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in STAGES:
-                found.append(F.normalize(x, dim=1, eps=1e-6))
+        with products_in(self.precision, images.device):
+            x = self.stem(((images - MEAN) / STD).contiguous(memory_format=torch.channels_last))
+            for index, block in enumerate(self.blocks):
+                x = block(x)
+                if index in STAGES:
+                    found.append(F.normalize(at_least_float32(x), dim=1, eps=1e-6))
         return found
 
     def distance(self, predicted: list[Tensor], target: list[Tensor]) -> Tensor:
@@ -80,4 +82,4 @@ class PerceptualNetwork(nn.Module):
 
 def load_perceptual(config: ObjectiveConfig) -> PerceptualNetwork:
     """The effnet network at a config's size."""
-    return PerceptualNetwork(load_effnet(LITE0), config.perceptual_size)
+    return PerceptualNetwork(load_effnet(LITE0), config.perceptual_size, config.perceptual_precision)

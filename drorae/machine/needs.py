@@ -135,7 +135,8 @@ class PhaseNeeds:
     activation_bytes: float = 0.0
     """Kept for the backward pass by fusion and decoder."""
     perceptual_bytes: float = 0.0
-    """Kept by the perceptual network, which computes in float32 whatever the phase's precision."""
+    """Kept by the perceptual network, whatever the phase's precision: in float32, and at most as much where
+    `objective.perceptual_precision` is bf16."""
 
     @property
     def flops(self) -> float:

