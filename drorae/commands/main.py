@@ -157,7 +157,9 @@ def box_text(box: str) -> str:
             wanted = [text for text in rest if not text.endswith(("(required)", "(repeatable)"))]
             kept.append(f"{first} {', '.join(wanted)}")
         elif first.startswith("Perhaps you meant"):
-            kept.append("perhaps you meant " + " or ".join(text.split()[0] for text in rest if text.startswith("--")))
+            # Each as often as there are subcommands that have it.
+            options = dict.fromkeys(text.split()[0] for text in rest if text.startswith("--"))
+            kept.append("perhaps you meant " + " or ".join(options))
         elif first and not first.startswith(("Argument helptext", "For full helptext")):
             kept.append(" ".join([first, *rest]))
     message = "; ".join(text.rstrip(".") for text in kept) or "the arguments do not fit"

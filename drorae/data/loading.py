@@ -107,7 +107,7 @@ class Loader:
         """Reads from a place on; its batch."""
         self.close()
         self._batches = self._read(place)
-        self._thread = ThreadPoolExecutor(1, "loader", partial(_begin_thread, _gpu(self.device)))
+        self._thread = ThreadPoolExecutor(1, "loader", partial(_begin_thread, gpu_number(self.device)))
         found = self._submit().result()
         assert found is not None, "a place behind the phase's end"
         return found
@@ -209,8 +209,8 @@ def _leave_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, set(ENDING) - {signal.SIGTERM})
 
 
-def _gpu(device: torch.device) -> int | None:
-    """The number of the GPU that the asking thread means by a device; None where it is none."""
+def gpu_number(device: torch.device) -> int | None:
+    """Returns the number of the GPU that the asking thread means by a device; None where it is none."""
     if device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index

@@ -23,7 +23,7 @@ from drorae.config import EncoderConfig, PhaseConfig, Runtime
 from drorae.data.batch import Batch
 from drorae.data.features import TrainingFeatures, open_features
 from drorae.data.images import load_images
-from drorae.data.loading import Loader, Place, Request
+from drorae.data.loading import Loader, Place, Request, gpu_number
 from drorae.errors import UserError
 from drorae.models.encoder import Encoder, load_encoder
 from drorae.models.weights import state_sha256
@@ -104,6 +104,12 @@ def test_a_batch_is_asked_for_again_in_smaller_pieces(online: TrainingFeatures, 
     items = np.random.default_rng(1).permutation(IMAGES)
     found = [loader.take(Place(1, first, 2)) for first in range(0, IMAGES, 2)]
     assert_equal(found, [online.batch(items[first : first + 2], 1, 2) for first in range(0, IMAGES, 2)])
+
+
+def test_the_thread_has_the_gpu_that_the_loader_was_opened_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    found = [gpu_number(torch.device(name)) for name in ("cpu", "cuda", "cuda:0", "cuda:2")]
+    assert found == [None, 3, 0, 2]
 
 
 def test_the_next_batch_is_read_while_the_step_runs(online: TrainingFeatures, open_loader: Open) -> None:
