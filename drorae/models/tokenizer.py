@@ -11,6 +11,7 @@ from drorae.config import TrialConfig
 from drorae.models.decoder import Decoder
 from drorae.models.encoder import Encoder
 from drorae.models.fusion.registry import FusionOutput, LayerFusion
+from drorae.runtime.products import at_least_float32
 
 
 class Tokenizer(nn.Module):
@@ -34,7 +35,7 @@ class Tokenizer(nn.Module):
     def base(self, layers: Tensor) -> Tensor:
         """Layers [B, n, N, C], in any floating type -> z_base [B, N, C], the RAE latent."""
         last = layers[:, -1]
-        base: Tensor = self.encoder.norm(last.to(torch.promote_types(last.dtype, torch.float32)))
+        base: Tensor = self.encoder.norm(at_least_float32(last))
         return base
 
     def fuse(self, layers: Tensor) -> FusionOutput:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from drorae.config import GENERATORS, PRESETS, TRAININGS, FusionConfig, GeneratorRun, ImagesConfig, Runtime
+from drorae.config import GENERATORS, PRESETS, TRAININGS, FusionConfig, GeneratorRun, Runtime
 from drorae.data.images import load_images
 from drorae.errors import Notice
 from drorae.generation.training import GeneratorStepper, TrainingLatents
@@ -78,10 +78,9 @@ def matrix_rate(device: torch.device, small: bool) -> float:
     return 2 * side**3 / seconds_of(lambda: left @ right, device, 20)
 
 
-def fusion_rates(device: torch.device, small: bool, console: Console) -> None:
-    """Prints the fusion's rate by hidden width, and its share of the matrix rate."""
+def fusion_rates(device: torch.device, small: bool, whole: float, console: Console) -> None:
+    """Prints the fusion's rate by hidden width, and its share of the matrix rate `whole`."""
     layers, width, images, tokens = (4, 64, 2, 16) if small else (LAYERS, WIDTH, MICRO_BATCH, GRID**2)
-    whole = matrix_rate(device, small)
     table = Table("h", "ms", "its products alone, ms", "TFLOP/s", "share", "that of the products")
     table.title = f"fusion, forward and back, bf16, {images} images; matrix products {whole / 1e12:.0f} TFLOP/s"
     norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
@@ -128,12 +127,8 @@ def phase_rates(device: torch.device, small: bool, workers: int, console: Consol
     table.title = f"the paper's phases on JPEGs, {workers} processes cut them"
     fine = True
     with tempfile.TemporaryDirectory() as name:
-        write_jpegs(Path(name), 16 if small else PHOTOGRAPHS)
-        images = load_images(
-            replace(config.images, path=name, val_fraction=0.05, size=config.images.size, views=0)
-            if not small
-            else ImagesConfig(source="folder", path=name, val_fraction=0.3, size=32, views=0)
-        ).train
+        write_jpegs(Path(name), 32 if small else PHOTOGRAPHS)
+        images = load_images(replace(config.images, path=name, val_fraction=0.1)).train
         encoder = load_encoder(config.encoder, "").to(device)
         for phase in config.phases:
             found = measure(config, encoder, phase, runtime, device, images)
@@ -146,10 +141,10 @@ def phase_rates(device: torch.device, small: bool, workers: int, console: Consol
     return fine
 
 
-def generator_rate(device: torch.device, small: bool, console: Console) -> None:
+def generator_rate(device: torch.device, small: bool, whole: float, console: Console) -> None:
     """Prints what steps of DiT^DH-XL take on latents of the paper's tokenizer, by precision and images a step."""
     size, grid, width = ("tiny", 2, 64) if small else ("dit_dh_xl", GRID, WIDTH)
-    config, whole = GENERATORS[size], matrix_rate(device, small)
+    config = GENERATORS[size]
     table = Table("precision", "images a step", "at once", "ms", "images/s", "TFLOP/s", "share", "peak GB", "loss")
     labels = np.arange(CLASSES)
     latents = TrainingLatents(
@@ -194,8 +189,9 @@ def main() -> int:
     device = torch.device(arguments.device)
     set_deterministic()
     warnings.simplefilter("ignore", Notice)
-    fusion_rates(device, arguments.small, console)
-    generator_rate(device, arguments.small, console)
+    whole = matrix_rate(device, arguments.small)
+    fusion_rates(device, arguments.small, whole, console)
+    generator_rate(device, arguments.small, whole, console)
     fine = phase_rates(device, arguments.small, arguments.workers, console)
     return 0 if fine else 1
 

@@ -15,6 +15,7 @@ from drorae.models.fusion.attention import DepthAttention
 from drorae.models.fusion.experts import Experts
 from drorae.models.fusion.mixture import is_narrow, weighted_outputs
 from drorae.models.fusion.residual import bounded_residuals
+from drorae.runtime.products import at_least_float32
 
 Routing = Callable[[Tensor, float], Tensor]
 
@@ -139,7 +140,7 @@ class LayerFusion(nn.Module):
         """
         routing = self.variant.routing
         if routing is None or self.experts is None or self.router is None or self.bounded:
-            whole: FusionOutput = self(layers.to(torch.promote_types(layers.dtype, torch.float32)))
+            whole: FusionOutput = self(at_least_float32(layers))
             return whole.latent
         device, full = layers.device.type, torch.promote_types(layers.dtype, torch.float32)
         short = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else full
