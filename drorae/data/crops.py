@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -213,8 +214,15 @@ class CropSet:
         settings |= {"version": _CROP_VERSION, "source": source}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         digest.update(items.astype("<i8").tobytes())
+        length, together = functools.cache(lambda size: size.to_bytes(8, "little")), bytearray()
         for piece in content:
-            digest.update(len(piece).to_bytes(8, "little") + piece)
+            together += length(len(piece))
+            together += piece
+            # Millions of small pieces, each hashed by itself, take seconds.
+            if len(together) > 2**20:
+                digest.update(together)
+                together.clear()
+        digest.update(together)
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:

@@ -179,11 +179,13 @@ def _unusual_kind(image: Image.Image, header: bytes) -> str:
 
 
 def _upright_rgb(file: Image.Image) -> Image.Image:
-    image: Image.Image = ImageOps.exif_transpose(file)
+    image = file
+    # In place, and converted only where there is something to convert: either would copy the whole picture.
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # The upper byte, as Pillow takes it of 16-bit colour.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

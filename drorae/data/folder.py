@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def _contents(file: File) -> list[Found]:
 def _caption(file: File) -> str:
     """What the file beside an image says; empty where it cannot be read."""
     try:
-        return caption_of(Path(os.path.splitext(file.path)[0] + _CAPTION).read_bytes())
+        return caption_of(Path(_beside(file.path)).read_bytes())
     except OSError as error:
         if will_pass(error):
             raise
@@ -131,20 +132,22 @@ def _list_files(root: str, config: ImagesConfig) -> _Listing:
         if config.split == "auto" and folder != root:
             _refuse_nested(folder, by_role(below))
         visible = [name for name in names if not name.startswith(".")]
+        images = [name for name in visible if name.lower().endswith(EXTENSIONS)]
         texts = {name for name in visible if name.endswith(_CAPTION)}
-        captions = texts and texts & {os.path.splitext(name)[0] + _CAPTION for name in visible if _is_image(name)}
-        for name in visible:
-            if _is_image(name):
-                file = stamped(f"{folder}{os.sep}{name}", prefix + name)
-                beside = os.path.splitext(name)[0] + _CAPTION
-                files.append(file._replace(beside=_stamp(f"{folder}{os.sep}{beside}")) if beside in captions else file)
-            elif name not in captions:
-                ignored[os.path.splitext(name)[1].lower() or "no extension"] += 1
-    return _Listing(sorted(files), ignored)
+        captions = texts and texts & set(map(_beside, images))
+        for name in images:
+            file = stamped(f"{folder}{os.sep}{name}", prefix + name)
+            if captions and (beside := _beside(name)) in captions:
+                file = file._replace(beside=_stamp(f"{folder}{os.sep}{beside}"))
+            files.append(file)
+        for name in set(visible).difference(images, captions):
+            ignored[os.path.splitext(name)[1].lower() or "no extension"] += 1
+    return _Listing(sorted(files, key=attrgetter("name")), ignored)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+def _beside(name: str) -> str:
+    """The name of the file that captions an image."""
+    return os.path.splitext(name)[0] + _CAPTION
 
 
 def _stamp(path: str) -> str:
