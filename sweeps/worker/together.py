@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +22,8 @@ def run_together(
     """Runs a function in as many processes as a share says, and waits until they are done.
 
     The processes' resources are a placement group of Ray Train's own, which Ray grants whole or not at all: whoever
-    calls this holds none, and two such jobs cannot each hold half of what both need.
+    calls this holds none, and two such jobs cannot each hold half of what both need. A job waits for its turn, however
+    long that takes: every minute it asks anew, should the cluster have lost sight of it.
 
     Args:
         process: does one process's part.
@@ -35,8 +35,6 @@ def run_together(
     Raises:
         TrainingFailedError: one of them raised, or died.
     """
-    # A job waits for its turn, however long that takes.
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(365 * 86400)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 

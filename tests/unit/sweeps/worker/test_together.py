@@ -75,7 +75,11 @@ def test_what_a_process_of_a_preparation_finds_to_mend_is_said(tmp_path: Path, r
 def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it does not come to that"
+        if time.monotonic() > deadline:
+            from ray import available_resources
+            from ray.util import placement_group_table
+
+            raise AssertionError(f"it does not come to that: {available_resources()}, {placement_group_table()}")
         time.sleep(0.1)
 
 
@@ -112,6 +116,7 @@ def test_all_processes_of_a_trial_that_was_taken_over_stop_and_another_worker_go
         (trial / "worker.lease").unlink()
         wait_for(lambda: len(processes()) == 4)
     finally:
+        trial.mkdir(parents=True, exist_ok=True)
         (trial / "enough").touch()
         driver.join(300)
     assert done[0].counts == {"finished": 1} and not list(trial.glob("error-*"))
