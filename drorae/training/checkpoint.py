@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -27,7 +28,7 @@ def seconds_between(least: float, held_up: float, share: float = 1.0) -> float:
 
     Args:
         least: no sooner than so many seconds; 0: at once, whatever a checkpoint costs.
-        held_up: seconds for which training stood still for the last one; 0: there was none yet.
+        held_up: seconds that the last one took of the training's; 0: there was none yet.
         share: of the time that passes, the part that is this trial's.
     """
     return max(least, held_up / (CHECKPOINT_SHARE * share)) if least else 0.0
@@ -89,6 +90,8 @@ class CheckpointWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.cpu_seconds = 0.0
+        """Of one core, which the last checkpoint took to be written."""
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -122,10 +125,12 @@ class CheckpointWriter:
         warnings.warn(message, Notice, stacklevel=3)
 
     def _write(self, state: dict[str, Any]) -> None:
+        began = time.thread_time()
         try:
             save_checkpoint(self.path, state)
         except BaseException as failure:  # raised where it is waited for
             self._failure = failure
+        self.cpu_seconds = time.thread_time() - began
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,9 @@ import numpy as np
 import pytest
 import torch
 
+from drorae.config import Runtime
 from drorae.errors import Notice, UserError
+from drorae.training import loop
 from drorae.training.checkpoint import (
     DIGEST,
     CheckpointWriter,
@@ -28,6 +31,7 @@ from drorae.training.checkpoint import (
     save_checkpoint,
     seconds_between,
 )
+from drorae.training.loop import PhaseRun
 
 
 def state(step: int) -> dict[str, object]:
@@ -72,6 +76,39 @@ def test_checkpoints_lie_apart_by_what_they_cost() -> None:
     assert seconds_between(30, 7.0) == 350
     assert seconds_between(30, 7.0, share=0.25) == 1400, "four trials of a pack write in turn"
     assert seconds_between(0, 7.0) == 0
+
+
+def test_a_core_that_writes_and_hashes_is_counted(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path / "phase2.pt")
+    assert writer.cpu_seconds == 0
+    content = {"module": torch.rand(2_000_000)}
+    began = time.process_time()
+    writer.save(content)
+    writer.finish()
+    assert 0 < writer.cpu_seconds < time.process_time() - began
+
+
+def test_the_next_is_due_after_what_the_last_one_took_of_all_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def note(least: float, taken: float, share: float) -> float:
+        asked.append(taken)
+        return 0.0
+
+    monkeypatch.setattr(loop, "seconds_between", note)
+    stepper = SimpleNamespace(
+        name="phase2", module=torch.nn.Linear(2, 2), optimiser=SimpleNamespace(state_dict=dict), average=None,
+        adversary=None, micro_batch=2, batch_size=2, total=3, steps_per_epoch=3, rate=lambda step: 1e-3,
+        close=lambda: None,
+    )  # fmt: skip
+    with PhaseRun(stepper, Runtime(log_steps=1, checkpoint_seconds=1e-9), tmp_path / "x.pt", lambda row: None) as run:
+        for _ in range(2):
+            run.note({"loss": torch.tensor(1.0)})
+            run._writer.finish()
+            run._writer.cpu_seconds = 1000.0
+    assert asked[0] == 0 and asked[1] == pytest.approx(1000 / torch.get_num_threads(), abs=10)
 
 
 def test_one_flipped_bit_or_a_cut_sets_it_aside(tmp_path: Path) -> None:
