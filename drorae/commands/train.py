@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from drorae.machine.generator import GeneratorNeeds
     from drorae.machine.needs import Needs
     from drorae.training.loop import Report
+    from drorae.trial.rehearsal import Rehearsal
     from drorae.trial.result import TrialResult
     from sweeps.resources import Resources, Share
 
@@ -49,6 +50,8 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
     """Print what the trial would take and whether it can run here; train nothing."""
     gpu_tflops: Number = GPU_TFLOPS
     """For --dry-run: TFLOP/s that one GPU is assumed to sustain (30% of an H100's bf16 peak)."""
+    rehearse: bool = False
+    """For --dry-run: take a few steps of each phase here, and tell the hours and the memory of all from them."""
 
     def run(self) -> int:
         """Runs the trial; 0, or 1 where it failed or diverged."""
@@ -61,6 +64,7 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
         config.check()
         check_encoder(config)
         runtime = self.runtime()
+        require(self.dry_run or not self.rehearse, "--rehearse", "--dry-run with it")
         if self.dry_run:
             require(self.gpu_tflops > 0, f"--gpu-tflops {self.gpu_tflops}", "a number above 0")
             self._answer_needs(config, runtime)
@@ -137,6 +141,9 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
         }
         if generator is not None:
             tree["generator"] = generator_tree(generator, flops_per_second)
+        rehearsal = self._rehearsal(config, runtime)
+        if rehearsal is not None:
+            tree["rehearsal"] = asdict(rehearsal) | {"hours": rehearsal.hours}
 
         def in_words() -> None:
             _print_needs(found, flops_per_second)
@@ -151,8 +158,21 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
             for item in weights:
                 state = "here" if item.here else "not here: will be downloaded, or give its path"
                 show(f"{item.what} weights: {item.where} ({state})")
+            if rehearsal is not None:
+                _print_rehearsal(rehearsal, config)
 
         self.answer(tree, in_words)
+
+    def _rehearsal(self, config: TrialConfig, runtime: Runtime) -> Rehearsal | None:
+        """Takes a few steps of each phase, where that is wanted."""
+        if not self.rehearse:
+            return None
+        from drorae.machine.capacity import check_machine
+        from drorae.trial.rehearsal import rehearse
+
+        check_machine(config, runtime)
+        with working("rehearsing"):
+            return rehearse(config, runtime)
 
 
 def print_bounds(limits: Sequence[Bound], title: str = "bounds, estimated from arithmetic") -> None:
@@ -237,6 +257,20 @@ def _print_needs(found: Needs, flops_per_second: float) -> None:
         for phase in found.phases
     ]
     print_table(header, rows)
+
+
+def _print_rehearsal(found: Rehearsal, config: TrialConfig) -> None:
+    """Prints what a trial takes on this machine."""
+    rows = [
+        (part, f"{found.steps[part]:,}" if part in found.steps else "", f"{seconds / 3600:.3g}")
+        for part, seconds in found.seconds.items()
+    ]
+    print_table(("part", "steps", "h"), rows, "counted up from a few steps of each phase on this machine")
+    left_out = " and ".join(
+        ["the generator"] * bool(config.generator.epochs) + ["the probe"] * bool(config.probe.steps)
+    )
+    without = f", without {left_out}" if left_out else ""
+    show(f"here: {found.hours:.3g} h, from an empty cache{without}; memory {found.memory_bytes / 1e9:.3g} GB")
 
 
 def _sees_gpus(runtime: Runtime) -> bool:

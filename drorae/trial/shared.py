@@ -217,7 +217,7 @@ def open_workshop(
         workshop = _assemble(config, runtime, device, images, note)
         if images.skipped:
             workshop.notes[SKIPPED] = _summary(images.skipped)
-        _collect_references(workshop, cache)
+        _collect_references(workshop, cache, note)
         address = _locate_decoder(workshop, cache)
         with distributed.main_lock(cache.lock(f"{address}/.lock")):
             path = expanded(config.decoder.weights) if config.decoder.weights else cache / f"{address}/{DECODER}"
@@ -345,7 +345,7 @@ def _compare_with_file(workshop: Workshop, reference: Reference, extractor: Feat
         )
 
 
-def _collect_references(workshop: Workshop, cache: Cache) -> None:
+def _collect_references(workshop: Workshop, cache: Cache, note: Note) -> None:
     """Reads the originals' features per metric; computed once per set of images and extractor, a part by each process.
 
     Raises:
@@ -363,6 +363,7 @@ def _collect_references(workshop: Workshop, cache: Cache) -> None:
                     cache.fetch(name)
                 found = FeatureSample.load(path)
             if distributed.from_main(found is None):
+                note("measuring the originals", 0, 1)
                 found = _sample(workshop, extractor)
                 if distributed.is_main():
                     found.save(path)

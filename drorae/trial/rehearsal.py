@@ -1,0 +1,230 @@
+"""A rehearsal: a few steps of every phase of a trial on this machine, from which the time and memory of all are told.
+
+Everything is the trial's own: networks, batches, precision, loading and measuring. Only the numbers of images, steps
+and epochs are small. What takes time for every step, for every training image or for every validation image is counted
+up to the whole; the rest, such as loading networks, is taken as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import threading
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from drorae.config import Runtime, TrialConfig
+from drorae.data.loading import AHEAD
+from drorae.errors import Notice, UserError
+from drorae.storage.remote import Remote, locate
+from drorae.training.rows import is_held_out
+
+if TYPE_CHECKING:
+    import psutil
+
+STEPS = 6
+"""Steps of each phase from which the time of one is told."""
+WARM_UP = 2
+"""Steps before them: the first ones fill caches and pools."""
+TRAIN_IMAGES, VAL_IMAGES = 256, 192
+"""At most so many of each, and one batch at least. Different numbers: rows of progress tell one side by them."""
+LOOK_SECONDS = 0.02
+"""Between two looks at the memory."""
+_MEASURES = {"evaluation", "measuring the originals", "measuring the baseline"}
+"""What rows of progress begin something that every validation image takes part in with: their phase or their note."""
+
+Row = dict[str, float | str]
+
+
+class Images(NamedTuple):
+    """How many there are."""
+
+    train: int
+    """Crops of an epoch."""
+    val: int
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a whole trial takes on this machine, from an empty cache on."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By part: the phases by name, `images` (cut, encoded, read), `evaluation`, and `other`."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """Of the whole trial, by phase."""
+    memory_bytes: int = 0
+    """The largest it was at once: of a process's own on a CPU, files that it maps left out; of the device on a GPU."""
+
+    @property
+    def hours(self) -> float:
+        """Of all parts together."""
+        return sum(self.seconds.values()) / 3600
+
+
+def rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
+    """Trains and measures a short version of a trial, in a process and with a cache of its own that are gone after it.
+
+    A probe and a generator are left out.
+
+    Raises:
+        UserError: what would keep the trial from running; or the process was killed, of want of memory as a rule.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(_rehearse, config, runtime).result()
+        except BrokenProcessPool:
+            raise UserError(
+                "the rehearsal was killed, of want of memory as a rule; lower the batch size or --micro-batch"
+            ) from None
+
+
+def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
+    """Does what `rehearse` says, in this process."""
+    import psutil
+    import torch
+
+    from drorae.data.images import load_images
+    from drorae.storage.cache import Cache
+    from drorae.trial.run import prepare, run_trial
+
+    # With the time that it has taken to load torch.
+    began = time.perf_counter() - (time.time() - psutil.Process().create_time())
+    warnings.simplefilter("ignore", Notice)
+    found = load_images(config.images, Cache(runtime.cache_dir))
+    whole = Images(len(found.train) * max(config.images.views, 1), len(found.val))
+    del found
+    short = shortened(config, runtime, whole)
+    rows: list[tuple[float, Row]] = []
+
+    def note(row: Row) -> None:
+        rows.append((time.perf_counter() - began, dict(row)))
+
+    with tempfile.TemporaryDirectory(prefix="drorae-") as name, _Memory() as memory:
+        folder = Path(name)
+        _share_weights(runtime, folder)
+        own = replace(runtime, cache_dir=name, log_steps=1, evaluate_every=0)
+        prepare(short, own, note)
+        run_trial(short, note, directory=folder / "trial", runtime=own)
+    ended = time.perf_counter() - began
+    used = max((torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count())), default=0)
+    images = Images(_crops(short, whole), short.images.val_images)
+    return counted_up(rows, ended, images, whole, config, used or memory.peak)
+
+
+def shortened(config: TrialConfig, runtime: Runtime, whole: Images) -> TrialConfig:
+    """Returns the trial with a few images and steps of each phase, without probe and generator."""
+    views = max(config.images.views, 1)
+    largest = max((phase.settings.batch_size for phase in config.phases if phase.settings.epochs), default=1)
+    train = min(whole.train // views, max(TRAIN_IMAGES, math.ceil(largest / views)))
+    # What processes have ready when a phase begins tells nothing of the time that it took.
+    steps = WARM_UP + STEPS + AHEAD * runtime.loader_workers
+    phases = {
+        phase.name: replace(
+            phase.settings,
+            epochs=min(phase.settings.epochs, math.ceil(steps / max(train * views // phase.settings.batch_size, 1))),
+        )
+        for phase in config.phases
+    }
+    return replace(
+        config,
+        images=replace(config.images, train_images=train, val_images=min(whole.val, VAL_IMAGES)),
+        probe=replace(config.probe, steps=0),
+        generator=replace(config.generator, epochs=0),
+        **phases,  # type: ignore[arg-type]
+    )
+
+
+def counted_up(
+    rows: Sequence[tuple[float, Row]], ended: float, short: Images, whole: Images, config: TrialConfig, memory: int
+) -> Rehearsal:
+    """Returns what the whole trial takes.
+
+    Args:
+        rows: of progress of the short one, each with the seconds since its process began.
+        ended: seconds until it was done.
+        short: its images.
+        whole: the trial's.
+        config: the trial.
+        memory: bytes that the short one took.
+    """
+    moments = [(0.0, Row()), *rows, (ended, Row())]
+    passages = [(now - before, last, row) for (before, last), (now, row) in pairwise(moments)]
+    taken: dict[str, list[float]] = defaultdict(list)
+    for passed, last, row in passages:
+        if _is_step(row) and _is_step(last) and row["phase"] == last["phase"]:
+            taken[str(row["phase"])].append(passed)
+    one = {phase: statistics.fmean(series[-STEPS:]) for phase, series in taken.items()}
+    seconds: dict[str, float] = defaultdict(float)
+    for passed, last, row in passages:
+        # A step apart, which is counted with its phase, what came before it.
+        rest = max(0.0, passed - one.get(str(row["phase"]), 0.0)) if _is_step(row) else passed
+        if row.get("done") and row.get("total"):
+            # Of one side's images, as many as were done since the row before.
+            of_val = row["total"] == short.val
+            seconds["images"] += rest * (whole.val / short.val if of_val else whole.train / short.train)
+        elif {last.get("phase"), last.get("note")} & _MEASURES:
+            seconds["evaluation"] += rest * whole.val / short.val
+        elif not (_is_step(last) and _is_step(row)):
+            seconds["other"] += rest
+    steps: dict[str, int] = {
+        phase.name: phase.settings.epochs * (whole.train // phase.settings.batch_size)
+        for phase in config.phases
+        if phase.name in one
+    }
+    return Rehearsal(dict(seconds) | {phase: one[phase] * count for phase, count in steps.items()}, steps, memory)
+
+
+def _is_step(row: Row) -> bool:
+    """Whether a row tells of a step of training."""
+    return "step" in row and not is_held_out(row)
+
+
+def _crops(short: TrialConfig, whole: Images) -> int:
+    return min(whole.train, short.images.train_images * max(short.images.views, 1))
+
+
+def _share_weights(runtime: Runtime, folder: Path) -> None:
+    """Lets a new cache have the converted weights of the one there is."""
+    cache = locate(runtime.cache_dir)
+    if not isinstance(cache, Remote) and (cache / "weights").is_dir():
+        (folder / "weights").symlink_to((cache / "weights").resolve())
+
+
+class _Memory:
+    """Looks at this process's own memory until it is told to stop; on Linux without the files that it maps."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        import psutil
+
+        process = psutil.Process()
+        while not self._over.wait(LOOK_SECONDS):
+            self.peak = max(self.peak, own_bytes(process))
+
+
+def own_bytes(process: psutil.Process) -> int:
+    """Returns the bytes in memory that are a process's own: on Linux, files that it maps are left out."""
+    used = process.memory_info()
+    return int(used.rss - getattr(used, "shared", 0))
