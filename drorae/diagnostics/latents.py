@@ -38,6 +38,23 @@ class LatentStatistics(NamedTuple):
         return latents * self.std.to(latents) + self.mean.to(latents)
 
 
+class BatchMoments(NamedTuple):
+    """What a batch of latents adds to their statistics, in float64 on the CPU."""
+
+    images: int
+    mean: Tensor
+    """[C, h, w]."""
+    squares: Tensor
+    """[C, h, w]: summed squares of the differences from the mean."""
+
+    @classmethod
+    def of(cls, latents: Tensor) -> BatchMoments:
+        """Takes those of latents [B, C, h, w]."""
+        latents = latents.double().cpu()
+        mean = latents.mean(0)
+        return cls(len(latents), mean, (latents - mean).square().sum(0))
+
+
 def as_map(tokens: Tensor) -> Tensor:
     """Tokens [B, N, C], row by row, -> [B, C, h, w] with h = w = sqrt(N)."""
     side = math.isqrt(tokens.shape[1])
@@ -132,18 +149,26 @@ def latent_statistics(
 def element_statistics(batches: Iterable[Tensor]) -> LatentStatistics:
     """Takes the statistics of latents [B, C, h, w] that come batch by batch, in one pass and in float64.
 
-    Batches are merged as Chan, Golub & LeVeque (1983) do. RAE's are over ADM's centre crop of every training image and
-    its flip (`drorae.data.mirrored`).
+    RAE's are over ADM's centre crop of every training image and its flip (`drorae.data.mirrored`).
+
+    Raises:
+        UserError: no latents.
+    """
+    return merged_statistics(map(BatchMoments.of, batches))
+
+
+def merged_statistics(moments: Iterable[BatchMoments]) -> LatentStatistics:
+    """Returns the statistics of batches together, in the order in which they come.
+
+    They are merged as Chan, Golub & LeVeque (1983) do.
 
     Raises:
         UserError: no latents.
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for found in batches:
-        latent = found.double().cpu()
-        batch, batch_mean = len(latent), latent.mean(0)
+    for batch, batch_mean, batch_squares in moments:
         shift = batch_mean - mean
-        squares = squares + (latent - batch_mean).square().sum(0) + shift.square() * (count * batch / (count + batch))
+        squares = squares + batch_squares + shift.square() * (count * batch / (count + batch))
         mean = mean + shift * (batch / (count + batch))
         count += batch
     if not count:

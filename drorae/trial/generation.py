@@ -50,7 +50,7 @@ def check_generation(workshop: Workshop) -> None:
 
 
 def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path, report: Report) -> Generation:
-    """Trains a trial's generator, in all of its processes, and draws and measures in the main one.
+    """Trains a trial's generator and draws with it, in all of the trial's processes; the main one measures.
 
     Args:
         workshop: the trial's.
@@ -69,26 +69,31 @@ def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path
     tokenizer.requires_grad_(False).eval()
     run = settings.run(config.seed, workshop.images.train.labels is not None)
     generator = generator_of(directory, config_hash(config), run, workshop, tokenizer, report=report)
+    metrics, verdicts = _measured(generator, settings, directory, report)
     if not distributed.is_main():
         return Generation()
-    with distributed.alone():
-        metrics, verdicts = _measured(generator, settings, directory, report)
     return Generation(metrics, verdicts, time.perf_counter() - started, time.process_time() - cpu_started)
 
 
 def _measured(
     generator: Generator, settings: GenerationConfig, directory: Path, report: Report
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The metrics and verdicts of a `Generation`."""
+    """The metrics and verdicts of a `Generation`, in the main process."""
     metrics: dict[str, float] = {GENERATOR_LOSS: generator.loss}
     verdicts: dict[str, str] = {}
-    yardsticks = read_yardsticks(generator, settings.samples, generator.run.seed, report)
+    yardsticks = None
+    if distributed.is_main():
+        with distributed.alone():
+            yardsticks = read_yardsticks(generator, settings.samples, generator.run.seed, report)
     for text in settings.guidance:
         guidance = Guidance.parse(text)
         drawing = _drawing(settings, guidance, generator.run.seed)
         own = report if text == settings.guidance[0] else _behind(guided(text), report)
         folder, sink = sample(generator, drawing, report=own)
-        found = measure_samples(yardsticks, sink, folder, own)
+        if yardsticks is None:
+            continue
+        with distributed.alone():
+            found = measure_samples(yardsticks, sink, folder, own)
         prefix = "" if text == settings.guidance[0] else guided(str(guidance))
         metrics |= {prefix + name: value for name, value in found.metrics.items()}
         metrics |= _controls(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +13,9 @@ from torch import Tensor
 from drorae.config import config_hash
 from drorae.data.features import DTYPES, ENCODE_BATCH, OnlineFeatures
 from drorae.data.mirrored import VIEWS, Mirrored
-from drorae.diagnostics.latents import LatentStatistics, as_map, element_statistics, latent_batches
+from drorae.diagnostics.latents import BatchMoments, LatentStatistics, as_map, latent_batches, merged_statistics
 from drorae.models.tokenizer import Tokenizer
-from drorae.runtime import out_of_memory
+from drorae.runtime import distributed, out_of_memory
 from drorae.storage.arrays import CHUNK, ArraySpec, ArrayStore, StoredArray
 from drorae.storage.cache import Cache
 from drorae.training.loop import Report
@@ -48,10 +49,21 @@ class TrialLatents:
         return (found if self.dtype == torch.float32 else found.view(self.dtype)).float()
 
     def statistics(self) -> LatentStatistics:
-        """Takes mean and deviation of every element over all items, in one pass."""
+        """Takes mean and deviation of every element over all items, in one pass; in all processes of a trial alike.
+
+        Several read a chunk each, in turn, and all merge them in their order: the same bits as one process's.
+        """
+        return merged_statistics(self._moments())
+
+    def _moments(self) -> Iterator[BatchMoments]:
+        """Those of the chunks, in their order."""
         total = len(self.array)
-        starts = range(0, total, CHUNK)
-        return element_statistics(self.take(np.arange(start, min(start + CHUNK, total))) for start in starts)
+        starts, processes = range(0, total, CHUNK), distributed.world_size()
+        for first in range(0, len(starts), processes):
+            mine = starts[first : first + processes][distributed.rank() :][:1]
+            read = [BatchMoments.of(self.take(np.arange(start, min(start + CHUNK, total)))) for start in mine]
+            for found in distributed.gathered(read):
+                yield from found
 
 
 def mirrored_features(workshop: Workshop, images: Mirrored) -> OnlineFeatures:
@@ -61,7 +73,9 @@ def mirrored_features(workshop: Workshop, images: Mirrored) -> OnlineFeatures:
 
 
 def open_latents(workshop: Workshop, tokenizer: Tokenizer, report: Report = lambda row: None) -> TrialLatents:
-    """Opens a finished trial's latents in the store, which is filled on first use.
+    """Opens a finished trial's latents in the store, which is filled on first use; in all processes of a trial alike.
+
+    Several processes fuse a shard of the store each, in turn, in the batches that one process takes.
 
     Args:
         workshop: the trial's.

@@ -28,7 +28,7 @@ from drorae.generation.drawing import Drawing, check_drawing, check_prompts, dra
 from drorae.generation.guidance import Network
 from drorae.metrics.references import IMAGES, reference_images
 from drorae.models.weights import state_sha256
-from drorae.runtime import out_of_memory
+from drorae.runtime import distributed, out_of_memory
 from drorae.storage.files import naming_full_disk, remove_drafts, replacing
 from drorae.training.loop import Report
 from drorae.trial.folder import GRID, SAMPLED, read_tree, write_tree
@@ -200,11 +200,14 @@ def sample(
 ) -> tuple[Path, Sink]:
     """Draws images, or those that an earlier call with the same settings has not drawn, and a grid of the first.
 
+    Several processes on a trial, all of which call it, draw a batch each, in turn: the same images as one process's.
+
     Args:
         generator: what draws.
         drawing: how many, of what and how. Without classes it draws all that the generator knows, by turns.
         out: folder of the PNGs, the grid and the record; None: one below the generator's, by a hash of the settings.
-        npz: takes the images instead of PNGs, in ADM's layout; the grid and the record stay in `out`.
+        npz: takes the images instead of PNGs, in ADM's layout; the grid and the record stay in `out`. For one process
+            alone, which writes batch after batch.
         bad: AutoGuidance's bad model; None: the generator itself, early in its training.
         report: gets rows of progress.
         prompts: the lines of the drawing's prompts; left out: their texts alone.
@@ -227,12 +230,16 @@ def sample(
     folder = out or generator.directory / f"samples-{config_hash(settings)}"
     with naming_full_disk(folder), out_of_memory.as_user_error("sampling", REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            _check_folder(folder, settings, npz)
+        with distributed.main_lock(FileLock(folder / ".lock")):
+            main = distributed.is_main()
+            if main:
+                _check_folder(folder, settings, npz)
             sink = _sink(folder, npz, drawing, workshop.config.images.size, prompts)
             _draw_all(generator, drawing, worse, said, sink, report)
-            sink.finish()
-            _write_grid(folder / GRID, sink)
+            distributed.barrier()
+            if main:
+                sink.finish()
+                _write_grid(folder / GRID, sink)
     return folder, sink
 
 
@@ -275,21 +282,25 @@ def _check_folder(folder: Path, settings: dict[str, Any], npz: Path | None) -> N
 def _draw_all(
     generator: Generator, drawing: Drawing, worse: Network | None, said: Tensor | None, sink: Sink, report: Report
 ) -> None:
-    """Draws the batches that are not there."""
+    """Draws the batches that are not there, of several processes each its own ones."""
     device, statistics = generator.workshop.device, generator.statistics
     quantise = generator.workshop.config.evaluation.quantise
     began, drawn = time.perf_counter(), 0
-    for images in drawing.batches():
+    batches, processes = drawing.batches(), distributed.world_size()
+    for number in range(distributed.rank(), len(batches), processes):
+        images = batches[number]
         if not sink.has(images):
             latents = draw_latents(drawing, images, statistics.mean.shape, generator.network, worse, device, said)
             with torch.no_grad():
                 painted = generator.tokenizer.decode(as_tokens(statistics.denormalise(latents)))
             sink.write(images, to_uint8(painted, quantise).permute(0, 2, 3, 1).cpu().numpy())
             drawn += len(images)
-        row: dict[str, float | str] = {"phase": "sampling", "step": float(images.stop)}
+        # The others get on as this one does.
+        reached = batches[min(number + processes, len(batches)) - 1].stop
+        row: dict[str, float | str] = {"phase": "sampling", "step": float(reached)}
         row |= {"total_steps": float(drawing.count)}
         if drawn:
-            row["images_per_second"] = drawn / max(time.perf_counter() - began, 1e-9)
+            row["images_per_second"] = processes * drawn / max(time.perf_counter() - began, 1e-9)
         report(row)
 
 

@@ -30,6 +30,7 @@ from drorae.generation.drawing import Drawing, draw_latents
 from drorae.generation.guidance import Guidance
 from drorae.models.weights import read_state
 from drorae.training.rows import is_held_out
+from drorae.trial import samples
 from drorae.trial.generated import measure_samples, read_yardsticks
 from drorae.trial.generator import ready_generator
 from drorae.trial.result import TrialResult
@@ -147,6 +148,52 @@ def test_two_processes_train_one_generator_together(home: Path, tmp_path: Path) 
     assert one is not None and two is not None
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+
+
+def drawn_in_one_of_several(folder: Path, cache: Path) -> tuple[list[list[int]], list[tuple[str, float]], TrialResult]:
+    """Which images this process draws of a trial whose generator is there, the rows that it reports, the result."""
+    drawn: list[list[int]] = []
+    rows: list[tuple[str, float]] = []
+    draw = samples.draw_latents
+
+    def noted(drawing: Drawing, images: range, *more: Any) -> torch.Tensor:
+        drawn.append(list(images))
+        return draw(drawing, images, *more)
+
+    def note(row: dict[str, Any]) -> None:
+        if str(row["phase"]).endswith("sampling"):
+            rows.append((str(row["phase"]), row["step"]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "draw_latents", noted)
+        # Four of them rather than one.
+        patch.setattr(Drawing, "batches", lambda self: [range(start, start + 4) for start in range(0, self.count, 4)])
+        result = run_trial(
+            load_config(folder / "trial" / "config.json"), note, directory=folder / "trial", runtime=tiny_runtime(cache)
+        )
+    return drawn, rows, result
+
+
+def images_of(folder: Path) -> dict[str, bytes]:
+    found = (folder / "trial" / "generator").glob("*/samples-*/*.png")
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_images_of_one_to_the_last_bit(home: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(home / "trial", tmp_path / name / "trial")
+        (tmp_path / name / "trial" / "result.json").unlink()
+        for folder in (tmp_path / name / "trial" / "generator").glob("*/samples-*"):
+            shutil.rmtree(folder)
+    drawn, rows, alone = drawn_in_one_of_several(tmp_path / "one", home)
+    batches = [[*range(start, start + 4)] for start in range(0, 16, 4)]
+    assert drawn == batches * 2 and [step for _, step in rows] == [4.0, 8.0, 12.0, 16.0] * 2
+    first, second = in_processes(2, tmp_path / "meet", drawn_in_one_of_several, tmp_path / "two", home)
+    assert first[0] == batches[::2] * 2 and second[0] == batches[1::2] * 2
+    assert first[1] == [(name, step) for name in ("sampling", "autoguidance_1.5.sampling") for step in (8.0, 16.0)]
+    assert first[2].metrics == second[2].metrics == alone.metrics and "gfd_effnet2" in alone.metrics
+    assert images_of(tmp_path / "two") == images_of(tmp_path / "one") and len(images_of(tmp_path / "one")) == 2 * 17
 
 
 def test_a_config_without_one_has_the_hash_that_it_always_had() -> None:

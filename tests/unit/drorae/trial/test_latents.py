@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gloo import in_processes
 from tiny import tiny_config, tiny_images
 
 from drorae.config import EvaluationConfig, PhaseConfig, Runtime, override
+from drorae.data.batch import Batch
 from drorae.data.features import OnlineFeatures
+from drorae.storage import arrays
+from drorae.trial import latents as latents_module
 from drorae.trial.latents import TrialLatents, open_latents
 from drorae.trial.shared import Workshop, open_workshop
 
 
-def opened(folder: Path, dtype: str) -> Workshop:
-    config = tiny_config(
-        tiny_images(folder / "images.npz"), phase1=PhaseConfig(epochs=0), evaluation=EvaluationConfig(extractors=())
-    )
+def opened(folder: Path, dtype: str, images: Path | None = None) -> Workshop:
+    images = images or tiny_images(folder / "images.npz")
+    config = tiny_config(images, phase1=PhaseConfig(epochs=0), evaluation=EvaluationConfig(extractors=()))
     runtime = Runtime(device="cpu", threads=1, cache_dir=str(folder / "cache"))
     return open_workshop(override(config, "encoder.feature_dtype", dtype), runtime)
 
@@ -64,3 +67,81 @@ def test_another_fusion_has_other_latents(tmp_path: Path) -> None:
     other = open_latents(workshop, tokenizer)
     assert one.address != other.address and isinstance(one, TrialLatents)
     assert not torch.equal(one.take(np.arange(4)), other.take(np.arange(4)))
+
+
+ITEM_BYTES = 192 * 2 * 2 * 4
+SHARD, CHUNK = 16, 6
+"""Items of a shard and of a chunk: of 64 there are four, and eleven of which the last is shorter."""
+
+
+def fused_together(folder: Path, images: Path, stop_at: float = 0.0) -> dict[str, Any]:
+    """What one process of a trial finds: which items it encoded, what it heard, latents, statistics and shards."""
+    encoded: list[list[int]] = []
+    read: list[list[int]] = []
+    rows: list[float] = []
+    batch, take = OnlineFeatures.batch, TrialLatents.take
+
+    def noted(self: OnlineFeatures, items: np.ndarray, epoch: int, num_layers: int) -> Batch:
+        encoded.append(items.tolist())
+        return batch(self, items, epoch, num_layers)
+
+    def taken(self: TrialLatents, items: np.ndarray) -> torch.Tensor:
+        read.append(items.tolist())
+        return take(self, items)
+
+    def heard(row: dict[str, Any]) -> None:
+        if row.get("phase") == "latents":
+            rows.append(row["done"])
+            if row["done"] == stop_at:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        workshop = opened(folder, "fp32", images)
+        patch.setattr(arrays, "SHARD_BYTES", SHARD * ITEM_BYTES)
+        patch.setattr(latents_module, "CHUNK", CHUNK)
+        patch.setattr(OnlineFeatures, "batch", noted)
+        patch.setattr(TrialLatents, "take", taken)
+        found = open_latents(workshop, workshop.tokenizer(), heard)
+        mean, std, images = found.statistics()
+    parts = {path.name: path.read_bytes() for path in sorted((folder / "cache" / "features").glob("*/latents-*.bin"))}
+    return {
+        "encoded": encoded, "read": read, "rows": rows, "parts": parts, "address": found.address,
+        "latents": take(found, np.arange(64)).numpy(), "mean": mean.numpy(), "std": std.numpy(), "images": images,
+    }  # fmt: skip
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for name in ("parts", "address", "images"):
+        assert one[name] == other[name]
+    for name in ("latents", "mean", "std"):
+        assert np.array_equal(one[name], other[name])
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_latents_of_one_to_the_last_bit(tmp_path: Path) -> None:
+    images = tiny_images(tmp_path / "images.npz")
+    alone = fused_together(tmp_path / "one", images)
+    shards = [list(range(start, start + SHARD)) for start in range(0, 64, SHARD)]
+    assert alone["encoded"] == shards and len(alone["parts"]) == len(shards) == 4
+    first, second = in_processes(2, tmp_path / "meet", fused_together, tmp_path / "two", images)
+    for found in (first, second):
+        assert_same(found, alone)
+    assert first["encoded"] == shards[::2] and second["encoded"] == shards[1::2]
+    # Of the chunks that the statistics are taken of, too, each reads every other one.
+    chunks = [list(range(start, min(start + CHUNK, 64))) for start in range(0, 64, CHUNK)]
+    assert alone["read"] == chunks and (first["read"], second["read"]) == (chunks[::2], chunks[1::2])
+    assert first["rows"] == [32.0, 64.0] and second["rows"] == []
+    # None of them needs the features of images again.
+    again = in_processes(2, tmp_path / "meet", fused_together, tmp_path / "two", images)
+    assert [found["encoded"] for found in again] == [[], []]
+
+
+@pytest.mark.slow
+def test_latents_that_a_kill_left_half_done_are_ended_by_two_processes(tmp_path: Path) -> None:
+    images = tiny_images(tmp_path / "images.npz")
+    with pytest.raises(KeyboardInterrupt):
+        fused_together(tmp_path / "cut", images, stop_at=16.0)
+    first, second = in_processes(2, tmp_path / "meet", fused_together, tmp_path / "cut", images)
+    assert_same(first, second)
+    assert [batch[0] for batch in first["encoded"]] == [16, 48] and [batch[0] for batch in second["encoded"]] == [32]
+    assert_same(fused_together(tmp_path / "whole", images), first)
