@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +58,25 @@ def run_together(
             callbacks=list(callbacks),
         ),
     )
-    trainer.fit()
+    with _interrupts_as_before():
+        trainer.fit()
+
+
+@contextlib.contextmanager
+def _interrupts_as_before() -> Iterator[None]:
+    """Puts back the handler of Ctrl-C that Ray Train replaces in a main thread.
+
+    Ray Train's own one would keep its controller alive, and with it the resources of a group that lost a process while
+    it started, which the controller does not give back: whoever came next would wait for them in vain.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def own_part(runtime: Runtime, share: Share) -> tuple[Runtime, bool]:

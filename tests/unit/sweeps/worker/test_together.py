@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray import available_resources, cluster_resources
+from ray.util import placement_group_table
 from tiny import tiny_config, tiny_images
 
 from drorae.config import PRESETS, EvaluationConfig, Runtime, canonical_json, config_hash
@@ -61,7 +64,7 @@ def test_a_sweep_trains_large_trials_in_two_processes_and_small_ones_in_one(
 
 
 def test_what_a_process_of_a_preparation_finds_to_mend_is_said(tmp_path: Path, ray: None) -> None:
-    log = tmp_path / "prepare-x.jsonl"
+    log, interrupts = tmp_path / "prepare-x.jsonl", signal.getsignal(signal.SIGINT)
     trial, share = canonical_json(PRESETS["smoke"]), Share(2.0, 0.0, 2)
     found = entry.prepare(trial, Runtime(cache_dir=str(tmp_path)), str(log), "joint_trial:refuse", {}, share)
     assert found == {"reason": "images: there are none", "user": True}
@@ -70,15 +73,15 @@ def test_what_a_process_of_a_preparation_finds_to_mend_is_said(tmp_path: Path, r
     killed = canonical_json(dataclasses.replace(PRESETS["smoke"], label="killed"))
     found = entry.prepare(killed, Runtime(cache_dir=str(tmp_path)), str(log), "joint_trial:refuse", {}, share)
     assert found is not None and found["again"] and not found["user"]
+    # Ray Train's handler of Ctrl-C would keep what a group held that was lost while it started.
+    assert signal.getsignal(signal.SIGINT) is interrupts
+    wait_for(lambda: available_resources()["CPU"] == cluster_resources()["CPU"])
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            from ray import available_resources
-            from ray.util import placement_group_table
-
             raise AssertionError(f"it does not come to that: {available_resources()}, {placement_group_table()}")
         time.sleep(0.1)
 
