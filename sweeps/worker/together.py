@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,28 +52,33 @@ def run_together(
             storage_path=str(storage),
             # Whoever sends the job tries again, and knows how often.
             failure_config=FailureConfig(max_failures=0),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, _giving_back()],
         ),
     )
-    with _interrupts_as_before():
-        trainer.fit()
+    trainer.fit()
 
 
-@contextlib.contextmanager
-def _interrupts_as_before() -> Iterator[None]:
-    """Puts back the handler of Ctrl-C that Ray Train replaces in a main thread.
+def _giving_back() -> Any:
+    """A callback of Ray Train's that ends the processes of a group which lost one just when they were told to begin.
 
-    Ray Train's own one would keep its controller alive, and with it the resources of a group that lost a process while
-    it started, which the controller does not give back: whoever came next would wait for them in vain.
+    Of such a group the controller knows nothing yet: it fails, and leaves the others with what they hold, for which
+    whoever comes next would wait in vain.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+    from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+    class GivingBack(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.group: Any = None
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            self.group = worker_group
+
+        async def before_controller_shutdown(self) -> None:
+            # One that the controller has shut down itself is no longer started.
+            if self.group is not None and self.group.has_started():
+                self.group.shutdown()
+
+    return GivingBack()
 
 
 def own_part(runtime: Runtime, share: Share) -> tuple[Runtime, bool]:

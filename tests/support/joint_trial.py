@@ -43,6 +43,24 @@ def refuse(config: TrialConfig, runtime: Runtime, report: Callable[[dict[str, An
     distributed.barrier()
 
 
+class Fatal:
+    """What the second process dies of when it is sent what it is to do."""
+
+    def __call__(self) -> None:
+        """Does nothing."""
+
+    def __reduce__(self) -> tuple[Callable[[], Fatal], tuple[()]]:
+        return _die_in_the_second, ()
+
+
+def _die_in_the_second() -> Fatal:
+    import ray.train
+
+    if ray.train.get_context().get_world_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Fatal()
+
+
 def run_trial(
     config: TrialConfig, report: Callable[[dict[str, Any]], None], *, directory: Path, runtime: Runtime
 ) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import joint_trial
 import psutil
 import pytest
 from ray import available_resources, cluster_resources
@@ -25,6 +25,7 @@ from sweeps.resources import Resources, Rule, Share
 from sweeps.settings import Asha
 from sweeps.spec import Axis, SweepSpec, expand
 from sweeps.worker import entry
+from sweeps.worker.together import run_together
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +65,7 @@ def test_a_sweep_trains_large_trials_in_two_processes_and_small_ones_in_one(
 
 
 def test_what_a_process_of_a_preparation_finds_to_mend_is_said(tmp_path: Path, ray: None) -> None:
-    log, interrupts = tmp_path / "prepare-x.jsonl", signal.getsignal(signal.SIGINT)
+    log = tmp_path / "prepare-x.jsonl"
     trial, share = canonical_json(PRESETS["smoke"]), Share(2.0, 0.0, 2)
     found = entry.prepare(trial, Runtime(cache_dir=str(tmp_path)), str(log), "joint_trial:refuse", {}, share)
     assert found == {"reason": "images: there are none", "user": True}
@@ -73,9 +74,19 @@ def test_what_a_process_of_a_preparation_finds_to_mend_is_said(tmp_path: Path, r
     killed = canonical_json(dataclasses.replace(PRESETS["smoke"], label="killed"))
     found = entry.prepare(killed, Runtime(cache_dir=str(tmp_path)), str(log), "joint_trial:refuse", {}, share)
     assert found is not None and found["again"] and not found["user"]
-    # Ray Train's handler of Ctrl-C would keep what a group held that was lost while it started.
-    assert signal.getsignal(signal.SIGINT) is interrupts
-    wait_for(lambda: available_resources()["CPU"] == cluster_resources()["CPU"])
+
+
+def test_processes_that_lose_one_as_they_begin_give_back_what_they_hold(tmp_path: Path, ray: None) -> None:
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    fatal = joint_trial.Fatal()
+
+    def process() -> None:
+        fatal()
+
+    with pytest.raises(TrainingFailedError, match="died unexpectedly"):
+        run_together(process, Share(2.0, 0.0, 2), "lost", tmp_path)
+    wait_for(lambda: available_resources().get("CPU") == cluster_resources()["CPU"])
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
