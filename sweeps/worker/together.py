@@ -66,7 +66,7 @@ def _giving_back() -> Any:
     """
     from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-    class GivingBack(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]
+    class GivingBack(WorkerGroupCallback, ControllerCallback):
         def __init__(self) -> None:
             self.group: Any = None
 
