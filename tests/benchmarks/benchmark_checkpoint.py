@@ -1,6 +1,6 @@
 """A phase that writes checkpoints as often as their rule lets it against one that writes none, in turn.
 
-    python tests/benchmarks/benchmark_checkpoint.py         # about five minutes on 2 cores
+    python tests/benchmarks/benchmark_checkpoint.py         # about eight minutes on 2 cores
 
 The rule: training stands still for checkpoints for 2% of its time at most. With `checkpoint_seconds` as low as here
 it alone decides; by default a checkpoint is written every 30 seconds, or as much more seldom as the rule asks. A
@@ -79,7 +79,7 @@ class Trained:
 def main() -> None:
     """Runs the comparisons and records them."""
     parser = arguments(__doc__)
-    parser.add_argument("--epochs", type=int, default=4, help=f"of {STEPS} steps")
+    parser.add_argument("--epochs", type=int, default=16, help=f"of {STEPS} steps")
     options = parser.parse_args()
     found, said = list[Comparison](), list[str]()
     with tempfile.TemporaryDirectory() as name:
