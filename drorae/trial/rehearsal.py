@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-import threading
 import time
 import warnings
 from collections import defaultdict
@@ -26,7 +25,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from drorae.config import Runtime, TrialConfig
 from drorae.data.loading import AHEAD
 from drorae.errors import Notice, UserError
+from drorae.runtime.repeat import every
 from drorae.storage.remote import Remote, locate
+from drorae.training.loop import Row
 from drorae.training.rows import is_held_out
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ LOOK_SECONDS = 0.02
 """Between two looks at the memory."""
 _MEASURES = {"evaluation", "measuring the originals", "measuring the baseline"}
 """What rows of progress begin something that every validation image takes part in with: their phase or their note."""
-
-Row = dict[str, float | str]
 
 
 class Images(NamedTuple):
@@ -105,11 +104,16 @@ def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
     del found
     short = shortened(config, runtime, whole)
     rows: list[tuple[float, Row]] = []
+    process, peak = psutil.Process(), 0
 
     def note(row: Row) -> None:
         rows.append((time.perf_counter() - began, dict(row)))
 
-    with tempfile.TemporaryDirectory(prefix="drorae-") as name, _Memory() as memory:
+    def look() -> None:
+        nonlocal peak
+        peak = max(peak, own_bytes(process))
+
+    with tempfile.TemporaryDirectory(prefix="drorae-") as name, every(LOOK_SECONDS, look):
         folder = Path(name)
         _share_weights(runtime, folder)
         own = replace(runtime, cache_dir=name, log_steps=1, evaluate_every=0)
@@ -117,8 +121,8 @@ def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
         run_trial(short, note, directory=folder / "trial", runtime=own)
     ended = time.perf_counter() - began
     used = max((torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count())), default=0)
-    images = Images(_crops(short, whole), short.images.val_images)
-    return counted_up(rows, ended, images, whole, config, used or memory.peak)
+    images = Images(short.images.train_images * max(config.images.views, 1), short.images.val_images)
+    return counted_up(rows, ended, images, whole, config, used or peak)
 
 
 def shortened(config: TrialConfig, runtime: Runtime, whole: Images) -> TrialConfig:
@@ -189,39 +193,11 @@ def _is_step(row: Row) -> bool:
     return "step" in row and not is_held_out(row)
 
 
-def _crops(short: TrialConfig, whole: Images) -> int:
-    return min(whole.train, short.images.train_images * max(short.images.views, 1))
-
-
 def _share_weights(runtime: Runtime, folder: Path) -> None:
     """Lets a new cache have the converted weights of the one there is."""
     cache = locate(runtime.cache_dir)
     if not isinstance(cache, Remote) and (cache / "weights").is_dir():
         (folder / "weights").symlink_to((cache / "weights").resolve())
-
-
-class _Memory:
-    """Looks at this process's own memory until it is told to stop; on Linux without the files that it maps."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        import psutil
-
-        process = psutil.Process()
-        while not self._over.wait(LOOK_SECONDS):
-            self.peak = max(self.peak, own_bytes(process))
 
 
 def own_bytes(process: psutil.Process) -> int:

@@ -93,14 +93,12 @@ def main() -> int:
             folder = Path(name) / str(hidden)
             cache = folder / "cache"
             cache.mkdir(parents=True)
-            if weights.is_dir():
-                os.symlink(weights, cache / "weights")
-            else:
-                # The first one converts them, and all others find them.
-                weights.mkdir()
-                os.symlink(weights, cache / "weights")
-                foretold(words(options, hidden, cache))
+            weights.mkdir(exist_ok=True)
+            os.symlink(weights, cache / "weights")
             command = words(options, hidden, cache)
+            if not any(weights.iterdir()):
+                # The first one converts them, and all others find them.
+                foretold(command)
             told, took = foretold(command), measured(command, folder)
             ratios = [one / other for one, other in zip(told, took, strict=True)]
             off += [abs(ratio - 1) for ratio in ratios]

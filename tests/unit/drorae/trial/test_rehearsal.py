@@ -12,7 +12,8 @@ from tiny import tiny_config, tiny_images
 
 from drorae.commands.main import main
 from drorae.config import PRESETS, PhaseConfig, ProbeConfig, Runtime, TrialConfig, config_hash
-from drorae.trial.rehearsal import Images, Row, counted_up, own_bytes, rehearse, shortened
+from drorae.training.loop import Row
+from drorae.trial.rehearsal import Images, counted_up, own_bytes, rehearse, shortened
 
 
 def step(phase: str, number: int) -> Row:
