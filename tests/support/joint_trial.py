@@ -15,8 +15,6 @@ import torch.distributed
 from drorae.config import Runtime, TrialConfig
 from sweeps.folder import lease
 
-# The processes of the trial look for their lease more often: a test waits for it.
-lease.BEAT_SECONDS = 0.3
 prepare = sleeping_trial.prepare
 
 
@@ -65,6 +63,8 @@ def run_trial(
     config: TrialConfig, report: Callable[[dict[str, Any]], None], *, directory: Path, runtime: Runtime
 ) -> None:
     """Leaves a line with its process's number; reports steps until there is a file `enough`, and then the result."""
+    # Its processes look for their lease more often than those of a real one: a test waits for it.
+    lease.BEAT_SECONDS = 0.3
     with (directory / "processes.log").open("a") as file:
         file.write(f"{os.getpid()}\n")
     for step in range(1, 1000):

@@ -97,3 +97,16 @@ def test_functions_are_short() -> None:
 def test_files_of_sweeps_are_short() -> None:
     lengths = {path: len((ROOT / path).read_text().splitlines()) for path in TREES if path.startswith("sweeps/")}
     assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_nothing_is_set_in_the_program_as_a_test_is_imported() -> None:
+    """What a helper sets on a module as it is imported stays set for every test after it in the same process."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Attribute)
+    ]
+    assert found == []

@@ -27,7 +27,5 @@ def test_an_action_is_repeated_until_the_block_ends_however_it_ends() -> None:
 
 
 def test_a_block_that_is_over_before_the_first_call_waits_for_none() -> None:
-    began = time.monotonic()
-    with every(60, lambda: pytest.fail("too early")):
+    with every(threading.TIMEOUT_MAX, lambda: pytest.fail("too early")):
         pass
-    assert time.monotonic() - began < 30

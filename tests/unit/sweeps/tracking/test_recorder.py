@@ -53,7 +53,9 @@ def test_no_slot_waits_for_a_store_that_does_not_answer(
         # All of this happens while the store holds a call.
         for step in range(1, 21):
             recording.report({"phase": "phase2", "step": float(step), "loss": 1.0 / step})
-        assert not recording.keep() and not recording.keep()
+        assert not recording.keep()
+        monkeypatch.setattr(recorder, "KEEP_WAIT_SECONDS", threading.TIMEOUT_MAX)
+        assert not any(recording.keep() for _ in range(10)), "one wait, not one at each of ten epochs' ends"
         run_trial(config, lambda row: None, directory=tmp_path, runtime=Runtime())
     assert not silent.answers.is_set()
     silent.answers.set()
@@ -98,13 +100,10 @@ def test_a_slow_store_costs_a_trial_nothing(
             return self._client
 
         slow.setattr(Store, "client", property(late))
-        began = time.monotonic()
         with recorder.Recorder(TrialTracker(sweep.address, config, tmp_path, said.append)) as recording:
             run_trial(config, recording.report, directory=tmp_path, runtime=Runtime())
-            alone = time.monotonic() - began
             for _ in range(10):
                 recording.keep()
-        assert time.monotonic() - began - alone < 4, "not half a second for each of ten epochs' ends"
     assert said == []
     assert sweep.record(config, tmp_path, said.append) and said == []
     run = only_run(sweep.client, sweep.address, config)
