@@ -12,7 +12,7 @@ from drorae.commands.terminal import ending, print_table, say, show, working
 from drorae.config import GENERATORS, TRAININGS, GeneratorRun
 from drorae.errors import UserError
 from drorae.metrics.registry import COUNT
-from drorae.storage.remote import Remote, absolute, expanded, locate
+from drorae.storage.remote import Remote, locate
 
 if TYPE_CHECKING:
     from drorae.generation.drawing import Drawing
@@ -103,7 +103,8 @@ class Generate(TrialOptions):
             folder, sink = sample(generator, drawing, self.out, self.npz, bad, note, prompts)
             if self.measure:
                 yardsticks = read_yardsticks(generator, drawing.count, drawing.seed, note)
-                measured = measure_samples(yardsticks, sink, folder, note)
+                asked = [] if drawing.prompts else drawing.labels(generator.classes)
+                measured = measure_samples(yardsticks, sink, folder, note, asked)
         place = self.npz or folder
         tree = {
             "generator": str(generator.directory),
@@ -127,7 +128,7 @@ class Generate(TrialOptions):
 
     def _described(self, directory: Path, name: str) -> GeneratorRun:
         """The generator that the options describe, or that of the name where they describe none."""
-        from drorae.trial.generator import begun_run, with_field
+        from drorae.trial.generator import begun_run, placed, with_field
 
         changes = assignments("--set", self.overrides, ", such as generator.lr=5e-4")
         if name and not (self.size or self.training or self.epochs is not None or changes):
@@ -140,9 +141,7 @@ class Generate(TrialOptions):
             run = with_field(run, "epochs", self.epochs)
         for field, value in changes:
             run = with_field(run, field.removeprefix("generator."), value)
-        # Known by the same hash wherever the command is called.
-        encoder = run.model.text_encoder
-        return with_field(run, "text_encoder", absolute(encoder)) if encoder and expanded(encoder).is_dir() else run
+        return placed(run)
 
     def _check_prompts(self) -> None:
         """Raises UserError where an option does not go with prompts, or goes only with them."""

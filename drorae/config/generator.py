@@ -162,8 +162,12 @@ class GenerationConfig(Checked):
     """0: the training's."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the training's matrix products; auto: the training's, whatever the machine. Images are drawn in float32."""
-    condition: Literal["auto", "none", "class"] = "auto"
-    """What it is told; auto: the class of images that have one."""
+    condition: Literal["auto", "none", "class", "text"] = "auto"
+    """What it is told; auto: the class of images that have one. Told captions, it draws those of the validation images,
+    one image of each by turns."""
+    text_encoder: str = ""
+    text_tokens: Positive = 32
+    """Of condition text, as a `GeneratorConfig` has both."""
     prediction: Literal["v", "x"] = "v"
     early_depth: Count = 0
     """Blocks before the second output, which internal guidance needs; 0: none."""
@@ -201,6 +205,8 @@ class GenerationConfig(Checked):
             replace(
                 GENERATORS[self.size],
                 condition=told if self.condition == "auto" else self.condition,
+                text_encoder=self.text_encoder,
+                text_tokens=self.text_tokens,
                 prediction=self.prediction,
                 early_depth=self.early_depth,
             ),
@@ -228,5 +234,5 @@ class GenerationConfig(Checked):
             raise UserError("generator.guidance: internal needs a second output; set generator.early_depth")
         if "cfg" in kinds and self.condition == "none":
             raise UserError(
-                "generator.guidance: cfg needs a generator that is told classes; use generator.condition=class"
+                "generator.guidance: cfg needs a generator that is told classes or texts; use generator.condition=class"
             )

@@ -57,6 +57,7 @@ LOCATIONS: Mapping[str, str] = {
     "evaluation.inception_path": "",
     "evaluation.lpips_path": "",
     "objective.lpips_path": "",
+    "generator.text_encoder": "given",
 }
 """Fields that say where something lies, and what stands for any such place: where one with and one without compute the
 same, because known weights are merely looked for elsewhere, nothing."""
@@ -81,7 +82,9 @@ def identity(config: TrialConfig, located: bool = False) -> dict[str, Any]:
     tree = _listed(config, type(config)())
     for name, mark in LOCATIONS.items() if not located else ():
         group, _, field = name.partition(".")
-        tree[group][field] = mark if tree[group][field] else ""
+        # A group of younger fields is listed where it has one in use.
+        if field in tree.get(group, {}):
+            tree[group][field] = mark if tree[group][field] else ""
     return tree if VERSION == 1 else tree | {"version": VERSION}
 
 

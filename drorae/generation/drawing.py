@@ -53,6 +53,11 @@ class Drawing:
             range(start, min(start + self.batch_size, self.count)) for start in range(0, self.count, self.batch_size)
         ]
 
+    def labels(self, known: int) -> list[int]:
+        """Returns the class of each image, drawn by a generator that knows so many; none where it is told none."""
+        classes = self.classes or tuple(range(known))
+        return [classes[image % len(classes)] for image in range(self.count)] if classes else []
+
     def given(self, images: Sequence[int], said: Tensor | None = None) -> Tensor | None:
         """Returns what is told of some images; None where that is nothing.
 

@@ -54,9 +54,25 @@ def needed_weights(config: TrialConfig) -> list[NeededWeights]:
         found.append(_file("LPIPS", config.objective.lpips_path or str(downloaded(LPIPS_FILE))))
     if "inception" in config.evaluation.extractors:
         found.append(_file("Inception", config.evaluation.inception_path or str(downloaded(INCEPTION_FILE))))
+    generator = config.generator
+    if generator.epochs and generator.condition == "text":
+        found.append(_text_encoder(generator.text_encoder))
     if config.decoder.weights:
         found.append(_file("decoder", config.decoder.weights))
     return found
+
+
+def _text_encoder(name: str) -> NeededWeights:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if expanded(name).is_dir():
+        return _file("text encoder", name)
+    try:
+        here = isinstance(try_to_load_from_cache(name, "model.safetensors"), str)
+    except HFValidationError:
+        return _file("text encoder", name)
+    return NeededWeights("text encoder", f"hub {name}", here)
 
 
 def _file(what: str, path: str) -> NeededWeights:

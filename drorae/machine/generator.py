@@ -5,6 +5,8 @@ The sizes of DiT^DH are those of `drorae.generation.transformer`, which needs to
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import dataclass
 
 from drorae.config import GeneratorConfig, Runtime, TrialConfig
@@ -20,6 +22,7 @@ from drorae.machine.needs import (
     guessed_shape,
     vit_flops,
 )
+from drorae.storage.remote import expanded
 
 TIME_FEATURES = 512
 """Sines and cosines of a time."""
@@ -34,6 +37,8 @@ EXTRACTOR_FLOPS = {"effnet": 15302.4375, "effnet2": 22928.46875}
 """Per pixel, forward: EfficientNet-Lite0 and Lite2 up to their pooled features."""
 INCEPTION_FLOPS = 11.42e9
 """Of an image, which Inception resizes to 299 px."""
+USUAL_TEXT_WIDTH = 768
+"""Of the text encoders of CLIP ViT-L/14 and T5-base."""
 ALWAYS = "effnet2"
 """The extractor that generated images are measured in whatever a trial names."""
 NETWORKS = {"none": 1, "internal": 1, "cfg": 2, "autoguidance": 2}
@@ -114,8 +119,29 @@ def _hidden(width: int) -> int:
     return 8 * width // 3
 
 
-def generator_params(config: GeneratorConfig, channels: int, classes: int = 0) -> int:
-    """Returns the trained scalars of a generator of latents of so many channels, told so many classes."""
+def text_width(name: str) -> int:
+    """Returns the width of a text encoder's states, as its folder says; of one on the hub, `USUAL_TEXT_WIDTH`."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        tree = json.loads((expanded(name) / "config.json").read_text())
+        tree = tree.get("text_config", tree)
+        return int(tree.get("hidden_size", tree.get("d_model")))
+    return USUAL_TEXT_WIDTH
+
+
+def _context(config: GeneratorConfig) -> int:
+    """Tokens that stand beside the latent's in the encoder."""
+    return config.text_tokens if config.condition == "text" else 0
+
+
+def generator_params(config: GeneratorConfig, channels: int, classes: int = 0, told_width: int = 0) -> int:
+    """Returns the trained scalars of a generator.
+
+    Args:
+        config: the generator.
+        channels: of its latents.
+        classes: that it may be told.
+        told_width: of a text encoder's states, which it may be told instead.
+    """
 
     def linear(inputs: int, outputs: int) -> int:
         return inputs * outputs + outputs
@@ -129,19 +155,28 @@ def generator_params(config: GeneratorConfig, channels: int, classes: int = 0) -
         return width + linear(width, 2 * width) + linear(width, channels)
 
     width, head = config.width, config.head_width
-    told = classes if config.condition == "class" else 0
+    # Each class has a row, nothing has one, and texts are projected.
+    told = linear(told_width, width) if config.condition == "text" else 0
+    told += width * (classes + 1 if config.condition == "class" else 1)
     return (
-        linear(TIME_FEATURES, width) + linear(width, width) + (told + 1) * width
+        linear(TIME_FEATURES, width) + linear(width, width) + told
         + linear(channels, width) + config.depth * block(width) + (last(width) if config.early_depth else 0)
         + (linear(width, head) if width != head else 0)
         + linear(channels, head) + config.head_depth * block(head) + last(head)
     )  # fmt: skip
 
 
-def generator_flops(config: GeneratorConfig, channels: int, grid: int) -> float:
-    """Returns the floating-point operations of one latent [channels, grid, grid] through a generator."""
+def generator_flops(config: GeneratorConfig, channels: int, grid: int, told_width: int = 0) -> float:
+    """Returns the floating-point operations of one latent [channels, grid, grid] through a generator.
+
+    Args:
+        config: the generator.
+        channels: of the latent.
+        grid: its side.
+        told_width: of a text encoder's states, where it is told texts.
+    """
     tokens, width, head = grid**2, config.width, config.head_width
-    blocks = vit_flops(config.depth, width, 1.5 * _hidden(width), tokens)
+    blocks = vit_flops(config.depth, width, 1.5 * _hidden(width), tokens + _context(config))
     heads = vit_flops(config.head_depth, head, 1.5 * _hidden(head), tokens)
     # The encoder's blocks are modulated once for an image, the head's once for a token.
     modulations = 2.0 * 6 * (config.depth * width**2 + config.head_depth * tokens * head**2)
@@ -149,28 +184,36 @@ def generator_flops(config: GeneratorConfig, channels: int, grid: int) -> float:
     lasts = [head, width] if config.early_depth else [head]
     ends = sum(2.0 * tokens * last * (2 * last + channels) for last in lasts)
     widened = 2.0 * tokens * width * head if width != head else 0.0
-    return sum(blocks) + sum(heads) + modulations + time + ends + widened + _embedding_flops(config, channels, grid)
+    inputs = _embedding_flops(config, channels, grid) + _text_flops(config, told_width)
+    return sum(blocks) + sum(heads) + modulations + time + ends + widened + inputs
 
 
 def _embedding_flops(config: GeneratorConfig, channels: int, grid: int) -> float:
     return 2.0 * grid**2 * channels * (config.width + config.head_width)
 
 
-def training_flops(config: GeneratorConfig, channels: int, grid: int) -> float:
+def _text_flops(config: GeneratorConfig, told_width: int) -> float:
+    # Projected for the tokens, and again for their mean.
+    return 2 * 2.0 * _context(config) * told_width * config.width
+
+
+def training_flops(config: GeneratorConfig, channels: int, grid: int, told_width: int = 0) -> float:
     """Returns those of one latent in a training step, forward and back."""
-    # Neither latents nor the time's features need a gradient.
+    # Neither latents nor the time's features nor a text's states need a gradient.
     inputs = _embedding_flops(config, channels, grid) + 2.0 * TIME_FEATURES * config.width
-    return 3 * generator_flops(config, channels, grid) - inputs
+    inputs += _text_flops(config, told_width)
+    return 3 * generator_flops(config, channels, grid, told_width) - inputs
 
 
 def activation_bytes(config: GeneratorConfig, grid: int, precision: str) -> float:
     """Returns the bytes that the blocks keep of one latent for the backward pass."""
     of_width, of_hidden = BLOCK_BYTES[precision]
 
-    def block(width: int, more: int) -> float:
-        return grid**2 * (width * (of_width + more) + _hidden(width) * of_hidden)
+    def block(tokens: int, width: int, more: int) -> float:
+        return tokens * (width * (of_width + more) + _hidden(width) * of_hidden)
 
-    return config.depth * block(config.width, 0) + config.head_depth * block(config.head_width, TOLD_BYTES[precision])
+    encoder = config.depth * block(grid**2 + _context(config), config.width, 0)
+    return encoder + config.head_depth * block(grid**2, config.head_width, TOLD_BYTES[precision])
 
 
 def generator_needs(
@@ -201,18 +244,19 @@ def generator_needs(
     batch = max(min(training.batch_size, images), 1)
     steps = training.epochs * (images // batch)
     told = classes if model.condition == "class" else 0
-    params = generator_params(model, shape.width, told)
+    told_width = text_width(model.text_encoder) if model.condition == "text" else 0
+    params = generator_params(model, shape.width, told, told_width)
     tokenizer, latents = forward_flops(config, shape), VIEWS * images
     return GeneratorNeeds(
         settings.size, model.condition, told, params, training.precision, steps, steps * batch,
-        training_flops(model, shape.width, grid),
+        training_flops(model, shape.width, grid, told_width),
         latent_flops=latents * (tokenizer["encoder"] + tokenizer["fusion"]),
         latent_bytes=latents * shape.width * grid**2 * ELEMENT_BYTES[config.encoder.feature_dtype],
         weight_bytes=4.0 * params,
         optimiser_bytes=(16.0 if training.ema_decay else 12.0) * params,
         activation_bytes=min(runtime.micro_batch or batch, batch) * activation_bytes(model, grid, training.precision),
         control_flops=_control_flops(config, tokenizer, latents),
-        drawings=_drawings(config, generator_flops(model, shape.width, grid), tokenizer["decoder"]),
+        drawings=_drawings(config, generator_flops(model, shape.width, grid, told_width), tokenizer["decoder"]),
     )  # fmt: skip
 
 

@@ -114,6 +114,22 @@ METRICS = (
     ),
     Metric("precision_effnet", "Generation's precision (EfficientNet-Lite0 features)", "higher", network="effnet"),
     Metric("recall_effnet", "Generation's recall (EfficientNet-Lite0 features)", "higher", network="effnet"),
+    Metric(
+        "accuracy_effnet2", "Images of the class asked for (linear classifier, EfficientNet-Lite2 features)", "higher",
+        charted=True, network="effnet2",
+    ),
+    Metric(
+        "accuracy_effnet2_real", "Validation images seen as of their class (the same classifier)", "higher",
+        network="effnet2",
+    ),
+    Metric(
+        "accuracy_effnet2_reconstructions", "Reconstructions seen as of their class (the same classifier)", "higher",
+        network="effnet2",
+    ),
+    Metric(
+        "accuracy_effnet2_gaussian", "A Gaussian's images seen as of the class asked for (the same classifier)",
+        "higher", network="effnet2",
+    ),
     # Of a text-to-image model, by GenEval's own evaluator.
     Metric("geneval", "GenEval score", "higher", fitted=True, charted=True, listed=True, prompted=True),
     Metric("geneval_single_object", "GenEval, single object", "higher", prompted=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from drorae.data.features import Features
-from drorae.data.mirrored import Mirrored
+from drorae.data.mirrored import VIEWS, Mirrored
 from drorae.data.pixels import to_uint8
 from drorae.diagnostics.gaussian import PositionGaussian, fit_gaussian
 from drorae.diagnostics.latents import as_tokens, painted_batches
 from drorae.errors import UserError
+from drorae.metrics.classes import LinearClassifier
 from drorae.metrics.controls import Controls, ControlSets, measure_controls
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.generation import ImageFeatures, Target, image_features, measure_generated
+from drorae.metrics.registry import COUNT
 from drorae.metrics.samples import FeatureSample
 from drorae.runtime import out_of_memory
 from drorae.storage.files import naming_full_disk
@@ -47,12 +49,14 @@ class Generated(NamedTuple):
     """What the Gaussian control is (`PositionGaussian.record`)."""
     extractor: str
     """Name of the distance that the controls are read beside."""
+    accuracies: dict[str, float]
+    """Of the controls, where classes were asked for: the share seen as of its class."""
 
     def record(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
         return {
             "metrics": self.metrics,
-            "controls": self.controls.record() | self.gaussian | {"metric": self.extractor},
+            "controls": self.controls.record() | self.gaussian | {"metric": self.extractor} | self.accuracies,
             "verdicts": [str(self.controls.learned), str(self.controls.memorised)],
         }
 
@@ -75,6 +79,8 @@ class Yardsticks:
     reconstructions: FeatureSample
     gaussian: FeatureSample
     fitted: PositionGaussian
+    classifier: LinearClassifier | None
+    """Of the training images' classes, in the head's features; None where they have none."""
 
 
 def read_yardsticks(generator: Generator, count: int, seed: int = 0, report: Report = lambda row: None) -> Yardsticks:
@@ -94,7 +100,13 @@ def read_yardsticks(generator: Generator, count: int, seed: int = 0, report: Rep
         return _read(generator, count, seed, report)
 
 
-def measure_samples(yardsticks: Yardsticks, sink: Sink, folder: Path, report: Report = lambda row: None) -> Generated:
+def measure_samples(
+    yardsticks: Yardsticks,
+    sink: Sink,
+    folder: Path,
+    report: Report = lambda row: None,
+    labels: Sequence[int] = (),
+) -> Generated:
     """Measures as many samples as the yardsticks are for, with their controls.
 
     Args:
@@ -102,13 +114,14 @@ def measure_samples(yardsticks: Yardsticks, sink: Sink, folder: Path, report: Re
         sink: the samples, all of them.
         folder: gets generated.json.
         report: gets rows of progress.
+        labels: the class that was asked for of each; empty: none was.
 
     Raises:
         UserError: too few samples or validation images for a metric, or too little memory.
     """
     with naming_full_disk(folder), _lower_batch():
         try:
-            found = _measure(yardsticks, sink, report)
+            found = _measure(yardsticks, sink, report, labels)
         except ValueError as error:
             raise UserError(f"samples: {error}; draw more (--n), or give more validation images") from None
         write_tree(folder, GENERATED, found.record())
@@ -135,17 +148,24 @@ def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardst
         extractor.name: image_features(_crops(workshop.val, settings.batch_size, device), extractor)
         for extractor in (head, *extractors.values())
     }
-    fitted = _fit(generator, report)
+    fitted, train, labels = _fit(generator, report), _features(_training_crops(generator), head), _labels(generator)
     return Yardsticks(
         generator, count, seed, head, tuple(extractors.values()), val,
-        train=_features(_training_crops(generator), head),
+        train=train,
         reconstructions=_features(_reconstructed(generator), head),
         gaussian=_features(_of_gaussian(generator, fitted, count, seed), head),
         fitted=fitted,
+        classifier=None if labels is None else LinearClassifier.fitted(train, labels),
     )  # fmt: skip
 
 
-def _measure(yardsticks: Yardsticks, sink: Sink, report: Report) -> Generated:
+def _labels(generator: Generator) -> np.ndarray | None:
+    """The classes of the training images and, behind them, of their flips."""
+    labels = generator.workshop.images.train.labels
+    return None if labels is None else np.tile(labels, VIEWS)
+
+
+def _measure(yardsticks: Yardsticks, sink: Sink, report: Report, labels: Sequence[int]) -> Generated:
     generator, head = yardsticks.generator, yardsticks.head
     settings, device = generator.workshop.config.evaluation, generator.workshop.device
     metrics: dict[str, float] = {}
@@ -167,7 +187,26 @@ def _measure(yardsticks: Yardsticks, sink: Sink, report: Report) -> Generated:
         samples=samples,
     )
     controls = measure_controls(sets, yardsticks.seed)
-    return Generated(metrics, controls, yardsticks.fitted.record(), head.generated_metric)
+    accuracies = _accuracies(yardsticks, sets, labels)
+    own = f"accuracy_{head.name}"
+    metrics |= {name: accuracies.pop(name) for name in (own, f"{own}_se", f"{own}{COUNT}") if name in accuracies}
+    return Generated(metrics, controls, yardsticks.fitted.record(), head.generated_metric, accuracies)
+
+
+def _accuracies(yardsticks: Yardsticks, sets: ControlSets, labels: Sequence[int]) -> dict[str, float]:
+    """The share of samples of the class that was asked for, and beside it that of real and of Gaussian images."""
+    classifier, val = yardsticks.classifier, yardsticks.generator.workshop.images.val.labels
+    if classifier is None or not len(labels):
+        return {}
+    found: list[tuple[str, FeatureSample, Sequence[int] | np.ndarray]]
+    found = [("", sets.samples, labels), ("_gaussian", sets.gaussian, labels)]
+    if val is not None:
+        found += [("_real", sets.val, val), ("_reconstructions", sets.reconstructions, val)]
+    metrics: dict[str, float] = {}
+    for control, sample, classes in found:
+        share, name = classifier.accuracy(sample, classes), f"accuracy_{yardsticks.head.name}{control}"
+        metrics |= {name: share.value, f"{name}_se": share.standard_error, f"{name}{COUNT}": float(share.n)}
+    return metrics
 
 
 @torch.no_grad()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from drorae.config import GenerationConfig, config_hash
 from drorae.errors import UserError
@@ -12,15 +15,17 @@ from drorae.generation.drawing import Drawing
 from drorae.generation.guidance import Guidance
 from drorae.metrics.controls import Controls
 from drorae.metrics.registry import GENERATOR_LOSS, guided
+from drorae.models.text import load_text_encoder
 from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed
 from drorae.storage.files import replacing
 from drorae.training.loop import Report
 from drorae.trial.folder import GENERATED_PICTURE, GRID
 from drorae.trial.generated import Generated, measure_samples, read_yardsticks
-from drorae.trial.generator import Generator, generator_of
+from drorae.trial.generator import Generator, generator_of, placed
 from drorae.trial.samples import sample
 from drorae.trial.shared import Workshop
+from drorae.trial.texts import check_captions
 
 
 @dataclass(frozen=True)
@@ -36,17 +41,27 @@ class Generation:
     cpu_seconds: float = 0.0
 
 
-def check_generation(workshop: Workshop) -> None:
-    """Raises UserError where a trial's generator cannot be trained on its images, before anything is."""
-    settings, labelled = workshop.config.generator, workshop.images.train.labels is not None
-    if not settings.epochs or labelled:
-        return
-    if settings.condition == "class":
+def check_generation(workshop: Workshop) -> dict[str, str]:
+    """Returns the fingerprints of what a trial's generator reads beside the workshop's: of a text encoder, if any.
+
+    Raises:
+        UserError: it cannot be trained on the trial's images, or there is no such text encoder.
+    """
+    settings, images = workshop.config.generator, workshop.images
+    if not settings.epochs:
+        return {}
+    if settings.condition == "text":
+        check_captions(images.train.captions)
+        check_captions(images.val.captions)
+        encoder = load_text_encoder(settings.text_encoder, settings.text_tokens, torch.device("cpu"))
+        return {"text_encoder": encoder.fingerprint}
+    if images.train.labels is None and settings.condition == "class":
         raise UserError(
             "generator.condition=class needs labels, and the images have none; use generator.condition=none"
         )
-    if any(text.startswith("cfg=") for text in settings.guidance):
+    if images.train.labels is None and any(text.startswith("cfg=") for text in settings.guidance):
         raise UserError("generator.guidance: cfg needs labels, and the images have none; use autoguidance")
+    return {}
 
 
 def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path, report: Report) -> Generation:
@@ -67,7 +82,7 @@ def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path
         return Generation()
     started, cpu_started = time.perf_counter(), time.process_time()
     tokenizer.requires_grad_(False).eval()
-    run = settings.run(config.seed, workshop.images.train.labels is not None)
+    run = placed(settings.run(config.seed, workshop.images.train.labels is not None))
     generator = generator_of(directory, config_hash(config), run, workshop, tokenizer, report=report)
     metrics, verdicts = _measured(generator, settings, directory, report)
     if not distributed.is_main():
@@ -81,19 +96,22 @@ def _measured(
     """The metrics and verdicts of a `Generation`, in the main process."""
     metrics: dict[str, float] = {GENERATOR_LOSS: generator.loss}
     verdicts: dict[str, str] = {}
-    yardsticks = None
+    yardsticks, asked = None, _asked(generator, settings.samples)
     if distributed.is_main():
         with distributed.alone():
             yardsticks = read_yardsticks(generator, settings.samples, generator.run.seed, report)
     for text in settings.guidance:
         guidance = Guidance.parse(text)
-        drawing = _drawing(settings, guidance, generator.run.seed)
+        drawing = Drawing(
+            settings.samples, (), settings.steps, settings.method, guidance, generator.run.seed,
+            prompts=asked.prompts,
+        )  # fmt: skip
         own = report if text == settings.guidance[0] else _behind(guided(text), report)
         folder, sink = sample(generator, drawing, report=own)
         if yardsticks is None:
             continue
         with distributed.alone():
-            found = measure_samples(yardsticks, sink, folder, own)
+            found = measure_samples(yardsticks, sink, folder, own, asked.labels)
         prefix = "" if text == settings.guidance[0] else guided(str(guidance))
         metrics |= {prefix + name: value for name, value in found.metrics.items()}
         metrics |= _controls(found)
@@ -108,14 +126,31 @@ def _behind(prefix: str, report: Report) -> Report:
     return lambda row: report(row | {"phase": f"{prefix}{row['phase']}"})
 
 
-def _drawing(settings: GenerationConfig, guidance: Guidance, seed: int) -> Drawing:
-    return Drawing(settings.samples, (), settings.steps, settings.method, guidance, seed)
+class _Asked(NamedTuple):
+    """What images are asked for: prompts, and the class of each image, as far as there are any."""
+
+    prompts: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+
+
+def _asked(generator: Generator, count: int) -> _Asked:
+    """So many of all classes by turns; or of a generator that is told captions, those of the validation images."""
+    if generator.text is None:
+        return _Asked(labels=tuple(Drawing(count).labels(generator.classes)))
+    val = generator.workshop.images.val
+    captions, labels = check_captions(val.captions), val.labels
+    said = [image for image, caption in enumerate(captions) if caption.strip()][:count]
+    by_turns = [said[number % len(said)] for number in range(count)]
+    return _Asked(
+        tuple(captions[image] for image in said),
+        () if labels is None else tuple(int(labels[image]) for image in by_turns),
+    )
 
 
 def _controls(found: Generated) -> dict[str, float]:
-    """The distances that a generated one is read beside."""
+    """What generated images' metrics are read beside."""
     sets = {name: getattr(found.controls, name) for name in ("real", "reconstructions", "gaussian")}
-    return {f"{found.extractor}_{name}": one.value for name, one in sets.items()}
+    return {f"{found.extractor}_{name}": one.value for name, one in sets.items()} | found.accuracies
 
 
 def _verdicts(prefix: str, controls: Controls) -> dict[str, str]:

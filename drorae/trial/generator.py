@@ -29,6 +29,7 @@ from drorae.models.tokenizer import Tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed
 from drorae.runtime import distributed, out_of_memory
 from drorae.storage.files import file_name, naming_full_disk, write_atomic
+from drorae.storage.remote import absolute, expanded
 from drorae.storage.sealed import read_sealed
 from drorae.training.loop import DivergenceError, PhaseRun, Report, TrainingRecord
 from drorae.trial.folder import CHECKPOINTS, GENERATOR, GENERATORS_FOLDER, HISTORY, part_file, read_tree, write_tree
@@ -95,6 +96,13 @@ def with_field(run: GeneratorRun, name: str, value: Any) -> GeneratorRun:
     if name != "seed":
         raise UserError(f"{NAME}.{name}: no such field; known here: {', '.join([*known, 'seed'])}")
     return override(run, name, value, f"{NAME}.")
+
+
+def placed(run: GeneratorRun) -> GeneratorRun:
+    """Returns a run that is known by the same hash from whatever folder it is asked for."""
+    encoder = run.model.text_encoder
+    here = encoder and expanded(encoder).is_dir()
+    return with_field(run, "text_encoder", absolute(encoder)) if here else run
 
 
 def address(trial: str, run: GeneratorRun) -> str:

@@ -116,7 +116,11 @@ def check_config(directory: Path, config: TrialConfig) -> bool:
 
 def open_trial(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> Workshop:
     """Returns the workshop of a trial, whose images and weights are found to be those that it began with."""
-    workshop = open_workshop(config, runtime, report, partial(check_inputs, config, runtime, directory))
+    check = partial(check_inputs, config, runtime, directory)
+    workshop = open_workshop(config, runtime, report, check)
+    # Before anything of its own is trained.
+    check(told := check_generation(workshop))
+    workshop = replace(workshop, fingerprints=workshop.fingerprints | told)
     if distributed.is_main():
         write_json(directory / CONFIG, to_dict(config))
         write_tree(directory, INPUTS, workshop.fingerprints)
@@ -125,7 +129,6 @@ def open_trial(config: TrialConfig, report: Report, directory: Path, runtime: Ru
 
 def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime) -> TrialResult:
     workshop = open_trial(config, report, directory, runtime)
-    check_generation(workshop)
     tokenizer = workshop.tokenizer()
     rows: list[Row] = []
 

@@ -68,7 +68,7 @@ def open_texts(
         return encoder.encode(distinct[start:stop]).numpy()
 
     def progress(done: int, total: int) -> None:
-        report({"phase": "prepare", "note": "reading captions", "done": float(done), "total": float(total)})
+        report({"phase": "latents", "note": "reading captions", "done": float(done), "total": float(total)})
 
     cache = Cache(runtime.cache_dir)
     store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache, runtime.cache_evict)

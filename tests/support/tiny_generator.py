@@ -45,14 +45,20 @@ def tiny_trial(folder: Path) -> Path:
 
 def tiny_captioned_trial(folder: Path) -> Path:
     """The same of images in files, each with one of `CAPTIONS` beside it by turns."""
+    return _finished(folder, captioned_images(folder))
+
+
+def captioned_images(folder: Path, classes: int = 1) -> ImagesConfig:
+    """Images in files, each with one of `CAPTIONS` beside it by turns, and in a folder of a class by turns."""
     with np.load(tiny_images(folder / "images.npz")) as arrays:
         for side, pixels in arrays.items():
-            (folder / "images" / side).mkdir(parents=True)
             for number, image in enumerate(pixels):
-                path = folder / "images" / side / f"{number:02d}.png"
+                beneath = f"class{number % classes}" if classes > 1 else ""
+                path = folder / "images" / side / beneath / f"{number:02d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(path)
                 path.with_suffix(".txt").write_text(CAPTIONS[number % len(CAPTIONS)])
-    return _finished(folder, ImagesConfig(source="folder", path=str(folder / "images")))
+    return ImagesConfig(source="folder", path=str(folder / "images"))
 
 
 def _finished(folder: Path, images: ImagesConfig) -> Path:

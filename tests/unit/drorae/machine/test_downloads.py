@@ -30,3 +30,13 @@ def test_files_that_a_config_names_are_looked_for(tmp_path: Path) -> None:
         NeededWeights("encoder", str(tmp_path / "vit.pth"), True),
         NeededWeights("decoder", str(tmp_path / "decoder.pt"), False),
     ]
+
+
+def test_a_text_encoder_is_looked_for_where_a_generator_is_told_captions(tmp_path: Path) -> None:
+    config = override(PRESETS["quickstart"], "generator.text_encoder", str(tmp_path))
+    assert needed_weights(config) == []
+    config = override(override(config, "generator.condition", "text"), "generator.epochs", 1)
+    assert needed_weights(config) == [NeededWeights("text encoder", str(tmp_path), True)]
+    for name, where in (("nobody/no-encoder", "hub nobody/no-encoder"), ("/no/such/folder", "/no/such/folder")):
+        missing = override(config, "generator.text_encoder", name)
+        assert needed_weights(missing) == [NeededWeights("text encoder", where, False)]

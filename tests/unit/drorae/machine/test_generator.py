@@ -34,6 +34,7 @@ from drorae.machine.generator import (
     generator_needs,
     generator_params,
     rough_generator,
+    text_width,
     training_flops,
 )
 from drorae.machine.needs import IMAGENET_IMAGES, guessed_shape, rough_needs
@@ -41,6 +42,7 @@ from drorae.models.wheels import LITE0, LITE2
 
 CHANNELS, GRID, CLASSES = 48, 6, 5
 CONFIG = GeneratorConfig(64, 3, 4, 96, 2, 4)
+TOLD, TOLD_WIDTH = replace(CONFIG, condition="text", text_encoder="clip", text_tokens=20), 40
 PAPER = override(PRESETS["paper"], "images.train_images", IMAGENET_IMAGES)
 XL = replace(PAPER, generator=replace(GenerationConfig.named("dit_dh_xl"), guidance=("none", "autoguidance=1.5")))
 
@@ -53,15 +55,20 @@ def needs_of(config: TrialConfig, runtime: Runtime | None = None) -> GeneratorNe
 
 def built(config: GeneratorConfig, channels: int, grid: int, classes: int) -> int:
     with torch.device("meta"):
-        return sum(weight.numel() for weight in DiTDH(config, channels, grid, classes).parameters())
+        return sum(weight.numel() for weight in DiTDH(config, channels, grid, classes, TOLD_WIDTH).parameters())
+
+
+def condition(config: GeneratorConfig, count: int) -> torch.Tensor:
+    """What so many latents' generator is told."""
+    return torch.randn(count, 20, TOLD_WIDTH) if config.condition == "text" else torch.zeros(count).long()
 
 
 def counted(config: GeneratorConfig, back: bool) -> float:
     """Operations of one latent that torch sees."""
-    model, count = DiTDH(config, CHANNELS, GRID, CLASSES), 4
+    model, count = DiTDH(config, CHANNELS, GRID, CLASSES, TOLD_WIDTH), 4
     # Of fused attention the counter knows the CUDA kernels alone.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        found = model(torch.randn(count, CHANNELS, GRID, GRID), torch.rand(count), torch.zeros(count).long())
+        found = model(torch.randn(count, CHANNELS, GRID, GRID), torch.rand(count), condition(config, count))
         if back:
             torch.autograd.backward(sum(part.square().mean() for part in found if part is not None))
     return counter.get_total_flops() / count
@@ -69,7 +76,7 @@ def counted(config: GeneratorConfig, back: bool) -> float:
 
 def kept(config: GeneratorConfig, bf16: bool) -> float:
     """Bytes that one more latent has autograd keep."""
-    model, totals = DiTDH(config, CHANNELS, GRID, CLASSES), []
+    model, totals = DiTDH(config, CHANNELS, GRID, CLASSES, TOLD_WIDTH), []
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     for count in (1, 3):
         sizes: dict[int, int] = {}
@@ -84,7 +91,7 @@ def kept(config: GeneratorConfig, bf16: bool) -> float:
                 alive.append(tensor)
             return tensor
 
-        noisy, t, labels = torch.randn(count, CHANNELS, GRID, GRID), torch.rand(count), torch.zeros(count).long()
+        noisy, t, labels = torch.randn(count, CHANNELS, GRID, GRID), torch.rand(count), condition(config, count)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),
@@ -95,14 +102,17 @@ def kept(config: GeneratorConfig, bf16: bool) -> float:
 
 
 @pytest.mark.parametrize("name", list(GENERATORS))
-@pytest.mark.parametrize("changes", [{}, {"condition": "none"}, {"early_depth": 1}, {"head_width": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"condition": "none"}, {"condition": "text", "text_encoder": "clip"}, {"early_depth": 1}, {"head_width": 0}],
+)
 def test_parameters_are_those_of_the_network(name: str, changes: dict[str, object]) -> None:
     config = GENERATORS[name]
     if "head_width" in changes:
         # Nothing to be widened.
         changes = {"head_width": config.width, "head_heads": config.heads}
     config = replace(config, **changes)  # type: ignore[arg-type]
-    assert generator_params(config, 768, 1000) == built(config, 768, 16, 1000)
+    assert generator_params(config, 768, 1000, TOLD_WIDTH) == built(config, 768, 16, 1000)
 
 
 def test_published_sizes() -> None:
@@ -111,14 +121,14 @@ def test_published_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, replace(CONFIG, early_depth=1), replace(CONFIG, depth=7), replace(CONFIG, head_width=64)]
+    "config", [CONFIG, TOLD, replace(CONFIG, early_depth=1), replace(CONFIG, depth=7), replace(CONFIG, head_width=64)]
 )
 def test_arithmetic_is_what_torch_counts(config: GeneratorConfig) -> None:
-    assert generator_flops(config, CHANNELS, GRID) == pytest.approx(counted(config, False), rel=0.02)
-    assert training_flops(config, CHANNELS, GRID) == pytest.approx(counted(config, True), rel=0.02)
+    assert generator_flops(config, CHANNELS, GRID, TOLD_WIDTH) == pytest.approx(counted(config, False), rel=0.02)
+    assert training_flops(config, CHANNELS, GRID, TOLD_WIDTH) == pytest.approx(counted(config, True), rel=0.02)
 
 
-@pytest.mark.parametrize(("config", "precision"), product((CONFIG, replace(CONFIG, depth=9)), ("fp32", "bf16")))
+@pytest.mark.parametrize(("config", "precision"), product((CONFIG, TOLD, replace(CONFIG, depth=9)), ("fp32", "bf16")))
 def test_activations_are_what_autograd_keeps(config: GeneratorConfig, precision: str) -> None:
     # What comes before and behind the blocks is not estimated.
     blocks = kept(config, precision == "bf16") - kept(replace(config, depth=1, head_depth=1), precision == "bf16")
@@ -203,6 +213,18 @@ def test_what_a_generator_is_told_depends_on_the_images() -> None:
     with pytest.raises(UserError, match=r"generator\.condition=none"):
         generator_needs(override(XL, "generator.condition", "class"), Runtime(), shape, IMAGENET_IMAGES, 0)
     assert rough_generator(PAPER, Runtime()) is None
+
+
+def test_a_text_encoder_s_folder_says_how_wide_its_states_are(tmp_path: Path) -> None:
+    assert text_width("openai/clip-vit-large-patch14") == text_width(str(tmp_path)) == 768
+    for number, (kind, fields) in enumerate(
+        (("clip", {"text_config": {"hidden_size": 8}}), ("tower", {"hidden_size": 16}), ("t5", {"d_model": 24}))
+    ):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "config.json").write_text(json.dumps(fields))
+        assert text_width(str(tmp_path / kind)) == 8 * (number + 1)
+    told = override(override(XL, "generator.condition", "text"), "generator.text_encoder", str(tmp_path / "t5"))
+    assert needs_of(told).params == needs_of(XL).params + (24 + 1) * 1152 - 1000 * 1152
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> tuple[dict[str, object], str]:

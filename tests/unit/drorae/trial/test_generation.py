@@ -13,7 +13,8 @@ import pytest
 import torch
 from gloo import in_processes
 from tiny import tiny_config, tiny_images
-from tiny_generator import label, tiny_runtime
+from tiny_generator import CAPTIONS, captioned_images, label, tiny_runtime
+from tiny_text import tiny_text_encoder
 
 from drorae.config import (
     PRESETS,
@@ -30,8 +31,9 @@ from drorae.generation.drawing import Drawing, draw_latents
 from drorae.generation.guidance import Guidance
 from drorae.models.weights import read_state
 from drorae.training.rows import is_held_out
+from drorae.trial import generation as trial_generation
 from drorae.trial import samples
-from drorae.trial.generated import measure_samples, read_yardsticks
+from drorae.trial.generated import Generated, measure_samples, read_yardsticks
 from drorae.trial.generator import ready_generator
 from drorae.trial.result import TrialResult
 from drorae.trial.run import run_trial
@@ -80,7 +82,7 @@ def test_its_metrics_are_those_of_the_same_generator_beside_the_trial(home: Path
         assert {name: metrics[prefix + name] for name in found.metrics} == found.metrics
         assert metrics["gfd_effnet2_gaussian"] == found.controls.gaussian.value
         assert metrics["gfd_effnet2_real"] == found.controls.real.value
-    assert metrics["gfd_effnet2_images"] == 16 and metrics["psnr"] > 0
+    assert metrics["gfd_effnet2_images"] == metrics["accuracy_effnet2_images"] == 16 and metrics["psnr"] > 0
     assert metrics["autoguidance_1.5.gfd_effnet2"] != metrics["gfd_effnet2"]
     assert result_of(home / "trial")["provenance"]["generator.learned"]
     pictures = {path.name for path in (home / "trial").glob("generated.*.png")}
@@ -210,6 +212,8 @@ def test_a_config_without_one_has_the_hash_that_it_always_had() -> None:
     [
         ({"guidance": ("internal=1.5",)}, "internal needs a second output"),
         ({"guidance": ("cfg=1.5",), "condition": "none"}, "cfg needs a generator that is told classes"),
+        ({"condition": "text"}, "give generator.text_encoder"),
+        ({"text_encoder": "clip"}, "clip needs generator.condition=text"),
         ({"guidance": ("none", "none")}, "names one twice"),
         ({"guidance": ()}, "expected one or more"),
         ({"training": "rae"}, "generator.constant_epochs"),
@@ -218,6 +222,58 @@ def test_a_config_without_one_has_the_hash_that_it_always_had() -> None:
 def test_what_does_not_go_together_is_refused_by_the_config(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         replace(PRESETS["smoke"], generator=replace(GENERATION, **changes)).check()
+
+
+def told_config(folder: Path) -> TrialConfig:
+    """A trial whose generator is told captions, of images in as many classes."""
+    generation = replace(
+        GENERATION, condition="text", text_encoder=str(folder / "clip"), text_tokens=4, guidance=("none", "cfg=2")
+    )
+    images = captioned_images(folder, len(CAPTIONS))
+    return replace(trial_config(folder, generation), images=images)
+
+
+@pytest.mark.slow
+def test_one_that_is_told_captions_draws_those_of_the_validation_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_text_encoder(tmp_path / "clip")
+    config, asked = told_config(tmp_path), list[tuple[int, ...]]()
+
+    def noted(*arguments: Any) -> Generated:
+        asked.append(arguments[-1])
+        return measure_samples(*arguments)
+
+    monkeypatch.setattr(trial_generation, "measure_samples", noted)
+    run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(tmp_path))
+    result = result_of(tmp_path / "trial")
+    # The images lie class by class, and a class's have one caption.
+    by_class = sorted(range(16), key=lambda number: number % 4)
+    assert asked == [tuple(number % 4 for number in by_class)] * 2
+    records = [json.loads(path.read_text()) for path in (tmp_path / "trial").glob("generator/*/samples-*/samples.json")]
+    assert [record["prompts"] for record in records] == [[CAPTIONS[number % 4] for number in by_class]] * 2
+    metrics = result["metrics"]
+    for name in ("accuracy_effnet2", "cfg_2.accuracy_effnet2", "accuracy_effnet2_real", "accuracy_effnet2_gaussian"):
+        assert 0 <= metrics[name] <= 1 and metrics[f"{name}_images"] == 16
+    assert {f"cfg_2.{name}" for name in metrics if name.startswith("gfd_effnet2_")} >= {"cfg_2.gfd_effnet2_se"}
+    # Its text encoder is among what the trial is made from.
+    assert result["provenance"]["fingerprint.text_encoder"]
+    (tmp_path / "trial" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "clip")
+    tiny_text_encoder(tmp_path / "clip", seed=1)
+    with pytest.raises(UserError, match=r"text_encoder was \w+ and is \w+ now: changed since this trial began"):
+        run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(tmp_path))
+    tiny_text_encoder(tmp_path / "there")
+    moved = override(config, "generator.text_encoder", str(tmp_path / "there"))
+    run_trial(moved, directory=tmp_path / "trial", runtime=tiny_runtime(tmp_path))
+    assert result_of(tmp_path / "trial")["metrics"] == metrics
+
+
+def test_captions_that_the_images_lack_are_missed_before_anything_is_trained(tmp_path: Path) -> None:
+    config = trial_config(tmp_path, replace(GENERATION, condition="text", text_encoder=str(tmp_path / "clip")))
+    with pytest.raises(UserError, match="needs captions, and the images have none"):
+        run_trial(config, directory=tmp_path / "trial", runtime=tiny_runtime(tmp_path))
+    assert not (tmp_path / "trial" / "fusion.safetensors").exists()
 
 
 @pytest.mark.parametrize("changes", [{"condition": "class"}, {"guidance": ("cfg=2",)}])
