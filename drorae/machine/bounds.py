@@ -81,11 +81,14 @@ def bounds(
     rows: list[Bound] = []
     if generator is not None:
         rows = _generator_bounds(generator, flops_per_second)
-        read += VIEWS * images // max(config.images.views, 1)
+        mirrored = VIEWS * images // max(config.images.views, 1)
+        read += mirrored
         # AutoGuidance's bad model is kept beside the last weights.
         weights += generator.latent_bytes + 2 * generator.weight_bytes
         checkpoint, memory = max(checkpoint, generator.optimiser_bytes), max(memory, generator.memory_bytes)
         kept, flops = f"{kept}, latents", flops + generator.flops
+        # What the latents are of is encoded once for all trials, too.
+        cached += 0.0 if online else mirrored * (layers + 3 * config.images.size**2)
     return [
         Bound("loader", read / LOADER_RATE / 3600, None, f"one core at {LOADER_RATE:g} images/s, measured at 288 px"),
         *(Bound(title, hours(used[part]), None, device) for part, title in PARTS.items()),

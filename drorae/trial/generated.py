@@ -25,12 +25,14 @@ from drorae.metrics.generation import ImageFeatures, Target, image_features, mea
 from drorae.metrics.registry import COUNT
 from drorae.metrics.samples import FeatureSample
 from drorae.runtime import out_of_memory
+from drorae.storage.cache import Cache
 from drorae.storage.files import naming_full_disk
 from drorae.training.loop import Report
 from drorae.trial.folder import GENERATED, write_tree
 from drorae.trial.generator import Generator
 from drorae.trial.latents import mirrored_features, open_latents
 from drorae.trial.samples import Sink
+from drorae.trial.shared import Workshop, kept_features
 
 HEAD = "effnet2"
 """The extractor of the controls, whatever the trial's: neither training nor a tokenizer looks through it."""
@@ -140,15 +142,12 @@ def _lower_batch() -> AbstractContextManager[None]:
 
 def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardsticks:
     workshop = generator.workshop
-    settings, device = workshop.config.evaluation, workshop.device
     extractors = {extractor.name: extractor for extractor in workshop.extractors}
-    head = extractors.pop(HEAD, None) or load_extractor(HEAD, settings, workshop.runtime.cache_dir, device)
+    settings, runtime = workshop.config.evaluation, workshop.runtime
+    head = extractors.pop(HEAD, None) or load_extractor(HEAD, settings, runtime.cache_dir, workshop.device)
     report({"phase": "controls", "note": "measuring the controls"})
-    val = {
-        extractor.name: image_features(_crops(workshop.val, settings.batch_size, device), extractor)
-        for extractor in (head, *extractors.values())
-    }
-    fitted, train, labels = _fit(generator, report), _features(_training_crops(generator), head), _labels(generator)
+    val = {extractor.name: _validation_images(workshop, extractor) for extractor in (head, *extractors.values())}
+    fitted, train, labels = _fit(generator, report), _training_images(workshop, head), _labels(generator)
     return Yardsticks(
         generator, count, seed, head, tuple(extractors.values()), val,
         train=train,
@@ -234,11 +233,24 @@ def _crops(features: Features, size: int, device: torch.device) -> Iterator[Tens
         yield features.batch(items, 0, 0).pixels.to(device)
 
 
-def _training_crops(generator: Generator) -> Iterator[Tensor]:
-    """What the generator has seen: the evaluation crops of the training images, and their flips."""
-    workshop = generator.workshop
-    mirrored = mirrored_features(workshop, Mirrored(workshop.images.train))
-    return _crops(mirrored, workshop.config.evaluation.batch_size, workshop.device)
+def _validation_images(workshop: Workshop, extractor: FeatureExtractor) -> ImageFeatures:
+    """As the trial has measured them already, where that says all that is needed."""
+    known = workshop.references.get(extractor.metric)
+    if known is not None and not extractor.spatial_metric:
+        return ImageFeatures(known)
+    return image_features(_crops(workshop.val, workshop.config.evaluation.batch_size, workshop.device), extractor)
+
+
+def _training_images(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
+    """What the generator has seen: evaluation crops of the training images, and their flips. Kept for all trials."""
+    mirrored, cache = Mirrored(workshop.images.train), Cache(workshop.runtime.cache_dir)
+
+    def sampled() -> FeatureSample:
+        seen = mirrored_features(workshop, mirrored)
+        return _features(_crops(seen, workshop.config.evaluation.batch_size, workshop.device), extractor)
+
+    with cache.naming_unwritable():
+        return kept_features(cache, mirrored.fingerprint, extractor, VIEWS * len(mirrored), sampled)
 
 
 def _reconstructed(generator: Generator) -> Iterator[Tensor]:

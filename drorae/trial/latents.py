@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drorae.config import config_hash
-from drorae.data.features import DTYPES, ENCODE_BATCH, OnlineFeatures
+from drorae.data.features import DTYPES, ENCODE_BATCH, Features, OnlineFeatures, open_features
 from drorae.data.mirrored import VIEWS, Mirrored
 from drorae.diagnostics.latents import BatchMoments, LatentStatistics, as_map, latent_batches, merged_statistics
 from drorae.models.tokenizer import Tokenizer
@@ -67,15 +67,30 @@ class TrialLatents:
 
 
 def mirrored_features(workshop: Workshop, images: Mirrored) -> OnlineFeatures:
-    """Returns the frozen encoder's features of centre crops and their flips, which no cache of the trial's holds."""
+    """Returns the frozen encoder's features of centre crops and their flips, encoded as they are asked for."""
     dtype = DTYPES[workshop.config.encoder.feature_dtype]
     return OnlineFeatures(images, workshop.encoder, dtype, VIEWS, workshop.device)
+
+
+def _features(workshop: Workshop, tokenizer: Tokenizer, images: Mirrored, report: Report) -> Features:
+    """What latents are fused of: encoded once for all trials that share an encoder, where features are cached."""
+    runtime, config = workshop.runtime, workshop.config.encoder
+    if runtime.features == "online" or tokenizer.encodes:
+        return mirrored_features(workshop, images)
+
+    def note(what: str, done: int, total: int) -> None:
+        report({"phase": "latents", "note": f"{what} {done} of {total}"})
+
+    return open_features(
+        images, workshop.encoder, config, VIEWS, None, runtime, workshop.device, note, tokenizer.fusion.reads
+    )  # fmt: skip
 
 
 def open_latents(workshop: Workshop, tokenizer: Tokenizer, report: Report = lambda row: None) -> TrialLatents:
     """Opens a finished trial's latents in the store, which is filled on first use; in all processes of a trial alike.
 
-    Several processes fuse a shard of the store each, in turn, in the batches that one process takes.
+    Several processes fuse a shard of the store each, in turn, in the batches that one process takes. The features that
+    are fused are kept in the store, too, unless `runtime.features` is online: other trials fuse the same.
 
     Args:
         workshop: the trial's.
@@ -96,8 +111,11 @@ def open_latents(workshop: Workshop, tokenizer: Tokenizer, report: Report = lamb
         "trial": config_hash(config),
         "weights": own_digests(config, tokenizer),
     }
-    features = mirrored_features(workshop, mirrored)
-    dtype, grid = features.dtype, tokenizer.encoder.grid
+    cache = Cache(runtime.cache_dir)
+    store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache, runtime.cache_evict)
+    here = distributed.from_main(distributed.is_main() and store.holds(key))
+    features = mirrored_features(workshop, mirrored) if here else _features(workshop, tokenizer, mirrored, report)
+    dtype, grid = DTYPES[config.encoder.feature_dtype], tokenizer.encoder.grid
     spec = ArraySpec(
         KIND, (tokenizer.encoder.width, grid, grid), "float32" if dtype == torch.float32 else "int16"
     )  # fmt: skip
@@ -114,8 +132,6 @@ def open_latents(workshop: Workshop, tokenizer: Tokenizer, report: Report = lamb
     def progress(done: int, total: int) -> None:
         report({"phase": "latents", "note": "fusing latents", "done": float(done), "total": float(total)})
 
-    cache = Cache(runtime.cache_dir)
-    store = ArrayStore(cache / "features", runtime.cache_limit_gb * 1e9, cache, runtime.cache_evict)
     array = store.open(key, len(features), spec, produce, progress)
     address = config_hash(key | {"labels": images.train.labels_fingerprint})
     return TrialLatents(array, dtype, images.train.labels, images.classes, address)

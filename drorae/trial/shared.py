@@ -352,28 +352,50 @@ def _collect_references(workshop: Workshop, cache: Cache, note: Note) -> None:
         UserError: what the main process has computed is not here.
     """
     for extractor in workshop.extractors:
-        images = workshop.fingerprints["images_val"]
-        key = {"images": images, "extractor": extractor.fingerprint, "count": len(workshop.val)}
-        names = [f"references/{config_hash(key)}.{suffix}" for suffix in ("npy", "npz")]
-        path = cache / names[1]
-        with distributed.main_lock(cache.lock(f"{names[1]}.lock")):
-            found = None
-            if distributed.is_main():
-                for name in names:
-                    cache.fetch(name)
-                found = FeatureSample.load(path)
-            if distributed.from_main(found is None):
-                note("measuring the originals", 0, 1)
-                found = _sample(workshop, extractor)
-                if distributed.is_main():
-                    found.save(path)
-                    for name in names:
-                        cache.share(name)
-        if not distributed.is_main():
+
+        def sampled(extractor: FeatureExtractor = extractor) -> FeatureSample:
+            note("measuring the originals", 0, 1)
+            return _sample(workshop, extractor)
+
+        images, count = workshop.fingerprints["images_val"], len(workshop.val)
+        workshop.references[extractor.metric] = kept_features(cache, images, extractor, count, sampled)
+
+
+def kept_features(
+    cache: Cache, images: str, extractor: FeatureExtractor, count: int, sampled: Callable[[], FeatureSample]
+) -> FeatureSample:
+    """Returns the features of a set of real images, from the cache, or computed and left there.
+
+    Args:
+        cache: of all trials.
+        images: fingerprint of the set.
+        extractor: whose features.
+        count: of the images.
+        sampled: computes them, in all processes of a trial alike; of what it returns the main one's counts.
+
+    Raises:
+        UserError: what the main process has computed is not here.
+    """
+    key = {"images": images, "extractor": extractor.fingerprint, "count": count}
+    names = [f"references/{config_hash(key)}.{suffix}" for suffix in ("npy", "npz")]
+    path = cache / names[1]
+    with distributed.main_lock(cache.lock(f"{names[1]}.lock")):
+        found = None
+        if distributed.is_main():
+            for name in names:
+                cache.fetch(name)
             found = FeatureSample.load(path)
-        if found is None:
-            raise UserError(f"{path}: not here; a trial's processes must share the cache's folder (--cache-dir)")
-        workshop.references[extractor.metric] = found
+        if distributed.from_main(found is None):
+            found = sampled()
+            if distributed.is_main():
+                found.save(path)
+                for name in names:
+                    cache.share(name)
+    if not distributed.is_main():
+        found = FeatureSample.load(path)
+    if found is None:
+        raise UserError(f"{path}: not here; a trial's processes must share the cache's folder (--cache-dir)")
+    return found
 
 
 def _sample(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:

@@ -33,7 +33,9 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generated, "load_extractor", lambda *arguments: Thumbnail())
 
 
-def test_samples_are_measured_beside_their_controls(generator: Generator, tmp_path: Path) -> None:
+def test_samples_are_measured_beside_their_controls(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, sink = sample(generator, DRAWING, tmp_path / "out")
     rows: list[dict[str, Any]] = []
     yardsticks = read_yardsticks(generator, DRAWING.count, report=rows.append)
@@ -52,6 +54,17 @@ def test_samples_are_measured_beside_their_controls(generator: Generator, tmp_pa
     assert controls["metric"] == "gfd_thumbnail"
     # They serve as often as there are samples.
     assert measure_samples(yardsticks, sink, folder).record() == found.record()
+    # The training images are gone through once for all.
+    monkeypatch.setattr(generated, "mirrored_features", lambda *arguments: pytest.fail("measured again"))
+    again = read_yardsticks(generator, DRAWING.count)
+    assert measure_samples(again, sink, folder).record() == found.record()
+    # Classes that are asked for are counted, beside chance and what can be told at all.
+    asked = measure_samples(again, sink, folder, labels=DRAWING.labels(4))
+    assert set(asked.metrics) - set(found.metrics) == {f"accuracy_thumbnail{end}" for end in ("", "_se", "_images")}
+    record = json.loads((folder / "generated.json").read_text())["controls"]
+    for control in ("real", "reconstructions", "gaussian"):
+        assert 0 <= record[f"accuracy_thumbnail_{control}"] <= 1
+        assert record[f"accuracy_thumbnail_{control}_images"] == 16
 
 
 def test_copies_of_training_images_are_found_flipped_or_not(generator: Generator, tmp_path: Path) -> None:
