@@ -37,6 +37,10 @@ class PositionGaussian:
         """What it is, for the record of what was drawn from it."""
         return {"gaussian_covariance": self.form, "gaussian_images": self.images}
 
+    def to(self, device: torch.device) -> PositionGaussian:
+        """Returns the same on a device."""
+        return PositionGaussian(self.mean.to(device), self.root.to(device), self.images)
+
     def draw(self, items: Iterable[int], seed: int) -> Tensor:
         """Draws latents float32 [B, N, C], as the decoder reads them, on the device of `mean`.
 

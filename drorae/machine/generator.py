@@ -121,8 +121,10 @@ def _hidden(width: int) -> int:
 
 def text_width(name: str) -> int:
     """Returns the width of a text encoder's states, as its folder says; of one on the hub, `USUAL_TEXT_WIDTH`."""
+    from huggingface_hub.constants import CONFIG_NAME
+
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        tree = json.loads((expanded(name) / "config.json").read_text())
+        tree = json.loads((expanded(name) / CONFIG_NAME).read_text())
         tree = tree.get("text_config", tree)
         return int(tree.get("hidden_size", tree.get("d_model")))
     return USUAL_TEXT_WIDTH

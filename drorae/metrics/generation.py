@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,21 @@ class ImageFeatures:
     features: FeatureSample
     places: FeatureSample | None = None
     """Those that keep their places, of a network with a `spatial_metric`."""
+
+    def batches(self, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yields both again, so many images at a time."""
+        places = itertools.repeat(None) if self.places is None else self.places.batches(sizes)
+        return zip(self.features.batches(sizes), places, strict=False)
+
+    def joined(self, features: Tensor, places: Tensor | None) -> ImageFeatures:
+        """Takes in more images; returns them all."""
+        self.features.update(features)
+        if places is None:
+            return self
+        # Of a process that had no images so far.
+        kept = self.places or FeatureSample(places.shape[1])
+        kept.update(places)
+        return ImageFeatures(self.features, kept)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,11 @@ BUCKET = 2**23
 """Elements of gradients that are exchanged at once: small ones together, and never all of them copied."""
 _hosts: tuple[Any, Any] | None = None
 """The world, and its processes' connection beside the GPUs'."""
-_alone = False
-"""Whether this process works by itself for now (`alone`)."""
 
 
 def world_size() -> int:
-    """Returns the number of processes at work together; 1 where torch.distributed was not set up, or in `alone`."""
-    if _alone or not (dist.is_available() and dist.is_initialized()):
+    """Returns the number of processes at work together; 1 where torch.distributed was not set up."""
+    if not (dist.is_available() and dist.is_initialized()):
         return 1
     return dist.get_world_size()
 
@@ -153,14 +151,3 @@ def main_lock(lock: contextlib.AbstractContextManager[object]) -> Iterator[None]
         barrier()
         yield
         barrier()
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Has the main process do a piece of work as if it were the only one, while the others wait behind it."""
-    global _alone
-    before, _alone = _alone, True
-    try:
-        yield
-    finally:
-        _alone = before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from drorae.metrics.extractors import FeatureExtractor, load_extractor
 from drorae.metrics.generation import ImageFeatures, Target, image_features, measure_generated
 from drorae.metrics.registry import COUNT
 from drorae.metrics.samples import FeatureSample
-from drorae.runtime import out_of_memory
+from drorae.runtime import distributed, out_of_memory
 from drorae.storage.cache import Cache
 from drorae.storage.files import naming_full_disk
 from drorae.training.loop import Report
@@ -88,6 +88,8 @@ class Yardsticks:
 def read_yardsticks(generator: Generator, count: int, seed: int = 0, report: Report = lambda row: None) -> Yardsticks:
     """Reads validation images and controls in EfficientNet-Lite2's features and those of the trial's extractors.
 
+    Several processes on a trial, all of which call it, go through a part of each set; what they find is the main one's.
+
     Args:
         generator: whose samples are to be measured.
         count: of the samples.
@@ -109,7 +111,7 @@ def measure_samples(
     report: Report = lambda row: None,
     labels: Sequence[int] = (),
 ) -> Generated:
-    """Measures as many samples as the yardsticks are for, with their controls.
+    """Measures as many samples as the yardsticks are for, with their controls; several processes a part each.
 
     Args:
         yardsticks: of the generator that drew them.
@@ -123,10 +125,12 @@ def measure_samples(
     """
     with naming_full_disk(folder), _lower_batch():
         try:
-            found = _measure(yardsticks, sink, report, labels)
+            found = distributed.from_main(_measure(yardsticks, sink, report, labels))
         except ValueError as error:
             raise UserError(f"samples: {error}; draw more (--n), or give more validation images") from None
-        write_tree(folder, GENERATED, found.record())
+        assert found is not None
+        if distributed.is_main():
+            write_tree(folder, GENERATED, found.record())
     return found
 
 
@@ -151,10 +155,10 @@ def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardst
     return Yardsticks(
         generator, count, seed, head, tuple(extractors.values()), val,
         train=train,
-        reconstructions=_features(_reconstructed(generator), head),
-        gaussian=_features(_of_gaussian(generator, fitted, count, seed), head),
+        reconstructions=_reconstructed(generator).features(head).features,
+        gaussian=_of_gaussian(generator, fitted, count, seed).features(head).features,
         fitted=fitted,
-        classifier=None if labels is None else LinearClassifier.fitted(train, labels),
+        classifier=LinearClassifier.fitted(train, labels) if labels is not None and distributed.is_main() else None,
     )  # fmt: skip
 
 
@@ -164,26 +168,27 @@ def _labels(generator: Generator) -> np.ndarray | None:
     return None if labels is None else np.tile(labels, VIEWS)
 
 
-def _measure(yardsticks: Yardsticks, sink: Sink, report: Report, labels: Sequence[int]) -> Generated:
+def _measure(yardsticks: Yardsticks, sink: Sink, report: Report, labels: Sequence[int]) -> Generated | None:
+    """What is found, in the main process."""
     generator, head = yardsticks.generator, yardsticks.head
     settings, device = generator.workshop.config.evaluation, generator.workshop.device
-    metrics: dict[str, float] = {}
-
-    def measured(extractor: FeatureExtractor) -> FeatureSample:
+    drawn = _drawn(sink, yardsticks.count, settings.batch_size, device)
+    samples: dict[str, ImageFeatures] = {}
+    for extractor in (head, *yardsticks.others):
         report({"phase": "measuring", "note": f"measuring {yardsticks.count} samples, {extractor.generated_metric}"})
-        generated = image_features(_drawn(sink, settings.batch_size, device), extractor)
-        metrics.update(measure_generated(extractor, generated, Target.of(yardsticks.val[extractor.name])))
-        return generated.features
-
-    samples = measured(head)
-    for extractor in yardsticks.others:
-        measured(extractor)
+        samples[extractor.name] = drawn.features(extractor)
+    if not distributed.is_main():
+        return None
+    metrics: dict[str, float] = {}
+    for extractor in (head, *yardsticks.others):
+        target = Target.of(yardsticks.val[extractor.name])
+        metrics |= measure_generated(extractor, samples[extractor.name], target)
     sets = ControlSets(
         train=yardsticks.train,
         val=yardsticks.val[head.name].features,
         reconstructions=yardsticks.reconstructions,
         gaussian=yardsticks.gaussian,
-        samples=samples,
+        samples=samples[head.name].features,
     )
     controls = measure_controls(sets, yardsticks.seed)
     accuracies = _accuracies(yardsticks, sets, labels)
@@ -208,29 +213,53 @@ def _accuracies(yardsticks: Yardsticks, sets: ControlSets, labels: Sequence[int]
     return metrics
 
 
-@torch.no_grad()
-def _features(batches: Iterable[Tensor], extractor: FeatureExtractor) -> FeatureSample:
-    found = FeatureSample(extractor.dim)
-    for images in batches:
-        found.update(extractor(images))
-    return found
+@dataclass(frozen=True)
+class _ImageSet:
+    """Images to be measured, so many at once."""
+
+    count: int
+    size: int
+    part: Callable[[range], Iterator[Tensor]]
+    """Yields a part of them that begins at a multiple of `size`, in batches uint8 [size or fewer, 3, H, W]."""
+
+    def features(self, extractor: FeatureExtractor) -> ImageFeatures:
+        """Returns their features; where several processes are at work, in the main one those of all.
+
+        Each goes through a part, cut into the batches that one process takes: the same bits as one process's.
+        """
+        mine = distributed.my_part(self.count, self.size)
+        found = image_features(self.part(mine), extractor)
+        sizes = [len(items) for items in _parts(mine, self.size)]
+        for rows, places in distributed.from_others(found.batches(sizes)):
+            found = found.joined(rows, places)
+        return found
 
 
-def _parts(count: int, size: int) -> Iterator[np.ndarray]:
-    """The numbers of `count` items, `size` at once."""
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
+def _parts(items: range, size: int) -> Iterator[np.ndarray]:
+    """The numbers of items, `size` at once."""
+    for start in range(items.start, items.stop, size):
+        yield np.arange(start, min(start + size, items.stop))
 
 
-def _drawn(sink: Sink, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Generated images, uint8 [B, 3, H, W] as all that follow."""
-    for pixels in sink.batches(size):
-        yield torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+def _drawn(sink: Sink, count: int, size: int, device: torch.device) -> _ImageSet:
+    """Generated images."""
+
+    def part(items: range) -> Iterator[Tensor]:
+        for pixels in sink.batches(size, items):
+            yield torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+
+    return _ImageSet(count, size, part)
 
 
-def _crops(features: Features, size: int, device: torch.device) -> Iterator[Tensor]:
-    for items in _parts(len(features), size):
-        yield features.batch(items, 0, 0).pixels.to(device)
+def _crops(workshop: Workshop, features: Features) -> _ImageSet:
+    """Real images."""
+    size = workshop.config.evaluation.batch_size
+
+    def part(items: range) -> Iterator[Tensor]:
+        for batch in _parts(items, size):
+            yield features.batch(batch, 0, 0).pixels.to(workshop.device)
+
+    return _ImageSet(len(features), size, part)
 
 
 def _validation_images(workshop: Workshop, extractor: FeatureExtractor) -> ImageFeatures:
@@ -238,45 +267,54 @@ def _validation_images(workshop: Workshop, extractor: FeatureExtractor) -> Image
     known = workshop.references.get(extractor.metric)
     if known is not None and not extractor.spatial_metric:
         return ImageFeatures(known)
-    return image_features(_crops(workshop.val, workshop.config.evaluation.batch_size, workshop.device), extractor)
+    return _crops(workshop, workshop.val).features(extractor)
 
 
 def _training_images(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
     """What the generator has seen: evaluation crops of the training images, and their flips. Kept for all trials."""
     mirrored, cache = Mirrored(workshop.images.train), Cache(workshop.runtime.cache_dir)
-
-    def sampled() -> FeatureSample:
-        seen = mirrored_features(workshop, mirrored)
-        return _features(_crops(seen, workshop.config.evaluation.batch_size, workshop.device), extractor)
-
+    crops = _crops(workshop, mirrored_features(workshop, mirrored))
     with cache.naming_unwritable():
-        return kept_features(cache, mirrored.fingerprint, extractor, VIEWS * len(mirrored), sampled)
+        return kept_features(
+            cache, mirrored.fingerprint, extractor, crops.count, lambda: crops.features(extractor).features
+        )  # fmt: skip
 
 
-def _reconstructed(generator: Generator) -> Iterator[Tensor]:
+def _reconstructed(generator: Generator) -> _ImageSet:
     """The validation images through the tokenizer."""
     workshop, settings = generator.workshop, generator.workshop.config.evaluation
-    items = np.arange(len(workshop.val))
-    pairs = painted_batches(
-        generator.tokenizer, workshop.val, items, settings.batch_size, quantise=settings.quantise
-    )  # fmt: skip
-    return (painted for painted, _ in pairs)
+
+    def part(items: range) -> Iterator[Tensor]:
+        pairs = painted_batches(
+            generator.tokenizer, workshop.val, np.array(items, int), settings.batch_size, quantise=settings.quantise
+        )  # fmt: skip
+        return (painted for painted, _ in pairs)
+
+    return _ImageSet(len(workshop.val), settings.batch_size, part)
 
 
 def _fit(generator: Generator, report: Report) -> PositionGaussian:
-    """A Gaussian per position of the latents that the generator was trained on."""
+    """A Gaussian per position of the latents that the generator was trained on; the main process's, in all alike."""
     workshop = generator.workshop
     latents = open_latents(workshop, generator.tokenizer, report)
     count, size = len(latents.array), workshop.config.evaluation.batch_size
-    return fit_gaussian(
-        (as_tokens(latents.take(items)).to(workshop.device) for items in _parts(count, size)), count
-    )  # fmt: skip
+    fitted = None
+    if distributed.is_main():
+        batches = _parts(range(count), size)
+        fitted = fit_gaussian((as_tokens(latents.take(items)).to(workshop.device) for items in batches), count)
+    fitted = distributed.from_main(None if fitted is None else fitted.to(torch.device("cpu")))
+    assert fitted is not None
+    return fitted.to(workshop.device)
 
 
-@torch.no_grad()
-def _of_gaussian(generator: Generator, gaussian: PositionGaussian, count: int, seed: int) -> Iterator[Tensor]:
+def _of_gaussian(generator: Generator, gaussian: PositionGaussian, count: int, seed: int) -> _ImageSet:
     """So many of its latents, decoded."""
     settings = generator.workshop.config.evaluation
-    for items in _parts(count, settings.batch_size):
-        latents = gaussian.draw(items.tolist(), seed)
-        yield to_uint8(generator.tokenizer.decode(latents), settings.quantise)
+
+    @torch.no_grad()
+    def part(items: range) -> Iterator[Tensor]:
+        for batch in _parts(items, settings.batch_size):
+            latents = gaussian.draw(batch.tolist(), seed)
+            yield to_uint8(generator.tokenizer.decode(latents), settings.quantise)
+
+    return _ImageSet(count, settings.batch_size, part)

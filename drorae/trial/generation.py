@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from drorae.config import GenerationConfig, config_hash
@@ -65,7 +66,7 @@ def check_generation(workshop: Workshop) -> dict[str, str]:
 
 
 def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path, report: Report) -> Generation:
-    """Trains a trial's generator and draws with it, in all of the trial's processes; the main one measures.
+    """Trains a trial's generator, draws with it and measures what it draws, in all of the trial's processes.
 
     Args:
         workshop: the trial's.
@@ -85,21 +86,17 @@ def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path
     run = placed(settings.run(config.seed, workshop.images.train.labels is not None))
     generator = generator_of(directory, config_hash(config), run, workshop, tokenizer, report=report)
     metrics, verdicts = _measured(generator, settings, directory, report)
-    if not distributed.is_main():
-        return Generation()
     return Generation(metrics, verdicts, time.perf_counter() - started, time.process_time() - cpu_started)
 
 
 def _measured(
     generator: Generator, settings: GenerationConfig, directory: Path, report: Report
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The metrics and verdicts of a `Generation`, in the main process."""
+    """The metrics and verdicts of a `Generation`."""
     metrics: dict[str, float] = {GENERATOR_LOSS: generator.loss}
     verdicts: dict[str, str] = {}
-    yardsticks, asked = None, _asked(generator, settings.samples)
-    if distributed.is_main():
-        with distributed.alone():
-            yardsticks = read_yardsticks(generator, settings.samples, generator.run.seed, report)
+    asked = _asked(generator, settings.samples)
+    yardsticks = read_yardsticks(generator, settings.samples, generator.run.seed, report)
     for text in settings.guidance:
         guidance = Guidance.parse(text)
         drawing = Drawing(
@@ -108,16 +105,14 @@ def _measured(
         )  # fmt: skip
         own = report if text == settings.guidance[0] else _behind(guided(text), report)
         folder, sink = sample(generator, drawing, report=own)
-        if yardsticks is None:
-            continue
-        with distributed.alone():
-            found = measure_samples(yardsticks, sink, folder, own, asked.labels)
+        found = measure_samples(yardsticks, sink, folder, own, asked.labels)
         prefix = "" if text == settings.guidance[0] else guided(str(guidance))
         metrics |= {prefix + name: value for name, value in found.metrics.items()}
         metrics |= _controls(found)
         verdicts |= _verdicts(prefix, found.controls)
-        with replacing(directory / GENERATED_PICTURE.format(str(guidance).replace("=", "_"))) as path:
-            path.write_bytes((folder / GRID).read_bytes())
+        if distributed.is_main():
+            with replacing(directory / GENERATED_PICTURE.format(str(guidance).replace("=", "_"))) as path:
+                path.write_bytes((folder / GRID).read_bytes())
     return metrics, verdicts
 
 
@@ -139,7 +134,9 @@ def _asked(generator: Generator, count: int) -> _Asked:
         return _Asked(labels=tuple(Drawing(count).labels(generator.classes)))
     val = generator.workshop.images.val
     captions, labels = check_captions(val.captions), val.labels
-    said = [image for image, caption in enumerate(captions) if caption.strip()][:count]
+    said = [image for image, caption in enumerate(captions) if caption.strip()]
+    # Spread over them all: they may lie class by class.
+    said = [said[place] for place in np.linspace(0, len(said) - 1, min(count, len(said))).astype(int)]
     by_turns = [said[number % len(said)] for number in range(count)]
     return _Asked(
         tuple(captions[image] for image in said),

@@ -54,8 +54,13 @@ class Sink(Protocol):
     def finish(self) -> None:
         """Ends the writing, when all batches are there."""
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Yields all images again, uint8 [size or fewer, H, W, 3], once all are there."""
+    def batches(self, size: int, part: range | None = None) -> Iterator[np.ndarray]:
+        """Yields images again, uint8 [size or fewer, H, W, 3], once all are there.
+
+        Args:
+            size: images at once.
+            part: which of them, beginning at a multiple of `size`; None: all.
+        """
 
 
 class PngFolder:
@@ -81,11 +86,12 @@ class PngFolder:
     def finish(self) -> None:
         """Nothing is left to do."""
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
+    def batches(self, size: int, part: range | None = None) -> Iterator[np.ndarray]:
         """Reads the files again."""
-        for start in range(0, self.count, size):
+        part = range(self.count) if part is None else part
+        for start in range(part.start, part.stop, size):
             pictures = []
-            for image in range(start, min(start + size, self.count)):
+            for image in range(start, min(start + size, part.stop)):
                 with Image.open(self.path(image)) as picture:
                     pictures.append(np.array(picture))
             yield np.stack(pictures)
@@ -167,10 +173,12 @@ class NpzFile:
                 member.write(part)
         self.draft.unlink()
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
+    def batches(self, size: int, part: range | None = None) -> Iterator[np.ndarray]:
         """Reads the npz again."""
-        for images in reference_images(self.path, size):
-            yield images.permute(0, 2, 3, 1).numpy()
+        part = range(self.count) if part is None else part
+        for number, images in enumerate(reference_images(self.path, size)):
+            if part.start <= number * size < part.stop:
+                yield images.permute(0, 2, 3, 1).numpy()
 
 
 def settings_of(generator: Generator, drawing: Drawing, bad: Generator | None, quantise: str) -> dict[str, Any]:

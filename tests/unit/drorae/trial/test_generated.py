@@ -12,6 +12,7 @@ from PIL import Image
 from thumbnail import Thumbnail
 from tiny_generator import tiny_generator
 
+from drorae.data.features import OnlineFeatures
 from drorae.data.mirrored import Mirrored
 from drorae.errors import UserError
 from drorae.generation.drawing import Drawing
@@ -55,7 +56,7 @@ def test_samples_are_measured_beside_their_controls(
     # They serve as often as there are samples.
     assert measure_samples(yardsticks, sink, folder).record() == found.record()
     # The training images are gone through once for all.
-    monkeypatch.setattr(generated, "mirrored_features", lambda *arguments: pytest.fail("measured again"))
+    monkeypatch.setattr(OnlineFeatures, "batch", lambda *arguments: pytest.fail("measured again"))
     again = read_yardsticks(generator, DRAWING.count)
     assert measure_samples(again, sink, folder).record() == found.record()
     # Classes that are asked for are counted, beside chance and what can be told at all.

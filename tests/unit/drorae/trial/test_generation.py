@@ -48,7 +48,7 @@ GENERATION = GenerationConfig(
 def trial_config(folder: Path, generation: GenerationConfig = GENERATION, classes: int = 4) -> TrialConfig:
     images = label(tiny_images(folder / "images.npz"), classes)
     phase = PhaseConfig(epochs=1, batch_size=16)
-    config = tiny_config(images, phase1=phase, phase2=phase, evaluation=EvaluationConfig(extractors=("effnet2",)))
+    config = tiny_config(images, phase1=phase, phase2=phase, evaluation=EvaluationConfig(("effnet2",), batch_size=6))
     return replace(config, generator=generation)
 
 
