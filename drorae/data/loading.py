@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from drorae.data.batch import Batch, Cutter
 from drorae.data.crops import CropSet
 from drorae.errors import UserError, brief
+from drorae.runtime.memory import keep_freed
 from drorae.runtime.signals import ENDING
 
 if TYPE_CHECKING:
@@ -230,3 +231,4 @@ def _begin_process(max_pixels: int | None, parent: int, number: int) -> None:
         os._exit(1)
     Image.MAX_IMAGE_PIXELS = max_pixels
     warnings.simplefilter("ignore")
+    keep_freed()
