@@ -287,7 +287,7 @@ def test_what_keeps_a_sound_one_from_being_read_is_raised_and_costs_nothing(
 
 
 def test_weight_average_is_the_recursion() -> None:
-    module = torch.nn.Linear(2, 1)
+    module = torch.nn.Linear(2, 1).double()
     average = WeightAverage(module, 0.9)
     expected = module.weight.detach().clone()
     for value in (1.0, -2.0, 3.0):
