@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import torch
 from alternate import Comparison, alternate, arguments, record, timed
 from PIL import Image
@@ -94,6 +95,24 @@ def some(take: Next, count: int) -> Callable[[], None]:
     return work
 
 
+def after(first: Callable[[], None], work: Callable[[], None]) -> Callable[[], None]:
+    """Returns what does both in turn."""
+
+    def both() -> None:
+        first()
+        work()
+
+    return both
+
+
+def settled() -> None:
+    """Waits until no loader's process works: what one still cuts ahead would take the cores of the next."""
+    processes, used = psutil.Process().children(recursive=True), -1.0
+    while (now := sum(process.cpu_times().user for process in processes)) > used:
+        used = now
+        time.sleep(0.3)
+
+
 def main() -> None:
     """Runs the comparisons and records them."""
     parser = arguments(__doc__)
@@ -113,7 +132,9 @@ def main() -> None:
             if min(width, height) >= 4 * RESIZE:
                 takes = {"drorae, draft": through_ours(stack, replace(config, draft=True)), **takes}
             batches = options.batches if width < 1000 else max(1, options.batches // 3)
-            things = {each: timed(some(take, batches), some(take, READY)) for each, take in takes.items()}
+            things = {
+                each: timed(some(take, batches), after(settled, some(take, READY))) for each, take in takes.items()
+            }
             found.append(alternate(f"{batches * BATCH} of {width} x {height}", things, rounds=options.rounds))
             rates += [f"{each} {batches * BATCH / found[-1].median(each):.0f}/s" for each in takes]
         step = SLOWER * found[0].median("drorae") / options.batches
