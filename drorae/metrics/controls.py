@@ -11,14 +11,14 @@ import torch
 
 from drorae.metrics.frechet import Influences, frechet_influence, frechet_influences
 from drorae.metrics.gain import Gain, interval
-from drorae.metrics.neighbours import nearest_distances
+from drorae.metrics.neighbours import two_nearest
 from drorae.metrics.rows import blocks
 from drorae.metrics.samples import FeatureSample
 
 LEVEL = 0.05
 """Of "memorises": how often a generator that has memorised nothing may be said to; half of it for either test."""
 CLOSEST = 0.01
-"""Share of all images, the closest to training images, among which copies are counted; at least `FEWEST`."""
+"""Share of all images, those closest to one training image alone, among which copies are counted; at least `FEWEST`."""
 FEWEST = 10
 
 
@@ -27,7 +27,8 @@ class ControlSets:
     """The features of five sets of images in one network; all were cropped alike."""
 
     train: FeatureSample
-    """Of the images that the generator was trained on, all of them: copies are of any."""
+    """Of the images that the generator was trained on, all of them: copies are of any. All in one view, then in the
+    next."""
     val: FeatureSample
     """Of images that nothing was trained on."""
     reconstructions: FeatureSample
@@ -36,6 +37,8 @@ class ControlSets:
     """Of latents drawn from a Gaussian per position, decoded (`drorae.diagnostics.gaussian`); as many as samples."""
     samples: FeatureSample
     """Of generated images."""
+    views: int = 1
+    """Of every training image: 2 where its flip is there, too."""
 
 
 class Distance(NamedTuple):
@@ -70,7 +73,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Memorised:
-    """Whether the samples lie closer to training images than validation images do."""
+    """Whether the samples lie closer to one training image than to the next, more so than validation images do."""
 
     p: float
     """Of both one-sided tests together (Bonferroni)."""
@@ -80,6 +83,10 @@ class Memorised:
     """The validation images'."""
     reconstructions: float
     """That of their reconstructions: what the tokenizer alone does to it."""
+    samples_ratio: float
+    """The samples' median distance to the nearest training image, as a share of that to the next."""
+    val_ratio: float
+    """The validation images'."""
     copies: int
     """How many samples coincide with a training image, in features."""
 
@@ -90,7 +97,7 @@ class Memorised:
 
     def __str__(self) -> str:
         said = "memorises" if self.verdict else "not shown to memorise"
-        medians = f"{self.samples:.4g}, of validation images {self.val:.4g}"
+        medians = f"{self.samples_ratio:.3f} of the next one's distance, of validation images {self.val_ratio:.3f}"
         return f"{said}: nearest training image at {medians} (p {self.p:.2g})"
 
 
@@ -152,7 +159,9 @@ def measure_controls(sets: ControlSets, seed: int = 0) -> Controls:
         _distance(gaussian),
         _distance(samples),
         has_learned(gaussian, samples),
-        has_memorised(*(nearest_distances(one.features, sets.train.features) for one in (sets.samples, val, painted))),
+        has_memorised(
+            *(two_nearest(one.features, sets.train.features, sets.views) for one in (sets.samples, val, painted))
+        ),
         sets.train.statistics.n,
         val.statistics.n,
     )
@@ -180,23 +189,42 @@ def has_learned(gaussian: Influences, samples: Influences) -> Learned:
 
 
 def has_memorised(samples: np.ndarray, val: np.ndarray, reconstructions: np.ndarray) -> Memorised:
-    """Compares distances to the nearest training image, of samples [n] with those of validation images [m].
+    """Compares how much closer samples lie to one training image than to any other, with validation images.
 
-    Given the training images, those of a generator that has memorised none are drawn like the validation images'. Two
-    one-sided tests of that, each at half of `LEVEL`, whose p-values are exact given the ranks up to the first's normal
-    approximation: Mann and Whitney's, that samples as a whole lie closer (Meehan, Chaudhuri & Dasgupta 2020, arXiv
-    2004.05675, section 3), and Fisher's, that too many of the very closest images of both are samples, which finds
-    few copies among many. A generator of blurred images, or of few kinds, can lie closer without copying: look at the
-    pairs.
+    What is compared is the distance to the nearest training image as a share of that to the next nearest. A copy's is
+    small. The distance itself would tell blurred images, which lie close to everything, from real ones rather than
+    copies from fresh images; the share of an image that is equally close to many is near 1.
+
+    Given the training images, shares of a generator that draws from the images' own distribution and has memorised none
+    are drawn like the validation images'. Two one-sided tests of that, each at half of `LEVEL`, whose p-values are
+    exact given the ranks up to the first's normal approximation: Mann and Whitney's, that samples as a whole have
+    smaller ones (Meehan, Chaudhuri & Dasgupta 2020, arXiv 2004.05675, section 3, there of distances), and Fisher's,
+    that too many of the very smallest of both are samples, which finds few copies among many. A tokenizer that blurs
+    copies until they are as close to other images hides them, and so does a training image that is there twice.
 
     Args:
-        samples: [n].
-        val: [m].
-        reconstructions: of the validation images, through the tokenizer; told, not tested.
+        samples: distances [n, 2] to the nearest training image and to the next.
+        val: those [m, 2] of validation images.
+        reconstructions: those of the validation images through the tokenizer; told, not tested.
     """
-    p = min(1.0, 2 * min(_mann_whitney(samples, val), _among_closest(samples, val)))
-    own, others, painted = (float(np.median(distances)) for distances in (samples, val, reconstructions))
-    return Memorised(p, own, others, painted, int((samples == 0).sum()))
+    own, others = _shares(samples), _shares(val)
+    p = min(1.0, 2 * min(_mann_whitney(own, others), _among_smallest(own, others)))
+    return Memorised(
+        p,
+        samples=float(np.median(samples[:, 0])),
+        val=float(np.median(val[:, 0])),
+        reconstructions=float(np.median(reconstructions[:, 0])),
+        samples_ratio=float(np.median(own)),
+        val_ratio=float(np.median(others)),
+        copies=int((samples[:, 0] == 0).sum()),
+    )
+
+
+def _shares(distances: np.ndarray) -> np.ndarray:
+    """The nearest as a share of the next; of an image that is equal to two, 1."""
+    shares = np.ones(len(distances))
+    np.divide(distances[:, 0], distances[:, 1], out=shares, where=distances[:, 1] > 0)
+    return shares
 
 
 def _mann_whitney(low: np.ndarray, high: np.ndarray) -> float:
@@ -212,12 +240,12 @@ def _mann_whitney(low: np.ndarray, high: np.ndarray) -> float:
     return 0.5 * math.erfc((n * m / 2 - u - 0.5) / math.sqrt(2 * variance))
 
 
-def _among_closest(samples: np.ndarray, val: np.ndarray) -> float:
-    """One-sided p of so many samples among the closest of both: the hypergeometric distribution's upper tail."""
+def _among_smallest(samples: np.ndarray, val: np.ndarray) -> float:
+    """One-sided p of so many samples among the smallest of both: the hypergeometric distribution's upper tail."""
     together = np.concatenate([samples, val])
     wanted = min(max(FEWEST, round(CLOSEST * len(together))), len(together))
     border = np.partition(together, wanted - 1)[wanted - 1]
-    # What is as far as the last one counts, too.
+    # What is as large as the last one counts, too.
     drawn, found = int((together <= border).sum()), int((samples <= border).sum())
     n, m = len(samples), len(val)
 

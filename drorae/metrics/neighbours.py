@@ -1,4 +1,4 @@
-"""Nearest neighbours in features: improved precision and recall, and distances to the nearest training image."""
+"""Nearest neighbours in features: improved precision and recall, and distances to the nearest training images."""
 
 from __future__ import annotations
 
@@ -78,21 +78,37 @@ def coverage(samples: Features, reference: Features, k: int = NEIGHBOURS) -> Cov
     )
 
 
-def nearest_distances(features: Features, among: Features) -> np.ndarray:
-    """Returns each image's Euclidean distance to the nearest of other images, float64 [n]. An exact copy has 0.
+def two_nearest(features: Features, among: Features, views: int = 1) -> np.ndarray:
+    """Returns each image's Euclidean distances to the nearest of other images and to the next, float64 [n, 2].
+
+    An exact copy has 0.
+
+    Args:
+        features: [n, dim].
+        among: [views x m, dim] of m other images: all in one view, then all in the next. An image is as near as its
+            nearest view.
+        views: in how many views they are there.
 
     Raises:
-        ValueError: features of different widths, or no others.
+        ValueError: features of different widths, or fewer than two others.
     """
-    if features.shape[1] != among.shape[1] or len(among) == 0:
-        raise ValueError(f"no nearest of {list(among.shape)} features to {list(features.shape)}")
-    return np.concatenate([_nearest(_read(features, part), among, 1).sqrt().numpy() for part in blocks(len(features))])
+    others = len(among) // views
+    if features.shape[1] != among.shape[1] or others < 2:
+        raise ValueError(f"no two nearest of {list(among.shape)} features to {list(features.shape)}")
+    found = []
+    for part in blocks(len(features)):
+        # Among one more than there are views, two are of different images.
+        squared, places = _nearest(_read(features, part), among, views + 1)
+        images = places % others
+        squared[:, 1:].masked_fill_(images[:, 1:] == images[:, :1], math.inf)
+        found.append(torch.stack([squared[:, 0], squared[:, 1:].amin(1)], 1).sqrt().numpy())
+    return np.concatenate(found)
 
 
 def _inside(points: Features, centres: Features, k: int) -> np.ndarray:
     """Whether each point lies in any ball about the centres, bool [n]."""
     # The first of the neighbours is the centre itself.
-    radii = torch.cat([_nearest(_read(centres, part), centres, k + 1) for part in blocks(len(centres))])
+    radii = torch.cat([_nearest(_read(centres, part), centres, k + 1)[0][:, -1] for part in blocks(len(centres))])
     found = []
     for part in blocks(len(points)):
         rows = _read(points, part)
@@ -103,9 +119,9 @@ def _inside(points: Features, centres: Features, k: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _nearest(rows: Tensor, among: Features, k: int) -> Tensor:
-    """Squared distance [B] of each row to the k-th nearest of `among`."""
-    best = torch.empty(len(rows), 0, dtype=torch.float64)
+def _nearest(rows: Tensor, among: Features, k: int) -> tuple[Tensor, Tensor]:
+    """Squared distances [B, k] of each row to the k nearest of `among`, the nearest first, and which these are."""
+    best, places = torch.empty(len(rows), 0, dtype=torch.float64), torch.empty(len(rows), 0, dtype=torch.long)
     for part in blocks(len(among)):
         others = _read(among, part)
         # |x - y|^2 - |x|^2, of which a row's order is that of its distances.
@@ -113,9 +129,10 @@ def _nearest(rows: Tensor, among: Features, k: int) -> Tensor:
         nearest = order.topk(min(k, len(others)), largest=False, sorted=False).indices
         lines = torch.arange(len(rows))[:, None].expand_as(nearest)
         exact = _exact(rows, others, lines.flatten(), nearest.flatten()).view_as(nearest)
-        best = torch.cat([best, exact], 1)
-        best = best.topk(min(k, best.shape[1]), largest=False, sorted=True).values
-    return best[:, -1]
+        best, places = torch.cat([best, exact], 1), torch.cat([places, nearest + part.start], 1)
+        best, kept = best.topk(min(k, best.shape[1]), largest=False, sorted=True)
+        places = places.gather(1, kept)
+    return best, places
 
 
 def _within(rows: Tensor, centres: Tensor, radii: Tensor) -> Tensor:

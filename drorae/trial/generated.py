@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from drorae.errors import UserError
 from drorae.metrics.classes import LinearClassifier
 from drorae.metrics.controls import Controls, ControlSets, measure_controls
 from drorae.metrics.extractors import FeatureExtractor, load_extractor
-from drorae.metrics.generation import ImageFeatures, Target, image_features, measure_generated
+from drorae.metrics.generation import ImageFeatures, Target, measure_generated
 from drorae.metrics.registry import COUNT
 from drorae.metrics.samples import FeatureSample
 from drorae.runtime import distributed, out_of_memory
@@ -30,6 +30,7 @@ from drorae.storage.files import naming_full_disk
 from drorae.training.loop import Report
 from drorae.trial.folder import GENERATED, write_tree
 from drorae.trial.generator import Generator
+from drorae.trial.image_sets import ImageSet, in_parts, real_images
 from drorae.trial.latents import mirrored_features, open_latents
 from drorae.trial.samples import Sink
 from drorae.trial.shared import Workshop, kept_features
@@ -189,77 +190,41 @@ def _measure(yardsticks: Yardsticks, sink: Sink, report: Report, labels: Sequenc
         reconstructions=yardsticks.reconstructions,
         gaussian=yardsticks.gaussian,
         samples=samples[head.name].features,
+        views=VIEWS,
     )
     controls = measure_controls(sets, yardsticks.seed)
-    accuracies = _accuracies(yardsticks, sets, labels)
-    own = f"accuracy_{head.name}"
-    metrics |= {name: accuracies.pop(name) for name in (own, f"{own}_se", f"{own}{COUNT}") if name in accuracies}
-    return Generated(metrics, controls, yardsticks.fitted.record(), head.generated_metric, accuracies)
+    metrics |= _accuracy(yardsticks, sets.samples, labels)
+    beside = _accuracy(yardsticks, sets.gaussian, labels, "_gaussian")
+    if len(labels):
+        real = generator.workshop.images.val.labels
+        beside |= _accuracy(yardsticks, sets.val, real, "_real")
+        beside |= _accuracy(yardsticks, sets.reconstructions, real, "_reconstructions")
+    return Generated(metrics, controls, yardsticks.fitted.record(), head.generated_metric, beside)
 
 
-def _accuracies(yardsticks: Yardsticks, sets: ControlSets, labels: Sequence[int]) -> dict[str, float]:
-    """The share of samples of the class that was asked for, and beside it that of real and of Gaussian images."""
-    classifier, val = yardsticks.classifier, yardsticks.generator.workshop.images.val.labels
-    if classifier is None or not len(labels):
+def _accuracy(
+    yardsticks: Yardsticks, sample: FeatureSample, classes: Sequence[int] | np.ndarray | None, control: str = ""
+) -> dict[str, float]:
+    """The share of images of the class that was asked for, or that is theirs; nothing where none is known."""
+    if yardsticks.classifier is None or classes is None or not len(classes):
         return {}
-    found: list[tuple[str, FeatureSample, Sequence[int] | np.ndarray]]
-    found = [("", sets.samples, labels), ("_gaussian", sets.gaussian, labels)]
-    if val is not None:
-        found += [("_real", sets.val, val), ("_reconstructions", sets.reconstructions, val)]
-    metrics: dict[str, float] = {}
-    for control, sample, classes in found:
-        share, name = classifier.accuracy(sample, classes), f"accuracy_{yardsticks.head.name}{control}"
-        metrics |= {name: share.value, f"{name}_se": share.standard_error, f"{name}{COUNT}": float(share.n)}
-    return metrics
+    share, name = yardsticks.classifier.accuracy(sample, classes), f"accuracy_{yardsticks.head.name}{control}"
+    return {name: share.value, f"{name}_se": share.standard_error, f"{name}{COUNT}": float(share.n)}
 
 
-@dataclass(frozen=True)
-class _ImageSet:
-    """Images to be measured, so many at once."""
-
-    count: int
-    size: int
-    part: Callable[[range], Iterator[Tensor]]
-    """Yields a part of them that begins at a multiple of `size`, in batches uint8 [size or fewer, 3, H, W]."""
-
-    def features(self, extractor: FeatureExtractor) -> ImageFeatures:
-        """Returns their features; where several processes are at work, in the main one those of all.
-
-        Each goes through a part, cut into the batches that one process takes: the same bits as one process's.
-        """
-        mine = distributed.my_part(self.count, self.size)
-        found = image_features(self.part(mine), extractor)
-        sizes = [len(items) for items in _parts(mine, self.size)]
-        for rows, places in distributed.from_others(found.batches(sizes)):
-            found = found.joined(rows, places)
-        return found
-
-
-def _parts(items: range, size: int) -> Iterator[np.ndarray]:
-    """The numbers of items, `size` at once."""
-    for start in range(items.start, items.stop, size):
-        yield np.arange(start, min(start + size, items.stop))
-
-
-def _drawn(sink: Sink, count: int, size: int, device: torch.device) -> _ImageSet:
+def _drawn(sink: Sink, count: int, size: int, device: torch.device) -> ImageSet:
     """Generated images."""
 
-    def part(items: range) -> Iterator[Tensor]:
+    def part(items: range, size: int) -> Iterator[Tensor]:
         for pixels in sink.batches(size, items):
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
 
-    return _ImageSet(count, size, part)
+    return ImageSet(count, size, part)
 
 
-def _crops(workshop: Workshop, features: Features) -> _ImageSet:
+def _crops(workshop: Workshop, features: Features) -> ImageSet:
     """Real images."""
-    size = workshop.config.evaluation.batch_size
-
-    def part(items: range) -> Iterator[Tensor]:
-        for batch in _parts(items, size):
-            yield features.batch(batch, 0, 0).pixels.to(workshop.device)
-
-    return _ImageSet(len(features), size, part)
+    return real_images(features, workshop.config.evaluation.batch_size, workshop.device)
 
 
 def _validation_images(workshop: Workshop, extractor: FeatureExtractor) -> ImageFeatures:
@@ -275,22 +240,20 @@ def _training_images(workshop: Workshop, extractor: FeatureExtractor) -> Feature
     mirrored, cache = Mirrored(workshop.images.train), Cache(workshop.runtime.cache_dir)
     crops = _crops(workshop, mirrored_features(workshop, mirrored))
     with cache.naming_unwritable():
-        return kept_features(
-            cache, mirrored.fingerprint, extractor, crops.count, lambda: crops.features(extractor).features
-        )  # fmt: skip
+        return kept_features(cache, mirrored.fingerprint, extractor, crops)
 
 
-def _reconstructed(generator: Generator) -> _ImageSet:
+def _reconstructed(generator: Generator) -> ImageSet:
     """The validation images through the tokenizer."""
     workshop, settings = generator.workshop, generator.workshop.config.evaluation
 
-    def part(items: range) -> Iterator[Tensor]:
+    def part(items: range, size: int) -> Iterator[Tensor]:
         pairs = painted_batches(
-            generator.tokenizer, workshop.val, np.array(items, int), settings.batch_size, quantise=settings.quantise
+            generator.tokenizer, workshop.val, np.array(items, int), size, quantise=settings.quantise
         )  # fmt: skip
         return (painted for painted, _ in pairs)
 
-    return _ImageSet(len(workshop.val), settings.batch_size, part)
+    return ImageSet(len(workshop.val), settings.batch_size, part)
 
 
 def _fit(generator: Generator, report: Report) -> PositionGaussian:
@@ -300,21 +263,21 @@ def _fit(generator: Generator, report: Report) -> PositionGaussian:
     count, size = len(latents.array), workshop.config.evaluation.batch_size
     fitted = None
     if distributed.is_main():
-        batches = _parts(range(count), size)
+        batches = in_parts(range(count), size)
         fitted = fit_gaussian((as_tokens(latents.take(items)).to(workshop.device) for items in batches), count)
     fitted = distributed.from_main(None if fitted is None else fitted.to(torch.device("cpu")))
     assert fitted is not None
     return fitted.to(workshop.device)
 
 
-def _of_gaussian(generator: Generator, gaussian: PositionGaussian, count: int, seed: int) -> _ImageSet:
+def _of_gaussian(generator: Generator, gaussian: PositionGaussian, count: int, seed: int) -> ImageSet:
     """So many of its latents, decoded."""
     settings = generator.workshop.config.evaluation
 
     @torch.no_grad()
-    def part(items: range) -> Iterator[Tensor]:
-        for batch in _parts(items, settings.batch_size):
+    def part(items: range, size: int) -> Iterator[Tensor]:
+        for batch in in_parts(items, size):
             latents = gaussian.draw(batch.tolist(), seed)
             yield to_uint8(generator.tokenizer.decode(latents), settings.quantise)
 
-    return _ImageSet(count, settings.batch_size, part)
+    return ImageSet(count, settings.batch_size, part)

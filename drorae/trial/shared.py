@@ -57,6 +57,7 @@ from drorae.training.loop import DivergenceError, Report, train_phase
 from drorae.trial.folder import DECODER, HEADS, SKIPPED
 from drorae.trial.heads import keep_heads
 from drorae.trial.held_out import HeldOut
+from drorae.trial.image_sets import ImageSet, real_images
 
 JUDGED = 16
 """Images that a released decoder paints to show whether `decoder.output` is the right one."""
@@ -351,32 +352,34 @@ def _collect_references(workshop: Workshop, cache: Cache, note: Note) -> None:
     Raises:
         UserError: what the main process has computed is not here.
     """
+    originals = real_images(workshop.val, workshop.config.evaluation.batch_size, workshop.device)
     for extractor in workshop.extractors:
-
-        def sampled(extractor: FeatureExtractor = extractor) -> FeatureSample:
-            note("measuring the originals", 0, 1)
-            return _sample(workshop, extractor)
-
-        images, count = workshop.fingerprints["images_val"], len(workshop.val)
-        workshop.references[extractor.metric] = kept_features(cache, images, extractor, count, sampled)
+        say = partial(note, "measuring the originals", 0, 1)
+        workshop.references[extractor.metric] = kept_features(
+            cache, workshop.fingerprints["images_val"], extractor, originals, say
+        )
 
 
 def kept_features(
-    cache: Cache, images: str, extractor: FeatureExtractor, count: int, sampled: Callable[[], FeatureSample]
+    cache: Cache,
+    fingerprint: str,
+    extractor: FeatureExtractor,
+    images: ImageSet,
+    say: Callable[[], None] = lambda: None,
 ) -> FeatureSample:
     """Returns the features of a set of real images, from the cache, or computed and left there.
 
     Args:
         cache: of all trials.
-        images: fingerprint of the set.
+        fingerprint: of the set.
         extractor: whose features.
-        count: of the images.
-        sampled: computes them, in all processes of a trial alike; of what it returns the main one's counts.
+        images: the set; each process of a trial goes through a part of it.
+        say: called where they are computed.
 
     Raises:
         UserError: what the main process has computed is not here.
     """
-    key = {"images": images, "extractor": extractor.fingerprint, "count": count}
+    key = {"images": fingerprint, "extractor": extractor.fingerprint, "count": images.count}
     names = [f"references/{config_hash(key)}.{suffix}" for suffix in ("npy", "npz")]
     path = cache / names[1]
     with distributed.main_lock(cache.lock(f"{names[1]}.lock")):
@@ -386,7 +389,8 @@ def kept_features(
                 cache.fetch(name)
             found = FeatureSample.load(path)
         if distributed.from_main(found is None):
-            found = sampled()
+            say()
+            found = images.features(extractor).features
             if distributed.is_main():
                 found.save(path)
                 for name in names:
@@ -395,24 +399,6 @@ def kept_features(
         found = FeatureSample.load(path)
     if found is None:
         raise UserError(f"{path}: not here; a trial's processes must share the cache's folder (--cache-dir)")
-    return found
-
-
-def _sample(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
-    """Computes the originals' features; in the main process, those of all."""
-    val = workshop.val
-
-    def part(size: int) -> tuple[FeatureSample, list[int]]:
-        features, items = FeatureSample(extractor.dim), np.array(distributed.my_part(len(val), size), int)
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        for batch in batches:
-            features.update(extractor(val.batch(batch, 0, 1).pixels.to(workshop.device)))
-        return features, [len(batch) for batch in batches]
-
-    size, what = min(workshop.config.evaluation.batch_size, len(val)), f"features of {extractor.metric}"
-    (found, sizes), _ = out_of_memory.retry_smaller(size, part, what, together=True)
-    for rows in distributed.from_others(found.batches(sizes)):
-        found.update(rows)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -121,10 +122,26 @@ def test_a_collapsed_generator_has_not_learned() -> None:
     assert not found.learned.verdict
 
 
+def test_blurred_images_lie_closer_to_all_training_images_and_are_no_copies() -> None:
+    blurred = 0.4 * features(N, 1) + 0.6 * features(2000, 2).mean(0)
+    found = measure_controls(sets(0, blurred)).memorised
+    assert found.samples < 0.8 * found.val and found.samples_ratio > found.val_ratio
+    assert not found.verdict and found.p == 1
+
+
+def test_a_copy_of_an_image_whose_flip_is_there_too_is_one() -> None:
+    train = features(TRAIN, 30_000)
+    these = sets(0, train[:N])
+    # A symmetric image is its own flip.
+    both = dataclasses.replace(these, train=sample(np.concatenate([train, train])), views=2)
+    assert measure_controls(both).memorised == measure_controls(these).memorised
+    assert measure_controls(both).memorised.verdict
+
+
 def test_the_tests_of_memorising_are_scipy_s() -> None:
     generator = np.random.default_rng(0)
     for low, high, shift in ((40, 60, 0.0), (300, 200, 0.2), (50, 1000, -0.3)):
-        a, b = np.round(generator.normal(-shift, 1, low), 1), np.round(generator.normal(0, 1, high), 1)
+        a, b = (np.exp(np.round(generator.normal(*of), 1) - 5) for of in ((-shift, 1, low), (0, 1, high)))
         mann_whitney = scipy.stats.mannwhitneyu(a, b, alternative="less", method="asymptotic").pvalue
         wanted = max(10, round(0.01 * (low + high)))
         border = np.sort(np.concatenate([a, b]))[wanted - 1]
@@ -132,8 +149,10 @@ def test_the_tests_of_memorising_are_scipy_s() -> None:
         table = [[close[0], close[1]], [low - close[0], high - close[1]]]
         fisher = scipy.stats.fisher_exact(table, alternative="greater").pvalue
         expected = min(1, 2 * min(mann_whitney, fisher))
-        assert has_memorised(a, b, b).p == pytest.approx(expected, rel=1e-9)
-    assert has_memorised(np.ones(20), np.ones(30), np.ones(30)).p == 1
+        # Whatever the distances, their shares decide.
+        of_a, of_b = (np.stack([shares, np.ones(len(shares))], 1) for shares in (a, b))
+        assert has_memorised(8 * of_a, of_b, of_b).p == pytest.approx(expected, rel=1e-9)
+    assert has_memorised(np.ones((20, 2)), np.ones((30, 2)), np.ones((30, 2))).p == 1
 
 
 def test_unequal_numbers_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from drorae.metrics import rows
-from drorae.metrics.neighbours import coverage, nearest_distances
+from drorae.metrics.neighbours import coverage, two_nearest
 
 
 def features(n: int, dim: int, seed: int, spread: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -73,13 +73,17 @@ def test_the_standard_error_is_that_of_a_share() -> None:
     assert found.recall_error == pytest.approx(math.sqrt(found.recall * (1 - found.recall) / 109))
 
 
+@pytest.mark.parametrize("views", [1, 2, 3])
 @pytest.mark.usefixtures("_block")
-def test_nearest_distances_are_the_least_of_all() -> None:
-    a, b = features(70, 9, 0, shift=50), features(45, 9, 1, shift=50)
+def test_the_two_nearest_images_are_the_least_of_all(views: int) -> None:
+    a, b = features(70, 9, 0, shift=50), features(45 * views, 9, 1, shift=50)
+    # Views of an image are alike.
+    b += np.tile(b[:45] - b[:45].mean(), (views, 1))
     a[3] = b[7]
-    found = nearest_distances(a, b)
-    np.testing.assert_allclose(found, np.linalg.norm(a[:, None] - b, axis=2).min(1), rtol=1e-9)
-    assert found[3] == 0
+    found = two_nearest(a, b, views)
+    every = np.linalg.norm(a[:, None] - b, axis=2).reshape(70, views, 45).min(1)
+    np.testing.assert_allclose(found, np.sort(every)[:, :2], rtol=1e-9)
+    assert found[3, 0] == 0 < found[3, 1]
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
@@ -87,5 +91,5 @@ def test_what_cannot_be_compared_is_refused() -> None:
         coverage(features(9, 4, 0), features(9, 5, 0))
     with pytest.raises(ValueError, match="more than 3 images of each, got 9 and 3"):
         coverage(features(9, 4, 0), features(3, 4, 0))
-    with pytest.raises(ValueError, match="no nearest"):
-        nearest_distances(features(9, 4, 0), features(0, 4, 0))
+    with pytest.raises(ValueError, match="no two nearest"):
+        two_nearest(features(9, 4, 0), features(2, 4, 0), views=2)

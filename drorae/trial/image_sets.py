@@ -1,0 +1,62 @@
+"""Sets of images, real or made, as what a network sees in them: read in batches, a part by each process of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drorae.data.features import Features
+from drorae.metrics.extractors import FeatureExtractor
+from drorae.metrics.generation import ImageFeatures, image_features
+from drorae.runtime import distributed, out_of_memory
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images to be measured."""
+
+    count: int
+    size: int
+    """So many at once, or fewer where memory runs out."""
+    part: Callable[[range, int], Iterator[Tensor]]
+    """Yields a part of them that begins at a multiple of a size, in batches uint8 [size or fewer, 3, H, W]."""
+
+    def features(self, extractor: FeatureExtractor) -> ImageFeatures:
+        """Returns their features; where several processes are at work, in the main one those of all.
+
+        Each goes through a part, cut into the batches that one process takes: the same bits as one process's.
+
+        Raises:
+            UserError: not even one image at a time fits.
+        """
+
+        def own(size: int) -> tuple[ImageFeatures, list[int]]:
+            mine = distributed.my_part(self.count, size)
+            sizes = [len(items) for items in in_parts(mine, size)]
+            return image_features(self.part(mine, size), extractor), sizes
+
+        size, what = min(self.size, self.count), f"features of {extractor.metric}"
+        (found, sizes), _ = out_of_memory.retry_smaller(size, own, what, together=True)
+        for rows, places in distributed.from_others(found.batches(sizes)):
+            found = found.joined(rows, places)
+        return found
+
+
+def in_parts(items: range, size: int) -> Iterator[np.ndarray]:
+    """Yields the numbers of items, `size` at once."""
+    for start in range(items.start, items.stop, size):
+        yield np.arange(start, min(start + size, items.stop))
+
+
+def real_images(features: Features, size: int, device: torch.device) -> ImageSet:
+    """Returns the images that features are of, `size` at once on a device."""
+
+    def part(items: range, size: int) -> Iterator[Tensor]:
+        for batch in in_parts(items, size):
+            yield features.batch(batch, 0, 0).pixels.to(device)
+
+    return ImageSet(len(features), size, part)
