@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from drorae.config import ImagesConfig
@@ -25,6 +27,7 @@ STRIP = 8
 
 Picture = Image.Image | np.ndarray
 """RGB of any size; arrays are uint8 [H, W, 3]."""
+Resampling = Literal["pillow", "torch"]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 ENCODED = ("folder", "parquet", "webdataset", "datasets")
@@ -112,7 +115,13 @@ class Images:
         return 0 if labels is None else max(len(self.label_names), int(labels.max()) + 1)
 
 
-def train_crop(image: Picture | Reduced, size: int, resize: int, generator: np.random.Generator) -> np.ndarray:
+def train_crop(
+    image: Picture | Reduced,
+    size: int,
+    resize: int,
+    generator: np.random.Generator,
+    resampling: Resampling = "pillow",
+) -> np.ndarray:
     """The training crop: shorter side to `resize` (0: `size`) by bicubic, then a uniformly placed square.
 
     RAE's recipe (arXiv 2510.11690, published code): Resize(384) and RandomCrop(256), without a flip.
@@ -122,6 +131,7 @@ def train_crop(image: Picture | Reduced, size: int, resize: int, generator: np.r
         size: side of the crop in pixels.
         resize: shorter side in pixels before it is cut; 0: `size`.
         generator: places the square.
+        resampling: whose bicubic (`images.resampling`).
 
     Returns:
         uint8 [size, size, 3].
@@ -134,7 +144,7 @@ def train_crop(image: Picture | Reduced, size: int, resize: int, generator: np.r
     target, shorter = resize or size, min(whole)
     width, height = (side * target // shorter for side in whole)
     left, top = (int(generator.integers(side - size + 1)) for side in (width, height))
-    return _square(picture, box, (width, height), left, top, size)
+    return _square(picture, box, (width, height), left, top, size, resampling)
 
 
 def centre_crop(image: Picture, size: int) -> np.ndarray:
@@ -160,7 +170,15 @@ def centre_crop(image: Picture, size: int) -> np.ndarray:
     return _square(picture, (0.0, 0.0, *picture.size), (width, height), left, top, size)
 
 
-def _square(picture: Image.Image, whole: Box, scaled: tuple[int, int], left: int, top: int, size: int) -> np.ndarray:
+def _square(
+    picture: Image.Image,
+    whole: Box,
+    scaled: tuple[int, int],
+    left: int,
+    top: int,
+    size: int,
+    resampling: Resampling = "pillow",
+) -> np.ndarray:
     """The square of `size` pixels at (left, top) of a box of a picture taken to another size by bicubic."""
     if max(scaled) > STRIP * min(scaled):
         # A strip would be made huge for the sake of one square: that square alone, up to rounding the same.
@@ -168,9 +186,21 @@ def _square(picture: Image.Image, whole: Box, scaled: tuple[int, int], left: int
         across, down = (whole[2] - x) / scaled[0], (whole[3] - y) / scaled[1]
         box = (x + left * across, y + top * down, x + (left + size) * across, y + (top + size) * down)
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
-    if picture.size != scaled:
-        picture = picture.resize(scaled, Image.Resampling.BICUBIC, box=whole)
+    if picture.size == scaled:
+        return np.array(picture.crop((left, top, left + size, top + size)))
+    # torch's has no boxes, so none that ends within a pixel.
+    if resampling == "torch" and all(float(edge).is_integer() for edge in whole):
+        inner = picture if whole == (0, 0, *picture.size) else picture.crop(whole)
+        return _torch_resize(inner, scaled)[top : top + size, left : left + size]
+    picture = picture.resize(scaled, Image.Resampling.BICUBIC, box=whole)
     return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def _torch_resize(picture: Image.Image, scaled: tuple[int, int]) -> np.ndarray:
+    """A picture at another size, uint8 [H, W, 3]: antialiased bicubic, of the same kernel as Pillow's."""
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    taken = F.interpolate(pixels, scaled[::-1], mode="bicubic", antialias=True)
+    return taken[0].permute(1, 2, 0).numpy()
 
 
 def evaluation_crop(size: int) -> str:
@@ -207,6 +237,7 @@ class CropSet:
         if training:
             settings |= {"resize": config.resize or config.size, "views": config.views}
             settings |= {"draft": True} if config.draft and config.source in ENCODED else {}
+            settings |= {"resampling": config.resampling} if config.resampling != "pillow" else {}
         if training or config.source == "photos":
             settings["seed"] = config.seed
         # An encoded image is the same wherever its bytes lie.
@@ -248,13 +279,20 @@ class CropSet:
         wrong = [index for index in indices if not 0 <= index < len(self)]
         if wrong:
             raise IndexError(f"image {wrong[0]} of {len(self)}")
-        out = np.empty((len(indices), self.config.size, self.config.size, 3), np.uint8)
+        out = self._room(len(indices))
         with ThreadPoolExecutor(self.threads) as pool:
             several = self.threads > 1 and len(indices) > 1
             cut = (pool.map if several else map)(partial(self._crop, view=view), indices)
             for row, crop in enumerate(cut):
                 out[row] = crop
         return out
+
+    def _room(self, count: int) -> np.ndarray:
+        """Room for so many crops, laid out as they are cut: torch's are a plane for each colour."""
+        size = self.config.size
+        if self.training and self.config.resampling == "torch":
+            return np.empty((count, 3, size, size), np.uint8).transpose(0, 2, 3, 1)
+        return np.empty((count, size, size, 3), np.uint8)
 
     def one_by_one(self) -> CropSet:
         """Returns the same images, read by one thread."""
@@ -277,7 +315,8 @@ class CropSet:
             return centre_crop(whole, config.size)
         generator = np.random.default_rng([config.seed, 0, item, view])
         least = DRAFT_MARGIN * (config.resize or config.size) if config.draft else 0
-        return train_crop(self.read(item, generator, least), config.size, config.resize, generator)
+        picture = self.read(item, generator, least)
+        return train_crop(picture, config.size, config.resize, generator, config.resampling)
 
 
 def subset(count: int, limit: int, seed: int) -> np.ndarray:

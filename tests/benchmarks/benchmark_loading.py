@@ -1,11 +1,12 @@
 """Crops per second through the loader against torchvision's, with two processes each; and what a device waits.
 
-    python tests/benchmarks/benchmark_loading.py          # two minutes on 2 cores
+    python tests/benchmarks/benchmark_loading.py          # four minutes on 2 cores
 
-Both decode the same JPEGs, take their shorter side to 288 px by bicubic and cut 256 px out of it, in batches of 20: 200
-photographs of 500 x 400 px, and 40 of 1500 x 1200, where `images.draft` has something to save. Starting the processes
-is left out, and so is what they have ready when a round begins. A device is a sleep of twice what a batch took before;
-what it waits is the rest of its time (target: at most 3% above the sleep alone).
+All decode the same JPEGs, take their shorter side to 288 px by bicubic and cut 256 px out of it, in batches of 20: 200
+photographs of 500 x 400 px, and 40 of 1500 x 1200, where `images.draft` has something to save. torchvision's loader is
+that of its examples, which reads pictures by Pillow, and beside it one of its own decoder and resize. Starting the
+processes is left out, and so is what they have ready when a round begins. A device is a sleep of twice what a batch
+took before; what it waits is the rest of its time (target: at most 3% above the sleep alone).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import torch
 from alternate import Comparison, alternate, arguments, record, timed
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision import datasets, transforms
+from torchvision import datasets
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
 
 from drorae.config import ImagesConfig
 from drorae.data.features import OnlineFeatures
@@ -74,15 +77,24 @@ def through_ours(stack: ExitStack, config: ImagesConfig) -> Next:
     return lambda: loader.take(Place(next(steps), 0, BATCH))
 
 
-def through_torchvision(folder: Path) -> Next:
-    """Returns what hands out the next batch of torchvision's images and torch's loader, as its examples have them."""
-    bicubic = transforms.InterpolationMode.BICUBIC
-    steps = [transforms.Resize(RESIZE, bicubic), transforms.RandomCrop(SIZE), transforms.PILToTensor()]
-    images = datasets.ImageFolder(str(folder), transforms.Compose(steps))
+def through_torchvision(folder: Path, tensors: bool = False) -> Next:
+    """Returns what hands out the next batch of torchvision's images and torch's loader.
+
+    tensors: by torchvision's own decoder and resize; else as its examples have them, by Pillow's.
+    """
+    bicubic = v2.InterpolationMode.BICUBIC
+    steps = [v2.Resize(RESIZE, bicubic), v2.RandomCrop(SIZE), *([] if tensors else [v2.PILToTensor()])]
+    reads = {"loader": decode_rgb} if tensors else {}
+    images = datasets.ImageFolder(str(folder), v2.Compose(steps), **reads)
     sampler = torch.utils.data.RandomSampler(images, replacement=True, num_samples=10**6)
     loader: DataLoader[Any] = DataLoader(images, BATCH, sampler=sampler, num_workers=WORKERS)
     batches = iter(loader)
     return lambda: next(batches)
+
+
+def decode_rgb(path: str) -> torch.Tensor:
+    """A picture as torchvision's decoder reads it, uint8 [3, H, W]."""
+    return decode_image(path, ImageReadMode.RGB)
 
 
 def some(take: Next, count: int) -> Callable[[], None]:
@@ -127,17 +139,26 @@ def main() -> None:
             config = ImagesConfig(
                 source="folder", path=str(folder), size=SIZE, resize=RESIZE, val_fraction=0.05, views=0
             )
-            takes = {"drorae": through_ours(stack, config), "torchvision": through_torchvision(folder)}
-            ours.append(takes["drorae"])
-            if min(width, height) >= 4 * RESIZE:
-                takes = {"drorae, draft": through_ours(stack, replace(config, draft=True)), **takes}
-            batches = options.batches if width < 1000 else max(1, options.batches // 3)
-            things = {
-                each: timed(some(take, batches), after(settled, some(take, READY))) for each, take in takes.items()
+            fast = replace(config, resampling="torch")
+            takes = {
+                "drorae, torch": through_ours(stack, fast),
+                "drorae": through_ours(stack, config),
+                "torchvision": through_torchvision(folder),
+                "torchvision on tensors": through_torchvision(folder, tensors=True),
             }
-            found.append(alternate(f"{batches * BATCH} of {width} x {height}", things, rounds=options.rounds))
-            rates += [f"{each} {batches * BATCH / found[-1].median(each):.0f}/s" for each in takes]
-        step = SLOWER * found[0].median("drorae") / options.batches
+            ours.append(takes["drorae, torch"])
+            if min(width, height) >= 4 * RESIZE:
+                takes["drorae, torch and draft"] = through_ours(stack, replace(fast, draft=True))
+                takes["drorae, draft"] = through_ours(stack, replace(config, draft=True))
+            things = {
+                each: timed(some(take, options.batches), after(settled, some(take, READY)))
+                for each, take in takes.items()
+            }
+            images = options.batches * BATCH
+            found.append(alternate(f"{images} of {width} x {height}", things, rounds=options.rounds))
+            each_s = ", ".join(f"{each} {images / found[-1].median(each):.0f}/s" for each in takes)
+            rates.append(f"Images of {width} x {height}: {each_s}.")
+        step = SLOWER * found[0].median("drorae, torch") / options.batches
 
         def device() -> None:
             time.sleep(step)
@@ -151,9 +172,7 @@ def main() -> None:
         case = f"{options.batches} steps of {1000 * step:.0f} ms"
         found.append(alternate(case, things, rounds=options.rounds, at_most=limit))
     waiting = 1 / found[-1].ratio("never waiting") - 1
-    record(
-        "loading", found, options.out, f"Images: {', '.join(rates)}. The device waits {waiting:.1%} of its own time."
-    )
+    record("loading", found, options.out, f"{' '.join(rates)} The device waits {waiting:.1%} of its own time.")
 
 
 if __name__ == "__main__":

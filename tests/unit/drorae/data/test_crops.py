@@ -63,6 +63,18 @@ def test_train_crop_cuts_a_square_out_of_the_bicubic_resize() -> None:
     assert tops == set(range(9)) and lefts == set(range(29))
 
 
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (333, 500), (31, 40), (700, 41)])
+def test_torch_s_training_crops_are_pillow_s_up_to_rounding(width: int, height: int) -> None:
+    image = picture(2, width, height)
+    for seed in range(20):
+        by_pillow, by_torch = (
+            train_crop(image, 32, 40, np.random.default_rng(seed), by).astype(int) for by in ("pillow", "torch")
+        )
+        # A square that is one pixel off is 10 away.
+        assert by_torch.shape == (32, 32, 3) and np.abs(by_torch - by_pillow).max() <= 2
+        assert (by_torch != by_pillow).mean() < 0.02
+
+
 @pytest.mark.parametrize("shape", [(2, 50), (5, 5), (33, 31)])
 def test_small_images_are_enlarged(shape: tuple[int, int]) -> None:
     pixels = np.full((*shape, 3), 77, np.uint8)

@@ -529,3 +529,18 @@ def test_a_draft_changes_jpegs_alone_and_the_fingerprint_of_training_crops(tmp_p
     assert np.array_equal(everything(draft.train), everything(whole.train))
     assert draft.train.fingerprint != whole.train.fingerprint
     assert draft.val.fingerprint == whole.val.fingerprint
+
+
+def test_resampling_by_torch_changes_training_crops_and_their_fingerprint_alone(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(picture(number, 331, 277)))
+    ways: tuple[dict[str, object], ...] = ({}, {"resampling": "torch"}, {"resampling": "torch", "draft": True})
+    pillow, torch, draft = (load_images(folder_config(tmp_path, **way)) for way in ways)
+    expected, found = (everything(images.train).astype(int) for images in (pillow, torch))
+    assert 0 < np.abs(found - expected).max() <= 2
+    # Reduced to a shape that ends within a pixel, or not.
+    assert np.abs(everything(draft.train) - expected).mean() < 1
+    assert len({images.train.fingerprint for images in (pillow, torch, draft)}) == 3
+    for other in (torch, draft):
+        assert np.array_equal(everything(other.val), everything(pillow.val))
+        assert other.val.fingerprint == pillow.val.fingerprint
