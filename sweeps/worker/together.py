@@ -10,7 +10,6 @@ from typing import Any
 
 from drorae.config import Runtime
 from drorae.errors import UserError
-from drorae.runtime import distributed
 from drorae.trial.folder import FAILURE
 from sweeps.resources import Share
 from sweeps.worker.attempt import Attempt, threads, train
@@ -37,6 +36,8 @@ def run_together(
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    from drorae.runtime import distributed
 
     trainer = TorchTrainer(
         process,

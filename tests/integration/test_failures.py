@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import multiprocessing
 import shutil
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from children import forking
 from tiny import tiny_config, tiny_images
 from torch import Tensor
 
@@ -283,7 +283,7 @@ def together(rank: int, folder: Path, config: TrialConfig, said: Any) -> None:
 
 
 def test_of_several_processes_none_waits_for_one_that_ran_out_of_memory(config: TrialConfig, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     said = context.Queue()
     processes = [context.Process(target=together, args=(rank, tmp_path, config, said)) for rank in (0, 1)]
     for process in processes:

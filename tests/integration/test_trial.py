@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from children import forking
 
 from drorae.config import (
     DECODERS,
@@ -174,9 +174,7 @@ def test_killed_and_resumed_ends_bit_identical(
         often = dataclasses.replace(often, cache_dir=str(tmp_path / "cache"))
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache" / "weights").symlink_to(Path(runtime.cache_dir) / "weights")
-    process = multiprocessing.get_context("spawn").Process(
-        target=_killed_at, args=(config, often, tmp_path / "trial", phase, 9)
-    )
+    process = forking().Process(target=_killed_at, args=(config, often, tmp_path / "trial", phase, 9))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

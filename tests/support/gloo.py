@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from children import forking
 
 TIMEOUT = 300
 
@@ -28,7 +29,7 @@ def _process(rank: int, world: int, folder: Path, said: Any, work: Callable[...,
 def in_processes(world: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(*arguments)` of a module returns in each of `world` processes; an exception stands for itself."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     said = context.Queue()
     processes = [
         context.Process(target=_process, args=(rank, world, folder, said, work, arguments), daemon=True)

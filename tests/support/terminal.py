@@ -9,8 +9,7 @@
     done = run([...], then=[("phase 2", HANG_UP)])                        # the window is closed: SIGHUP, then EIO
     done.code, done.terminal, done.stdout, done.stderr, done.screen()
 
-Children are forked from a server that has torch, timm, pandas, scipy and all of drorae imported, so that a case costs
-little more than its own work. Ray and MLflow are not among them: they start threads, which no fork survives.
+Children are forked from a server (`children`), so that a case costs little more than its own work.
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import functools
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import pty
 import re
@@ -35,6 +32,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
+
+from children import forking
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = str(ROOT / "results" / "paper" / "capacity.csv")
@@ -134,7 +133,7 @@ def run(
     }
     tty = None if on == "none" else os.ttyname(theirs)
     given = (tty, None if on == "all" else out_end, err_end if on == "none" else None, ready_end)
-    child = _context().Process(
+    child = forking().Process(
         target=_child,
         args=(given, settings, str(cwd or Path.cwd()), patch, [program, *arguments]),
     )
@@ -214,34 +213,6 @@ _NEUTRAL: dict[str, str | None] = dict.fromkeys(
      "TTY_INTERACTIVE", "PYTEST_CURRENT_TEST", "PYTHONUNBUFFERED")
 )  # fmt: skip
 """Variables that would decide for the terminal what it is."""
-
-
-@functools.cache
-def _context() -> multiprocessing.context.ForkServerContext:
-    """The server that children are forked from, started at the first call."""
-    context = multiprocessing.get_context("forkserver")
-    ours = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for package in ("drorae", "analysis")
-        for path in sorted((ROOT / package).rglob("*.py"))
-        if not path.name.startswith("__")
-    ]
-    heavy = [
-        *("pytest", "torch", "torchvision", "timm", "pandas", "scipy.stats", "scipy.optimize", "matplotlib.pyplot"),
-        *("statsmodels.regression.linear_model", "rich.table", "rich.live", "sweeps.spec", "sweeps.folder.status"),
-    ]
-    context.set_forkserver_preload([*heavy, *ours])
-    before = os.environ.get("PYTHONPATH")
-    # The server looks for modules where a new interpreter would, not where this one does.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "tests" / "support"), before)))
-    try:
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-    return context
 
 
 def _child(

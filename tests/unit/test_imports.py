@@ -222,6 +222,13 @@ def test_help_loads_the_command_line_alone(arguments: tuple[str, ...]) -> None:
     assert "tyro" in loaded and not loaded & third - needed_by_tyro - {"drorae", "_distutils_hack"}, loaded & third
 
 
+def test_neither_a_driver_nor_a_worker_loads_torch_before_a_trial_does() -> None:
+    """It would take each of them seconds, the driver for nothing."""
+    script = "import sys, sweeps.driver.tune, sweeps.driver.run, sweeps.worker.entry; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 FIT = """
 import importlib.util
 import sys

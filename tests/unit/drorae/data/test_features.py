@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import forking
 
 from drorae.config import EncoderConfig, ObjectiveConfig, Runtime
 from drorae.data.features import DTYPES, Features, OnlineFeatures, open_features
@@ -130,7 +130,7 @@ def _open(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_at_once_encode_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     both = [context.Process(target=_open, args=(tmp_path,)) for _ in range(2)]
     for process in both:
         process.start()

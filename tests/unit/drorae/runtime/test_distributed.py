@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from children import forking
 from gloo import in_processes
 from tiny import tiny_config, tiny_images
 
@@ -72,7 +72,7 @@ def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     config = tiny_config(tiny_images(tmp_path / "images.npz"), evaluation=EvaluationConfig(extractors=()))
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     for world in (1, 2):
         (tmp_path / str(world)).mkdir()
     running = [context.Process(target=work, args=(rank, 2, tmp_path / "2", config)) for rank in range(2)]
