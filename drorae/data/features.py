@@ -202,14 +202,17 @@ class CachedFeatures:
         enough = range(wanted, encoder.num_layers + 1)
         layers = next((n for n in enough if self._store.holds(self._key(kind, key(n)))), wanted)
 
+        # Not of self, which would hold itself and so its files until garbage is collected.
+        threads, dtype = self._threads, self.dtype
+
         def encode(crops: Tensor) -> Tensor:
             # The same to the last bit whatever the threads, which the targets' convolutions are not.
-            with _threads(self._threads):
-                found: Tensor = encoder(crops).layers[:, -layers:].to(self.dtype)
-            return found if self.dtype == torch.float32 else found.view(torch.int16)
+            with _threads(threads):
+                found: Tensor = encoder(crops).layers[:, -layers:].to(dtype)
+            return found if dtype == torch.float32 else found.view(torch.int16)
 
         shape = (layers, encoder.grid**2, encoder.width)
-        spec = ArraySpec(kind, shape, "float32" if self.dtype == torch.float32 else "int16")
+        spec = ArraySpec(kind, shape, "float32" if dtype == torch.float32 else "int16")
         produce = _in_parts(self.pixels, self._device, "encoding images", ENCODE_BATCH, encode)
         return self._entry("encoding images", key(layers), spec, produce)
 

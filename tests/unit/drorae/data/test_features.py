@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -139,6 +140,23 @@ def test_two_processes_at_once_encode_once(tmp_path: Path) -> None:
         assert process.exitcode == 0
     cut = [line for line in (tmp_path / "log").read_text().split() if line == "10"]
     assert len(cut) == 1
+
+
+def test_features_that_nobody_needs_let_go_of_their_files_at_once(tmp_path: Path, encoder: Encoder) -> None:
+    """A worker's later trials would hold the files of all its earlier ones, which then cannot be removed either."""
+    features = open_features(
+        Squares(tmp_path / "log"), encoder, CONFIG, 1, None, Runtime(cache_dir=str(tmp_path)), CPU
+    )  # fmt: skip
+    features.batch(np.arange(4), 0, 12)
+    mapped = Path("/proc/self/maps")
+    assert str(tmp_path) in mapped.read_text()
+    gc.collect()
+    gc.disable()
+    try:
+        del features
+        assert str(tmp_path) not in mapped.read_text()
+    finally:
+        gc.enable()
 
 
 def test_perceptual_targets_come_from_the_cache(tmp_path: Path, encoder: Encoder) -> None:
