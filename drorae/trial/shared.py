@@ -47,6 +47,7 @@ from drorae.models.released_output import better_output
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
+from drorae.runtime.memory import keep_freed
 from drorae.runtime.determinism import set_deterministic
 from drorae.storage.cache import Cache
 from drorae.storage.files import UNWRITABLE, write_json
@@ -197,6 +198,8 @@ def open_workshop(
     global _last
     (config := settled(config)).check(training)
     device = choose_device(runtime)
+    if device.type == "cpu":
+        keep_freed()
     key = canonical_json({**shared_key(config), "runtime": to_dict(runtime)})
     if _last is not None and _last.key == key and not distributed.from_main(_last.is_exchanged()):
         check(_last.workshop.fingerprints)
