@@ -16,8 +16,8 @@ LARGEST_BYTES = 2**28, 2**25
 def keep_freed() -> None:
     """Has the C library keep what this process frees, up to `KEPT_BYTES`, instead of handing it back.
 
-    For processes that allocate pieces of megabytes again and again, such as pictures or activations: every page that was
-    handed back is zeroed by the kernel when it is touched again, which takes two fifths of the time of decoding and
+    For processes that allocate pieces of megabytes again and again, such as pictures or activations: every page that
+    was handed back is zeroed by the kernel when it is touched again, which takes two fifths of the time of decoding and
     cutting a photograph of 1500 x 1200 px, and 4 to 6% of the quickstart's steps. Does nothing where the C library has
     no such setting.
     """

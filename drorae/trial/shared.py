@@ -47,8 +47,8 @@ from drorae.models.released_output import better_output
 from drorae.models.tokenizer import Tokenizer, build_tokenizer
 from drorae.models.weights import fit_state, read_state, save_sealed, state_sha256
 from drorae.runtime import distributed, out_of_memory
-from drorae.runtime.memory import keep_freed
 from drorae.runtime.determinism import set_deterministic
+from drorae.runtime.memory import keep_freed
 from drorae.storage.cache import Cache
 from drorae.storage.files import UNWRITABLE, write_json
 from drorae.storage.remote import expanded
