@@ -30,8 +30,8 @@ def test_what_gets_further_is_tried_on_and_what_does_not_is_given_up_with_its_re
     keys = {config.fusion.expert_hidden_dim: config_hash(config) for config in expand(spec)}
     logs = {width: outcome.directory / "trials" / key / "attempts.log" for width, key in keys.items()}
     tried = {width: len(log.read_text().splitlines()) for width, log in logs.items()}
-    # Killed after each of its steps, the first goes on each time.
-    assert tried == {4: STEPS + 1, **dict.fromkeys(widths[1:], 2)}
+    # Killed after each of its first steps, more often than is allowed in a row, the first goes on each time.
+    assert tried == {4: STEPS // 2 + 1, **dict.fromkeys(widths[1:], 2)}
 
 
 def test_what_a_worker_prints_takes_no_more_than_so_much_of_rays_folder() -> None:

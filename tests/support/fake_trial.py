@@ -85,7 +85,7 @@ def run_trial(
                 if str(width) in trouble.get(how, "").split("+"):
                     die()
             checkpoint.write_text(json.dumps(rows))
-            if str(width) in trouble.get("steps", "").split("+"):
+            if step <= STEPS // 2 and str(width) in trouble.get("steps", "").split("+"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if step >= STEPS // 2:
                 if str(width) in trouble.get("once", "").split("+") and attempt == 1:
