@@ -11,15 +11,14 @@ import torch
 
 from drorae.metrics.frechet import Influences, frechet_influence, frechet_influences
 from drorae.metrics.gain import Gain, interval
-from drorae.metrics.neighbours import two_nearest
+from drorae.metrics.neighbours import Nearest, two_nearest
 from drorae.metrics.rows import blocks
 from drorae.metrics.samples import FeatureSample
 
 LEVEL = 0.05
 """Of "memorises": how often a generator that has memorised nothing may be said to; half of it for either test."""
-CLOSEST = 0.01
-"""Share of all images, those closest to one training image alone, among which copies are counted; at least `FEWEST`."""
-FEWEST = 10
+RELABELLINGS = 999
+"""Random ones, with which the true labels are compared."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class ControlSets:
     """Of latents drawn from a Gaussian per position, decoded (`drorae.diagnostics.gaussian`); as many as samples."""
     samples: FeatureSample
     """Of generated images."""
+    val_views: FeatureSample | None = None
+    """The validation images in as many views as the training images, in the same order; None: in one, as both are."""
     views: int = 1
     """Of every training image: 2 where its flip is there, too."""
 
@@ -73,20 +74,20 @@ class Learned:
 
 @dataclass(frozen=True)
 class Memorised:
-    """Whether the samples lie closer to one training image than to the next, more so than validation images do."""
+    """Whether the samples lie closer to training images than to validation images."""
 
     p: float
     """Of both one-sided tests together (Bonferroni)."""
+    share: float
+    """Of the samples, those whose nearest real image is a training image."""
+    expected: float
+    """The training images' share of all real images."""
     samples: float
     """The samples' median distance to the nearest training image."""
     val: float
     """The validation images'."""
     reconstructions: float
     """That of their reconstructions: what the tokenizer alone does to it."""
-    samples_ratio: float
-    """The samples' median distance to the nearest training image, as a share of that to the next."""
-    val_ratio: float
-    """The validation images'."""
     copies: int
     """How many samples coincide with a training image, in features."""
 
@@ -97,8 +98,8 @@ class Memorised:
 
     def __str__(self) -> str:
         said = "memorises" if self.verdict else "not shown to memorise"
-        medians = f"{self.samples_ratio:.3f} of the next one's distance, of validation images {self.val_ratio:.3f}"
-        return f"{said}: nearest training image at {medians} (p {self.p:.2g})"
+        shares = f"of {self.share:.1%} of the images, of {self.expected:.1%} by chance"
+        return f"{said}: a training image is the nearest real one {shares} (p {self.p:.2g})"
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def measure_controls(sets: ControlSets, seed: int = 0) -> Controls:
 
     Args:
         sets: features; they are streamed from their files.
-        seed: chooses those training images.
+        seed: chooses those training images, and labels anew.
 
     Raises:
         ValueError: another number of the Gaussian's images than of samples, of reconstructions than of validation
@@ -159,9 +160,7 @@ def measure_controls(sets: ControlSets, seed: int = 0) -> Controls:
         _distance(gaussian),
         _distance(samples),
         has_learned(gaussian, samples),
-        has_memorised(
-            *(two_nearest(one.features, sets.train.features, sets.views) for one in (sets.samples, val, painted))
-        ),
+        _memorised(sets, seed),
         sets.train.statistics.n,
         val.statistics.n,
     )
@@ -188,72 +187,67 @@ def has_learned(gaussian: Influences, samples: Influences) -> Learned:
     return Learned(found.value, found.half)
 
 
-def has_memorised(samples: np.ndarray, val: np.ndarray, reconstructions: np.ndarray) -> Memorised:
-    """Compares how much closer samples lie to one training image than to any other, with validation images.
+def has_memorised(train: Nearest, val: Nearest, images: tuple[int, int], seed: int = 0) -> tuple[float, float]:
+    """Asks whether samples lie closer to training images than they would if these had not been trained on.
 
-    What is compared is the distance to the nearest training image as a share of that to the next nearest. A copy's is
-    small. The distance itself would tell blurred images, which lie close to everything, from real ones rather than
-    copies from fresh images; the share of an image that is equally close to many is near 1.
+    To a generator that has memorised none, training images are what validation images are: whatever it draws, which of
+    the real images around are training images is chance, as the split was. So the labels are dealt out anew, at random,
+    and what the samples have with the true ones is compared with what they have then (Schilling 1986, J. Am. Stat.
+    Assoc. 81, 799-806, counts neighbours of the same label so). Images that are blurred, or of few kinds, lie close to
+    everything, and to no kind of label more. Two one-sided tests, each at half of `LEVEL`, exact up to the number of
+    relabellings: of the number of samples whose nearest real image is a training image, and of the same with each
+    sample counted by how much nearer that image is than the next, 1 - d1 / d2, which finds few copies among many.
 
-    Given the training images, shares of a generator that draws from the images' own distribution and has memorised none
-    are drawn like the validation images'. Two one-sided tests of that, each at half of `LEVEL`, whose p-values are
-    exact given the ranks up to the first's normal approximation: Mann and Whitney's, that samples as a whole have
-    smaller ones (Meehan, Chaudhuri & Dasgupta 2020, arXiv 2004.05675, section 3, there of distances), and Fisher's,
-    that too many of the very smallest of both are samples, which finds few copies among many. A tokenizer that blurs
-    copies until they are as close to other images hides them, and so does a training image that is there twice.
+    Few validation images, or a tokenizer that blurs copies until other images are as close, can hide copies.
 
     Args:
-        samples: distances [n, 2] to the nearest training image and to the next.
-        val: those [m, 2] of validation images.
-        reconstructions: those of the validation images through the tokenizer; told, not tested.
+        train: the training images nearest to n samples.
+        val: the validation images nearest to them.
+        images: the numbers of both.
+        seed: of the relabellings.
+
+    Returns:
+        p of both tests together (Bonferroni), and the share of samples whose nearest image is a training image.
     """
-    own, others = _shares(samples), _shares(val)
-    p = min(1.0, 2 * min(_mann_whitney(own, others), _among_smallest(own, others)))
+    # An image that is in both sets is no evidence.
+    of_train = train.distances[:, 0] < val.distances[:, 0]
+    (to_train, next_train), (to_val, next_val) = train.distances.T, val.distances.T
+    nearest = np.minimum(to_train, to_val)
+    following = np.where(of_train, np.minimum(next_train, to_val), np.minimum(next_val, to_train))
+    nearer = 1 - np.divide(nearest, following, out=np.ones(len(nearest)), where=following > 0)
+    hit = np.where(of_train, train.image, images[0] + val.image)
+    hits, places = np.unique(hit, return_inverse=True)
+    # Of every real image that is the nearest one of any sample: how many samples, and by how much.
+    counts = np.stack([np.bincount(places), np.bincount(places, nearer)], 1)
+    true = counts[hits < images[0]].sum(0)
+    generator = np.random.default_rng(seed)
+    trained = generator.hypergeometric(*images, len(hits), RELABELLINGS)
+    # Sums in another order must not decide between equal labellings.
+    least = true - 1e-9 * counts.sum(0)
+    as_large = sum(counts[generator.permutation(len(hits))[:count]].sum(0) >= least for count in trained)
+    p = min(1.0, 2 * float(np.min((1 + as_large) / (1 + RELABELLINGS))))
+    return p, float(of_train.mean())
+
+
+def _memorised(sets: ControlSets, seed: int) -> Memorised:
+    held_out = sets.val_views or sets.val
+    to_train, to_val = (
+        two_nearest(sets.samples.features, real.features, sets.views) for real in (sets.train, held_out)
+    )
+    images = sets.train.statistics.n // sets.views, held_out.statistics.n // sets.views
+    p, share = has_memorised(to_train, to_val, images, seed)
+    val, painted = (
+        two_nearest(one.features, sets.train.features, sets.views) for one in (sets.val, sets.reconstructions)
+    )
     return Memorised(
         p,
-        samples=float(np.median(samples[:, 0])),
-        val=float(np.median(val[:, 0])),
-        reconstructions=float(np.median(reconstructions[:, 0])),
-        samples_ratio=float(np.median(own)),
-        val_ratio=float(np.median(others)),
-        copies=int((samples[:, 0] == 0).sum()),
+        share,
+        images[0] / sum(images),
+        samples=float(np.median(to_train.distances[:, 0])),
+        val=float(np.median(val.distances[:, 0])),
+        reconstructions=float(np.median(painted.distances[:, 0])),
+        copies=int((to_train.distances[:, 0] == 0).sum()),
     )
-
-
-def _shares(distances: np.ndarray) -> np.ndarray:
-    """The nearest as a share of the next; of an image that is equal to two, 1."""
-    shares = np.ones(len(distances))
-    np.divide(distances[:, 0], distances[:, 1], out=shares, where=distances[:, 1] > 0)
-    return shares
-
-
-def _mann_whitney(low: np.ndarray, high: np.ndarray) -> float:
-    """One-sided p of `low` being smaller: the normal approximation with corrections for ties and continuity."""
-    n, m = len(low), len(high)
-    _, inverse, counts = np.unique(np.concatenate([low, high]), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    u = ranks[:n].sum() - n * (n + 1) / 2
-    total = n + m
-    variance = n * m / 12 * (total + 1 - float((counts.astype(float) ** 3 - counts).sum()) / (total * (total - 1)))
-    if variance <= 0:
-        return 1.0
-    return 0.5 * math.erfc((n * m / 2 - u - 0.5) / math.sqrt(2 * variance))
-
-
-def _among_smallest(samples: np.ndarray, val: np.ndarray) -> float:
-    """One-sided p of so many samples among the smallest of both: the hypergeometric distribution's upper tail."""
-    together = np.concatenate([samples, val])
-    wanted = min(max(FEWEST, round(CLOSEST * len(together))), len(together))
-    border = np.partition(together, wanted - 1)[wanted - 1]
-    # What is as large as the last one counts, too.
-    drawn, found = int((together <= border).sum()), int((samples <= border).sum())
-    n, m = len(samples), len(val)
-
-    def log_choose(of: int, k: int) -> float:
-        return math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1)
-
-    tail = range(max(found, drawn - m), min(drawn, n) + 1)
-    return sum(math.exp(log_choose(n, k) + log_choose(m, drawn - k) - log_choose(n + m, drawn)) for k in tail)
 
 
 def _influences(one: FeatureSample, val: FeatureSample) -> Influences:

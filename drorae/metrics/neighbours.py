@@ -78,10 +78,17 @@ def coverage(samples: Features, reference: Features, k: int = NEIGHBOURS) -> Cov
     )
 
 
-def two_nearest(features: Features, among: Features, views: int = 1) -> np.ndarray:
-    """Returns each image's Euclidean distances to the nearest of other images and to the next, float64 [n, 2].
+class Nearest(NamedTuple):
+    """For each of n images, which of others are nearest to it."""
 
-    An exact copy has 0.
+    distances: np.ndarray
+    """Euclidean, to the nearest and to the next, float64 [n, 2]; that of an exact copy is 0."""
+    image: np.ndarray
+    """Number of the nearest, int64 [n]."""
+
+
+def two_nearest(features: Features, among: Features, views: int = 1) -> Nearest:
+    """Returns the two nearest of other images to each image.
 
     Args:
         features: [n, dim].
@@ -95,14 +102,15 @@ def two_nearest(features: Features, among: Features, views: int = 1) -> np.ndarr
     others = len(among) // views
     if features.shape[1] != among.shape[1] or others < 2:
         raise ValueError(f"no two nearest of {list(among.shape)} features to {list(features.shape)}")
-    found = []
+    found, nearest = [], []
     for part in blocks(len(features)):
         # Among one more than there are views, two are of different images.
         squared, places = _nearest(_read(features, part), among, views + 1)
         images = places % others
         squared[:, 1:].masked_fill_(images[:, 1:] == images[:, :1], math.inf)
         found.append(torch.stack([squared[:, 0], squared[:, 1:].amin(1)], 1).sqrt().numpy())
-    return np.concatenate(found)
+        nearest.append(images[:, 0].numpy())
+    return Nearest(np.concatenate(found), np.concatenate(nearest))
 
 
 def _inside(points: Features, centres: Features, k: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from drorae.storage.files import naming_full_disk
 from drorae.training.loop import Report
 from drorae.trial.folder import GENERATED, write_tree
 from drorae.trial.generator import Generator
-from drorae.trial.image_sets import ImageSet, in_parts, real_images
+from drorae.trial.image_sets import ImageSet, cropped_images, in_parts, real_images
 from drorae.trial.latents import mirrored_features, open_latents
 from drorae.trial.samples import Sink
 from drorae.trial.shared import Workshop, kept_features
@@ -79,6 +79,8 @@ class Yardsticks:
     val: dict[str, ImageFeatures]
     """The validation images', by the extractor's name."""
     train: FeatureSample
+    val_views: FeatureSample
+    """The validation images and their flips."""
     reconstructions: FeatureSample
     gaussian: FeatureSample
     fitted: PositionGaussian
@@ -156,6 +158,7 @@ def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardst
     return Yardsticks(
         generator, count, seed, head, tuple(extractors.values()), val,
         train=train,
+        val_views=_validation_views(workshop, head),
         reconstructions=_reconstructed(generator).features(head).features,
         gaussian=_of_gaussian(generator, fitted, count, seed).features(head).features,
         fitted=fitted,
@@ -190,6 +193,7 @@ def _measure(yardsticks: Yardsticks, sink: Sink, report: Report, labels: Sequenc
         reconstructions=yardsticks.reconstructions,
         gaussian=yardsticks.gaussian,
         samples=samples[head.name].features,
+        val_views=yardsticks.val_views,
         views=VIEWS,
     )
     controls = measure_controls(sets, yardsticks.seed)
@@ -239,6 +243,14 @@ def _training_images(workshop: Workshop, extractor: FeatureExtractor) -> Feature
     """What the generator has seen: evaluation crops of the training images, and their flips. Kept for all trials."""
     mirrored, cache = Mirrored(workshop.images.train), Cache(workshop.runtime.cache_dir)
     crops = _crops(workshop, mirrored_features(workshop, mirrored))
+    with cache.naming_unwritable():
+        return kept_features(cache, mirrored.fingerprint, extractor, crops)
+
+
+def _validation_views(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
+    """The validation images, and their flips. Kept for all trials."""
+    mirrored, cache = Mirrored(workshop.images.val), Cache(workshop.runtime.cache_dir)
+    crops = cropped_images(mirrored, VIEWS, workshop.config.evaluation.batch_size, workshop.device)
     with cache.naming_unwritable():
         return kept_features(cache, mirrored.fingerprint, extractor, crops)
 

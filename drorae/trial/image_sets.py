@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drorae.data import crops
+from drorae.data.batch import crops_of
 from drorae.data.features import Features
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.generation import ImageFeatures, image_features
@@ -60,3 +62,13 @@ def real_images(features: Features, size: int, device: torch.device) -> ImageSet
             yield features.batch(batch, 0, 0).pixels.to(device)
 
     return ImageSet(len(features), size, part)
+
+
+def cropped_images(images: crops.ImageSet, views: int, size: int, device: torch.device) -> ImageSet:
+    """Returns images in so many views, all in one and then all in the next, cut when they are read."""
+
+    def part(items: range, size: int) -> Iterator[Tensor]:
+        for batch in in_parts(items, size):
+            yield torch.from_numpy(crops_of(images, batch, 0)).permute(0, 3, 1, 2).to(device)
+
+    return ImageSet(views * len(images), size, part)

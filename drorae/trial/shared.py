@@ -198,8 +198,6 @@ def open_workshop(
     global _last
     (config := settled(config)).check(training)
     device = choose_device(runtime)
-    if device.type == "cpu":
-        keep_freed()
     key = canonical_json({**shared_key(config), "runtime": to_dict(runtime)})
     if _last is not None and _last.key == key and not distributed.from_main(_last.is_exchanged()):
         check(_last.workshop.fingerprints)
@@ -245,7 +243,7 @@ def _summary(skipped: Sequence[str]) -> str:
 def choose_device(runtime: Runtime) -> torch.device:
     """Returns the device a runtime names, and sets torch's threads as it says.
 
-    On CUDA, says whether the process takes deterministic kernels.
+    On CUDA, says whether the process takes deterministic kernels; on a CPU, has it keep the memory that it frees.
     """
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -253,6 +251,8 @@ def choose_device(runtime: Runtime) -> torch.device:
     device = torch.device(auto if runtime.device == "auto" else runtime.device)
     if device.type == "cuda":
         set_deterministic(not runtime.fast_kernels)
+    else:
+        keep_freed()
     return device
 
 

@@ -80,10 +80,10 @@ def test_the_two_nearest_images_are_the_least_of_all(views: int) -> None:
     # Views of an image are alike.
     b += np.tile(b[:45] - b[:45].mean(), (views, 1))
     a[3] = b[7]
-    found = two_nearest(a, b, views)
+    distances, image = two_nearest(a, b, views)
     every = np.linalg.norm(a[:, None] - b, axis=2).reshape(70, views, 45).min(1)
-    np.testing.assert_allclose(found, np.sort(every)[:, :2], rtol=1e-9)
-    assert found[3, 0] == 0 < found[3, 1]
+    np.testing.assert_allclose(distances, np.sort(every)[:, :2], rtol=1e-9)
+    assert distances[3, 0] == 0 < distances[3, 1] and np.array_equal(image, every.argmin(1))
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

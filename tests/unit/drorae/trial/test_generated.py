@@ -70,7 +70,7 @@ def test_samples_are_measured_beside_their_controls(
 
 def test_copies_of_training_images_are_found_flipped_or_not(generator: Generator, tmp_path: Path) -> None:
     mirrored = Mirrored(generator.workshop.images.train)
-    pixels = np.concatenate([mirrored.crops(range(8), view) for view in (0, 1)])
+    pixels = np.concatenate([mirrored.crops(range(8 * view, 8 * view + 8), view) for view in (0, 1)])
     tmp_path.mkdir(exist_ok=True)
     for image, picture in enumerate(pixels):
         Image.fromarray(picture).save(tmp_path / f"{image:06d}.png")
