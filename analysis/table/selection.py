@@ -283,7 +283,12 @@ def _copies(frame: pd.DataFrame) -> list[str]:
 
 
 def sample_column(frame: pd.DataFrame, y: str) -> str | None:
-    """The column that holds how many images a value of `y` was measured on: `<y>_n`, `<y>_images`, else eval_images."""
+    """The column that holds how many images a value of `y` was measured on: `<y>_n`, `<y>_images`, else eval_images.
+
+    None where there is none, and of the generator's loss, which is of its training.
+    """
+    if y == registry.GENERATOR_LOSS:
+        return None
     return next((name for name in (f"{y}_n", f"{y}{registry.COUNT}", "eval_images") if name in frame.columns), None)
 
 

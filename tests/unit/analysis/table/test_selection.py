@@ -37,6 +37,15 @@ def test_every_exclusion_is_named() -> None:
     assert "row 7 (g)" in select(frame, "params", "psnr", log=False).labels
 
 
+def test_a_generator_s_loss_is_measured_on_no_images() -> None:
+    frame = pd.DataFrame({"fusion_params": [1e4, 1e5, 1e6], "eval_images": [100, 100, 200]})
+    frame["generator_loss"], frame["psnr"] = [0.6, 0.5, 0.4], [20.0, 21.0, 22.0]
+    found = select(frame, "params", "generator_loss")
+    assert found.eval_images is None and len(found.used) == 3
+    with pytest.raises(UserError, match="measured on different eval_images"):
+        select(frame, "params", "psnr")
+
+
 def test_copies_are_left_out_where_rows_state_their_seed() -> None:
     frame = pd.concat([trials(seed=0, config_hash=None)] * 2, ignore_index=True)
     assert dict(select(frame, "params", "psnr").excluded)["row 7"] == "a copy of row 1"
