@@ -10,7 +10,7 @@ STAMP := $(VENV)/.made
 help:
 	@echo "make quickstart  photographs to a fitted scaling law (about 14 minutes on 2 cores)"
 	@echo "make smoke       the same at toy size, about a minute on 2 cores"
-	@echo "make test        the tests (about 23 minutes on 2 cores)"
+	@echo "make test        the tests (about half an hour on 2 cores)"
 	@echo "make test-fast   the unit tests that take no time (under two minutes)"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation, into site/"
