@@ -115,7 +115,7 @@ def _missing(versions: Mapping[str, str | None], weights: Mapping[str, str | Non
     if versions["torch-fidelity"] is None:
         found.append(("torch-fidelity, for rfid_inception", False, f"{pip} torch-fidelity"))
     if versions["transformers"] is None:
-        found.append(("transformers, for generators that are told captions", False, f"{pip} 'transformers>=5.0'"))
+        found.append(("transformers, for generators that are told captions", False, f"{pip} transformers"))
     if weights["inception weights"] is None:
         place = f"put {INCEPTION_FILE} of its releases at {downloaded(INCEPTION_FILE)}"
         remedy = f"torch-fidelity downloads them on first use; offline, {place}"

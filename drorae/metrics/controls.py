@@ -17,7 +17,7 @@ from drorae.metrics.samples import FeatureSample
 
 LEVEL = 0.05
 """Of "memorises": how often a generator that has memorised nothing may be said to; half of it for either test."""
-RELABELLINGS = 999
+RELABELLINGS = 2999
 """Random ones, with which the true labels are compared."""
 
 

@@ -240,19 +240,22 @@ def _validation_images(workshop: Workshop, extractor: FeatureExtractor) -> Image
 
 
 def _training_images(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
-    """What the generator has seen: evaluation crops of the training images, and their flips. Kept for all trials."""
-    mirrored, cache = Mirrored(workshop.images.train), Cache(workshop.runtime.cache_dir)
-    crops = _crops(workshop, mirrored_features(workshop, mirrored))
-    with cache.naming_unwritable():
-        return kept_features(cache, mirrored.fingerprint, extractor, crops)
+    """What the generator has seen: evaluation crops of the training images, and their flips."""
+    mirrored = Mirrored(workshop.images.train)
+    return _kept(workshop, mirrored, _crops(workshop, mirrored_features(workshop, mirrored)), extractor)
 
 
 def _validation_views(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
-    """The validation images, and their flips. Kept for all trials."""
-    mirrored, cache = Mirrored(workshop.images.val), Cache(workshop.runtime.cache_dir)
-    crops = cropped_images(mirrored, VIEWS, workshop.config.evaluation.batch_size, workshop.device)
+    """The validation images, and their flips."""
+    mirrored, size = Mirrored(workshop.images.val), workshop.config.evaluation.batch_size
+    return _kept(workshop, mirrored, cropped_images(mirrored, VIEWS, size, workshop.device), extractor)
+
+
+def _kept(workshop: Workshop, mirrored: Mirrored, images: ImageSet, extractor: FeatureExtractor) -> FeatureSample:
+    """The features of a set and its flips, kept for all trials."""
+    cache = Cache(workshop.runtime.cache_dir)
     with cache.naming_unwritable():
-        return kept_features(cache, mirrored.fingerprint, extractor, crops)
+        return kept_features(cache, mirrored.fingerprint, extractor, images)
 
 
 def _reconstructed(generator: Generator) -> ImageSet:
