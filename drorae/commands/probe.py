@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 from drorae.commands.options import TrialOptions, Words, assignments, option
@@ -40,9 +42,10 @@ class Probe(TrialOptions):
             if int(row["step"]) % 50 == 0:
                 say(f"probe step {row['step']:.0f} of {config.probe.steps}  loss {row['loss']:.5g}")
 
-        with working(f"probing {directory}") as note:
+        with working(f"probing {directory}") as note, tempfile.TemporaryDirectory(prefix="drorae-") as checkpoints:
             workshop, tokenizer = load_trained(directory, runtime, config, note)
             size = config.evaluation.batch_size
-            numbers = probe(tokenizer, workshop.train, workshop.val, config.probe, size, show)
+            checkpoint = Path(checkpoints) / "probe"
+            numbers = probe(tokenizer, workshop.train, workshop.val, config.probe, size, checkpoint, runtime, show)
         self.answer_metrics(numbers, directory)
         return 0

@@ -16,6 +16,22 @@ ROTATED = 4
 """What a head's width is a multiple of: a row and a column are each turned in planes of two."""
 
 
+def check_heads(group: str, part: str, width: int, heads: int) -> None:
+    """Raises UserError where a width of a DiT^DH does not go into its heads.
+
+    Args:
+        group: of a config, such as generator.
+        part: before the fields' names: head_ of the head's, nothing of the encoder's.
+        width: of the part.
+        heads: of its attention.
+    """
+    if width % (ROTATED * heads):
+        raise UserError(
+            f"{group}.{part}width: {width} must be a multiple of {ROTATED} x {group}.{part}heads={heads}, as positions "
+            "turn its heads in fours"
+        )
+
+
 @dataclass(frozen=True)
 class GeneratorConfig(Checked):
     """A DiT^DH (RAE, arXiv 2510.11690) and its flow matching (`drorae.generation`).
@@ -61,12 +77,8 @@ class GeneratorConfig(Checked):
             raise UserError("generator.condition=text needs a text encoder; give generator.text_encoder")
         if self.condition != "text" and self.text_encoder:
             raise UserError(f"generator.text_encoder: {self.text_encoder} needs generator.condition=text")
-        for width, heads in (("width", "heads"), ("head_width", "head_heads")):
-            if getattr(self, width) % (ROTATED * getattr(self, heads)):
-                raise UserError(
-                    f"generator.{width}: {getattr(self, width)} must be a multiple of {ROTATED} x "
-                    f"generator.{heads}={getattr(self, heads)}, as positions turn its heads in fours"
-                )
+        check_heads("generator", "", self.width, self.heads)
+        check_heads("generator", "head_", self.head_width, self.head_heads)
         if self.early_depth >= self.depth:
             raise UserError(
                 f"generator.early_depth: {self.early_depth} leaves no worse model than generator.depth={self.depth}; "

@@ -43,6 +43,9 @@ FIELDS = {
 }
 """The fields that are always listed, by group. Nothing is added to them, nor taken away."""
 
+PROBE = "dit_dh"
+"""The network of the probe: its metrics are of another trial than those of an earlier network's."""
+
 YOUNGER = ("text_encoder", "text_tokens")
 """Fields of a `GeneratorConfig` that its identity lists only where they differ from their default. Every field that is
 added to one is added here."""
@@ -80,6 +83,8 @@ def _listed(config: Any, usual: Any, group: str = "") -> dict[str, Any]:
 def identity(config: TrialConfig, located: bool = False) -> dict[str, Any]:
     """What makes a trial the one it is, as plain nested dictionaries; `located`: with the places themselves."""
     tree = _listed(config, type(config)())
+    if config.probe.steps:
+        tree["probe"]["network"] = PROBE
     for name, mark in LOCATIONS.items() if not located else ():
         group, _, field = name.partition(".")
         # A group of younger fields is listed where it has one in use.

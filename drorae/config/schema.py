@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from drorae.config.checked import Checked, Count, Decay, Like, Name, Positive, Share, Weight, Within
-from drorae.config.generator import GenerationConfig
+from drorae.config.generator import GenerationConfig, check_heads
 from drorae.config.phases import Module, Phase, PhaseConfig, check_discriminators, check_phases, declared, trained_parts
 from drorae.errors import UserError
 
@@ -64,11 +64,6 @@ def _check_patches(group: str, config: EncoderConfig | DiscriminatorConfig) -> N
 def _check_file(group: str, config: EncoderConfig | DiscriminatorConfig) -> None:
     if config.weights == "file" and not config.path:
         raise UserError(f"{group}.weights=file needs {group}.path: name a .safetensors or weights-only .pth file")
-
-
-def _check_heads(group: str, config: DecoderConfig | ProbeConfig) -> None:
-    if config.width % config.heads or config.width % 4:
-        raise UserError(f"{group}.width: {config.width} must be a multiple of 4 and of {group}.heads={config.heads}")
 
 
 _HOLDERS = {
@@ -267,7 +262,8 @@ class DecoderConfig(Checked):
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
-        _check_heads("decoder", self)
+        if self.width % self.heads or self.width % 4:
+            raise UserError(f"decoder.width: {self.width} must be a multiple of 4 and of decoder.heads={self.heads}")
 
 
 @dataclass(frozen=True)
@@ -369,13 +365,14 @@ class EvaluationConfig(Checked):
 
 @dataclass(frozen=True)
 class ProbeConfig(Checked):
-    """The diffusion probe on the trained tokenizer's latents (`drorae.diagnostics.probe`)."""
+    """The diffusion probe on the trained tokenizer's latents (`drorae.diagnostics.probe`): a small DiT^DH."""
 
     steps: Count = 0
     """Training steps; 0: no probe."""
     scale: Literal["own", "base"] = "own"
     """What channels are divided by: the latents' own deviations, or those of z_base as if the latents were RAE's."""
     width: Positive = 192
+    """Of the DiT^DH, as a `GeneratorConfig` has it."""
     depth: Positive = 4
     heads: Positive = 4
     batch_size: Positive = 64
@@ -393,10 +390,14 @@ class ProbeConfig(Checked):
     """At most so many held-out images."""
     seed: Count = 0
     """Seeds model, order, times and noise. Apart from the trial's seed, so that all tokenizers get the same."""
+    head_width: Positive = 384
+    head_depth: Positive = 2
+    head_heads: Positive = 6
 
     def check(self) -> None:
         """Raises UserError where the fields do not go together."""
-        _check_heads("probe", self)
+        check_heads("probe", "", self.width, self.heads)
+        check_heads("probe", "head_", self.head_width, self.head_heads)
         if not self.levels or len({round(100 * level) for level in self.levels}) < len(self.levels):
             raise UserError(f"probe.levels: {self.levels} are not distinct percents; give at least one time")
 

@@ -1,10 +1,10 @@
 """The probe: how well a small latent diffusion transformer learns a tokenizer's latents.
 
 The paper judges a fusion by the loss of a diffusion transformer trained on its latents (arXiv 2605.10780, Table 3).
-The probe is that at pocket size: flow matching on the linear path x_t = (1 - t) x + t eps, whose target is the
-velocity v = eps - x (Lipman et al., arXiv 2210.02747; Liu et al., arXiv 2209.03003; the paper's "v-prediction"),
-learned by an unconditional DiT (Peebles and Xie, arXiv 2212.09748) for a fixed number of steps. Reported is the
-held-out E |v - v_hat|^2 per latent element at fixed noise levels t.
+The probe is that at pocket size: a small generator (`drorae.generation.transformer`) that is told nothing, trained for
+a fixed number of steps in the generators' own way, and never sampled from. Its times are uniform and unshifted.
+Reported is the held-out E |v - v_hat|^2 per latent element, v = eps - x, at fixed noise levels t of
+x_t = (1 - t) x + t eps.
 
 What makes the number comparable between tokenizers:
 
@@ -17,8 +17,8 @@ What makes the number comparable between tokenizers:
   has more to predict and a higher loss, hard to learn or not. The order of tokenizers can depend on this choice.
 - The model, its initialisation, the order of images, the times and the noise are the same for all tokenizers
   (common random numbers; the seed is the probe's, not the trial's), so that differences come from the latents.
-- A DiT narrower than the latent cannot represent the velocity of its minor directions (RAE, arXiv 2510.11690), a
-  penalty that depends on the latent's spectrum and not on how hard it is to learn. So the transformer only corrects
+- A transformer narrower than the latent cannot represent the velocity of its minor directions (RAE, arXiv 2510.11690),
+  a penalty that depends on the latent's spectrum and not on how hard it is to learn. So the transformer only corrects
   the best linear denoiser of single tokens, which has a closed form in the principal axes of the training latents
   and is not limited by the width. Training starts from exactly that denoiser; its own held-out loss is
   `probe_linear`, exact and without a seed. What the transformer adds, `probe_linear - probe_loss`, is structure
@@ -35,35 +35,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from timm.layers import GELUTanh
-from timm.layers.attention import Attention
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
-from drorae.config import ProbeConfig
+from drorae.config import GeneratorConfig, GeneratorRun, GeneratorTraining, PhaseConfig, ProbeConfig, Runtime
 from drorae.data.features import Features
-from drorae.diagnostics.latents import latent_batches
+from drorae.diagnostics.latents import as_map, latent_batches
 from drorae.errors import UserError
-from drorae.models.decoder import sincos_positions
+from drorae.generation.training import GeneratorStepper, TrainingLatents
+from drorae.generation.transformer import DiTDH, Prediction
+from drorae.generation.transport import like_images, noised
 from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import out_of_memory
-from drorae.training.loop import Report
-from drorae.training.schedule import epoch_order
+from drorae.training.loop import DivergenceError, PhaseRun, Report
+from drorae.training.schedule import learning_rate
 
-FREQUENCIES = 128
-"""Sines, and as many cosines, that a time is embedded in; DiT's 256 together, with its base of 10000."""
-TIME_SCALE = 1000.0
-"""Times are scaled to DiT's range of steps before they are embedded."""
 DEVIATION_FLOOR = 1e-6
 """Least deviation a channel is divided by: a constant channel becomes 0."""
 VARIANCE_FLOOR = 1e-6
 """Least variance along a principal axis; below it the axis is taken as noise-free and empty."""
-ORDER = 4
-"""The probe's place beside phases 1 to 3 in the order of images."""
 
 
 def white_loss(variances: Tensor, t: float) -> float:
@@ -130,88 +123,81 @@ def linear_loss(space: LatentSpace, coordinates: Tensor, t: float) -> float:
     return float((((1 - (1 - t) * gain) ** 2 * moments + (gain * t) ** 2) / t**2).mean())
 
 
-class Block(nn.Module):
-    """A DiT block with adaLN-Zero (arXiv 2212.09748): identity at initialisation."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.attention = Attention(width, heads, qkv_bias=True)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.mlp = Mlp(width, 4 * width, act_layer=GELUTanh)
-        self.modulation = nn.Linear(width, 6 * width)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Tokens x [B, N, W], condition [B, W] -> [B, N, W]."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
-        change: Tensor = gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-        return x + change
-
-
-class VelocityModel(nn.Module):
-    """v_hat(x_t, t) for tokens in their principal axes: the best linear denoiser plus a DiT.
+class Denoiser(DiTDH):
+    """The best linear denoiser of single tokens in their principal axes, and a DiT^DH that corrects it.
 
     With variance l along an axis and d = (1 - t)^2 l + t^2, the linear estimate of v = eps - x is
-    (t - (1 - t) l) / d x_t and leaves the variance l / d. The DiT reads x_t / sqrt(d) and its output is scaled by
-    sqrt(l / d), so that what goes in and what is wanted of it have variance 1 along every axis: the
+    (t - (1 - t) l) / d x_t and leaves the variance l / d. The transformer reads x_t / sqrt(d) and its output is scaled
+    by sqrt(l / d), so that what goes in and what is wanted of it have variance 1 along every axis: the
     preconditioning of EDM (Karras et al., arXiv 2206.00364), axis by axis. Its last layer starts at 0.
 
     Args:
-        config: width, depth and heads.
-        variances: [C], along the axes.
+        config: of the transformer.
+        variances: l of each axis, [C].
         grid: tokens per side.
     """
 
-    positions: Tensor
-    frequencies: Tensor
     variances: Tensor
 
-    def __init__(self, config: ProbeConfig, variances: Tensor, grid: int) -> None:
-        super().__init__()
-        width, channels = config.width, len(variances)
-        self.register_buffer("variances", variances)
-        self.register_buffer("positions", sincos_positions(grid, width)[None])
-        self.register_buffer("frequencies", TIME_SCALE * 10000.0 ** (-torch.arange(FREQUENCIES) / FREQUENCIES))
-        self.embed = nn.Linear(channels, width)
-        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, channels)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-            if isinstance(module, Block):
-                nn.init.zeros_(module.modulation.weight)
-        for linear in (self.modulation, self.head):
-            nn.init.zeros_(linear.weight)
+    def __init__(self, config: GeneratorConfig, variances: Tensor, grid: int) -> None:
+        super().__init__(config, len(variances), grid)
+        # They follow from the latents, and so are no part of the state.
+        self.register_buffer("variances", variances.view(-1, 1, 1), persistent=False)
 
-    def forward(self, noisy: Tensor, t: Tensor) -> Tensor:
-        """Noisy tokens [B, N, C], t [B] in [0, 1] -> v_hat [B, N, C]."""
-        time = t.view(-1, 1, 1)
+    def forward(self, noisy: Tensor, t: Tensor, given: Tensor | None = None) -> Prediction:
+        """Noisy coordinates [B, C, S, S], t [B] in [0, 1] -> v_hat."""
+        time = like_images(t, noisy)
         spread = (1 - time) ** 2 * self.variances + time**2
         linear = (time - (1 - time) * self.variances) / spread * noisy
-        angles = t[:, None] * self.frequencies
-        condition = self.time(torch.cat([angles.cos(), angles.sin()], dim=-1))
-        x = self.embed(noisy / spread.sqrt()) + self.positions
-        for block in self.blocks:
-            x = block(x, condition)
-        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        correction: Tensor = self.head(self.norm(x) * (1 + scale) + shift)
-        return linear + (self.variances / spread).sqrt() * correction
+        correction = super().forward(noisy / spread.sqrt(), t, given).final
+        return Prediction(linear + (self.variances / spread).sqrt() * correction, None)
 
 
-def _check(config: ProbeConfig, shape: torch.Size) -> int:
-    """Returns the tokens per side; raises UserError for what cannot be built or measured."""
-    grid = math.isqrt(shape[1])
-    if config.steps < 1:
-        raise UserError(f"probe.steps: {config.steps} trains nothing; expected 1 or more")
-    if grid**2 != shape[1]:
-        raise UserError(f"probe: {shape[1]} tokens are no square grid, which the probe's positions need")
-    config.check()
-    return grid
+class ProbeStepper(GeneratorStepper):
+    """Takes a probe's steps: a generator's, on images that are not flipped, so many as its config says.
+
+    Args:
+        config: see `ProbeConfig`.
+        space: of the training latents.
+        clean: their coordinates, float32 [M, N, C].
+        device: where the model trains.
+        runtime: images at once.
+
+    Raises:
+        UserError: the batch cannot be shared by the processes.
+    """
+
+    name = "probe"
+    number = 4
+
+    def __init__(
+        self, config: ProbeConfig, space: LatentSpace, clean: Tensor, device: torch.device, runtime: Runtime
+    ) -> None:
+        run = _run_of(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = Denoiser(run.model, space.variances, math.isqrt(clean.shape[1])).to(device)
+        latents = TrainingLatents(
+            len(clean), lambda items: as_map(clean[items % len(clean)]), normalise=lambda found: found, labels=None
+        )
+        super().__init__(model, run, latents, device, runtime)
+        self.total = config.steps
+        self._rates = PhaseConfig(epochs=1, lr=config.lr, warmup_steps=round(config.warmup * config.steps))
+
+    def rate(self, step: int) -> float:
+        """Returns the learning rate of a step (counted from 0): it rises to `lr`, and a cosine takes it down to 0."""
+        return learning_rate(self._rates, step, self.total)
+
+
+def _run_of(config: ProbeConfig) -> GeneratorRun:
+    """The generator that a probe is."""
+    model = GeneratorConfig(
+        config.width, config.depth, config.heads, config.head_width, config.head_depth, config.head_heads,
+        condition="none", times="uniform", shift=1.0,
+    )  # fmt: skip
+    # As its steps are counted, its epochs are not.
+    training = GeneratorTraining(batch_size=config.batch_size, lr=config.lr, clip_norm=config.clip_norm, ema_decay=0.0)
+    return GeneratorRun(model, training, config.seed)
 
 
 @torch.no_grad()
@@ -219,20 +205,20 @@ def held_out_loss(model: nn.Module, coordinates: Tensor, t: float, config: Probe
     """Measures the mean squared velocity error at time t, with the same noise for every tokenizer.
 
     Args:
-        model: maps noisy tokens [B, N, C] and times [B] to velocities [B, N, C].
+        model: a generator that predicts velocities and is told nothing.
         coordinates: clean tokens [M, N, C].
         t: the noise level, between 0 and 1.
         config: seed, draws of the noise, batch size.
         device: where the model is.
     """
-    noise = torch.Generator().manual_seed(config.seed * 1000 + round(1000 * t))
+    chance = torch.Generator().manual_seed(config.seed * 1000 + round(1000 * t))
     total = 0.0
     for _ in range(config.draws):
-        for clean in torch.split(coordinates, config.batch_size):
-            eps = torch.randn(clean.shape, generator=noise)
-            noisy, target = ((1 - t) * clean + t * eps).to(device), (eps - clean).to(device)
-            predicted = model(noisy, torch.full((len(clean),), t, device=device))
-            total += float((predicted - target).square().sum(dtype=torch.float64))
+        for clean in torch.split(as_map(coordinates), config.batch_size):
+            noise = torch.randn(clean.shape, generator=chance)
+            times = torch.full((len(clean),), t)
+            predicted = model(noised(clean, noise, times).to(device), times.to(device)).final
+            total += float((predicted - (noise - clean).to(device)).square().sum(dtype=torch.float64))
     return total / (config.draws * coordinates.numel())
 
 
@@ -241,17 +227,21 @@ def train_probe(
     held_out: Tensor,
     config: ProbeConfig,
     device: torch.device,
+    checkpoint: Path,
+    runtime: Runtime | None = None,
     report: Report = lambda row: None,
     deviation: Tensor | None = None,
 ) -> dict[str, float]:
-    """Trains the probe on latents and measures it on others; reproducible to the bit on one CPU.
+    """Trains the probe on latents and measures it on others; reproducible to the bit on one CPU, interrupted or not.
 
     Args:
-        train: latents [M, N, C], float32, as the decoder reads them.
+        train: latents [M, N, C], float32, as the decoder reads them; the same in all processes, which share batches.
         held_out: latents of other images.
         config: see `ProbeConfig`.
         device: where the model trains.
-        report: called with rows of `phase` (probe), `step`, `loss`.
+        checkpoint: file to resume from and to write to; it stays.
+        runtime: how often to save and report, images at once.
+        report: called with rows of progress, as of a phase.
         deviation: [C], what to divide the channels by; None: the training latents' own deviation.
 
     Returns:
@@ -259,53 +249,34 @@ def train_probe(
         probe_images, how many held-out images; probe_steps.
 
     Raises:
-        UserError: sizes that do not divide, or levels outside 0 to 1.
+        UserError: no steps, tokens that are no square grid, sizes that do not divide, levels outside 0 to 1, or a
+            training that diverges.
     """
-    grid = _check(config, train.shape)
+    runtime = runtime or Runtime()
+    if config.steps < 1:
+        raise UserError(f"probe.steps: {config.steps} trains nothing; expected 1 or more")
+    if math.isqrt(train.shape[1]) ** 2 != train.shape[1]:
+        raise UserError(f"probe: {train.shape[1]} tokens are no square grid, which the probe's positions need")
+    config.check()
     space = latent_space(train, deviation)
-    clean_held_out = space.coordinates(held_out)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = VelocityModel(config, space.variances, grid).to(device)
-    _train(model, space.coordinates(train), config, device, report)
-    losses = {t: held_out_loss(model, clean_held_out, t, config, device) for t in config.levels}
+    stepper = ProbeStepper(config, space, space.coordinates(train), device, runtime)
+    try:
+        with PhaseRun(stepper, runtime, checkpoint, report) as under_way:
+            while not under_way.done:
+                under_way.note(stepper.take(under_way.record.steps))
+    except DivergenceError as error:
+        raise UserError(str(error)) from None
+    under_way.end()
+    clean = space.coordinates(held_out)
+    losses = {t: held_out_loss(stepper.module, clean, t, config, device) for t in config.levels}
     return {
         "probe_loss": float(np.mean(list(losses.values()))),
         **{level_name(t): loss for t, loss in losses.items()},
         "probe_relative": float(np.mean([loss / white_loss(space.channel_variances, t) for t, loss in losses.items()])),
-        "probe_linear": float(np.mean([linear_loss(space, clean_held_out, t) for t in config.levels])),
+        "probe_linear": float(np.mean([linear_loss(space, clean, t) for t in config.levels])),
         "probe_images": float(len(held_out)),
         "probe_steps": float(config.steps),
     }
-
-
-def _train(model: nn.Module, coordinates: Tensor, config: ProbeConfig, device: torch.device, report: Report) -> None:
-    """Trains on whole batches of one permutation per epoch."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, total_steps=config.steps + 1, pct_start=config.warmup, cycle_momentum=False
-    )
-    chance = torch.Generator().manual_seed(config.seed * 1000)
-    batch_size = min(config.batch_size, len(coordinates))
-    window: list[Tensor] = []
-    for step in range(1, config.steps + 1):
-        epoch, position = divmod(step - 1, len(coordinates) // batch_size)
-        items = epoch_order(config.seed, ORDER, epoch, len(coordinates))[position * batch_size :][:batch_size]
-        clean = coordinates[items]
-        t = torch.rand(batch_size, generator=chance)
-        eps = torch.randn(clean.shape, generator=chance)
-        noisy = torch.lerp(clean, eps, t.view(-1, 1, 1)).to(device)
-        loss = F.mse_loss(model(noisy, t.to(device)), (eps - clean).to(device))
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimiser.step()
-        schedule.step()
-        window.append(loss.detach())
-        if step % 10 == 0 or step == config.steps:
-            report({"phase": "probe", "step": float(step), "loss": float(torch.stack(window).mean())})
-            window = []
-    model.eval()
 
 
 def probe(
@@ -314,9 +285,11 @@ def probe(
     held_out: Features,
     config: ProbeConfig,
     batch_size: int,
+    checkpoint: Path,
+    runtime: Runtime | None = None,
     report: Report = lambda row: None,
 ) -> dict[str, float]:
-    """Trains the probe on a tokenizer's latents and measures it on those of other images.
+    """Trains the probe on a tokenizer's latents and measures it on those of other images; in all processes alike.
 
     See `train_probe` for the numbers and what it raises.
 
@@ -326,7 +299,9 @@ def probe(
         held_out: those of the images that it is measured on, at most `config.val_images` of them.
         config: see `ProbeConfig`.
         batch_size: images fused at once; fewer where memory does not hold them.
-        report: called with rows of `phase` (probe), `step`, `loss`.
+        checkpoint: file to resume from and to write to; it stays.
+        runtime: how often to save and report, images at once.
+        report: called with rows of progress, as of a phase.
     """
 
     def latents(features: Features, count: int, fused: bool = True) -> Tensor:
@@ -342,5 +317,6 @@ def probe(
     deviation = None
     if config.scale == "base":
         deviation = channel_deviation(latents(train, config.train_images, fused=False))
+    device = tokenizer.decoder.embed.weight.device
     with out_of_memory.as_user_error("probe", "lower probe.batch_size, probe.width or probe.depth"):
-        return train_probe(clean, other, config, tokenizer.decoder.embed.weight.device, report, deviation)
+        return train_probe(clean, other, config, device, checkpoint, runtime, report, deviation)

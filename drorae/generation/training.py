@@ -19,8 +19,6 @@ from drorae.training.step import Sums, my_share, retry_smaller, update
 
 NAME = "generator"
 """Of its rows, beside the phases'."""
-NUMBER = 5
-"""Beside those of the phases, 1 to 3, and the probe's, so that no two have random numbers in common."""
 EARLY_SHARE = 14 / 80
 """Of the training, where the earlier average is taken that AutoGuidance has for its bad model: RAE's is at epoch 14
 (arXiv 2510.11690), its good one at 80."""
@@ -74,6 +72,8 @@ class GeneratorStepper:
 
     adversary = None
     name = NAME
+    number = 5
+    """Beside those of the phases, 1 to 3, and the probe's, so that no two have random numbers in common."""
 
     def __init__(
         self, module: DiTDH, run: GeneratorRun, latents: TrainingLatents, device: torch.device, runtime: Runtime
@@ -88,7 +88,7 @@ class GeneratorStepper:
             )
         if run.model.condition == "text" and latents.texts is None:
             raise UserError(NO_CAPTIONS)
-        self._mine = my_share(self.batch_size, NAME)
+        self._mine = my_share(self.batch_size, self.name)
         self.share = self._mine.stop - self._mine.start
         self.micro_batch = min(runtime.micro_batch or self.share, self.share)
         self.steps_per_epoch = latents.images // self.batch_size
@@ -115,7 +115,7 @@ class GeneratorStepper:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(step)
-        where = f"{NAME}, step {step + 1}"
+        where = f"{self.name}, step {step + 1}"
         losses = retry_smaller(self, where, lambda piece: self._gradients(step, piece))
         update(self, where, self.settings.clip_norm)
         return losses
@@ -124,8 +124,8 @@ class GeneratorStepper:
         """Returns the items of a step's batch, of all processes together."""
         epoch, position = divmod(step, self.steps_per_epoch)
         count, seed = self.latents.images, self.run.seed
-        order = epoch_order(seed, NUMBER, epoch, count)
-        flipped = np.random.default_rng([seed, NUMBER, epoch, 1]).integers(0, 2, count)
+        order = epoch_order(seed, self.number, epoch, count)
+        flipped = np.random.default_rng([seed, self.number, epoch, 1]).integers(0, 2, count)
         chosen = order[position * self.batch_size :][: self.batch_size]
         return np.asarray(chosen + count * flipped[chosen])
 
@@ -146,7 +146,7 @@ class GeneratorStepper:
         self.optimiser.zero_grad(set_to_none=True)
         config, items, sums = self.run.model, self.items(step)[self._mine], Sums()
         shape = self.latents.take(items[:1]).shape[1:]
-        self._chance.manual_seed(step_seed(self.run.seed, NUMBER, step))
+        self._chance.manual_seed(step_seed(self.run.seed, self.number, step))
         draws = draw(config, (self.batch_size, *shape), config.condition != "none", self._chance).part(self._mine)
         for start in range(0, self.share, piece):
             part = items[start : start + piece]

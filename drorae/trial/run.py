@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from drorae.storage.files import naming_full_disk, replacing, write_atomic, writ
 from drorae.training.loop import DivergenceError, Report, Row, TrainingRecord
 from drorae.training.rows import is_kept
 from drorae.trial.folder import (
+    CHECKPOINTS,
     CONFIG,
     HISTORY,
     INPUTS,
@@ -145,6 +147,8 @@ def _run(config: TrialConfig, report: Report, directory: Path, runtime: Runtime)
     # All processes measure; what they find is the main one's to write down.
     evaluated = None if isinstance(trained, str) else _evaluate(workshop, tokenizer, report)
     generation = Generation() if evaluated is None else measure_generation(workshop, tokenizer, directory, report)
+    if evaluated is not None and config.probe.steps:
+        evaluated = _probe(workshop, tokenizer, evaluated, directory, report)
     if distributed.is_main():
         _record(workshop, tokenizer, trained, evaluated, generation, rows, directory, report)
     distributed.barrier()
@@ -189,8 +193,11 @@ def _record(
     write_atomic(directory / HISTORY, "".join(json.dumps(row) + "\n" for row in rows).encode())
     write_tree(directory, RESULT, asdict(result))
     if result.status != TrialStatus.DIVERGED:
-        for phase in config.phases[1:]:
-            checkpoint_of(phase, directory).unlink(missing_ok=True)
+        for checkpoint in [
+            _probe_checkpoint(directory),
+            *(checkpoint_of(each, directory) for each in config.phases[1:]),
+        ]:
+            checkpoint.unlink(missing_ok=True)
 
 
 class _Evaluated(NamedTuple):
@@ -199,6 +206,8 @@ class _Evaluated(NamedTuple):
     evaluation: Evaluation
     seconds: float
     cpu_seconds: float
+    probe: Mapping[str, float] = MappingProxyType({})
+    """What the probe says, where there is one; its time is in that above."""
 
 
 def _evaluate(workshop: Workshop, tokenizer: Tokenizer, report: Report) -> _Evaluated:
@@ -206,6 +215,27 @@ def _evaluate(workshop: Workshop, tokenizer: Tokenizer, report: Report) -> _Eval
     report({"phase": "evaluation", "note": f"measuring {len(workshop.val)} images"})
     found = workshop.evaluate(tokenizer)
     return _Evaluated(found, time.perf_counter() - started, time.process_time() - cpu_started)
+
+
+def _probe(
+    workshop: Workshop, tokenizer: Tokenizer, evaluated: _Evaluated, directory: Path, report: Report
+) -> _Evaluated:
+    """Trains the probe and adds what it says, and what that took."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    config = workshop.config
+    report({"phase": "probe", "note": "training the probe"})
+    found = probe(
+        tokenizer.requires_grad_(False).eval(), workshop.train, workshop.val, config.probe,
+        config.evaluation.batch_size, _probe_checkpoint(directory), workshop.runtime, report,
+    )  # fmt: skip
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    return evaluated._replace(
+        seconds=evaluated.seconds + seconds, cpu_seconds=evaluated.cpu_seconds + cpu_seconds, probe=found
+    )
+
+
+def _probe_checkpoint(directory: Path) -> Path:
+    return directory / CHECKPOINTS.replace("*", "probe")
 
 
 def _measured(
@@ -218,7 +248,7 @@ def _measured(
     directory: Path,
     report: Report,
 ) -> TrialResult:
-    """Probes and inspects a trained tokenizer, and returns `result` with all that was found.
+    """Inspects a trained tokenizer, and returns `result` with all that was found.
 
     Where phase 3 trained, what was measured before it stands beside, under names such as `phase2.psnr`.
     """
@@ -226,10 +256,7 @@ def _measured(
     started, cpu_started = time.perf_counter(), time.process_time()
     between = read_between(directory)
     metrics = dict(evaluation.metrics) | {f"phase2.{name}": value for name, value in between.metrics.items()}
-    metrics |= generation.metrics
-    if config.probe.steps:
-        report({"phase": "probe", "note": "training the probe"})
-        metrics |= probe(tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size)
+    metrics |= generation.metrics | dict(evaluated.probe)
     eval_seconds = time.perf_counter() - started + evaluated.seconds + between.seconds
     eval_cpu = time.process_time() - cpu_started + evaluated.cpu_seconds + between.cpu_seconds
     with replacing(directory / PER_IMAGE) as path:

@@ -103,6 +103,13 @@ def test_hashes_are_those_of_the_first_version() -> None:
     assert config_hash(override(base, "evaluation.effnet2_size", 224)) != config_hash(base)
 
 
+def test_a_trial_with_a_probe_is_known_by_the_probes_network() -> None:
+    probed = override(TrialConfig(), "probe.steps", 300)
+    assert identity(probed)["probe"]["network"] == "dit_dh" and "network" not in identity(TrialConfig())["probe"]
+    # The hash that it had when the probe was a plain DiT.
+    assert config_hash(probed) != former_hash(probed)
+
+
 @dataclass(frozen=True)
 class WiderFusion(FusionConfig):
     gate: str = "none"

@@ -67,7 +67,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
         phase1=phase,
         phase2=phase,
         evaluation=EvaluationConfig(extractors=()),
-        probe=ProbeConfig(steps=2, width=32, depth=1, heads=2, batch_size=16, draws=1),
+        probe=ProbeConfig(
+            steps=2, width=32, depth=1, heads=2, batch_size=16, draws=1, head_width=32, head_depth=1, head_heads=2
+        ),
     )
 
 

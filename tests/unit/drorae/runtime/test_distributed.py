@@ -15,14 +15,19 @@ from children import forking
 from gloo import in_processes
 from tiny import tiny_config, tiny_images
 
-from drorae.config import EvaluationConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
+from drorae.config import EvaluationConfig, ObjectiveConfig, PhaseConfig, ProbeConfig, Runtime, TrialConfig
 from drorae.models.weights import read_state
 from drorae.runtime import distributed
 from drorae.training.rows import HELD_OUT_PSNR
+from drorae.trial.result import read_result
+
+PROBE = ProbeConfig(
+    steps=3, width=32, depth=1, heads=2, batch_size=16, draws=1, head_width=32, head_depth=1, head_heads=2
+)
 
 
 def trials(config: TrialConfig) -> dict[str, TrialConfig]:
-    """A plain trial, one with an adversary from its second step on, and two whose parts are trained together.
+    """A trial with a probe, one with an adversary from its second step on, and two whose parts are trained together.
 
     Two networks that learn from each other multiply what the order of additions leaves, and Adam's first steps are as
     long for a gradient of rounding errors as for any other: with short steps it stays below the tolerance on every CPU.
@@ -36,7 +41,7 @@ def trials(config: TrialConfig) -> dict[str, TrialConfig]:
         name: dataclasses.replace(config, phase2=dataclasses.replace(config.phase2, trains=trains, lr=1e-5))
         for name, trains in (("joint", ("fusion", "decoder")), ("all", ("fusion", "decoder", "encoder")))
     }
-    return {"plain": config, **together, "gan": gan}
+    return {"plain": dataclasses.replace(config, probe=PROBE), **together, "gan": gan}
 
 
 def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
@@ -96,6 +101,13 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
             # Adam divides by the gradient's size, so that where it is all rounding the weights may part by a step.
             apart = {key: float((one[key] - two[key]).norm() / one[key].norm().clamp_min(1e-3)) for key in one}
             assert max(apart.values()) < 1e-3, (part, apart)
+    results = [read_result(tmp_path / world / "plain") for world in ("1", "2")]
+    probed = [
+        {} if result is None else {name: result.metrics[name] for name in result.metrics if "probe" in name}
+        for result in results
+    ]
+    assert "probe_loss" in probed[0] and probed[1] == pytest.approx(probed[0], rel=1e-3)
+    assert not list(tmp_path.glob("*/plain/*.pt"))
     weights = [[row["gan_weight"] for row in found if "gan_weight" in row] for found in rows]
     # They are ratios of gradients of networks that rounding has parted: on an AMD CPU, one process with half the
     # micro-batch moves the first by 3e-3, later ones by more.
