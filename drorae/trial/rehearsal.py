@@ -34,7 +34,7 @@ from drorae.training.rows import is_held_out
 if TYPE_CHECKING:
     import psutil
 
-STEPS = 6
+STEPS = 20
 """Steps of each phase from which the time of one is told."""
 WARM_UP = 2
 """Steps before them: the first ones fill caches and pools."""

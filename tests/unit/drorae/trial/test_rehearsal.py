@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import psutil
@@ -12,8 +13,9 @@ from tiny import tiny_config, tiny_images
 
 from drorae.commands.main import main
 from drorae.config import PRESETS, PhaseConfig, ProbeConfig, Runtime, TrialConfig, config_hash
+from drorae.data.loading import AHEAD
 from drorae.training.loop import Row
-from drorae.trial.rehearsal import Images, counted_up, own_bytes, rehearse, shortened
+from drorae.trial.rehearsal import STEPS, WARM_UP, Images, counted_up, own_bytes, rehearse, shortened
 
 
 def step(phase: str, number: int) -> Row:
@@ -64,9 +66,9 @@ def test_what_steps_and_images_take_is_counted_up_and_the_rest_is_not(config: Tr
 
 def test_slow_first_steps_and_rows_of_held_out_images_are_no_steps(config: TrialConfig) -> None:
     rows = [(float(at), step("phase2", at)) for at in (10, 30)]
-    rows += [(30.0 + number, step("phase2", 30 + number)) for number in range(1, 10)]
-    rows += [(39.5, step("phase2", 39) | {"held_out.psnr": 20.0})]
-    found = counted_up(rows, 39.5, Images(256, 192), Images(256, 192), config, 0)
+    rows += [(30.0 + number, step("phase2", 30 + number)) for number in range(1, STEPS + 1)]
+    rows += [(30.5 + STEPS, step("phase2", 30 + STEPS) | {"held_out.psnr": 20.0})]
+    found = counted_up(rows, 30.5 + STEPS, Images(256, 192), Images(256, 192), config, 0)
     assert found.seconds["phase2"] == found.steps["phase2"] * 1.0
 
 
@@ -77,7 +79,9 @@ def test_the_short_trial_has_the_batches_and_networks_of_the_whole(config: Trial
     )  # fmt: skip
     short = shortened(config, Runtime(loader_workers=2), Images(10_000, 50))
     assert short.images.train_images == 512 and short.images.val_images == 50
-    assert short.phase1.epochs == 10 and short.phase2.epochs == 2 and short.phase3.epochs == 0
+    # Of eight steps an epoch in phase 2, and of one in phase 1.
+    steps = WARM_UP + STEPS + AHEAD * 2
+    assert short.phase1.epochs == 10 and short.phase2.epochs == math.ceil(steps / 8) and short.phase3.epochs == 0
     assert (short.probe.steps, short.generator.epochs) == (0, 0)
     assert (short.phase1.batch_size, short.fusion, short.decoder) == (512, config.fusion, config.decoder)
 
