@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from drorae.commands.options import TrialOptions, Words, assignments, option
-from drorae.commands.terminal import say, working
+from drorae.commands.terminal import working
 from drorae.config import load_config, override
 from drorae.trial.folder import CONFIG
 
@@ -38,14 +38,10 @@ class Probe(TrialOptions):
         from drorae.diagnostics.probe import probe
         from drorae.trial.reload import load_trained
 
-        def show(row: dict[str, float | str]) -> None:
-            if int(row["step"]) % 50 == 0:
-                say(f"probe step {row['step']:.0f} of {config.probe.steps}  loss {row['loss']:.5g}")
-
         with working(f"probing {directory}") as note, tempfile.TemporaryDirectory(prefix="drorae-") as checkpoints:
             workshop, tokenizer = load_trained(directory, runtime, config, note)
             size = config.evaluation.batch_size
             checkpoint = Path(checkpoints) / "probe"
-            numbers = probe(tokenizer, workshop.train, workshop.val, config.probe, size, checkpoint, runtime, show)
+            numbers = probe(tokenizer, workshop.train, workshop.val, config.probe, size, checkpoint, runtime, note)
         self.answer_metrics(numbers, directory)
         return 0
