@@ -378,7 +378,7 @@ class ProbeConfig(Checked):
     batch_size: Positive = 64
     lr: Weight = 1e-3
     warmup: Annotated[float, Within(0, 1)] = 0.1
-    """Share of the steps in which the rate rises to `lr`; a cosine takes it down again in the others."""
+    """Share of the steps, half of them at most, in which the rate rises to `lr`; a cosine takes it down again."""
     clip_norm: Weight = 1.0
     levels: tuple[Share, ...] = (0.25, 0.5, 0.75)
     """Times t of x_t = (1 - t) x + t eps at which the held-out loss is measured; `probe_loss` is their mean."""

@@ -182,7 +182,7 @@ class ProbeStepper(GeneratorStepper):
         )
         super().__init__(model, run, latents, device, runtime)
         self.total = config.steps
-        self._rates = PhaseConfig(epochs=1, lr=config.lr, warmup_steps=round(config.warmup * config.steps))
+        self._rates = PhaseConfig(1, lr=config.lr, final_lr=0.0, warmup_steps=round(config.warmup * config.steps))
 
     def rate(self, step: int) -> float:
         """Returns the learning rate of a step (counted from 0): it rises to `lr`, and a cosine takes it down to 0."""
