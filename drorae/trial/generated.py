@@ -30,7 +30,7 @@ from drorae.storage.files import naming_full_disk
 from drorae.training.loop import Report
 from drorae.trial.folder import GENERATED, write_tree
 from drorae.trial.generator import Generator
-from drorae.trial.image_sets import ImageSet, cropped_images, in_parts, real_images
+from drorae.trial.image_sets import ImageSet, Progress, cropped_images, in_parts, real_images
 from drorae.trial.latents import mirrored_features, open_latents
 from drorae.trial.samples import Sink
 from drorae.trial.shared import Workshop, kept_features
@@ -152,15 +152,19 @@ def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardst
     extractors = {extractor.name: extractor for extractor in workshop.extractors}
     settings, runtime = workshop.config.evaluation, workshop.runtime
     head = extractors.pop(HEAD, None) or load_extractor(HEAD, settings, runtime.cache_dir, workshop.device)
-    report({"phase": "controls", "note": "measuring the controls"})
-    val = {extractor.name: _validation_images(workshop, extractor) for extractor in (head, *extractors.values())}
-    fitted, train, labels = _fit(generator, report), _training_images(workshop, head), _labels(generator)
+    held_out = len(workshop.val)
+    total = (1 + len(extractors)) * held_out + VIEWS * (len(workshop.images.train) + held_out) + held_out + count
+    progress = Progress(report, "controls", "measuring the controls", total)
+    val = {
+        extractor.name: _validation_images(workshop, extractor, progress) for extractor in (head, *extractors.values())
+    }
+    fitted, train, labels = _fit(generator, report), _training_images(workshop, head, progress), _labels(generator)
     return Yardsticks(
         generator, count, seed, head, tuple(extractors.values()), val,
         train=train,
-        val_views=_validation_views(workshop, head),
-        reconstructions=_reconstructed(generator).features(head).features,
-        gaussian=_of_gaussian(generator, fitted, count, seed).features(head).features,
+        val_views=_validation_views(workshop, head, progress),
+        reconstructions=progress.watch(_reconstructed(generator)).features(head).features,
+        gaussian=progress.watch(_of_gaussian(generator, fitted, count, seed)).features(head).features,
         fitted=fitted,
         classifier=LinearClassifier.fitted(train, labels) if labels is not None and distributed.is_main() else None,
     )  # fmt: skip
@@ -178,9 +182,11 @@ def _measure(yardsticks: Yardsticks, sink: Sink, report: Report, labels: Sequenc
     settings, device = generator.workshop.config.evaluation, generator.workshop.device
     drawn = _drawn(sink, yardsticks.count, settings.batch_size, device)
     samples: dict[str, ImageFeatures] = {}
+    progress = Progress(
+        report, "measuring", f"measuring {yardsticks.count} samples", (1 + len(yardsticks.others)) * yardsticks.count
+    )
     for extractor in (head, *yardsticks.others):
-        report({"phase": "measuring", "note": f"measuring {yardsticks.count} samples, {extractor.generated_metric}"})
-        samples[extractor.name] = drawn.features(extractor)
+        samples[extractor.name] = progress.watch(drawn).features(extractor)
     if not distributed.is_main():
         return None
     metrics: dict[str, float] = {}
@@ -231,24 +237,26 @@ def _crops(workshop: Workshop, features: Features) -> ImageSet:
     return real_images(features, workshop.config.evaluation.batch_size, workshop.device)
 
 
-def _validation_images(workshop: Workshop, extractor: FeatureExtractor) -> ImageFeatures:
+def _validation_images(workshop: Workshop, extractor: FeatureExtractor, progress: Progress) -> ImageFeatures:
     """As the trial has measured them already, where that says all that is needed."""
-    known = workshop.references.get(extractor.metric)
+    images, known = progress.watch(_crops(workshop, workshop.val)), workshop.references.get(extractor.metric)
     if known is not None and not extractor.spatial_metric:
         return ImageFeatures(known)
-    return _crops(workshop, workshop.val).features(extractor)
+    return images.features(extractor)
 
 
-def _training_images(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
+def _training_images(workshop: Workshop, extractor: FeatureExtractor, progress: Progress) -> FeatureSample:
     """What the generator has seen: evaluation crops of the training images, and their flips."""
     mirrored = Mirrored(workshop.images.train)
-    return _kept(workshop, mirrored, _crops(workshop, mirrored_features(workshop, mirrored)), extractor)
+    images = progress.watch(_crops(workshop, mirrored_features(workshop, mirrored)))
+    return _kept(workshop, mirrored, images, extractor)
 
 
-def _validation_views(workshop: Workshop, extractor: FeatureExtractor) -> FeatureSample:
+def _validation_views(workshop: Workshop, extractor: FeatureExtractor, progress: Progress) -> FeatureSample:
     """The validation images, and their flips."""
     mirrored, size = Mirrored(workshop.images.val), workshop.config.evaluation.batch_size
-    return _kept(workshop, mirrored, cropped_images(mirrored, VIEWS, size, workshop.device), extractor)
+    images = progress.watch(cropped_images(mirrored, VIEWS, size, workshop.device))
+    return _kept(workshop, mirrored, images, extractor)
 
 
 def _kept(workshop: Workshop, mirrored: Mirrored, images: ImageSet, extractor: FeatureExtractor) -> FeatureSample:

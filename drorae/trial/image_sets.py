@@ -15,6 +15,7 @@ from drorae.data.features import Features
 from drorae.metrics.extractors import FeatureExtractor
 from drorae.metrics.generation import ImageFeatures, image_features
 from drorae.runtime import distributed, out_of_memory
+from drorae.training.loop import Report, Row
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,37 @@ class ImageSet:
         for rows, places in distributed.from_others(found.batches(sizes)):
             found = found.joined(rows, places)
         return found
+
+
+class Progress:
+    """How many images of several sets have been looked at, one set after the other.
+
+    Args:
+        report: hears of it, batch by batch.
+        phase: of its rows.
+        note: what is done to the images.
+        total: images of all the sets.
+    """
+
+    def __init__(self, report: Report, phase: str, note: str, total: int) -> None:
+        self._row: Row = {"phase": phase, "note": note, "total": float(total)}
+        self._report, self._before = report, 0
+        report(self._row | {"done": 0.0})
+
+    def watch(self, images: ImageSet) -> ImageSet:
+        """Returns the next of the sets, which counts as done once another is watched, looked at or not."""
+        before = self._before
+        self._before += images.count
+
+        def part(items: range, size: int) -> Iterator[Tensor]:
+            done = 0
+            for batch in images.part(items, size):
+                # Other processes are as far in their parts.
+                self._report(self._row | {"done": float(before + images.count * done // len(items))})
+                yield batch
+                done += len(batch)
+
+        return ImageSet(images.count, images.size, part)
 
 
 def in_parts(items: range, size: int) -> Iterator[np.ndarray]:
