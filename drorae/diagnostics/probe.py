@@ -228,7 +228,7 @@ def train_probe(
     config: ProbeConfig,
     device: torch.device,
     checkpoint: Path,
-    runtime: Runtime | None = None,
+    runtime: Runtime,
     report: Report = lambda row: None,
     deviation: Tensor | None = None,
 ) -> dict[str, float]:
@@ -252,7 +252,6 @@ def train_probe(
         UserError: no steps, tokens that are no square grid, sizes that do not divide, levels outside 0 to 1, or a
             training that diverges.
     """
-    runtime = runtime or Runtime()
     if config.steps < 1:
         raise UserError(f"probe.steps: {config.steps} trains nothing; expected 1 or more")
     if math.isqrt(train.shape[1]) ** 2 != train.shape[1]:
@@ -261,12 +260,9 @@ def train_probe(
     space = latent_space(train, deviation)
     stepper = ProbeStepper(config, space, space.coordinates(train), device, runtime)
     try:
-        with PhaseRun(stepper, runtime, checkpoint, report) as under_way:
-            while not under_way.done:
-                under_way.note(stepper.take(under_way.record.steps))
+        PhaseRun(stepper, runtime, checkpoint, report).to_the_end()
     except DivergenceError as error:
         raise UserError(str(error)) from None
-    under_way.end()
     clean = space.coordinates(held_out)
     losses = {t: held_out_loss(stepper.module, clean, t, config, device) for t in config.levels}
     return {
@@ -286,7 +282,7 @@ def probe(
     config: ProbeConfig,
     batch_size: int,
     checkpoint: Path,
-    runtime: Runtime | None = None,
+    runtime: Runtime,
     report: Report = lambda row: None,
 ) -> dict[str, float]:
     """Trains the probe on a tokenizer's latents and measures it on those of other images; in all processes alike.

@@ -184,10 +184,8 @@ def train_phase(
         return TrainingRecord()
     stepper = Stepper(tokenizer, phase, features, objective, adversary, seed=seed, device=device, runtime=runtime)
     run = PhaseRun(stepper, runtime, checkpoint, report, look=look and partial(glance, stepper, look))
-    with run, seeded_steps(device):
-        while not run.done:
-            run.note(run.stepper.take(run.record.steps))
-    return run.end()
+    with seeded_steps(device):
+        return run.to_the_end()
 
 
 def glance(stepper: Stepper, look: Look, step: int, painting: bool) -> dict[str, float]:
@@ -270,6 +268,22 @@ class PhaseRun(Generic[S]):
     def done(self) -> bool:
         """Whether all steps are taken."""
         return self.record.steps >= self.stepper.total
+
+    def to_the_end(self, after: Callable[[int], None] = lambda steps: None) -> TrainingRecord:
+        """Takes all steps that are left, in its context, and returns the record; what was trained is at rest then.
+
+        Args:
+            after: called after each step with how many were taken, before a checkpoint can say that it was.
+
+        Raises:
+            DivergenceError: a loss or a weight is not finite.
+        """
+        with self:
+            while not self.done:
+                losses = self.stepper.take(self.record.steps)
+                after(self.record.steps + 1)
+                self.note(losses)
+        return self.end()
 
     def note(self, losses: dict[str, Tensor]) -> None:
         """Takes in what a step has lost; reports, measures and saves now and then.

@@ -302,12 +302,6 @@ def _steps(
         UserError: the training diverges.
     """
     try:
-        with PhaseRun(stepper, runtime, checkpoint, report) as under_way:
-            while not under_way.done:
-                losses = stepper.take(under_way.record.steps)
-                # Before a checkpoint can say that this step was taken.
-                after(under_way.record.steps + 1)
-                under_way.note(losses)
+        return PhaseRun(stepper, runtime, checkpoint, report).to_the_end(after)
     except DivergenceError as error:
         raise UserError(f"{error}; nothing is sampled from a generator that diverged") from None
-    return under_way.end()

@@ -103,7 +103,6 @@ def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
     whole = Images(len(found.train) * max(config.images.views, 1), len(found.val))
     del found
     short = shortened(config, runtime, whole)
-    own = replace(runtime, log_steps=1, evaluate_every=0)
     process, peak = psutil.Process(), 0
 
     def look() -> None:
@@ -112,16 +111,11 @@ def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
 
     with tempfile.TemporaryDirectory(prefix="drorae-") as name:
         first, second = (Path(name) / run for run in ("first", "second"))
-        first.mkdir()
-        _share_weights(locate(runtime.cache_dir), first)
         with every(LOOK_SECONDS, look):
-            _run(short, own, first, [])
+            _run(short, runtime, first, locate(runtime.cache_dir))
         once = time.perf_counter() - began
-        second.mkdir()
-        # What the first one had to convert.
-        _share_weights(first, second)
-        rows: list[tuple[float, Row]] = []
-        ended = _run(short, own, second, rows)
+        # With the weights that the first one had to convert.
+        rows, ended = _run(short, runtime, second, first)
     used = max((torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count())), default=0)
     images = Images(short.images.train_images * max(config.images.views, 1), short.images.val_images)
     told = counted_up(rows, ended, images, whole, config, used or peak)
@@ -129,19 +123,27 @@ def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
     return told
 
 
-def _run(short: TrialConfig, runtime: Runtime, folder: Path, rows: list[tuple[float, Row]]) -> float:
-    """Trains and measures the short trial with a cache in `folder`; notes its rows and returns the seconds it took."""
+def _run(
+    short: TrialConfig, runtime: Runtime, folder: Path, weights: Path | Remote
+) -> tuple[list[tuple[float, Row]], float]:
+    """Trains and measures the short trial in a new folder, with a cache that has the converted weights of another.
+
+    Returns its rows, each with the seconds since it began, and the seconds until it was done.
+    """
     from drorae.trial.run import prepare, run_trial
 
+    folder.mkdir()
+    _share_weights(weights, folder)
+    own = replace(runtime, cache_dir=str(folder), log_steps=1, evaluate_every=0)
+    rows: list[tuple[float, Row]] = []
     began = time.perf_counter()
 
     def note(row: Row) -> None:
         rows.append((time.perf_counter() - began, dict(row)))
 
-    own = replace(runtime, cache_dir=str(folder))
     prepare(short, own, note)
     run_trial(short, note, directory=folder / "trial", runtime=own)
-    return time.perf_counter() - began
+    return rows, time.perf_counter() - began
 
 
 def shortened(config: TrialConfig, runtime: Runtime, whole: Images) -> TrialConfig:

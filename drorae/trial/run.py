@@ -193,11 +193,9 @@ def _record(
     write_atomic(directory / HISTORY, "".join(json.dumps(row) + "\n" for row in rows).encode())
     write_tree(directory, RESULT, asdict(result))
     if result.status != TrialStatus.DIVERGED:
-        for checkpoint in [
-            _probe_checkpoint(directory),
-            *(checkpoint_of(each, directory) for each in config.phases[1:]),
-        ]:
-            checkpoint.unlink(missing_ok=True)
+        _probe_checkpoint(directory).unlink(missing_ok=True)
+        for phase in config.phases[1:]:
+            checkpoint_of(phase, directory).unlink(missing_ok=True)
 
 
 class _Evaluated(NamedTuple):
@@ -225,8 +223,8 @@ def _probe(
     config = workshop.config
     report({"phase": "probe", "note": "training the probe"})
     found = probe(
-        tokenizer.requires_grad_(False).eval(), workshop.train, workshop.val, config.probe,
-        config.evaluation.batch_size, _probe_checkpoint(directory), workshop.runtime, report,
+        tokenizer, workshop.train, workshop.val, config.probe, config.evaluation.batch_size,
+        _probe_checkpoint(directory), workshop.runtime, report,
     )  # fmt: skip
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     return evaluated._replace(

@@ -16,7 +16,12 @@ from drorae.config import (
     ImagesConfig,
     ObjectiveConfig,
     PhaseConfig,
+    ProbeConfig,
     TrialConfig,
+)
+
+TINY_PROBE = ProbeConfig(
+    steps=3, width=32, depth=1, heads=2, batch_size=16, draws=1, head_width=32, head_depth=1, head_heads=2
 )
 
 

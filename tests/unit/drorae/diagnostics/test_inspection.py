@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from tiny import TINY_PROBE
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +25,6 @@ from drorae.config import (
     ImagesConfig,
     ObjectiveConfig,
     PhaseConfig,
-    ProbeConfig,
     Runtime,
     TrialConfig,
 )
@@ -67,9 +67,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
         phase1=phase,
         phase2=phase,
         evaluation=EvaluationConfig(extractors=()),
-        probe=ProbeConfig(
-            steps=2, width=32, depth=1, heads=2, batch_size=16, draws=1, head_width=32, head_depth=1, head_heads=2
-        ),
+        probe=TINY_PROBE,
     )
 
 

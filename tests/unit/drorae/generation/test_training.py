@@ -56,10 +56,7 @@ def trained(
         report(row)
 
     steps: TakesSteps = stepper(run, runtime)
-    with PhaseRun(steps, runtime, checkpoint, note) as under_way:
-        while not under_way.done:
-            under_way.note(steps.take(under_way.record.steps))
-    under_way.end()
+    PhaseRun(steps, runtime, checkpoint, note).to_the_end()
     return rows, steps.module.state_dict()
 
 

@@ -13,17 +13,13 @@ import pytest
 import torch
 from children import forking
 from gloo import in_processes
-from tiny import tiny_config, tiny_images
+from tiny import TINY_PROBE, tiny_config, tiny_images
 
-from drorae.config import EvaluationConfig, ObjectiveConfig, PhaseConfig, ProbeConfig, Runtime, TrialConfig
+from drorae.config import EvaluationConfig, ObjectiveConfig, PhaseConfig, Runtime, TrialConfig
 from drorae.models.weights import read_state
 from drorae.runtime import distributed
 from drorae.training.rows import HELD_OUT_PSNR
 from drorae.trial.result import read_result
-
-PROBE = ProbeConfig(
-    steps=3, width=32, depth=1, heads=2, batch_size=16, draws=1, head_width=32, head_depth=1, head_heads=2
-)
 
 
 def trials(config: TrialConfig) -> dict[str, TrialConfig]:
@@ -41,7 +37,7 @@ def trials(config: TrialConfig) -> dict[str, TrialConfig]:
         name: dataclasses.replace(config, phase2=dataclasses.replace(config.phase2, trains=trains, lr=1e-5))
         for name, trains in (("joint", ("fusion", "decoder")), ("all", ("fusion", "decoder", "encoder")))
     }
-    return {"plain": dataclasses.replace(config, probe=PROBE), **together, "gan": gan}
+    return {"plain": dataclasses.replace(config, probe=TINY_PROBE), **together, "gan": gan}
 
 
 def work(rank: int, world: int, folder: Path, config: TrialConfig) -> None:
