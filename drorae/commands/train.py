@@ -159,7 +159,7 @@ class Train(JsonOption, RuntimeOptions, ConfigOptions):
                 state = "here" if item.here else "not here: will be downloaded, or give its path"
                 show(f"{item.what} weights: {item.where} ({state})")
             if rehearsal is not None:
-                _print_rehearsal(rehearsal, config)
+                _print_rehearsal(rehearsal)
 
         self.answer(tree, in_words)
 
@@ -259,18 +259,14 @@ def _print_needs(found: Needs, flops_per_second: float) -> None:
     print_table(header, rows)
 
 
-def _print_rehearsal(found: Rehearsal, config: TrialConfig) -> None:
+def _print_rehearsal(found: Rehearsal) -> None:
     """Prints what a trial takes on this machine."""
     rows = [
         (part, f"{found.steps[part]:,}" if part in found.steps else "", f"{seconds / 3600:.3g}")
         for part, seconds in found.seconds.items()
     ]
     print_table(("part", "steps", "h"), rows, "counted up from a few steps of each phase on this machine")
-    left_out = " and ".join(
-        ["the generator"] * bool(config.generator.epochs) + ["the probe"] * bool(config.probe.steps)
-    )
-    without = f", without {left_out}" if left_out else ""
-    show(f"here: {found.hours:.3g} h, from an empty cache{without}; memory {found.memory_bytes / 1e9:.3g} GB")
+    show(f"here: {found.hours:.3g} h, from an empty cache; memory {found.memory_bytes / 1e9:.3g} GB")
 
 
 def _sees_gpus(runtime: Runtime) -> bool:

@@ -174,7 +174,8 @@ class Entry:
         Several processes on a trial write a shard each, in turn; the main one keeps the account of what is written.
         """
         main = distributed.is_main()
-        done = distributed.from_main(self._begun() if main else Listed(self.spec.shard_items, []))
+        done = distributed.from_main(self._begun() if main else None)
+        assert done is not None
         count = math.ceil(self.count / done.items)
         for first in range(len(done.sha256), count, distributed.world_size()):
             number, mine = first + distributed.rank(), None
@@ -190,10 +191,14 @@ class Entry:
 
     def _begun(self) -> Listed:
         """What an earlier sitting has left of the entry, whose folder is there from now on."""
-        done = Listed(self.spec.shard_items, [])
+        # Of a small array each of several processes still has a part: whole chunks, so that it is made in the same
+        # batches as by one.
+        share = math.ceil(self.count / distributed.world_size() / CHUNK) * CHUNK
+        done = Listed(min(self.spec.shard_items, share) if distributed.world_size() > 1 else self.spec.shard_items, [])
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             left = self.listed(self.partial)
-            done = left if left.items == done.items else done
+            # As many processes as are here now may not have begun it.
+            done = left if left.items > 0 else done
         self.partial.mkdir(parents=True, exist_ok=True)
         return done
 

@@ -346,8 +346,9 @@ class PhaseRun(Generic[S]):
     def _save(self) -> None:
         """Writes a checkpoint, where one is due."""
         now = time.perf_counter()
-        # It stood still while the last one was copied; the one who wrote it took a core from those that train.
-        held_up = self._held_up + self._writer.cpu_seconds / torch.get_num_threads()
+        # It stood still while the last one was copied; whoever wrote it took a core from those that train, and a
+        # product that several share out waits for the slowest.
+        held_up = self._held_up + self._writer.cpu_seconds
         wait = seconds_between(self.runtime.checkpoint_seconds, held_up, self._share)
         if now - self._saved > wait and not self.done and distributed.is_main():
             self._writer.save(_state(self.stepper, self.record))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,18 @@ def measure_samples(
     return found
 
 
+def looked_at(train: int, val: int, count: int, extractors: Iterable[str]) -> int:
+    """Returns how many images the controls of so many samples take, those that each network sees counted apart.
+
+    Args:
+        train: training images, each without its views.
+        val: validation images.
+        count: of the samples.
+        extractors: names of the trial's.
+    """
+    return len({HEAD, *extractors}) * val + VIEWS * (train + val) + val + count
+
+
 def check_count(count: int) -> None:
     """Raises UserError for fewer samples than can be measured."""
     if count < FEWEST:
@@ -153,7 +165,7 @@ def _read(generator: Generator, count: int, seed: int, report: Report) -> Yardst
     settings, runtime = workshop.config.evaluation, workshop.runtime
     head = extractors.pop(HEAD, None) or load_extractor(HEAD, settings, runtime.cache_dir, workshop.device)
     held_out = len(workshop.val)
-    total = (1 + len(extractors)) * held_out + VIEWS * (len(workshop.images.train) + held_out) + held_out + count
+    total = looked_at(len(workshop.images.train), held_out, count, settings.extractors)
     progress = Progress(report, "controls", "measuring the controls", total)
     val = {
         extractor.name: _validation_images(workshop, extractor, progress) for extractor in (head, *extractors.values())

@@ -83,6 +83,7 @@ def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path
         return Generation()
     started, cpu_started = time.perf_counter(), time.process_time()
     tokenizer.requires_grad_(False).eval()
+    report({"phase": "latents", "note": "fusing latents"})
     run = placed(settings.run(config.seed, workshop.images.train.labels is not None))
     generator = generator_of(directory, config_hash(config), run, workshop, tokenizer, report=report)
     metrics, verdicts = _measured(generator, settings, directory, report)

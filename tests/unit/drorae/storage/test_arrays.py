@@ -97,9 +97,9 @@ def test_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert len(list((tmp_path / "store").glob("*/*.bin"))) == 4, "nothing is left of the shard that was being written"
 
 
-def fill_together(root: Path) -> tuple[list[int], list[int], bytes]:
+def fill_together(root: Path, shard_items: int = CHUNK) -> tuple[list[int], list[int], bytes]:
     """Where one of several processes has filled an entry, what it heard of that, and what it reads."""
-    arrays.SHARD_BYTES = CHUNK * SPEC.item_bytes
+    arrays.SHARD_BYTES = shard_items * SPEC.item_bytes
     filled: list[int] = []
     heard: list[int] = []
 
@@ -122,6 +122,23 @@ def test_processes_on_one_trial_fill_it_together_from_where_one_was_killed(tmp_p
     assert first == ([CHUNK, 3 * CHUNK], [3 * CHUNK, COUNT], expected), "the main process hears of all"
     assert second == ([2 * CHUNK], [], expected)
     assert fill_together(tmp_path / "store") == ([], [], expected)
+
+
+def test_processes_on_one_trial_share_an_entry_of_less_than_a_shard(tmp_path: Path) -> None:
+    expected = numbers(0, COUNT).tobytes()
+    first, second = in_processes(2, tmp_path / "meet", fill_together, tmp_path / "store", 2**20)
+    assert first == ([0, CHUNK], [CHUNK, COUNT], expected)
+    assert second == ([2 * CHUNK, 3 * CHUNK], [], expected)
+    assert fill_together(tmp_path / "store", 2**20) == ([], [], expected)
+
+
+def test_one_process_goes_on_with_what_two_have_begun(tmp_path: Path) -> None:
+    entry = arrays.Entry(ArrayStore(tmp_path, 1e9).path(KEY), KEY, COUNT, ArraySpec("x", (4,), "float32"))
+    entry.partial.mkdir(parents=True)
+    digest = entry.write(entry.partial, 0, 2 * CHUNK, numbers, lambda done, total: None)
+    entry.write_manifest(entry.partial, arrays.Listed(2 * CHUNK, [digest]))
+    filled, _, found = fill_together(tmp_path, 2**20)
+    assert (filled, found) == ([2 * CHUNK, 3 * CHUNK], numbers(0, COUNT).tobytes())
 
 
 def flip(path: Path, place: int = 100) -> None:

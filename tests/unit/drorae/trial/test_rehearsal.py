@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import tiny_config, tiny_images
+from tiny import TINY_PROBE, tiny_config, tiny_images
 
 from drorae.commands.main import main
 from drorae.config import PRESETS, PhaseConfig, ProbeConfig, Runtime, TrialConfig, config_hash
 from drorae.data.loading import AHEAD
 from drorae.training.loop import Row
-from drorae.trial.rehearsal import STEPS, WARM_UP, Images, counted_up, own_bytes, rehearse, shortened
+from drorae.trial.rehearsal import SAMPLES, STEPS, WARM_UP, Images, counted_up, own_bytes, rehearse, shortened
 
 
 def step(phase: str, number: int) -> Row:
@@ -72,6 +72,42 @@ def test_slow_first_steps_and_rows_of_held_out_images_are_no_steps(config: Trial
     assert found.seconds["phase2"] == found.steps["phase2"] * 1.0
 
 
+def test_a_generator_and_a_probe_are_counted_up_by_what_they_go_through(config: TrialConfig) -> None:
+    config = dataclasses.replace(
+        config,
+        images=dataclasses.replace(config.images, views=2),
+        generator=dataclasses.replace(config.generator, epochs=8, batch_size=64),
+        probe=ProbeConfig(steps=50, train_images=512, val_images=256),
+        evaluation=dataclasses.replace(config.evaluation, extractors=("dinov2",)),
+    )
+    rows = [
+        (0.0, begun("evaluation", "measuring 192 images")),
+        (1.0, begun("latents", "fusing latents")),  # 1 s for half of the validation images
+        (3.0, done("fusing latents", 256, 256) | {"phase": "latents"}),  # 2 s for a quarter of the training images
+        (5.0, step("generator", 1)),  # a step's second, and another of the latents
+        *[(5.0 + number, step("generator", 1 + number)) for number in range(1, 8)],
+        (12.0, begun("controls", "measuring the controls") | {"done": 0.0, "total": 1344.0}),
+        (15.0, begun("controls", "measuring the controls") | {"done": 64.0, "total": 1344.0}),  # 3 s of controls
+        (17.0, {"phase": "sampling", "step": 64.0, "total_steps": 128.0}),
+        (19.0, {"phase": "sampling", "step": 128.0, "total_steps": 128.0}),  # 4 s for 128 of 1280 samples
+        (19.0, begun("measuring", "measuring 128 samples") | {"done": 0.0, "total": 256.0}),
+        (20.0, {"phase": "autoguidance_1.5.sampling", "step": 128.0, "total_steps": 128.0}),  # 1 s
+        (20.0, begun("probe", "training the probe")),
+        (22.5, step("probe", 1)),  # half a second of a step's, 2 for 256 of 512 images
+        *[(22.5 + number / 2, step("probe", 1 + number)) for number in range(1, 8)],
+        (28.0, begun("inspection")),  # 2 s for 192 of 256 images
+    ]
+    short, whole = Images(2 * 128, 192, 128), Images(2 * 512, 384, 1280)
+    found = counted_up(rows, 29.0, short, whole, config, 0)
+    assert found.steps == {"generator": 8 * 8, "probe": 50}
+    few, many = (2 * val + 2 * (train + val) + val + n for train, val, n in ((128, 192, 128), (512, 384, 1280)))
+    expected = {
+        "evaluation": 2 * 1, "generator": 64 * 1, "generation": 4 * 3 + 3 * many / few + 10 * 5,
+        "probe": 50 * 0.5 + 2 * 2 + 2 * 256 / 192, "other": 1,
+    }  # fmt: skip
+    assert found.seconds == pytest.approx(expected)
+
+
 def test_the_short_trial_has_the_batches_and_networks_of_the_whole(config: TrialConfig) -> None:
     config = dataclasses.replace(
         config, probe=ProbeConfig(steps=9), generator=dataclasses.replace(config.generator, epochs=3),
@@ -82,18 +118,22 @@ def test_the_short_trial_has_the_batches_and_networks_of_the_whole(config: Trial
     # Of eight steps an epoch in phase 2, and of one in phase 1.
     steps = WARM_UP + STEPS + AHEAD * 2
     assert short.phase1.epochs == 10 and short.phase2.epochs == math.ceil(steps / 8) and short.phase3.epochs == 0
-    assert (short.probe.steps, short.generator.epochs) == (0, 0)
+    # The whole has no more of either.
+    assert (short.probe.steps, short.generator.epochs) == (9, 3)
+    assert short.generator == dataclasses.replace(config.generator, samples=SAMPLES)
     assert (short.phase1.batch_size, short.fusion, short.decoder) == (512, config.fusion, config.decoder)
 
 
 @pytest.mark.slow
 def test_a_rehearsal_leaves_nothing_and_tells_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny_config(tiny_images(tmp_path / "images.npz"))
+    generator = dataclasses.replace(config.generator, size="tiny", epochs=2, batch_size=8, samples=16, steps=2)
+    config = dataclasses.replace(config, generator=generator, probe=TINY_PROBE)
     (tmp_path / "cache").mkdir()
     found = rehearse(config, Runtime(device="cpu", threads=1, cache_dir=str(tmp_path / "cache")))
-    trained = [phase for phase in config.phases if phase.settings.epochs]
-    assert list(found.steps) == [phase.name for phase in trained]
-    assert {"images", "evaluation", "other", *found.steps} == set(found.seconds)
+    trained = [phase.name for phase in config.phases if phase.settings.epochs]
+    assert list(found.steps) == [*trained, "generator", "probe"]
+    assert {"images", "evaluation", "generation", "other", *found.steps} == set(found.seconds)
     assert all(seconds > 0 for seconds in found.seconds.values())
     # Python with torch alone takes more than this.
     assert 50e6 < found.memory_bytes < psutil.virtual_memory().total
