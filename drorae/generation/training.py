@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from drorae.config import GeneratorRun, GeneratorTraining, Runtime
 from drorae.errors import UserError
 from drorae.generation.transformer import DiTDH
-from drorae.generation.transport import draw, flow_loss
+from drorae.generation.transport import Draws, FlowLoss, draw, flow_loss
 from drorae.training.checkpoint import WeightAverage
 from drorae.training.schedule import epoch_order, step_seed
 from drorae.training.step import Sums, my_share, retry_smaller, update
@@ -55,6 +56,26 @@ class TrainingLatents:
     """int64 [images]; None where the images have no classes."""
     texts: Callable[[np.ndarray], Tensor] | None = None
     """texts(images [B]): the states of their captions, float32 [B, L, D]; None where nothing is told of them."""
+
+
+class Piece(NamedTuple):
+    """Images of a batch that go through a generator at once."""
+
+    items: np.ndarray
+    given: Tensor | None
+    """What the generator is told of them, [b, ...]."""
+    null: Tensor | None
+    """What stands for nothing said."""
+    draws: Draws
+    share: float
+    """Of this process's images."""
+
+
+def named(loss: FlowLoss) -> dict[str, Tensor]:
+    """Returns losses by their names in a generator's rows."""
+    if loss.early is None:
+        return {"loss": loss.total}
+    return {"loss": loss.total, "final_loss": loss.final, "early_loss": loss.early}
 
 
 class GeneratorStepper:
@@ -101,7 +122,7 @@ class GeneratorStepper:
         )
         self.average = WeightAverage(module, settings.ema_decay) if settings.ema_decay else None
         self._chance = torch.Generator(device)
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
 
     def rate(self, step: int) -> float:
         """Returns the learning rate of a step (counted from 0)."""
@@ -113,12 +134,24 @@ class GeneratorStepper:
         Raises:
             UserError: not even one image fits into memory.
         """
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(step)
+        self.begin(step)
         where = f"{self.name}, step {step + 1}"
         losses = retry_smaller(self, where, lambda piece: self._gradients(step, piece))
-        update(self, where, self.settings.clip_norm)
+        self.move(where)
         return losses
+
+    def begin(self, step: int) -> None:
+        """Sets the step's learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(step)
+
+    def move(self, where: str) -> None:
+        """Moves the weights by the gradients that they have, the mean over the processes.
+
+        Raises:
+            UserError: memory ran out: the weights may have moved, and fewer images at once would be no help.
+        """
+        update(self, where, self.settings.clip_norm)
 
     def items(self, step: int) -> np.ndarray:
         """Returns the items of a step's batch, of all processes together."""
@@ -141,29 +174,35 @@ class GeneratorStepper:
     def close(self) -> None:
         """Nothing reads ahead."""
 
-    def _gradients(self, step: int, piece: int) -> dict[str, Tensor]:
-        """The gradients of a step's loss, `piece` images at once; moves no weight."""
-        self.optimiser.zero_grad(set_to_none=True)
-        config, items, sums = self.run.model, self.items(step)[self._mine], Sums()
+    def pieces(self, step: int, piece: int) -> Iterator[Piece]:
+        """Yields this process's share of a step's batch, `piece` images at a time."""
+        config, items = self.run.model, self.items(step)[self._mine]
         shape = self.latents.take(items[:1]).shape[1:]
         self._chance.manual_seed(step_seed(self.run.seed, self.number, step))
         draws = draw(config, (self.batch_size, *shape), config.condition != "none", self._chance).part(self._mine)
         for start in range(0, self.share, piece):
             part = items[start : start + piece]
-            clean = self.latents.normalise(self.latents.take(part).to(self.device))
             given = self._given(part % self.latents.images)
             null = None if given is None else self.module.condition.null(len(part))
-            with self._autocast:
-                found = flow_loss(self.module, config, clean, given, null, draws.part(slice(start, start + len(part))))
-            losses = {"loss": found.total}
-            if found.early is not None:
-                losses |= {"final_loss": found.final, "early_loss": found.early}
-            sums.add(losses, len(part) / self.share)
-            torch.autograd.backward(found.total * (len(part) / self.share))
+            yield Piece(part, given, null, draws.part(slice(start, start + len(part))), len(part) / self.share)
+
+    def clean(self, piece: Piece) -> Tensor:
+        """Returns the normalised latents of a piece, float32 [b, C, S, S], where the networks are."""
+        return self.latents.normalise(self.latents.take(piece.items).to(self.device))
+
+    def _gradients(self, step: int, piece: int) -> dict[str, Tensor]:
+        """The gradients of a step's loss, `piece` images at once; moves no weight."""
+        self.optimiser.zero_grad(set_to_none=True)
+        sums = Sums()
+        for part in self.pieces(step, piece):
+            with self.autocast:
+                found = flow_loss(self.module, self.run.model, self.clean(part), part.given, part.null, part.draws)
+            sums.add(named(found), part.share)
+            torch.autograd.backward(found.total * part.share)
         return sums
 
     def _given(self, images: np.ndarray) -> Tensor | None:
-        """What the generator is told of images."""
+        """What is told of images."""
         told, latents = self.run.model.condition, self.latents
         if told == "class" and latents.labels is not None:
             return torch.from_numpy(latents.labels[images]).to(self.device)

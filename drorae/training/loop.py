@@ -24,7 +24,13 @@ from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed, out_of_memory
 from drorae.storage.files import remove_drafts
 from drorae.training.adversary import Adversary
-from drorae.training.checkpoint import CheckpointWriter, WeightAverage, load_checkpoint, seconds_between
+from drorae.training.checkpoint import (
+    CheckpointWriter,
+    WeightAverage,
+    load_checkpoint,
+    save_checkpoint,
+    seconds_between,
+)
 from drorae.training.phases import part_of
 from drorae.training.rows import HELD_OUT, MOST_LOOKS, MOST_PICTURES, PASSING, steps_between
 from drorae.training.step import Stepper
@@ -46,8 +52,11 @@ class TakesSteps(Protocol):
     steps_per_epoch: int
     total: int
     """Steps in all."""
+    share: int
+    """Images of a step, in this process."""
     micro_batch: int
     """Images that go through the networks at once."""
+    device: torch.device
     average: WeightAverage | None
     """Of the module's weights; None: they are handed on themselves."""
 
@@ -219,6 +228,7 @@ class PhaseRun(Generic[S]):
         share: of the time that passes, the part that is this trial's: below 1 where several are trained together.
         look: measures held-out images now and then; None: nobody does.
         clock: times the training; None: one of its own.
+        after: called after each step with how many were taken, before a checkpoint can say that it was.
 
     Raises:
         UserError: the checkpoint does not fit.
@@ -233,11 +243,12 @@ class PhaseRun(Generic[S]):
         share: float = 1.0,
         look: Glance | None = None,
         clock: Clock | None = None,
+        after: Callable[[int], None] = lambda steps: None,
     ) -> None:
         self.stepper, self.runtime, self.checkpoint, self.report = stepper, runtime, checkpoint, report
         self._whole, self._share = self.stepper.micro_batch, share
         self._kept_every = steps_between(runtime.log_steps, self.stepper.total)
-        self._look, self._clock = look, clock or Clock()
+        self._look, self._clock, self._after = look, clock or Clock(), after
         if every := runtime.evaluate_every:
             self._looks_kept_every = steps_between(every, self.stepper.total, MOST_LOOKS)
             # Those that go with a row that is kept.
@@ -269,20 +280,15 @@ class PhaseRun(Generic[S]):
         """Whether all steps are taken."""
         return self.record.steps >= self.stepper.total
 
-    def to_the_end(self, after: Callable[[int], None] = lambda steps: None) -> TrainingRecord:
+    def to_the_end(self) -> TrainingRecord:
         """Takes all steps that are left, in its context, and returns the record; what was trained is at rest then.
-
-        Args:
-            after: called after each step with how many were taken, before a checkpoint can say that it was.
 
         Raises:
             DivergenceError: a loss or a weight is not finite.
         """
         with self:
             while not self.done:
-                losses = self.stepper.take(self.record.steps)
-                after(self.record.steps + 1)
-                self.note(losses)
+                self.note(self.stepper.take(self.record.steps))
         return self.end()
 
     def note(self, losses: dict[str, Tensor]) -> None:
@@ -291,6 +297,7 @@ class PhaseRun(Generic[S]):
         Raises:
             DivergenceError: a loss or a weight is not finite; it is seen where losses are reported.
         """
+        self._after(self.record.steps + 1)
         self._window.append(losses)
         self.record.steps += 1
         # Checkpoints fall on reported steps only, so that an interrupted run reports the same rows.
@@ -353,6 +360,10 @@ class PhaseRun(Generic[S]):
         if now - self._saved > wait and not self.done and distributed.is_main():
             self._writer.save(_state(self.stepper, self.record))
             self._saved, self._held_up = now, time.perf_counter() - now
+
+    def keep(self) -> None:
+        """Writes a checkpoint of what was trained, ended or not: whoever takes it up goes on from here."""
+        save_checkpoint(self.checkpoint, _state(self.stepper, self.record))
 
     def end(self) -> TrainingRecord:
         """Leaves what was trained with the weights that are handed on, and none of it in training."""

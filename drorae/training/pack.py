@@ -1,23 +1,31 @@
-"""Several fusions trained in lock-step before one frozen decoder: what they have in common is done for all at once."""
+"""Several trials trained in lock-step: fusions before one frozen decoder, whose common work is done for all at once."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from drorae.training.loop import DivergenceError, PhaseRun, seeded_steps
+from drorae.training.loop import DivergenceError, PhaseRun, TakesSteps, seeded_steps
 from drorae.training.step import Stepper, Sums, retry_smaller
 
+S = TypeVar("S", bound=TakesSteps)
 
-def train_together(runs: Sequence[PhaseRun[Stepper]]) -> list[PhaseRun[Stepper]]:
-    """Takes the steps that phases of several trials still lack; returns those that came to their end.
 
-    The trials have seed, images, objective, frozen decoder, batches and epochs in common, and differ in their fusions
-    and learning rates. Each ends with the weights that it would have alone, up to rounding. Those that are behind,
-    after a kill between two checkpoints, first catch up. One that diverges leaves the others, and comes to no end.
+def train_together(
+    runs: Sequence[PhaseRun[S]], take: Callable[[Sequence[S], int], list[dict[str, Tensor]]]
+) -> list[PhaseRun[S]]:
+    """Takes the steps that trainings of several trials still lack; returns those that came to their end.
+
+    Each ends with the weights that it would have alone, up to rounding. Those that are behind, after a kill between two
+    checkpoints, first catch up. One that diverges leaves the others, and comes to no end.
+
+    Args:
+        runs: the trainings, of equally many steps.
+        take: takes a step (counted from 0) of several of them, and returns the losses of each.
 
     Raises:
         UserError: memory does not hold one image of each.
@@ -34,7 +42,7 @@ def train_together(runs: Sequence[PhaseRun[Stepper]]) -> list[PhaseRun[Stepper]]
         while behind := [run for run in left if not run.done]:
             step = min(run.record.steps for run in behind)
             taking = [run for run in behind if run.record.steps == step]
-            for run, losses in zip(taking, take_step([run.stepper for run in taking], step), strict=True):
+            for run, losses in zip(taking, take([run.stepper for run in taking], step), strict=True):
                 try:
                     run.note(losses)
                 except DivergenceError:
@@ -45,7 +53,10 @@ def train_together(runs: Sequence[PhaseRun[Stepper]]) -> list[PhaseRun[Stepper]]
 
 
 def take_step(steppers: Sequence[Stepper], step: int) -> list[dict[str, Tensor]]:
-    """Takes step `step` (counted from 0) of phases as `train_together` has them; the losses of each by name.
+    """Takes a step (counted from 0) of phase 2 of several trials; the losses of each by name.
+
+    They have seed, images, objective, frozen decoder, batches and epochs in common, and differ in their fusions and
+    learning rates.
 
     Raises:
         UserError: memory does not hold one image of each.

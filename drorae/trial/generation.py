@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from drorae.config import GenerationConfig, config_hash
+from drorae.config import GenerationConfig, GeneratorRun, config_hash
 from drorae.errors import UserError
 from drorae.generation.drawing import Drawing
 from drorae.generation.guidance import Guidance
@@ -65,6 +65,12 @@ def check_generation(workshop: Workshop) -> dict[str, str]:
     return {}
 
 
+def generator_run(workshop: Workshop) -> GeneratorRun:
+    """Returns what a trial's own generator is and how it is trained."""
+    config = workshop.config
+    return placed(config.generator.run(config.seed, workshop.images.train.labels is not None))
+
+
 def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path, report: Report) -> Generation:
     """Trains a trial's generator, draws with it and measures what it draws, in all of the trial's processes.
 
@@ -84,10 +90,12 @@ def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path
     started, cpu_started = time.perf_counter(), time.process_time()
     tokenizer.requires_grad_(False).eval()
     report({"phase": "latents", "note": "fusing latents"})
-    run = placed(settings.run(config.seed, workshop.images.train.labels is not None))
+    run = generator_run(workshop)
     generator = generator_of(directory, config_hash(config), run, workshop, tokenizer, report=report)
     metrics, verdicts = _measured(generator, settings, directory, report)
-    return Generation(metrics, verdicts, time.perf_counter() - started, time.process_time() - cpu_started)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    earlier = generator.earlier
+    return Generation(metrics, verdicts, seconds + earlier.seconds, cpu_seconds + earlier.cpu_seconds)
 
 
 def _measured(

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
@@ -31,7 +31,7 @@ from drorae.runtime import distributed, out_of_memory
 from drorae.storage.files import file_name, naming_full_disk, write_atomic
 from drorae.storage.remote import absolute, expanded
 from drorae.storage.sealed import read_sealed
-from drorae.training.loop import DivergenceError, PhaseRun, Report, TrainingRecord
+from drorae.training.loop import Clock, DivergenceError, PhaseRun, Report
 from drorae.trial.folder import CHECKPOINTS, GENERATOR, GENERATORS_FOLDER, HISTORY, part_file, read_tree, write_tree
 from drorae.trial.latents import open_latents
 from drorae.trial.reload import load_trained
@@ -42,6 +42,14 @@ from drorae.trial.texts import check_captions, open_texts
 EARLY, STATISTICS = "early", "statistics"
 """Parts that have files of weights beside the generator's: an earlier average of the same training, and the mean and
 deviation of the latents."""
+
+
+class Spent(NamedTuple):
+    """Seconds of a training."""
+
+    seconds: float
+    """Wall."""
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Generator:
     """As last reported."""
     text: TextEncoder | None
     """What reads prompts for it; None where it is not told any."""
+    earlier: Spent
+    """What its training took before it was opened here, in earlier sittings or a pack."""
 
     @property
     def network(self) -> Network:
@@ -205,18 +215,14 @@ def generator_of(
         UserError: as `ready_generator`.
     """
     folder = _own_folder(directory, trial, run, name)
-    path = folder / part_file(NAME)
-    text = None
-    if run.model.condition == "text":
-        text = load_text_encoder(run.model.text_encoder, run.model.text_tokens, workshop.device)
+    path, text, earlier = folder / part_file(NAME), _text_encoder(run, workshop), None
     with naming_full_disk(folder), out_of_memory.as_user_error(NAME):
         folder.mkdir(parents=True, exist_ok=True)
         with distributed.main_lock(FileLock(folder / ".lock")):
             # Damaged files are set aside by one process, on behalf of all.
             weights = read_sealed(path, read_state) if distributed.is_main() else None
-            found = _record(folder)
-            if distributed.from_main(weights is None or found is None or "steps" not in found):
-                _train(folder, _known(trial, run), run, workshop, tokenizer, text, report)
+            if distributed.from_main(weights is None or not _is_trained(folder)):
+                earlier = _train(folder, _known(trial, run), run, workshop, tokenizer, text, report)
                 weights = None
             weights, found = weights or read_state(path), _record(folder)
     assert found is not None  # _train has written it
@@ -227,8 +233,56 @@ def generator_of(
     return Generator(
         folder, workshop, tokenizer, run, _filled(model, weights, path, workshop.device),
         LatentStatistics(statistics["mean"], statistics["std"], found["latent_images"]), found["classes"],
-        found["steps"], found["loss"], text,
+        found["steps"], found["loss"], text, earlier or Spent(found["seconds"], found["cpu_seconds"]),
     )  # fmt: skip
+
+
+def begin_generator(
+    directory: Path,
+    trial: str,
+    run: GeneratorRun,
+    workshop: Workshop,
+    tokenizer: Tokenizer,
+    report: Report,
+    share: float,
+    clock: Clock,
+) -> PhaseRun[GeneratorStepper]:
+    """Returns the training of a trial's generator, to be taken further beside others'; `generator_of` goes on with it.
+
+    Args:
+        directory: the trial's folder; `folder_of` a generator, without a name, is locked by the caller.
+        trial: its hash.
+        run: what the generator is and how it is trained.
+        workshop: the trial's.
+        tokenizer: as the trial leaves it.
+        report: called with rows of progress.
+        share: of the time that passes, the part that is this generator's.
+        clock: of all that are trained together.
+
+    Raises:
+        UserError: as `ready_generator`.
+    """
+    folder = _own_folder(directory, trial, run, "")
+    known, text = _known(trial, run), _text_encoder(run, workshop)
+    return _begin(folder, known, run, workshop, tokenizer, text, report, share, clock)[0]
+
+
+def needs_training(directory: Path, trial: str, run: GeneratorRun) -> bool:
+    """Says whether a trial's generator has yet to be trained, or is damaged; nothing is set aside."""
+    folder = _own_folder(directory, trial, run, "")
+    return not _is_trained(folder) or not (folder / part_file(NAME)).is_file()
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether the record of a generator says so."""
+    return "steps" in (_record(folder) or {})
+
+
+def _text_encoder(run: GeneratorRun, workshop: Workshop) -> TextEncoder | None:
+    """What reads captions for a generator that is told them."""
+    if run.model.condition != "text":
+        return None
+    return load_text_encoder(run.model.text_encoder, run.model.text_tokens, workshop.device)
 
 
 def _build(run: GeneratorRun, tokenizer: Tokenizer, classes: int, text: TextEncoder | None) -> DiTDH:
@@ -250,8 +304,30 @@ def _filled(model: DiTDH, state: dict[str, Tensor] | None, path: Path, device: t
 def _train(
     folder: Path, known: dict[str, Any], run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer,
     text: TextEncoder | None, report: Report,
-) -> None:  # fmt: skip
-    """Trains a generator from its checkpoint, if there is one, and leaves all its files."""
+) -> Spent:  # fmt: skip
+    """Trains a generator and leaves all its files; returns what its checkpoint, if there was one, had taken."""
+    training, record = _begin(folder, known, run, workshop, tokenizer, text, report)
+    earlier = Spent(training.record.seconds, training.record.cpu_seconds)
+    try:
+        trained = training.to_the_end()
+    except DivergenceError as error:
+        raise UserError(f"{error}; nothing is sampled from a generator that diverged") from None
+    if distributed.is_main():
+        write_atomic(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in trained.rows).encode())
+        save_sealed(folder / part_file(NAME), training.stepper.module.state_dict())
+        ended = {"steps": trained.steps, "seconds": trained.seconds, "cpu_seconds": trained.cpu_seconds}
+        ended |= {"packed": trained.packed} if trained.packed else {}
+        write_tree(folder, GENERATOR, record | ended | {"loss": trained.rows[-1]["loss"]})
+        training.checkpoint.unlink(missing_ok=True)
+    distributed.barrier()
+    return earlier
+
+
+def _begin(
+    folder: Path, known: dict[str, Any], run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer,
+    text: TextEncoder | None, report: Report, share: float = 1.0, clock: Clock | None = None,
+) -> tuple[PhaseRun[GeneratorStepper], dict[str, Any]]:  # fmt: skip
+    """Returns a training as its checkpoint, if there is one, has left it, and the generator's record so far."""
     captions = None if text is None else check_captions(workshop.images.train.captions)
     latents = open_latents(workshop, tokenizer, report)
     classes = latents.classes if run.model.condition == "class" else 0
@@ -273,14 +349,8 @@ def _train(
     data = TrainingLatents(len(latents.array) // 2, latents.take, statistics.normalise, latents.labels, take_texts)
     stepper = GeneratorStepper(model, run, data, workshop.device, workshop.runtime)
     checkpoint = folder / CHECKPOINTS.replace("*", "checkpoint")
-    trained = _steps(stepper, workshop.runtime, checkpoint, report, _keeps_early(folder, stepper))
-    if distributed.is_main():
-        write_atomic(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in trained.rows).encode())
-        save_sealed(folder / part_file(NAME), stepper.module.state_dict())
-        ended = {"steps": trained.steps, "seconds": trained.seconds, "cpu_seconds": trained.cpu_seconds}
-        write_tree(folder, GENERATOR, record | ended | {"loss": trained.rows[-1]["loss"]})
-        checkpoint.unlink(missing_ok=True)
-    distributed.barrier()
+    early = _keeps_early(folder, stepper)
+    return PhaseRun(stepper, workshop.runtime, checkpoint, report, share, clock=clock, after=early), record
 
 
 def _keeps_early(folder: Path, stepper: GeneratorStepper) -> Callable[[int], None]:
@@ -291,17 +361,3 @@ def _keeps_early(folder: Path, stepper: GeneratorStepper) -> Callable[[int], Non
             save_sealed(folder / part_file(EARLY), stepper.weights())
 
     return keep
-
-
-def _steps(
-    stepper: GeneratorStepper, runtime: Runtime, checkpoint: Path, report: Report, after: Callable[[int], None]
-) -> TrainingRecord:
-    """Takes all steps that are left.
-
-    Raises:
-        UserError: the training diverges.
-    """
-    try:
-        return PhaseRun(stepper, runtime, checkpoint, report).to_the_end(after)
-    except DivergenceError as error:
-        raise UserError(f"{error}; nothing is sampled from a generator that diverged") from None

@@ -45,8 +45,7 @@ def train_own_phases(
         # Damaged files are set aside by one process, on behalf of all.
         whole = distributed.is_main() and is_trained(workshop.config, phase, tokenizer, directory)
         if distributed.from_main(whole):
-            for part, path in phase_files(workshop.config, phase, tokenizer, directory).items():
-                fit_state(part_of(tokenizer, part), read_state(path), path, "rename it, and it is trained again")
+            restore_phase(workshop.config, phase, tokenizer, directory)
             outcome = _read_log(_log_of(phase, directory))
             for row in outcome.rows:
                 note(row)
@@ -75,6 +74,12 @@ def is_trained(config: TrialConfig, phase: Phase, tokenizer: Tokenizer, director
     files = phase_files(config, phase, tokenizer, directory)
     weights = all(read_sealed(path, read_state) is not None for path in files.values())
     return weights and read_sealed(_log_of(phase, directory), _read_log) is not None
+
+
+def restore_phase(config: TrialConfig, phase: Phase, tokenizer: Tokenizer, directory: Path) -> None:
+    """Gives a tokenizer the weights that a phase has left."""
+    for part, path in phase_files(config, phase, tokenizer, directory).items():
+        fit_state(part_of(tokenizer, part), read_state(path), path, "rename it, and it is trained again")
 
 
 def keep_phase(

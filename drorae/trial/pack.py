@@ -17,7 +17,7 @@ from drorae.models.fusion.size import exact_params
 from drorae.models.tokenizer import Tokenizer
 from drorae.storage.files import naming_full_disk
 from drorae.training.loop import Clock, PhaseRun, Report, Row, glance
-from drorae.training.pack import train_together
+from drorae.training.pack import take_step, train_together
 from drorae.training.step import Stepper
 from drorae.trial.folder import ENDED, read_outcome
 from drorae.trial.own_phases import begin_phase, checkpoint_of, is_trained, keep_phase
@@ -77,7 +77,7 @@ def train_pack(
         return _train(members, report) if len(members) > 1 else []
 
 
-def _silent(row: Row) -> None:
+def silent(row: Row) -> None:
     """Hears of the rows of all but the first: they are reported when a trial goes on by itself."""
 
 
@@ -108,12 +108,12 @@ def _train(members: list[_Member], report: Report) -> list[Path]:
         )  # fmt: skip
         checkpoint, share = checkpoint_of(phase, member.directory), own / sum(flops)
         run = PhaseRun(
-            stepper, workshop.runtime, checkpoint, _silent if runs else report, share,
+            stepper, workshop.runtime, checkpoint, silent if runs else report, share,
             partial(glance, stepper, workshop.look(member.directory)), clock,
         )  # fmt: skip
         runs[member.directory] = run
         run.record.packed = len(members)
-    ended = train_together(list(runs.values()))
+    ended = train_together(list(runs.values()), take_step)
     done = [member for member in members if runs[member.directory] in ended]
     for member in done:
         config, record = member.workshop.config, runs[member.directory].record

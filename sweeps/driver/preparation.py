@@ -65,6 +65,8 @@ class Preparation:
             self.groups.setdefault(config_hash(shared_key(config)), []).append(key)
         self._jobs: dict[str, Any] = {}
         self._send: dict[str, Callable[[], Any]] = {}
+        self._left: dict[str, _PreparationLog] = {}
+        """Those that are waited for."""
         self._retries = Retries()
 
     def start(self) -> None:
@@ -129,16 +131,20 @@ class Preparation:
         failed: dict[str, str] = {}
         mendable = 0
         rows: list[dict[str, float | str]] = []
-        screen = self.screen
-        for number, (group, keys) in enumerate(self.groups.items(), 1):
+        screen, started = self.screen, time.monotonic()
+        # One waits for another that makes the same: all that are under way are shown.
+        for number, group in enumerate(self.groups, 1):
             title = "prepare" if len(self.groups) == 1 else f"prepare {number}/{len(self.groups)}"
-            started = time.monotonic()
-            tail = _PreparationLog(self._log(group), title)
-            screen.doing("preparing", tail)
+            self._left[group] = _PreparationLog(self._log(group), title)
+        if self._left:
+            screen.doing("preparing", self)
+        for group, keys in self.groups.items():
+            tail, title = self._left[group], self._left[group].title
             screen.line(f"{title}: what {len(keys)} trials share (features, decoder, references)")
             problem = self._wait(group, tail)
             self._fetch(group)
             rows = tail.read()
+            del self._left[group]
             self._forget(group)
             if problem is None:
                 screen.line(f"{title}: ready in {duration(time.monotonic() - started)}")
@@ -150,6 +156,14 @@ class Preparation:
         if self.groups and mendable == len(self.groups):
             raise UserError(next(iter(failed.values())))
         return failed, rows if len(self.groups) == 1 else []
+
+    def running(self) -> list[RunningTrial]:
+        """The preparations that are not ready, as far as they are."""
+        return [tail.running() for tail in list(self._left.values())]
+
+    def seconds_left(self) -> float | None:
+        """Nobody knows: what is cached already takes no time."""
+        return None
 
     def _log(self, group: str) -> Path:
         return self.home.directory / f"prepare-{group}.jsonl"
@@ -179,7 +193,8 @@ class Preparation:
             job = self._jobs[group]
             while not ray.wait([job], timeout=5.0 if self.home.mirror else 0.5)[0]:
                 self.check()
-                self._fetch(group)
+                for other in self._left:
+                    self._fetch(other)
             self.check()
             try:
                 lacking: dict[str, Any] | None = ray.get(job)
@@ -223,14 +238,10 @@ class _PreparationLog:
                 self._rows[key] = row
         return list(self._rows.values())
 
-    def running(self) -> list[RunningTrial]:
+    def running(self) -> RunningTrial:
         """The preparation, as far as it is."""
         rows = self.read()
         steps = [row for row in rows if not is_held_out(row)]
         seen = [row[HELD_OUT_PSNR] for row in rows if HELD_OUT_PSNR in row]
         last = steps[-1] if steps else {}
-        return [RunningTrial.from_progress(self.title, last | ({HELD_OUT_PSNR: seen[-1]} if seen else {}))]
-
-    def seconds_left(self) -> float | None:
-        """Nobody knows: what is cached already takes no time."""
-        return None
+        return RunningTrial.from_progress(self.title, last | ({HELD_OUT_PSNR: seen[-1]} if seen else {}))

@@ -1,4 +1,4 @@
-"""The part of a pack that its first trial's worker does: phase 2 of all of them."""
+"""The part of a pack that its first trial's worker does: phase 2 of all of them, and their generators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Report = Callable[[dict[str, float | str]], None]
 def train_pack(
     trials: Path, key: str, others: tuple[str, ...], config: TrialConfig, report: Report, runtime: Runtime
 ) -> str:
-    """Trains phase 2 of a trial and of those of its pack that no other worker is at.
+    """Trains phase 2 of a trial and of those of its pack that no other worker is at; on a GPU their generators, too.
 
     Returns why they are to be trained one by one after all; empty where nothing went wrong.
 
@@ -29,7 +29,9 @@ def train_pack(
         report: called with its rows; what it raises is raised.
         runtime: device, threads, cache.
     """
+    from drorae.trial.generator_pack import train_generators
     from drorae.trial.pack import train_pack as train
+    from drorae.trial.shared import choose_device
 
     with contextlib.ExitStack() as stack:
         leases: list[Lease] = []
@@ -47,6 +49,9 @@ def train_pack(
                     lease.check()
 
             train(pack, watched, runtime=runtime)
+            # On a CPU a pack of them is no faster than one after the other, and other workers' cores would wait for it.
+            if choose_device(runtime).type == "cuda":
+                train_generators(pack, watched, runtime=runtime)
         except UserError as error:
             return one_line(error)
     return ""

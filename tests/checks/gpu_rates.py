@@ -1,4 +1,4 @@
-"""Rates at the paper's size: matrix products, fusion, the phases on JPEGs, and a step of the published generator.
+"""Rates at the paper's size: matrix products, fusion, the phases on JPEGs, and steps of generators.
 
     python tests/checks/gpu_rates.py [--device cpu --small] [--workers 12]
 
@@ -15,8 +15,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from drorae.config import GENERATORS, PRESETS, TRAININGS, FusionConfig, GeneratorRun, Runtime
+from drorae.config import GENERATORS, PRESETS, TRAININGS, FusionConfig, GeneratorRun, GeneratorTraining, Runtime
 from drorae.data.images import load_images
 from drorae.errors import Notice
+from drorae.generation.pack import take_step as take_generators_step
 from drorae.generation.training import GeneratorStepper, TrainingLatents
 from drorae.generation.transformer import DiTDH
 from drorae.machine.generator import training_flops
@@ -175,6 +177,33 @@ def generator_rate(device: torch.device, small: bool, whole: float, console: Con
     console.print(table)
 
 
+def generator_pack_rate(device: torch.device, small: bool, console: Console) -> None:
+    """Prints what steps of a sweep's small generators take, in turn and as a pack."""
+    size, grid, width = ("tiny", 2, 64) if small else ("small", GRID, 384)
+    run = GeneratorRun(GENERATORS[size], GeneratorTraining(batch_size=4 if small else 64, precision="bf16"))
+    table = Table("generators", "images a step", "in turn, ms", "a pack, ms", "times as fast", title=f"packs of {size}")
+    latents = TrainingLatents(
+        CLASSES, lambda items: torch.randn(len(items), width, grid, grid, device=device), lambda latent: latent,
+        np.arange(CLASSES),
+    )  # fmt: skip
+    for count in (2, 6):
+        with torch.device(device):
+            modules = [DiTDH(run.model, width, grid, CLASSES) for _ in range(count)]
+        steppers = [GeneratorStepper(module, run, latents, device, Runtime(device=device.type)) for module in modules]
+        taken = [
+            seconds_of(work, device, 10)
+            for work in (partial(_in_turn, steppers), partial(take_generators_step, steppers, 0))
+        ]
+        ratio = taken[0] / taken[1]
+        table.add_row(str(count), str(run.training.batch_size), *(f"{1000 * s:.1f}" for s in taken), f"{ratio:.2f}")
+    console.print(table)
+
+
+def _in_turn(steppers: Sequence[GeneratorStepper]) -> None:
+    for stepper in steppers:
+        stepper.take(0)
+
+
 def main() -> int:
     """Prints all of it; 1 where a loss is no number."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,6 +221,7 @@ def main() -> int:
     whole = matrix_rate(device, arguments.small)
     fusion_rates(device, arguments.small, whole, console)
     generator_rate(device, arguments.small, whole, console)
+    generator_pack_rate(device, arguments.small, console)
     fine = phase_rates(device, arguments.small, arguments.workers, console)
     return 0 if fine else 1
 

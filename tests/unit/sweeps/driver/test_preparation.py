@@ -45,7 +45,7 @@ def test_an_attempt_that_follows_a_killed_one_loses_and_doubles_no_row(
             report({"phase": "prepare", "note": "encoding", "done": float(number), "total": 2.0})
             for row in rows(steps, number):
                 report(row)
-            assert tail.running()
+            assert tail.running().label == "prepare"
             raise UserError("killed")
 
         monkeypatch.setitem(sys.modules, "stand_in", SimpleNamespace(prepare=prepare))
@@ -146,7 +146,7 @@ def test_a_sweep_is_prepared_for_the_trial_that_reads_most_layers(
 def test_a_log_that_became_shorter_is_read_from_its_start(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     tail = _PreparationLog(log, "prepare")
-    assert tail.read() == [] and tail.running()[0].phase == "starting"
+    assert tail.read() == [] and tail.running().phase == "starting"
     log.write_text('{"phase": "phase1", "step": 1, "loss": 1}\n' * 5)
     assert len(tail.read()) == 1
     log.write_text('{"phase": "phase1", "step": 2, "loss": 1}\n{"phase": "phase1", "st')
@@ -162,8 +162,43 @@ def test_what_phase_1_measures_beside_its_steps_takes_the_place_of_none(tmp_path
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tail = _PreparationLog(log, "prepare")
     assert tail.read() == rows
-    (running,) = tail.running()
+    running = tail.running()
     assert (running.step, running.total_steps, running.loss, running.held_out_psnr) == (4, 8, 0.5, 20.5)
+
+
+def test_one_that_waits_for_another_hides_none_of_what_that_does(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from sweeps.driver import preparation
+    from sweeps.driver.home import Home
+    from sweeps.resources import Share
+
+    first = session.configs[min(session.configs)]
+    second = override(first, "decoder.seed", 1)
+    shown: list[list[tuple[str, str, str]]] = []
+
+    def wait(jobs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        row = {"phase": "prepare", "note": "encoding images", "done": 3.0, "total": 9.0}
+        made._log(list(made.groups)[1]).write_text(json.dumps(row) + "\n")
+        shown.append([(item.label, item.phase, item.note) for item in made.running()])
+        return jobs, []
+
+    remote = SimpleNamespace(remote=lambda *given: None, options=lambda **given: remote)
+    monkeypatch.setattr(ray, "remote", lambda function: remote)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda job: None)
+    monkeypatch.setattr(preparation, "alive_nodes", list)
+    made = preparation.Preparation(
+        {config_hash(config): config for config in (first, second)}, session.screen, Runtime(),
+        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
+    )  # fmt: skip
+    made.start()
+    assert made.finish() == ({}, [])
+    other = ("prepare 2/2", "prepare", "encoding images 3 of 9")
+    assert shown == [[("prepare 1/2", "starting", ""), other], [other]]
+    assert made.running() == []
 
 
 def test_a_preparation_is_given_nothing_of_the_drivers(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import tiny_config, tiny_images
 
 from drorae.config import FusionConfig, Runtime, TrialConfig, config_hash
 from drorae.errors import UserError
-from drorae.trial import pack
+from drorae.trial import generator_pack, pack, shared
 from drorae.trial.folder import LEASE, WARNINGS, TrialStatus, ready_trial, write_ending
 from drorae.trial.result import PACKED, read_result
 from sweeps.folder.lease import Lease
@@ -20,6 +22,7 @@ from sweeps.folder.sweep import RunAddress
 from sweeps.resources import Share
 from sweeps.settings import RUN_TRIAL
 from sweeps.worker.attempt import Attempt, Work, train
+from sweeps.worker.pack import train_pack
 
 CAPACITIES = (4, 8, 16, 32)
 
@@ -60,6 +63,29 @@ def test_a_worker_trains_for_those_that_nobody_is_at(
         assert train(attempt(tmp_path, key, configs, runtime), runtime, lambda row: None, main=False)
     results = [read_result(tmp_path / key) for key in (first, free, taken)]
     assert [result.provenance.get(PACKED) for result in results if result] == ["2", "2", None]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_generators_are_trained_together_on_a_gpu_alone(
+    device: str,
+    configs: dict[str, TrialConfig],
+    runtime: Runtime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[tuple[str, int]] = []
+
+    def train(name: str, trials: dict[Path, TrialConfig], report: Any, runtime: Runtime) -> None:
+        called.append((name, len(trials)))
+
+    monkeypatch.setattr(pack, "train_pack", functools.partial(train, "phase2"))
+    monkeypatch.setattr(generator_pack, "train_generators", functools.partial(train, "generators"))
+    monkeypatch.setattr(shared, "choose_device", lambda runtime: torch.device(device))
+    for key, config in configs.items():
+        ready_trial(tmp_path / key, config)
+    (first, config), *others = configs.items()
+    assert train_pack(tmp_path, first, tuple(key for key, _ in others), config, lambda row: None, runtime) == ""
+    assert called == [("phase2", 4), ("generators", 4)][: 1 if device == "cpu" else 2]
 
 
 def test_a_pack_that_cannot_be_is_trained_one_by_one(
