@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from drorae.errors import UserError, brief
 from drorae.models.backbones import family_arguments, load_weights
 from drorae.models.decoder import IMAGENET_MEAN, IMAGENET_STD
 from drorae.models.weights import read_state, state_fingerprint
+from drorae.runtime.compiled import compiled
 
 NORM_EPS = 1e-6
 RESIDUAL_SCALE = 2**-0.5
@@ -52,6 +54,14 @@ def _head(width: int, config: DiscriminatorConfig) -> nn.Sequential:
     )
 
 
+def _tokens(vit: VisionTransformer, images: Tensor, blocks: list[int]) -> list[Tensor]:
+    """Normalised images [B, 3, S, S] -> the tokens [B, N, C] that some blocks of a transformer leave."""
+    found: Any = vit.forward_intermediates(
+        images, indices=blocks, output_fmt="NLC", norm=False, intermediates_only=True
+    )
+    return list(found)
+
+
 class DinoDiscriminator(nn.Module):
     """Five heads of 1-D convolutions over the tokens of a frozen DINO (StyleGAN-T, arXiv 2301.09515; RAE's code).
 
@@ -69,6 +79,7 @@ class DinoDiscriminator(nn.Module):
     def __init__(self, vit: VisionTransformer, config: DiscriminatorConfig) -> None:
         super().__init__()
         self._vit = (vit,)
+        self._tokens: Callable[[VisionTransformer, Tensor, list[int]], list[Tensor]] = _tokens
         depth = len(vit.blocks)
         self.depths = [depth - 1, *(max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4))]
         self.input_size = config.input_size
@@ -86,14 +97,16 @@ class DinoDiscriminator(nn.Module):
         size = (self.input_size,) * 2
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        normalised = ((images + 1) / 2 - self.mean) / self.std
         wanted = sorted(set(self.depths))
-        tokens: Any = self.vit.forward_intermediates(
-            normalised, indices=wanted, output_fmt="NLC", norm=False, intermediates_only=True
+        found = dict(
+            zip(wanted, self._tokens(self.vit, ((images + 1) / 2 - self.mean) / self.std, wanted), strict=True)
         )
-        found = dict(zip(wanted, tokens, strict=True))
         parts = [head(found[at].transpose(1, 2)) for head, at in zip(self.heads, self.depths, strict=True)]
         return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    def compile_transformer(self) -> None:
+        """Sends images through the transformer compiled; the heads, which are small, stay as they are."""
+        self._tokens = compiled(_tokens)
 
 
 def _load_vit(config: DiscriminatorConfig, device: torch.device) -> VisionTransformer:

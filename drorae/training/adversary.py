@@ -30,6 +30,7 @@ class Adversary:
         device: where the networks are.
         seed: initialises fresh heads.
         heads: state of an earlier phase's, to go on with; None: fresh ones.
+        compiling: send images through its transformer by torch.compile.
 
     Raises:
         UserError: the discriminator's weights cannot be had.
@@ -43,11 +44,14 @@ class Adversary:
         device: torch.device,
         seed: int,
         heads: Mapping[str, Tensor] | None = None,
+        compiling: bool = False,
     ) -> None:
         self.config, self.objective, self.settings = config, objective, settings
         self.network = load_discriminator(config, device, seed)
         if heads is not None:
             self.network.load_state_dict(heads)
+        if compiling:
+            self.network.compile_transformer()
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
@@ -146,8 +150,9 @@ def make_adversary(
     device: torch.device,
     seed: int,
     heads: Mapping[str, Tensor] | None = None,
+    compiling: bool = False,
 ) -> Adversary | None:
     """The adversary of one phase of a trial, on `heads` or fresh ones; None where there is no adversarial term."""
     if config.objective.gan_weight == 0:
         return None
-    return Adversary(config.discriminator, config.objective, settings, device, seed, heads)
+    return Adversary(config.discriminator, config.objective, settings, device, seed, heads, compiling)

@@ -115,7 +115,7 @@ def _train_phase(
 ) -> tuple[TrainingRecord, Adversary | None]:
     config, device = workshop.config, workshop.device
     heads = earlier_heads(config, workshop.runtime, workshop.fingerprints, directory, phase)
-    adversary = make_adversary(config, phase.settings, device, config.seed, heads)
+    adversary = make_adversary(config, phase.settings, device, config.seed, heads, workshop.runtime.compile)
     record = train_phase(
         tokenizer, phase, workshop.train, workshop.objective, adversary,
         seed=config.seed, device=device, checkpoint=checkpoint_of(phase, directory),

@@ -424,7 +424,9 @@ def _make_decoder(workshop: Workshop, cache: Cache, address: str, report: Report
     lacking = distributed.is_main() and read_sealed(weights, read_state) is None
     if distributed.from_main(lacking):
         config, checkpoint = workshop.config, weights.with_name("checkpoint.pt")
-        adversary = make_adversary(config, config.phase1, workshop.device, config.decoder.seed)
+        adversary = make_adversary(
+            config, config.phase1, workshop.device, config.decoder.seed, compiling=workshop.runtime.compile
+        )
         try:
             trained = train_phase(
                 tokenizer, config.phases[0], workshop.train, workshop.objective, adversary,

@@ -8,8 +8,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from drorae.config import ObjectiveConfig, Runtime, TrialConfig
+from drorae.losses import discriminator as losses
 from drorae.training.adversary import make_adversary
 from drorae.training.step import Stepper
 from drorae.trial.run import run_trial
@@ -31,7 +34,7 @@ def test_pieces_of_a_batch_add_up_to_the_batch(config: TrialConfig, runtime: Run
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_the_same(config: TrialConfig, runtime: Runtime) -> None:
+def test_compiled_steps_are_the_same(config: TrialConfig, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fusion and decoder, heard by a discriminator, two steps: losses to 1e-4, and no weight renamed.
 
     Adam's first steps are as long for a gradient of rounding errors as for any other: with short ones what parts the
@@ -44,6 +47,9 @@ def test_compiled_steps_are_the_same(config: TrialConfig, runtime: Runtime) -> N
         discriminator=discriminator,
         phase2=dataclasses.replace(config.phase2, lr=1e-5),
     )
+    # Compiling takes as long as there are blocks.
+    shallow = VisionTransformer(32, 16, embed_dim=32, depth=4, num_heads=2, num_classes=0).eval().requires_grad_(False)
+    monkeypatch.setattr(losses, "_TRANSFORMER", {(discriminator, torch.device("cpu")): shallow})
     phase = dataclasses.replace(own.phases[1], trains=("fusion", "decoder"))
     curves, names = [], []
     with warnings.catch_warnings(record=True) as caught:
@@ -51,7 +57,7 @@ def test_compiled_steps_are_the_same(config: TrialConfig, runtime: Runtime) -> N
         workshop = open_workshop(dataclasses.replace(own, objective=config.objective), runtime, lambda row: None)
         for wanted in (False, True):
             tokenizer = workshop.tokenizer()
-            adversary = make_adversary(own, phase.settings, workshop.device, own.seed)
+            adversary = make_adversary(own, phase.settings, workshop.device, own.seed, compiling=wanted)
             stepper = Stepper(
                 tokenizer, phase, workshop.train, workshop.objective, adversary, seed=0, device=workshop.device,
                 runtime=dataclasses.replace(runtime, compile=wanted),
