@@ -505,9 +505,9 @@ class Runtime(Checked):
     """On CUDA, let torch take kernels that add in another order every time: about a fifth faster, and two runs of one
     seed differ."""
     compile: bool = False
-    """Send training steps through torch.compile: encoder, fusion, decoder and discriminator, the same up to rounding.
-    Trials that are trained together are not compiled; where compiling fails a
-    notice says why, and steps are taken uncompiled."""
+    """Send training steps through torch.compile: encoder, fusion, decoder and the discriminator's transformer, the same
+    up to rounding. Trials that are trained together are not compiled; where compiling fails a notice says why, and
+    steps are taken uncompiled."""
     checkpoint_seconds: Weight = 30.0
     """A checkpoint is taken when so many seconds have passed since the last, and 50 times as many as that held training
     up, which goes on while it is written: 2% of the time at most. 0: at every report, whatever it takes."""

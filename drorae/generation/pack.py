@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from drorae.generation.training import GeneratorStepper, Piece, named
 from drorae.generation.transformer import Prediction
 from drorae.generation.transport import FlowLoss, flow_loss
-from drorae.training.step import Sums, retry_smaller
+from drorae.training.pack import step_together
+from drorae.training.step import Sums
 
 
 def take_step(steppers: Sequence[GeneratorStepper], step: int) -> list[dict[str, Tensor]]:
@@ -29,21 +30,11 @@ def take_step(steppers: Sequence[GeneratorStepper], step: int) -> list[dict[str,
     Raises:
         UserError: memory does not hold one image of each.
     """
-    first = steppers[0]
-    where = f"{first.name} of {len(steppers)} trials, step {step + 1}"
-    for stepper in steppers:
-        stepper.begin(step)
-    losses = retry_smaller(first, where, lambda piece: _gradients(steppers, step, piece))
-    for stepper in steppers:
-        stepper.micro_batch = first.micro_batch
-        stepper.move(where)
-    return losses
+    return step_together(steppers, steppers[0], step, lambda piece: _gradients(steppers, step, piece))
 
 
 def _gradients(steppers: Sequence[GeneratorStepper], step: int, piece: int) -> list[dict[str, Tensor]]:
-    """The gradients of every generator's loss, `piece` images of each at once; moves no weight."""
-    for stepper in steppers:
-        stepper.optimiser.zero_grad(set_to_none=True)
+    """Adds the gradients of every generator's loss, `piece` images of each at once; moves no weight."""
     first, sums = steppers[0], [Sums() for _ in steppers]
     for part in first.pieces(step, piece):
         clean = torch.stack([stepper.clean(part) for stepper in steppers])

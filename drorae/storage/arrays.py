@@ -191,10 +191,11 @@ class Entry:
 
     def _begun(self) -> Listed:
         """What an earlier sitting has left of the entry, whose folder is there from now on."""
-        # Of a small array each of several processes still has a part: whole chunks, so that it is made in the same
-        # batches as by one.
-        share = math.ceil(self.count / distributed.world_size() / CHUNK) * CHUNK
-        done = Listed(min(self.spec.shard_items, share) if distributed.world_size() > 1 else self.spec.shard_items, [])
+        items, processes = self.spec.shard_items, distributed.world_size()
+        if processes > 1:
+            # Of a small array each still has a part: whole chunks, so that it is made in the same batches as by one.
+            items = min(items, math.ceil(self.count / processes / CHUNK) * CHUNK)
+        done = Listed(items, [])
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             left = self.listed(self.partial)
             # As many processes as are here now may not have begun it.

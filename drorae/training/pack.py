@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from drorae.training.loop import DivergenceError, PhaseRun, TakesSteps, seeded_steps
-from drorae.training.step import Stepper, Sums, retry_smaller
+from drorae.training.step import Moves, Stepper, Sums, retry_smaller
 
 S = TypeVar("S", bound=TakesSteps)
+
+
+class StepsTogether(Moves, Protocol):
+    """What takes its step in two halves, between which its gradients are made beside others'."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it, such as phase2."""
+
+    def begin(self, step: int) -> None:
+        """Sets what depends on the step's number (counted from 0)."""
+
+    def move(self, where: str) -> None:
+        """Moves the weights by the gradients that they have."""
 
 
 def train_together(
@@ -63,10 +77,36 @@ def take_step(steppers: Sequence[Stepper], step: int) -> list[dict[str, Tensor]]
     """
     # Whoever reads most layers reads for all: every fusion picks its own.
     reader = max(steppers, key=lambda stepper: stepper.depth)
-    where = f"{reader.phase.name} of {len(steppers)} trials, step {step + 1}"
+    return step_together(steppers, reader, step, lambda piece: _gradients(steppers, reader, step, piece))
+
+
+def step_together(
+    steppers: Sequence[StepsTogether],
+    reader: StepsTogether,
+    step: int,
+    gradients: Callable[[int], list[dict[str, Tensor]]],
+) -> list[dict[str, Tensor]]:
+    """Takes a step (counted from 0) of several trainings, with fewer images at once where memory runs out.
+
+    Args:
+        steppers: of them all.
+        reader: the one of them whose micro-batch is all others'.
+        step: which.
+        gradients: gradients(piece) leaves all their gradients, `piece` images of each at once, and returns the losses.
+
+    Raises:
+        UserError: memory does not hold one image of each.
+    """
+    where = f"{reader.name} of {len(steppers)} trials, step {step + 1}"
+
+    def attempt(piece: int) -> list[dict[str, Tensor]]:
+        for stepper in steppers:
+            stepper.optimiser.zero_grad(set_to_none=True)
+        return gradients(piece)
+
     for stepper in steppers:
         stepper.begin(step)
-    losses = retry_smaller(reader, where, lambda piece: _gradients(steppers, reader, step, piece))
+    losses = retry_smaller(reader, where, attempt)
     for stepper in steppers:
         stepper.micro_batch = reader.micro_batch
         stepper.move(where)
@@ -74,9 +114,7 @@ def take_step(steppers: Sequence[Stepper], step: int) -> list[dict[str, Tensor]]
 
 
 def _gradients(steppers: Sequence[Stepper], reader: Stepper, step: int, piece: int) -> list[dict[str, Tensor]]:
-    """The gradients of every trial's loss, `piece` images of each at once; moves no weight."""
-    for stepper in steppers:
-        stepper.optimiser.zero_grad(set_to_none=True)
+    """Adds the gradients of every trial's loss, `piece` images of each at once; moves no weight."""
     sums = [Sums() for _ in steppers]
     for part in reader.pieces(step, piece):
         with reader.autocast:

@@ -168,13 +168,17 @@ def ready_generator(
     result = read_result(directory)
     trial = result.config_hash if result is not None else ""
     # Refuses another's folder before anything is loaded.
-    _own_folder(directory, trial, run, name)
+    checked_folder(directory, trial, run, name)
     workshop, tokenizer = load_trained(directory, runtime or Runtime(), report=report)
     return generator_of(directory, trial, run, workshop, tokenizer, name, report)
 
 
-def _own_folder(directory: Path, trial: str, run: GeneratorRun, name: str) -> Path:
-    """The folder of a generator; refuses one that holds another."""
+def checked_folder(directory: Path, trial: str, run: GeneratorRun, name: str = "") -> Path:
+    """Returns the folder of a generator.
+
+    Raises:
+        UserError: it holds another.
+    """
     run.check()
     folder = folder_of(directory, name or address(trial, run))
     known, found = _known(trial, run), _record(folder)
@@ -214,15 +218,15 @@ def generator_of(
     Raises:
         UserError: as `ready_generator`.
     """
-    folder = _own_folder(directory, trial, run, name)
-    path, text, earlier = folder / part_file(NAME), _text_encoder(run, workshop), None
+    folder = checked_folder(directory, trial, run, name)
+    path, text, earlier = folder / part_file(NAME), text_encoder_of(run, workshop), None
     with naming_full_disk(folder), out_of_memory.as_user_error(NAME):
         folder.mkdir(parents=True, exist_ok=True)
         with distributed.main_lock(FileLock(folder / ".lock")):
             # Damaged files are set aside by one process, on behalf of all.
             weights = read_sealed(path, read_state) if distributed.is_main() else None
-            if distributed.from_main(weights is None or not _is_trained(folder)):
-                earlier = _train(folder, _known(trial, run), run, workshop, tokenizer, text, report)
+            if distributed.from_main(weights is None or not is_finished(folder)):
+                earlier = _train(folder, trial, run, workshop, tokenizer, text, report)
                 weights = None
             weights, found = weights or read_state(path), _record(folder)
     assert found is not None  # _train has written it
@@ -237,49 +241,13 @@ def generator_of(
     )  # fmt: skip
 
 
-def begin_generator(
-    directory: Path,
-    trial: str,
-    run: GeneratorRun,
-    workshop: Workshop,
-    tokenizer: Tokenizer,
-    report: Report,
-    share: float,
-    clock: Clock,
-) -> PhaseRun[GeneratorStepper]:
-    """Returns the training of a trial's generator, to be taken further beside others'; `generator_of` goes on with it.
-
-    Args:
-        directory: the trial's folder; `folder_of` a generator, without a name, is locked by the caller.
-        trial: its hash.
-        run: what the generator is and how it is trained.
-        workshop: the trial's.
-        tokenizer: as the trial leaves it.
-        report: called with rows of progress.
-        share: of the time that passes, the part that is this generator's.
-        clock: of all that are trained together.
-
-    Raises:
-        UserError: as `ready_generator`.
-    """
-    folder = _own_folder(directory, trial, run, "")
-    known, text = _known(trial, run), _text_encoder(run, workshop)
-    return _begin(folder, known, run, workshop, tokenizer, text, report, share, clock)[0]
+def is_finished(folder: Path) -> bool:
+    """Says whether a generator is trained, by its record and that its weights are there, however they are."""
+    return "steps" in (_record(folder) or {}) and (folder / part_file(NAME)).is_file()
 
 
-def needs_training(directory: Path, trial: str, run: GeneratorRun) -> bool:
-    """Says whether a trial's generator has yet to be trained, or is damaged; nothing is set aside."""
-    folder = _own_folder(directory, trial, run, "")
-    return not _is_trained(folder) or not (folder / part_file(NAME)).is_file()
-
-
-def _is_trained(folder: Path) -> bool:
-    """Whether the record of a generator says so."""
-    return "steps" in (_record(folder) or {})
-
-
-def _text_encoder(run: GeneratorRun, workshop: Workshop) -> TextEncoder | None:
-    """What reads captions for a generator that is told them."""
+def text_encoder_of(run: GeneratorRun, workshop: Workshop) -> TextEncoder | None:
+    """Returns what reads captions for a generator that is told them."""
     if run.model.condition != "text":
         return None
     return load_text_encoder(run.model.text_encoder, run.model.text_tokens, workshop.device)
@@ -302,11 +270,11 @@ def _filled(model: DiTDH, state: dict[str, Tensor] | None, path: Path, device: t
 
 
 def _train(
-    folder: Path, known: dict[str, Any], run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer,
+    folder: Path, trial: str, run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer,
     text: TextEncoder | None, report: Report,
 ) -> Spent:  # fmt: skip
     """Trains a generator and leaves all its files; returns what its checkpoint, if there was one, had taken."""
-    training, record = _begin(folder, known, run, workshop, tokenizer, text, report)
+    training, record = begin_generator(folder, trial, run, workshop, tokenizer, text, report)
     earlier = Spent(training.record.seconds, training.record.cpu_seconds)
     try:
         trained = training.to_the_end()
@@ -323,11 +291,34 @@ def _train(
     return earlier
 
 
-def _begin(
-    folder: Path, known: dict[str, Any], run: GeneratorRun, workshop: Workshop, tokenizer: Tokenizer,
-    text: TextEncoder | None, report: Report, share: float = 1.0, clock: Clock | None = None,
-) -> tuple[PhaseRun[GeneratorStepper], dict[str, Any]]:  # fmt: skip
-    """Returns a training as its checkpoint, if there is one, has left it, and the generator's record so far."""
+def begin_generator(
+    folder: Path,
+    trial: str,
+    run: GeneratorRun,
+    workshop: Workshop,
+    tokenizer: Tokenizer,
+    text: TextEncoder | None,
+    report: Report,
+    share: float = 1.0,
+    clock: Clock | None = None,
+) -> tuple[PhaseRun[GeneratorStepper], dict[str, Any]]:
+    """Returns a training as its checkpoint, if there is one, has left it, and the generator's record so far.
+
+    Args:
+        folder: the generator's (`checked_folder`), locked by the caller.
+        trial: the trial's hash.
+        run: what the generator is and how it is trained.
+        workshop: the trial's.
+        tokenizer: as the trial leaves it.
+        text: what reads captions for it (`text_encoder_of`).
+        report: called with rows of progress.
+        share: of the time that passes, the part that is this generator's.
+        clock: of all that are trained together; None: of this one alone.
+
+    Raises:
+        UserError: as `ready_generator`.
+    """
+    known = _known(trial, run)
     captions = None if text is None else check_captions(workshop.images.train.captions)
     latents = open_latents(workshop, tokenizer, report)
     classes = latents.classes if run.model.condition == "class" else 0

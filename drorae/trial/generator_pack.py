@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from drorae.config import (
     GeneratorRun,
@@ -18,21 +18,17 @@ from drorae.config import (
     generator_identity,
     shared_key,
 )
-from drorae.errors import UserError
 from drorae.generation.pack import take_step
 from drorae.generation.training import GeneratorStepper
 from drorae.machine.precision import settled
 from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import out_of_memory
-from drorae.storage.files import naming_full_disk
 from drorae.training.loop import Clock, PhaseRun, Report
 from drorae.training.pack import train_together
-from drorae.trial.folder import ENDED, read_outcome
 from drorae.trial.generation import generator_run
-from drorae.trial.generator import address, begin_generator, folder_of, needs_training
+from drorae.trial.generator import begin_generator, checked_folder, is_finished, text_encoder_of
 from drorae.trial.own_phases import is_trained, restore_phase
-from drorae.trial.pack import silent
-from drorae.trial.run import check_config, open_trial
+from drorae.trial.pack import open_members, silent
 from drorae.trial.shared import Workshop
 
 
@@ -41,14 +37,11 @@ class _Member:
     """A trial of a pack."""
 
     directory: Path
+    folder: Path
+    """The generator's."""
     workshop: Workshop
     tokenizer: Tokenizer
     run: GeneratorRun
-
-    @property
-    def trial(self) -> str:
-        """Its hash."""
-        return config_hash(self.workshop.config)
 
     @property
     def kind(self) -> str:
@@ -78,37 +71,29 @@ def train_generators(
     Raises:
         UserError: memory does not hold one image of each, or a disk is full.
     """
+    wanted = {directory: settled(config) for directory, config in trials.items() if config.generator.epochs}
     packs: dict[str, list[_Member]] = {}
     with contextlib.ExitStack() as stack:
-        for directory, config in trials.items():
-            if not config.generator.epochs:
-                continue
-            stack.enter_context(naming_full_disk(directory))
-            with contextlib.suppress(UserError, Timeout):
-                stack.enter_context(FileLock(directory / ".lock").acquire(timeout=0))
-                if member := _open(directory, settled(config), runtime or Runtime(), report):
-                    folder = folder_of(directory, address(member.trial, member.run))
-                    folder.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(FileLock(folder / ".lock").acquire(timeout=0))
-                    packs.setdefault(member.kind, []).append(member)
-        return [folder for members in packs.values() if len(members) > 1 for folder in _train(members, report)]
+        for member in open_members(wanted, report, runtime or Runtime(), stack, _member):
+            packs.setdefault(member.kind, []).append(member)
+        return [directory for members in packs.values() if len(members) > 1 for directory in _train(members, report)]
 
 
-def _open(directory: Path, config: TrialConfig, runtime: Runtime, report: Report) -> _Member | None:
+def _member(directory: Path, workshop: Workshop, stack: contextlib.ExitStack) -> _Member | None:
     """A trial whose tokenizer is trained, and its generator is not; None of any other."""
-    check_config(directory, config)
-    if read_outcome(directory)["status"] in ENDED:
-        return None
-    workshop = open_trial(config, report, directory, runtime)
-    tokenizer = workshop.tokenizer()
+    config, tokenizer = workshop.config, workshop.tokenizer()
     for phase in config.phases[1:]:
         if phase.settings.epochs:
             if not is_trained(config, phase, tokenizer, directory):
                 return None
             restore_phase(config, phase, tokenizer, directory)
-    tokenizer.requires_grad_(False).eval()
-    member = _Member(directory, workshop, tokenizer, generator_run(workshop))
-    return member if needs_training(directory, member.trial, member.run) else None
+    run = generator_run(workshop)
+    folder = checked_folder(directory, config_hash(config), run)
+    if is_finished(folder):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(FileLock(folder / ".lock").acquire(timeout=0))
+    return _Member(directory, folder, workshop, tokenizer.requires_grad_(False).eval(), run)
 
 
 def _train(members: list[_Member], report: Report) -> list[Path]:
@@ -117,11 +102,12 @@ def _train(members: list[_Member], report: Report) -> list[Path]:
     with out_of_memory.as_user_error("generators of a pack"):
         runs: dict[Path, PhaseRun[GeneratorStepper]] = {}
         for member in members:
-            runs[member.directory] = run = begin_generator(
-                member.directory, member.trial, member.run, member.workshop, member.tokenizer,
-                silent if runs else report, share, clock,
+            run, _ = begin_generator(
+                member.folder, config_hash(member.workshop.config), member.run, member.workshop, member.tokenizer,
+                text_encoder_of(member.run, member.workshop), silent if runs else report, share, clock,
             )  # fmt: skip
             run.record.packed = len(members)
+            runs[member.directory] = run
         ended = train_together(list(runs.values()), take_step)
         for run in ended:
             run.keep()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,8 @@ from drorae.trial.folder import ENDED, read_outcome
 from drorae.trial.own_phases import begin_phase, checkpoint_of, is_trained, keep_phase
 from drorae.trial.run import check_config, open_trial
 from drorae.trial.shared import Workshop
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,7 @@ def train_pack(
     if None in keys or len({canonical_json(key) for key in keys if key is not None}) > 1:
         raise ValueError("the trials of a pack need one seed, one decoder and batches in common")
     with contextlib.ExitStack() as stack:
-        members = []
-        for directory, config in trials.items():
-            stack.enter_context(naming_full_disk(directory))
-            with contextlib.suppress(UserError, Timeout):
-                directory.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(directory / ".lock").acquire(timeout=0))
-                if member := _open(directory, config, runtime or Runtime(), report):
-                    members.append(member)
+        members = open_members(trials, report, runtime or Runtime(), stack, _member)
         return _train(members, report) if len(members) > 1 else []
 
 
@@ -81,14 +77,41 @@ def silent(row: Row) -> None:
     """Hears of the rows of all but the first: they are reported when a trial goes on by itself."""
 
 
-def _open(directory: Path, config: TrialConfig, runtime: Runtime, report: Report) -> _Member | None:
+def open_members(
+    trials: Mapping[Path, TrialConfig],
+    report: Report,
+    runtime: Runtime,
+    stack: contextlib.ExitStack,
+    member: Callable[[Path, Workshop, contextlib.ExitStack], M | None],
+) -> list[M]:
+    """Returns the trials that are to be trained; one that has ended, is at work elsewhere or cannot be opened is not.
+
+    Args:
+        trials: by folder.
+        report: called with rows of progress.
+        runtime: device, threads, cache.
+        stack: keeps others from them while it is open.
+        member: makes one of a trial's folder and workshop, and may keep others from more; None: it is left out.
+    """
+    members = []
+    for directory, config in trials.items():
+        stack.enter_context(naming_full_disk(directory))
+        with contextlib.suppress(UserError, Timeout):
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(directory / ".lock").acquire(timeout=0))
+            check_config(directory, config)
+            if read_outcome(directory)["status"] not in ENDED:
+                workshop = open_trial(config, report, directory, runtime)
+                if (found := member(directory, workshop, stack)) is not None:
+                    members.append(found)
+    return members
+
+
+def _member(directory: Path, workshop: Workshop, stack: contextlib.ExitStack) -> _Member | None:
     """A trial whose phase 2 is still to be trained; None of any other."""
-    check_config(directory, config)
-    if read_outcome(directory)["status"] in ENDED:
-        return None
-    workshop = open_trial(config, report, directory, runtime)
     member = _Member(directory, workshop, workshop.tokenizer())
-    return None if is_trained(config, config.phases[1], member.tokenizer, directory) else member
+    trained = is_trained(workshop.config, workshop.config.phases[1], member.tokenizer, directory)
+    return None if trained else member
 
 
 def _train(members: list[_Member], report: Report) -> list[Path]:

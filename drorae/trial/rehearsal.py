@@ -63,6 +63,11 @@ class Images(NamedTuple):
     samples: int = 0
     """Those of a generator."""
 
+    @classmethod
+    def in_trial(cls, config: TrialConfig, train: int, val: int) -> Images:
+        """Returns those of a trial with so many training and validation images."""
+        return cls(train * max(config.images.views, 1), val, config.generator.samples)
+
     def of(self, config: TrialConfig) -> dict[str, int]:
         """Returns how many of them each part of a trial goes through; 1 where it goes through none."""
         own, probe = self.train // max(config.images.views, 1), config.probe
@@ -123,7 +128,7 @@ def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
     began = time.perf_counter() - (time.time() - psutil.Process().create_time())
     warnings.simplefilter("ignore", Notice)
     found = load_images(config.images, Cache(runtime.cache_dir))
-    whole = Images(len(found.train) * max(config.images.views, 1), len(found.val), config.generator.samples)
+    whole = Images.in_trial(config, len(found.train), len(found.val))
     del found
     short = shortened(config, runtime, whole)
     process, peak = psutil.Process(), 0
@@ -140,8 +145,7 @@ def _rehearse(config: TrialConfig, runtime: Runtime) -> Rehearsal:
         # With the weights that the first one had to convert.
         rows, ended = _run(short, runtime, second, first)
     used = max((torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count())), default=0)
-    views, samples = max(config.images.views, 1), short.generator.samples
-    images = Images(short.images.train_images * views, short.images.val_images, samples)
+    images = Images.in_trial(short, short.images.train_images, short.images.val_images)
     told = counted_up(rows, ended, images, whole, config, used or peak)
     told.seconds["other"] += max(0.0, once - ended)
     return told

@@ -139,7 +139,8 @@ class Preparation:
         if self._left:
             screen.doing("preparing", self)
         for group, keys in self.groups.items():
-            tail, title = self._left[group], self._left[group].title
+            tail = self._left[group]
+            title = tail.title
             screen.line(f"{title}: what {len(keys)} trials share (features, decoder, references)")
             problem = self._wait(group, tail)
             self._fetch(group)
