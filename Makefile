@@ -51,12 +51,15 @@ quickstart: setup
 smoke: setup
 	$(BIN)/drorae sweep --preset smoke
 
-# Two files at once, a core each: with a thread a core of their own, each would wait for the other's.
+# Two files at once, a core each: with a thread a core of their own, each would wait for the other's. A process that ends
+# ends the tests: another one would begin the test that ended it again.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
 test: $(VENV)/.tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO)
 
 test-fast: $(VENV)/.tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) tests/unit -m "not slow"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
