@@ -8,7 +8,7 @@ import pytest
 
 from drorae.commands.main import main
 from drorae.config import PRESETS, Runtime, override
-from drorae.machine.bounds import LOADER_RATE, bounds
+from drorae.machine.bounds import LOADER_RATES, bounds
 from drorae.machine.needs import IMAGENET_IMAGES, IMAGENET_VALIDATION, Needs, guessed_shape, rough_needs
 
 LISTED = ["loader", "encoder", "fusion", "decoder", "perceptual", "discriminator", "evaluation", "checkpoint", "disk",
@@ -30,7 +30,7 @@ def test_the_paper_s_bounds_add_up() -> None:
     evaluation = found["evaluation"].hours
     assert found["in all"].hours == pytest.approx(needs.hours(3e14) + evaluation)  # type: ignore[operator]
     read = sum(phase.images for phase in needs.phases)
-    assert found["loader"].hours == pytest.approx(read / LOADER_RATE / 3600)
+    assert found["loader"].hours == pytest.approx(read / LOADER_RATES["torch"] / 3600)
     # Per image: the encoder, the decoder's 28 blocks and the fusion's experts, once each.
     flops = 256 * 2 * (12 * 12 * 768**2 + 28 * (4 * 1152**2 + 2 * 1152 * 4096) + 12 * 2 * 768 * 3072)
     assert evaluation == pytest.approx(3 * IMAGENET_VALIDATION * flops / 3e14 / 3600, rel=0.1)
@@ -43,7 +43,7 @@ def test_cached_features_lie_on_the_disk_and_are_read_and_encoded_once() -> None
     found = {
         bound.what: bound for bound in bounds(config, Runtime(), needs_of(config, Runtime()), IMAGENET_IMAGES, 3e14)
     }
-    assert found["loader"].hours == pytest.approx(IMAGENET_IMAGES / LOADER_RATE / 3600)
+    assert found["loader"].hours == pytest.approx(IMAGENET_IMAGES / LOADER_RATES["torch"] / 3600)
     assert found["disk"].gigabytes == pytest.approx(IMAGENET_IMAGES * (12 * 256 * 768 * 2 + 3 * 256**2) / 1e9, rel=0.02)
 
 
