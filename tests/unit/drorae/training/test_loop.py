@@ -138,8 +138,8 @@ def test_a_long_phase_reports_every_row_and_keeps_few(
     ("least", "copied", "saved"),
     [
         (9, 0.0, [10, 20, 30, 40, 50, 60, 70, 80, 90]),
-        (9, 0.5, [10, 35, 60, 85]),
-        (30, 0.5, [31, 61, 91]),
+        (9, 0.5, [10, 60, 85]),
+        (30, 0.5, [31, 81]),
         (9, 3.0, [10]),
         (0, 3.0, list(range(1, 100))),
     ],
@@ -164,7 +164,7 @@ def test_checkpoints_hold_training_up_for_a_fiftieth_of_the_time(
     rows, _ = run(tmp_path / "phase.pt", checkpoint_seconds=least, epochs=50)
     assert len(rows) == 100 and steps == saved
     # The first one's cost is known only once it is paid.
-    assert least == 0 or copied * (len(saved) - 1) <= 0.02 * clock[0]
+    assert least == 0 or len(saved) == 1 or copied * len(saved) <= 0.02 * clock[0]
 
 
 def test_a_phase_of_no_epochs_changes_nothing(run: Run, tmp_path: Path) -> None:
