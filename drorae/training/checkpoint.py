@@ -28,7 +28,7 @@ def seconds_between(least: float, held_up: float, share: float = 1.0) -> float:
 
     Args:
         least: no sooner than so many seconds; 0: at once, whatever a checkpoint costs.
-        held_up: seconds that the last one took of the training's; 0: there was none yet.
+        held_up: seconds that checkpoints took of the training's and that are to be paid for; 0: there was none yet.
         share: of the time that passes, the part that is this trial's.
     """
     return max(least, held_up / (CHECKPOINT_SHARE * share)) if least else 0.0

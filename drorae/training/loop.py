@@ -256,7 +256,7 @@ class PhaseRun(Generic[S]):
         self.record = _resume(checkpoint, self.stepper)
         for row in self.record.rows:
             report(row)
-        self._saved, self._held_up, self._written = time.perf_counter(), 0.0, 0
+        self._saved, self._held_up, self._unpaid = time.perf_counter(), 0.0, 0
         self._writer = CheckpointWriter(checkpoint)
         if distributed.is_main():
             remove_drafts(checkpoint)
@@ -355,13 +355,13 @@ class PhaseRun(Generic[S]):
         now = time.perf_counter()
         # It stood still while the last one was copied; whoever wrote it took a core from those that train, and a
         # product that several share out waits for the slowest.
-        held_up = self._held_up + self._writer.cpu_seconds
-        # The first came before anybody knew what one costs: the next is due when both are paid for.
-        held_up *= 2 if self._written == 1 else 1
+        held_up = self._unpaid * (self._held_up + self._writer.cpu_seconds)
         wait = seconds_between(self.runtime.checkpoint_seconds, held_up, self._share)
         if now - self._saved > wait and not self.done and distributed.is_main():
             self._writer.save(_state(self.stepper, self.record))
-            self._saved, self._held_up, self._written = now, time.perf_counter() - now, self._written + 1
+            self._saved, self._held_up = now, time.perf_counter() - now
+            # The first comes before anybody knows what one costs: the second is due when both are paid for.
+            self._unpaid = 1 if self._unpaid else 2
 
     def keep(self) -> None:
         """Writes a checkpoint of what was trained, ended or not: whoever takes it up goes on from here."""

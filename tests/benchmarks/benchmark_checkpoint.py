@@ -1,6 +1,6 @@
 """A phase that writes checkpoints as often as their rule lets it against one that writes none, in turn.
 
-    python tests/benchmarks/benchmark_checkpoint.py         # about eight minutes on 2 cores
+    python tests/benchmarks/benchmark_checkpoint.py         # about twelve minutes on 2 cores
 
 The rule: checkpoints take 2% of the time at most. With `checkpoint_seconds` as low as here it alone decides; by default
 a checkpoint is written every 30 seconds, or as much more seldom as the rule asks. A checkpoint is copied while training
@@ -88,7 +88,6 @@ def main() -> None:
     options = parser.parse_args()
     found, said = list[Comparison](), list[str]()
     with tempfile.TemporaryDirectory() as name:
-        torch.set_num_threads(1)
         runtime = Runtime(device="cpu", cache_dir=str(Path(name) / "cache"), log_steps=1, threads=1)
         for hidden in SIZES:
             config = quickstart(hidden, options.epochs)

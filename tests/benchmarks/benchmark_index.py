@@ -3,7 +3,7 @@
     python tests/benchmarks/benchmark_index.py          # about a minute on 2 cores
 
 The images are one small JPEG with another comment each. A second start lists files, compares sizes and times, and reads
-the index; the crops of the three forms are compared on the way.
+the index; crops and fingerprints of the three forms are compared on the way.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     made, first = images(options.images), dict[str, float]()
     comparisons: list[Comparison] = []
-    crops: list[np.ndarray] = []
+    crops, fingerprints = list[np.ndarray](), set[tuple[str, str]]()
     with tempfile.TemporaryDirectory() as name:
         cache = Cache(Path(name) / "cache")
         for source in SOURCES:
@@ -61,16 +61,17 @@ def main() -> None:
             found = load_images(config, cache)
             first[source] = time.perf_counter() - began
             crops.append(found.train.crops(range(0, len(found.train), 1000)))
+            fingerprints.add((found.train.fingerprint, found.val.fingerprint))
             second = timed(partial(load_images, config, cache))
             case = f"{options.images} images, {source}, second start"
             comparisons.append(
                 alternate(case, {"drorae": second}, rounds=options.rounds, warm_up=False, at_most=SECOND_SECONDS)
             )
-    if not all(np.array_equal(crops[0], other) for other in crops[1:]):
-        raise SystemExit("the crops of the same images differ")
+    if not all(np.array_equal(crops[0], other) for other in crops[1:]) or len(fingerprints) > 1:
+        raise SystemExit("the crops or fingerprints of the same images differ")
     said = ", ".join(f"{source} {seconds:.1f} s" for source, seconds in first.items())
     note = f"First start, which checks every image: {said}. A second one is bound by one stat for every file or shard."
-    record("index", comparisons, options.out, note=f"{note} The crops of the three are the same.")
+    record("index", comparisons, options.out, note=f"{note} Crops and fingerprints of the three are the same.")
 
 
 if __name__ == "__main__":
