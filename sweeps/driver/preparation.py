@@ -143,6 +143,9 @@ class Preparation:
             title = tail.title
             screen.line(f"{title}: what {len(keys)} trials share (features, decoder, references)")
             problem = self._wait(group, tail)
+            # Ray ends the process where its session is closed while another thread, such as the screen's, lets go of
+            # the last reference to a task.
+            del self._jobs[group]
             self._fetch(group)
             rows = tail.read()
             del self._left[group]

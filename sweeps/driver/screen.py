@@ -126,18 +126,23 @@ class Screen:
     def _tick(self) -> None:
         while not self._over.wait(REFRESH_SECONDS):
             self._report_libraries()
-            work = self._work
-            if work is not None:
-                # A trial's files may vanish while they are read; the next look is soon.
-                with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
-                    running, left = work.running(), work.seconds_left()
-                    if work is self._work:
-                        self._running, self._left = running, left
+            self._look()
             with self._lock:
                 if time.monotonic() - self._spoke > SILENCE_SECONDS:
                     self._spoke = time.monotonic()
                     self._painter.status(self._status())
                 self._painter.refresh()
+
+    def _look(self) -> None:
+        """Sees how the work gets on. It keeps nothing of it: its last holder may not be this thread (`Preparation`)."""
+        work = self._work
+        if work is None:
+            return
+        # A trial's files may vanish while they are read; the next look is soon.
+        with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
+            running, left = work.running(), work.seconds_left()
+            if work is self._work:
+                self._running, self._left = running, left
 
     def _report_libraries(self) -> None:
         for text in self._tail.news():

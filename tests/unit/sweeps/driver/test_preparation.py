@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,6 +200,37 @@ def test_one_that_waits_for_another_hides_none_of_what_that_does(
     other = ("prepare 2/2", "prepare", "encoding images 3 of 9")
     assert shown == [[("prepare 1/2", "starting", ""), other], [other]]
     assert made.running() == []
+
+
+def test_one_that_is_over_holds_no_task_of_rays(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the preparation, such as the screen's thread, may outlive the session."""
+    import ray
+
+    from sweeps.driver import preparation
+    from sweeps.driver.home import Home
+
+    class Task:
+        """Like Ray's reference to one."""
+
+    tasks: list[weakref.ref[Task]] = []
+
+    def send(*given: object) -> Task:
+        tasks.append(weakref.ref(task := Task()))
+        return task
+
+    remote = SimpleNamespace(remote=send, options=lambda **given: remote)
+    monkeypatch.setattr(ray, "remote", lambda function: remote)
+    monkeypatch.setattr(ray, "wait", lambda jobs, timeout: (jobs, []))
+    monkeypatch.setattr(ray, "get", lambda job: None)
+    monkeypatch.setattr(preparation, "alive_nodes", list)
+    made = preparation.Preparation(
+        session.configs, session.screen, Runtime(), lambda config: Share(1.0), "fake_trial:prepare",
+        Home(tmp_path, "smoke"), lambda: None, {},
+    )  # fmt: skip
+    made.start()
+    assert tasks and all(task() is not None for task in tasks)
+    made.finish()
+    assert all(task() is None for task in tasks)
 
 
 def test_a_preparation_is_given_nothing_of_the_drivers(

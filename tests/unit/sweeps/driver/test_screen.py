@@ -12,7 +12,9 @@ import pty
 import re
 import struct
 import termios
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -426,3 +428,24 @@ def test_files_that_vanish_while_they_are_read_do_no_harm(tmp_path: Path, quick:
         until(lambda: work.count >= 4)
         until(lambda: "training: seed=0" in people.getvalue())
         assert made._thread.is_alive()
+
+
+def test_it_keeps_nothing_of_a_work_that_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is let go of in its owner's thread, not at the screen's next look."""
+    monkeypatch.setattr(screen, "REFRESH_SECONDS", 1.0)
+    seen = threading.Event()
+
+    class Seen(Work):
+        def seconds_left(self) -> float | None:
+            seen.set()
+            return None
+
+    work = Seen([trial(0, "seed=0")])
+    gone = weakref.ref(work)
+    with make(tmp_path, io.StringIO()) as made:
+        made.doing("preparing", work)
+        assert seen.wait(30)
+        time.sleep(0.1)
+        made.doing("training")
+        del work
+        assert gone() is None
