@@ -155,6 +155,14 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def free_cpus() -> float:
+    """The CPUs that nobody holds on the node that has most of them."""
+    # Ray's public functions tell what is free in all, which no single node may have.
+    from ray._private.state import available_resources_per_node
+
+    return max((float(free.get("CPU", 0.0)) for free in available_resources_per_node().values()), default=0.0)
+
+
 def end_own_workers() -> None:
     """Kills the workers of a session that this process has started; those of a cluster that it has joined go on.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import threading
 import time
@@ -18,7 +17,7 @@ from drorae.machine.needs import guessed_shape
 from drorae.storage.files import json_rows, write_atomic
 from drorae.storage.remote import Remote, RemoteError
 from drorae.training.rows import HELD_OUT_PSNR, is_held_out
-from sweeps.driver.cluster import alive_nodes
+from sweeps.driver.cluster import alive_nodes, free_cpus
 from sweeps.driver.console import duration
 from sweeps.driver.deaths import is_death, why_died
 from sweeps.driver.home import Home
@@ -29,6 +28,9 @@ from sweeps.folder.progress import RunningTrial
 from sweeps.resources import Share
 from sweeps.worker import entry as workers
 from sweeps.worker.attempt import threads
+
+PATIENCE_SECONDS = 120.0
+"""One that nothing is heard of for so long, as no node has room for it, is sent again for fewer CPUs."""
 
 
 class Preparation:
@@ -64,33 +66,63 @@ class Preparation:
         for key, config in configs.items():
             self.groups.setdefault(config_hash(shared_key(config)), []).append(key)
         self._jobs: dict[str, Any] = {}
-        self._send: dict[str, Callable[[], Any]] = {}
+        self._shares: dict[str, Share] = {}
+        self._heard = 0, 0.0
+        """Rows of all that are waited for, and since when there have been no others (monotonic clock)."""
         self._left: dict[str, _PreparationLog] = {}
         """Those that are waited for."""
         self._retries = Retries()
 
     def start(self) -> None:
         """Sends all preparations to Ray, which runs them as nodes come free."""
-        if not self.groups:
-            return
-        import ray
-
         for group, keys in self.groups.items():
             self._forget(group)
-            share = self._node_share([self.share_of(self.configs[key]) for key in keys])
-            # Ray itself would try one that its memory monitor kills for ever.
-            together = share.processes > 1
-            # Several processes have resources of their own (`run_together`), and whoever waits for them none.
-            held = Share(0.0) if together else share
-            remote = ray.remote(workers.prepare).options(num_cpus=held.cpus, num_gpus=held.gpus, max_retries=0)
-            # What is made for the one that reads most serves all.
-            config = canonical_json(max((self.configs[key] for key in keys), key=_layers_read))
-            encoding = 0 if together else self._encoding_threads(keys[0], share)
-            runtime = replace(threads(self.runtime, share), encoding_threads=encoding)
-            log = str(self._remote_log(group) or self._log(group))
-            sent = config, runtime, log, self.function, self.inputs.get(group, {})
-            self._send[group] = functools.partial(remote.remote, *sent, share if together else Share())
-            self._jobs[group] = self._send[group]()
+            self._shares[group] = self._node_share([self.share_of(self.configs[key]) for key in keys])
+            self._send(group)
+
+    def _send(self, group: str) -> None:
+        """Sends one to Ray, with its share of a node."""
+        import ray
+
+        keys, share = self.groups[group], self._shares[group]
+        # Ray itself would try one that its memory monitor kills for ever.
+        together = share.processes > 1
+        # Several processes have resources of their own (`run_together`), and whoever waits for them none.
+        held = Share(0.0) if together else share
+        remote = ray.remote(workers.prepare).options(num_cpus=held.cpus, num_gpus=held.gpus, max_retries=0)
+        # What is made for the one that reads most serves all.
+        config = canonical_json(max((self.configs[key] for key in keys), key=_layers_read))
+        encoding = 0 if together else self._encoding_threads(keys[0], share)
+        runtime = replace(threads(self.runtime, share), encoding_threads=encoding)
+        log = str(self._remote_log(group) or self._log(group))
+        sent = config, runtime, log, self.function, self.inputs.get(group, {})
+        self._jobs[group] = remote.remote(*sent, share if together else Share())
+
+    def _make_do(self, group: str) -> None:
+        """Sends one for which no node has had room for long again, for half the CPUs, down to those of a trial.
+
+        On a shared cluster others may hold a CPU of every node for hours. And Ray's own books may lack one for ever: it
+        loses what it has set aside for a placement group that is removed in the very moment in which it is made.
+        """
+        import ray
+
+        rows = {other: len(tail.read()) for other, tail in self._left.items()}
+        if sum(rows.values()) != self._heard[0]:
+            self._heard = sum(rows.values()), time.monotonic()
+        share, waited = self._shares[group], time.monotonic() - self._heard[1]
+        fewer = max(share.cpus // 2, *(self.share_of(self.configs[key]).cpus for key in self.groups[group]))
+        if waited < PATIENCE_SECONDS or rows[group] or share.processes > 1 or fewer >= share.cpus:
+            return
+        # Where there is room for it, its worker is about to begin; where nothing is free, that may be its own doing.
+        if 0 < free_cpus() < share.cpus:
+            title = self._left[group].title
+            self.screen.line(
+                f"{title}: no {share.cpus:g} CPUs have been free for {duration(waited)}; asks for {fewer:g}"
+            )
+            ray.cancel(self._jobs[group])
+            self._shares[group] = replace(share, cpus=fewer)
+            self._send(group)
+            self._heard = self._heard[0], time.monotonic()
 
     def _node_share(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's.
@@ -138,6 +170,7 @@ class Preparation:
             self._left[group] = _PreparationLog(self._log(group), title)
         if self._left:
             screen.doing("preparing", self)
+        self._heard = 0, started
         for group, keys in self.groups.items():
             tail = self._left[group]
             title = tail.title
@@ -194,14 +227,14 @@ class Preparation:
         import ray
 
         while True:
-            job = self._jobs[group]
-            while not ray.wait([job], timeout=5.0 if self.home.mirror else 0.5)[0]:
+            while not ray.wait([self._jobs[group]], timeout=5.0 if self.home.mirror else 0.5)[0]:
                 self.check()
                 for other in self._left:
                     self._fetch(other)
+                self._make_do(group)
             self.check()
             try:
-                lacking: dict[str, Any] | None = ray.get(job)
+                lacking: dict[str, Any] | None = ray.get(self._jobs[group])
                 if lacking is None or not lacking.get("again"):
                     return lacking
                 reason = str(lacking["reason"])
@@ -213,7 +246,7 @@ class Preparation:
             if not self._retries.goes_on(group, {"rows": len(tail.read())}):
                 return {"reason": reason, "user": False}
             self.screen.line(f"{tail.title}: tried again ({reason})")
-            self._jobs[group] = self._send[group]()
+            self._send(group)
 
 
 def _layers_read(config: TrialConfig) -> tuple[int, int]:

@@ -338,3 +338,26 @@ def test_a_sweep_with_a_damaged_result_mends_it_and_nothing_else(
     assert (others[0] / "config.json").read_bytes()
     assert (bad / "result.json").read_bytes() == whole and (bad / "result.json.damaged").read_bytes() == whole[:-10]
     assert {trial: (trial / "result.json").stat().st_mtime_ns for trial in others} == before
+
+
+def test_a_core_that_others_hold_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preparation asks for a whole node, and after a while for half of it."""
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def holds(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sweeps.driver.preparation.PATIENCE_SECONDS", 1.0)
+    whole = ray.cluster_resources()["CPU"]
+    holder = Holder.remote()
+    try:
+        assert ray.get(holder.holds.remote())
+        outcome = sweep(make("held", capacities=(4,)), tmp_path)
+    finally:
+        ray.kill(holder)
+    assert outcome.counts == {"finished": 1}
+    said = (outcome.directory / "driver.log").read_text()
+    asked = rf"prepare: no {whole:g} CPUs have been free for \d s; asks for {max(1, whole // 2):g}\n"
+    assert len(re.findall(asked, said)) == 1, said

@@ -299,3 +299,97 @@ def test_a_preparation_whose_worker_dies_is_made_again_three_times_and_the_reaso
     made.start()
     failed, _ = made.finish()
     assert set(failed.values()) == {f"preparation failed: {OUT_OF_MEMORY}"} and len(sent) == 4
+
+
+@pytest.mark.parametrize(
+    ("cpus", "free", "processes", "asked"),
+    [(8, 7, 1, [8, 4]), (8, 1, 1, [8, 4, 2, 1]), (8, 8, 1, [8]), (8, 0, 1, [8]), (1, 0.5, 1, [1]), (4, 1, 2, [0])],
+    ids=["others hold one", "nearly all", "its worker begins", "it may run", "no more than a trial", "processes"],
+)
+def test_one_that_no_node_has_room_for_asks_for_less_each_time(
+    cpus: int,
+    free: float,
+    processes: int,
+    asked: list[int],
+    session: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    from sweeps.driver import preparation
+    from sweeps.driver.home import Home
+
+    now, looks = [0.0], 0
+    sent: list[tuple[float, int]] = []
+    held: list[float] = []
+    cancelled: list[object] = []
+
+    def options(num_cpus: float, **given: object) -> Any:
+        held.append(num_cpus)
+        return remote
+
+    def send(*given: Any) -> int:
+        sent.append((held[-1], given[1].threads))
+        return len(sent)
+
+    def wait(jobs: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        nonlocal looks
+        looks += 1
+        now[0] += 10.0
+        return (jobs if looks > 60 else [], [])
+
+    remote = SimpleNamespace(remote=send, options=options)
+    monkeypatch.setattr(ray, "remote", lambda function: remote)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda job: None)
+    monkeypatch.setattr(ray, "cancel", cancelled.append)
+    monkeypatch.setattr(preparation, "free_cpus", lambda: free)
+    monkeypatch.setattr(preparation, "alive_nodes", lambda: [{"Resources": {"CPU": float(cpus)}}])
+    monkeypatch.setattr(preparation.time, "monotonic", lambda: now[0])
+    # Others hold as much however little it asks for.
+    made = preparation.Preparation(
+        session.configs, session.screen, Runtime(), lambda config: Share(float(processes), 0.0, processes),
+        "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
+    )  # fmt: skip
+    made.start()
+    assert made.finish() == ({}, [])
+    assert [count for count, _ in sent] == asked and cancelled == list(range(1, len(sent)))
+    if processes == 1:
+        assert [count for _, count in sent] == asked
+
+
+def test_one_that_waits_behind_another_of_its_own_has_patience(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as anything is heard of either, and for a while from then on."""
+    import ray
+
+    from sweeps.driver import preparation
+    from sweeps.driver.home import Home
+
+    first = session.configs[min(session.configs)]
+    second = override(first, "decoder.seed", 1)
+    now = [0.0]
+    sent: list[float] = []
+
+    def wait(jobs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        now[0] += 10.0
+        if now[0] < 400:
+            with made._log(list(made.groups)[1]).open("a") as log:
+                log.write(json.dumps({"phase": "phase1", "step": now[0], "loss": 1.0}) + "\n")
+        return (jobs if now[0] >= 500 else [], [])
+
+    remote = SimpleNamespace(remote=lambda *given: sent.append(now[0]), options=lambda **given: remote)
+    monkeypatch.setattr(ray, "remote", lambda function: remote)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda job: None)
+    monkeypatch.setattr(preparation, "free_cpus", lambda: 1.0)
+    monkeypatch.setattr(preparation, "alive_nodes", lambda: [{"Resources": {"CPU": 8.0}}])
+    monkeypatch.setattr(preparation.time, "monotonic", lambda: now[0])
+    made = preparation.Preparation(
+        {config_hash(config): config for config in (first, second)}, session.screen, Runtime(),
+        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
+    )  # fmt: skip
+    made.start()
+    assert made.finish() == ({}, []) and sent == [0.0, 0.0]
