@@ -124,7 +124,7 @@ def _paper() -> TrialConfig:
 PRESETS: Mapping[str, TrialConfig] = types.MappingProxyType(
     {
         "quickstart": TrialConfig(
-            images=ImagesConfig(train_images=6000, val_images=1000),
+            images=ImagesConfig(train_images=6000, val_images=2400),
             fusion=FusionConfig(expert_hidden_dim=40),
             phase1=PhaseConfig(epochs=8, batch_size=32, lr=2e-3, precision="auto"),
             phase2=PhaseConfig(epochs=3, batch_size=32, lr=4e-3, lr_width=40, precision="auto"),

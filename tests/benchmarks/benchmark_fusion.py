@@ -5,8 +5,10 @@
 One thread, 1024 tokens of 12 layers (64 images of the quickstart), forward and back. `loop` is Eqs. 1 to 5 of arXiv
 2605.10780 in float32 with `nn.Linear` and `nn.LayerNorm`, a layer at a time, from the same stored bfloat16 features.
 `products` are the matrix products that no implementation can do without, in the same type: both of every expert
-forward, three back (no gradient goes to the frozen layers), the router's forward and back. A step is one of phase 2 of
-the quickstart, by precision.
+forward, three back (no gradient goes to the frozen layers), the router's forward and back. `passes` are what goes over
+memory between them, each as one of torch's own kernels: the layers normalised once, the hidden units normalised and
+that taken back, and of wide experts every output centred, measured and added up, and its gradient made. A step is one
+of phase 2 of the quickstart, by precision.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from pathlib import Path
 import torch
 from alternate import Comparison, alternate, arguments, record, timed
 from torch import Tensor, nn
+from torch.nn import functional
 
 from drorae.config import PRESETS, FusionConfig, Runtime, override
 from drorae.machine.precision import has_bf16
+from drorae.models.fusion.mixture import is_narrow
 from drorae.models.fusion.registry import LayerFusion
 from drorae.training.step import Stepper
 from drorae.trial.shared import open_workshop
@@ -74,7 +78,7 @@ def fusion_case(width: int, hidden: int, rounds: int) -> list[Comparison]:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             step(fusion, lambda: fusion.latent(stored))
 
-    def products(dtype: torch.dtype) -> Callable[[], None]:
+    def parts(dtype: torch.dtype) -> tuple[Callable[[], None], Callable[[], None]]:
         read, first, hidden_units, routes, logits = (
             torch.randn(shape, dtype=torch.float32).to(dtype)
             for shape in (
@@ -82,8 +86,9 @@ def fusion_case(width: int, hidden: int, rounds: int) -> list[Comparison]:
                 (LAYERS, TOKENS, LAYERS),
             )
         )  # fmt: skip
+        weight, total = torch.ones(TOKENS, 1), torch.zeros(TOKENS, width)
 
-        def multiply() -> None:
+        def products() -> None:
             torch.bmm(read, first)
             torch.bmm(hidden_units, first.mT)
             torch.bmm(read, first)
@@ -92,15 +97,27 @@ def fusion_case(width: int, hidden: int, rounds: int) -> list[Comparison]:
             torch.bmm(read, routes)
             torch.bmm(read.mT, logits)
 
-        return multiply
+        def passes() -> None:
+            functional.layer_norm(layers, (width,))
+            normalised, *statistics = torch.native_layer_norm(hidden_units, [hidden], None, None, 1e-5)
+            torch.ops.aten.native_layer_norm_backward(
+                normalised, hidden_units, [hidden], *statistics, None, None, [True, False, False]
+            )
+            for output in () if is_narrow(hidden, width) else read:
+                total.addcmul_(functional.layer_norm(output, (width,)), weight)
+                (wanted * weight).addcmul_(output, weight).to(dtype)
+
+        return products, passes
 
     found = []
     for dtype in [torch.bfloat16] * has_bf16() + [torch.float32]:
         name = str(dtype).removeprefix("torch.")
+        products, passes = parts(dtype)
         things = {
             "drorae": functools.partial(own, dtype),
             "loop, float32": lambda: step(loop, lambda: loop(layers.float())),
-            f"products, {name}": products(dtype),
+            f"products, {name}": products,
+            f"passes, {name}": passes,
         }
         found.append(alternate(f"fusion C={width} h={hidden} {name}", things, rounds=rounds))
     return found

@@ -90,9 +90,9 @@ def test_a_trial_says_its_generator_s_precision_or_leaves_it_to_the_training(tra
 
 def test_a_trial_whose_generator_s_precision_is_not_said_has_the_hash_of_before_there_was_one() -> None:
     """Hashes of the version before."""
-    known = {("quickstart", "small"): "6593a8d37e16", ("paper", "dit_dh_xl"): "b59a9d2d4db8"}
-    for (preset, size), before in known.items():
+    known = {("quickstart", "small", "1000"): "6593a8d37e16", ("paper", "dit_dh_xl", "0"): "b59a9d2d4db8"}
+    for (preset, size, images), before in known.items():
         config = override(override(PRESETS[preset], "phase1.precision", "fp32"), "images.resampling", "pillow")
-        config = override(config, "generator", size)
+        config = override(override(config, "images.val_images", images), "generator", size)
         found = [config_hash(override(config, "generator.precision", name)) for name in ("auto", "fp32", "bf16")]
         assert config_hash(config) == found[0] == before and len(set(found)) == 3
