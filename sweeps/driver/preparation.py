@@ -102,7 +102,8 @@ class Preparation:
         """Sends one for which no node has had room for long again, for half the CPUs, down to those of a trial.
 
         On a shared cluster others may hold a CPU of every node for hours. And Ray's own books may lack one for ever: it
-        loses what it has set aside for a placement group that is removed in the very moment in which it is made.
+        loses what it has set aside for a placement group that is removed in the very moment in which it is made
+        (ray-project/ray#64693).
         """
         import ray
 
