@@ -100,7 +100,8 @@ def test_commands(name: str, mode: str, toy: Path, trial: Path, designs: Path, t
             assert json.loads(done.stdout)
     elif mode not in ("dumb", "pipes"):
         seen = "\n".join(done.screen())
-        assert not any(said + " " in seen for said in BUSY.values()), "signs of life go when the work is done"
+        left = any(said + " " in seen for said in BUSY.values())
+        assert not left, f"signs of life go when the work is done:\n{seen}\n{done.terminal!r}"
     if name in TABLES and not as_json:
         assert re.search(rf"┃ {TABLES[name]} +┃", done.stdout if mode == "pipes" else "\n".join(done.screen()))
 
