@@ -8,7 +8,7 @@ STAMP := $(VENV)/.made
 .PHONY: help setup quickstart smoke test test-fast lint docs ui bench gpu-check stack-check drill coverage clean
 
 help:
-	@echo "make quickstart  photographs to a fitted scaling law (about 14 minutes on 2 cores)"
+	@echo "make quickstart  photographs to a fitted scaling law (about 20 minutes on 2 cores)"
 	@echo "make smoke       the same at toy size, about a minute on 2 cores"
 	@echo "make test        the tests (about half an hour on 2 cores)"
 	@echo "make test-fast   the unit tests that take no time (under two minutes)"
