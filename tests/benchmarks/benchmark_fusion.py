@@ -149,6 +149,6 @@ if __name__ == "__main__":
         "fusion",
         cases,
         options.out,
-        "Targets: 1.25 times its products at most, and the loop at least 1.8 times as long. What goes over memory between "
-        "the products, however it is done, is timed as `passes`.",
+        "Targets: 1.25 times its products at most, and the loop at least 1.8 times as long. What goes over memory "
+        "between the products, however it is done, is timed as `passes`.",
     )
