@@ -156,11 +156,14 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def free_cpus() -> float:
-    """The CPUs that nobody holds on the node that has most of them."""
+    """The CPUs that nobody holds on the node that has most of them; 0 where Ray does not say, as through Ray Client."""
     # Ray's public functions tell what is free in all, which no single node may have.
     from ray._private.state import available_resources_per_node
+    from ray.exceptions import RaySystemError
 
-    return max((float(free.get("CPU", 0.0)) for free in available_resources_per_node().values()), default=0.0)
+    with contextlib.suppress(RaySystemError):
+        return max((float(free.get("CPU", 0.0)) for free in available_resources_per_node().values()), default=0.0)
+    return 0.0
 
 
 def end_own_workers() -> None:
