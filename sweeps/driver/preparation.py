@@ -107,23 +107,24 @@ class Preparation:
         """
         import ray
 
-        rows = {other: len(tail.read()) for other, tail in self._left.items()}
-        if sum(rows.values()) != self._heard[0]:
-            self._heard = sum(rows.values()), time.monotonic()
-        share, waited = self._shares[group], time.monotonic() - self._heard[1]
+        rows = sum(len(tail.read()) for tail in self._left.values())
+        if rows != self._heard[0]:
+            self._heard = rows, time.monotonic()
+        waited, tail = time.monotonic() - self._heard[1], self._left[group]
+        if waited < PATIENCE_SECONDS or tail.read():
+            return
+        share = self._shares[group]
         fewer = max(share.cpus // 2, *(self.share_of(self.configs[key]).cpus for key in self.groups[group]))
-        if waited < PATIENCE_SECONDS or rows[group] or share.processes > 1 or fewer >= share.cpus:
+        if share.processes > 1 or fewer >= share.cpus:
             return
         # Where there is room for it, its worker is about to begin; where nothing is free, that may be its own doing.
         if 0 < free_cpus() < share.cpus:
-            title = self._left[group].title
-            self.screen.line(
-                f"{title}: no {share.cpus:g} CPUs have been free for {duration(waited)}; asks for {fewer:g}"
-            )
+            for_so_long = f"no {share.cpus:g} CPUs have been free for {duration(waited)}"
+            self.screen.line(f"{tail.title}: {for_so_long}; asks for {fewer:g}")
             ray.cancel(self._jobs[group])
             self._shares[group] = replace(share, cpus=fewer)
             self._send(group)
-            self._heard = self._heard[0], time.monotonic()
+            self._heard = rows, time.monotonic()
 
     def _node_share(self, shares: Sequence[Share]) -> Share:
         """All CPUs of the largest node that has a GPU if trials have; where nodes are still to come, a trial's.

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +17,51 @@ from pickles import reached
 from drorae.config import Runtime, TrialConfig, canonical_json, config_hash, override
 from drorae.errors import UserError
 from drorae.storage.remote import Remote
+from sweeps.driver import preparation
+from sweeps.driver.home import Home
 from sweeps.driver.preparation import Preparation, _PreparationLog
 from sweeps.resources import Share
 from sweeps.worker import entry
 
 Rows = list[dict[str, float | str]]
+SHARE, RUNTIME = Share(1.0), Runtime()
+
+
+def of(
+    trials: Mapping[str, TrialConfig], session: Any, folder: Path, share: Share = SHARE, runtime: Runtime = RUNTIME
+) -> Preparation:
+    """A preparation of some trials of a sweep `smoke` in a folder, each with this share."""
+    home = Home(folder, "smoke")
+    return Preparation(
+        trials, session.screen, runtime, lambda config: share, "fake_trial:prepare", home, lambda: None, {}
+    )
+
+
+def by_hash(*configs: TrialConfig) -> dict[str, TrialConfig]:
+    return {config_hash(config): config for config in configs}
+
+
+def fake_ray(
+    patch: pytest.MonkeyPatch,
+    send: Callable[..., Any],
+    *,
+    wait: Callable[..., Any] = lambda jobs, timeout: (jobs, []),
+    get: Callable[[Any], Any] = lambda job: None,
+    asked: Callable[..., object] = lambda **given: None,
+    nodes: Sequence[float] = (),
+) -> None:
+    """In place of Ray: what is sent to it, how it answers, which resources it hears of, and the CPUs of its nodes."""
+    import ray
+
+    def options(**given: Any) -> Any:
+        asked(**given)
+        return remote
+
+    remote = SimpleNamespace(remote=send, options=options)
+    patch.setattr(ray, "remote", lambda function: remote)
+    patch.setattr(ray, "wait", wait)
+    patch.setattr(ray, "get", get)
+    patch.setattr(preparation, "alive_nodes", lambda: [{"Resources": {"CPU": float(cpus)}} for cpus in nodes])
 
 
 def rows(steps: range, attempt: int) -> Rows:
@@ -100,23 +140,13 @@ def test_who_makes_features_has_the_threads_of_those_that_wait_for_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import ray
-
-    from sweeps.driver.home import Home
-
     given: list[Runtime] = []
-    remote = SimpleNamespace(remote=lambda *sent: given.append(sent[1]), options=lambda **asked: remote)
-    monkeypatch.setattr(ray, "remote", lambda function: remote)
-    found = [{"Resources": {"CPU": float(count)}} for count in nodes]
-    monkeypatch.setattr("sweeps.driver.preparation.alive_nodes", lambda: found)
+    fake_ray(monkeypatch, lambda *sent: given.append(sent[1]), nodes=nodes)
     trials = [
         override(override(TrialConfig(), "decoder.seed", str(seed)), "encoder.input_size", str(size))
         for seed, size in enumerate(encoders)
     ]
-    Preparation(
-        {config_hash(trial): trial for trial in trials}, session.screen, Runtime(threads=threads),
-        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
-    ).start()  # fmt: skip
+    of(by_hash(*trials), session, tmp_path, runtime=Runtime(threads=threads)).start()
     assert [(runtime.threads, runtime.encoding_threads) for runtime in given] == expected
 
 
@@ -125,22 +155,13 @@ def test_a_sweep_is_prepared_for_the_trial_that_reads_most_layers(
     layers: str, deepest: int, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its entry of the feature cache serves the others."""
-    import ray
-
-    from sweeps.driver.home import Home
-
     given: list[str] = []
-    remote = SimpleNamespace(remote=lambda *sent: given.append(sent[0]), options=lambda **asked: remote)
-    monkeypatch.setattr(ray, "remote", lambda function: remote)
-    monkeypatch.setattr("sweeps.driver.preparation.alive_nodes", lambda: [{"Resources": {"CPU": 2.0}}])
+    fake_ray(monkeypatch, lambda *sent: given.append(sent[0]), nodes=[2])
     trials = [
         override(override(TrialConfig(), "fusion.num_layers", count), "seed", str(seed))
         for seed, count in enumerate(layers.split())
     ]
-    Preparation(
-        {config_hash(trial): trial for trial in trials}, session.screen, Runtime(),
-        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
-    ).start()  # fmt: skip
+    of(by_hash(*trials), session, tmp_path).start()
     assert given == [canonical_json(trials[deepest])]
 
 
@@ -170,12 +191,6 @@ def test_what_phase_1_measures_beside_its_steps_takes_the_place_of_none(tmp_path
 def test_one_that_waits_for_another_hides_none_of_what_that_does(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
-    from sweeps.driver import preparation
-    from sweeps.driver.home import Home
-    from sweeps.resources import Share
-
     first = session.configs[min(session.configs)]
     second = override(first, "decoder.seed", 1)
     shown: list[list[tuple[str, str, str]]] = []
@@ -186,15 +201,8 @@ def test_one_that_waits_for_another_hides_none_of_what_that_does(
         shown.append([(item.label, item.phase, item.note) for item in made.running()])
         return jobs, []
 
-    remote = SimpleNamespace(remote=lambda *given: None, options=lambda **given: remote)
-    monkeypatch.setattr(ray, "remote", lambda function: remote)
-    monkeypatch.setattr(ray, "wait", wait)
-    monkeypatch.setattr(ray, "get", lambda job: None)
-    monkeypatch.setattr(preparation, "alive_nodes", list)
-    made = preparation.Preparation(
-        {config_hash(config): config for config in (first, second)}, session.screen, Runtime(),
-        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
-    )  # fmt: skip
+    fake_ray(monkeypatch, lambda *given: None, wait=wait)
+    made = of(by_hash(first, second), session, tmp_path)
     made.start()
     assert made.finish() == ({}, [])
     other = ("prepare 2/2", "prepare", "encoding images 3 of 9")
@@ -204,10 +212,6 @@ def test_one_that_waits_for_another_hides_none_of_what_that_does(
 
 def test_one_that_is_over_holds_no_task_of_rays(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever holds the preparation, such as the screen's thread, may outlive the session."""
-    import ray
-
-    from sweeps.driver import preparation
-    from sweeps.driver.home import Home
 
     class Task:
         """Like Ray's reference to one."""
@@ -218,15 +222,8 @@ def test_one_that_is_over_holds_no_task_of_rays(session: Any, tmp_path: Path, mo
         tasks.append(weakref.ref(task := Task()))
         return task
 
-    remote = SimpleNamespace(remote=send, options=lambda **given: remote)
-    monkeypatch.setattr(ray, "remote", lambda function: remote)
-    monkeypatch.setattr(ray, "wait", lambda jobs, timeout: (jobs, []))
-    monkeypatch.setattr(ray, "get", lambda job: None)
-    monkeypatch.setattr(preparation, "alive_nodes", list)
-    made = preparation.Preparation(
-        session.configs, session.screen, Runtime(), lambda config: Share(1.0), "fake_trial:prepare",
-        Home(tmp_path, "smoke"), lambda: None, {},
-    )  # fmt: skip
+    fake_ray(monkeypatch, send)
+    made = of(session.configs, session, tmp_path)
     made.start()
     assert tasks and all(task() is not None for task in tasks)
     made.finish()
@@ -238,10 +235,6 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
 ) -> None:
     import cloudpickle
     import ray
-
-    from sweeps.driver import preparation
-    from sweeps.driver.home import Home
-    from sweeps.resources import Share
 
     sent: list[Any] = []
 
@@ -271,13 +264,9 @@ def test_a_preparation_is_given_nothing_of_the_drivers(
 def test_a_preparation_whose_worker_dies_is_made_again_three_times_and_the_reason_named(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    import ray
     from ray.exceptions import OutOfMemoryError
 
-    from sweeps.driver import preparation
     from sweeps.driver.deaths import OUT_OF_MEMORY
-    from sweeps.driver.home import Home
-    from sweeps.resources import Share
 
     sent: list[object] = []
 
@@ -286,16 +275,8 @@ def test_a_preparation_whose_worker_dies_is_made_again_three_times_and_the_reaso
             return {"reason": OUT_OF_MEMORY, "user": False, "again": True}
         raise OutOfMemoryError("low on memory\nmuch else")
 
-    remote = SimpleNamespace(remote=lambda *given: sent.append(given), options=lambda **given: remote)
-    monkeypatch.setattr(ray, "remote", lambda function: remote)
-    monkeypatch.setattr(ray, "wait", lambda jobs, timeout: (jobs, []))
-    monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(preparation, "alive_nodes", list)
-    home = Home(tmp_path, "smoke")
-    made = preparation.Preparation(
-        session.configs, session.screen, Runtime(), lambda config: Share(2.0, 0.0, processes), "fake_trial:prepare",
-        home, lambda: None, {},
-    )  # fmt: skip
+    fake_ray(monkeypatch, lambda *given: sent.append(given), get=get)
+    made = of(session.configs, session, tmp_path, Share(2.0, 0.0, processes))
     made.start()
     failed, _ = made.finish()
     assert set(failed.values()) == {f"preparation failed: {OUT_OF_MEMORY}"} and len(sent) == 4
@@ -317,17 +298,13 @@ def test_one_that_no_node_has_room_for_asks_for_less_each_time(
 ) -> None:
     import ray
 
-    from sweeps.driver import preparation
-    from sweeps.driver.home import Home
-
     now, looks = [0.0], 0
     sent: list[tuple[float, int]] = []
     held: list[float] = []
     cancelled: list[object] = []
 
-    def options(num_cpus: float, **given: object) -> Any:
+    def asked_for(num_cpus: float, **given: object) -> None:
         held.append(num_cpus)
-        return remote
 
     def send(*given: Any) -> int:
         sent.append((held[-1], given[1].threads))
@@ -339,19 +316,12 @@ def test_one_that_no_node_has_room_for_asks_for_less_each_time(
         now[0] += 10.0
         return (jobs if looks > 60 else [], [])
 
-    remote = SimpleNamespace(remote=send, options=options)
-    monkeypatch.setattr(ray, "remote", lambda function: remote)
-    monkeypatch.setattr(ray, "wait", wait)
-    monkeypatch.setattr(ray, "get", lambda job: None)
+    fake_ray(monkeypatch, send, wait=wait, asked=asked_for, nodes=[cpus])
     monkeypatch.setattr(ray, "cancel", cancelled.append)
-    monkeypatch.setattr(preparation, "free_cpus", lambda: free)
-    monkeypatch.setattr(preparation, "alive_nodes", lambda: [{"Resources": {"CPU": float(cpus)}}])
-    monkeypatch.setattr(preparation.time, "monotonic", lambda: now[0])
     # Others hold as much however little it asks for.
-    made = preparation.Preparation(
-        session.configs, session.screen, Runtime(), lambda config: Share(float(processes), 0.0, processes),
-        "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
-    )  # fmt: skip
+    monkeypatch.setattr(preparation, "free_cpus", lambda: free)
+    monkeypatch.setattr(preparation.time, "monotonic", lambda: now[0])
+    made = of(session.configs, session, tmp_path, Share(float(processes), 0.0, processes))
     made.start()
     assert made.finish() == ({}, [])
     assert [count for count, _ in sent] == asked and cancelled == list(range(1, len(sent)))
@@ -363,11 +333,6 @@ def test_one_that_waits_behind_another_of_its_own_has_patience(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as anything is heard of either, and for a while from then on."""
-    import ray
-
-    from sweeps.driver import preparation
-    from sweeps.driver.home import Home
-
     first = session.configs[min(session.configs)]
     second = override(first, "decoder.seed", 1)
     now = [0.0]
@@ -380,16 +345,9 @@ def test_one_that_waits_behind_another_of_its_own_has_patience(
                 log.write(json.dumps({"phase": "phase1", "step": now[0], "loss": 1.0}) + "\n")
         return (jobs if now[0] >= 500 else [], [])
 
-    remote = SimpleNamespace(remote=lambda *given: sent.append(now[0]), options=lambda **given: remote)
-    monkeypatch.setattr(ray, "remote", lambda function: remote)
-    monkeypatch.setattr(ray, "wait", wait)
-    monkeypatch.setattr(ray, "get", lambda job: None)
+    fake_ray(monkeypatch, lambda *given: sent.append(now[0]), wait=wait, nodes=[8])
     monkeypatch.setattr(preparation, "free_cpus", lambda: 1.0)
-    monkeypatch.setattr(preparation, "alive_nodes", lambda: [{"Resources": {"CPU": 8.0}}])
     monkeypatch.setattr(preparation.time, "monotonic", lambda: now[0])
-    made = preparation.Preparation(
-        {config_hash(config): config for config in (first, second)}, session.screen, Runtime(),
-        lambda config: Share(1.0), "fake_trial:prepare", Home(tmp_path, "smoke"), lambda: None, {},
-    )  # fmt: skip
+    made = of(by_hash(first, second), session, tmp_path)
     made.start()
     assert made.finish() == ({}, []) and sent == [0.0, 0.0]
