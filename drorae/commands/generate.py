@@ -29,7 +29,7 @@ class Generate(TrialOptions):
 
     name: Annotated[str, option("NAME", "default: a hash of what describes it")] = ""
     """Name of the generator, whose folder is generator/NAME in the trial's. Of one that is there already nothing else
-    need be said."""
+    need be said, and nothing at all of the one that the trial's own config has."""
     size: Annotated[str | None, option("NAME", "default: small")] = None
     """Size of the generator: small, tiny, or as published dit_dh_s, dit_dh_xl."""
     training: Annotated[str | None, option("NAME", "default: own")] = None
@@ -127,12 +127,12 @@ class Generate(TrialOptions):
         return 0
 
     def _described(self, directory: Path, name: str) -> GeneratorRun:
-        """The generator that the options describe, or that of the name where they describe none."""
-        from drorae.trial.generator import begun_run, placed, with_field
+        """The generator that the options describe; where they describe none, that of the name, or the trial's own."""
+        from drorae.trial.generator import begun_run, own_run, placed, with_field
 
         changes = assignments("--set", self.overrides, ", such as generator.lr=5e-4")
-        if name and not (self.size or self.training or self.epochs is not None or changes):
-            found = begun_run(directory, name)
+        if not (self.size or self.training or self.epochs is not None or changes):
+            found = begun_run(directory, name) if name else own_run(directory)
             if found is not None:
                 return found
         size = choose(GENERATORS, self.size or "small", "--size", "size")

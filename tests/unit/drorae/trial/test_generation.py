@@ -16,6 +16,7 @@ from tiny import tiny_config, tiny_images
 from tiny_generator import CAPTIONS, captioned_images, label, tiny_runtime
 from tiny_text import tiny_text_encoder
 
+from drorae.commands.main import main
 from drorae.config import (
     PRESETS,
     EvaluationConfig,
@@ -34,7 +35,7 @@ from drorae.training.rows import is_held_out
 from drorae.trial import generation as trial_generation
 from drorae.trial import samples
 from drorae.trial.generated import Generated, measure_samples, read_yardsticks
-from drorae.trial.generator import ready_generator
+from drorae.trial.generator import own_run, ready_generator
 from drorae.trial.result import TrialResult
 from drorae.trial.run import run_trial
 from drorae.trial.samples import sample
@@ -118,6 +119,21 @@ def test_its_precision_is_its_training_s_and_images_are_drawn_in_float32(home: P
         Drawing(4, (0, 1), 2), range(4), generator.statistics.mean.shape, generator.network, None, torch.device("cpu")
     )
     assert latents.dtype == torch.float32 and {value.dtype for value in generator.model.parameters()} == {torch.float32}
+
+
+def test_images_are_drawn_with_it_where_no_generator_is_described(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = shutil.copytree(home / "trial", tmp_path / "trial")
+    (own,) = (trial / "generator").iterdir()
+    words = ["generate", str(trial), "--n", "2", "--steps", "2", "--threads", "1", "--device", "cpu", "--json"]
+    words += ["--cache-dir", str(home / "cache")]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["generator"] == str(own)
+    assert main([*words, "--size", "tiny", "--epochs", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["generator"] != str(own)
+    shutil.rmtree(trial / "generator")
+    assert own_run(trial) is None and own_run(tmp_path) is None
 
 
 def test_the_share_that_is_done_grows_with_every_row_and_is_whole_at_the_end(home: Path) -> None:
