@@ -169,7 +169,9 @@ def no_saturation(comparison: LawComparison, of_new: DecoderSlope | None = None)
         return Verdict(claim, "supported", f"{reason}; it goes on beyond the sizes measured only if no break follows")
     reason = f"{offset} may lose up to {loss:.0%} of its slope over these {span:.2g} decades"
     reason += _asymptote(intervals["E"], rising=slope > 0)
-    reason += f"; that law: {comparison.behind(rival)} {comparison.criterion} behind the best"
+    delta = comparison.delta(rival)
+    few = f"{sample.n} configurations are too few to weigh that law"
+    reason += f"; that law: {delta:.1f} {comparison.criterion} behind the best" if math.isfinite(delta) else f"; {few}"
     wanted = abs(slope) * NEARLY_STRAIGHT / (2 * span)
     # Never the design at hand, which did not decide it.
     factor = max((bent.high - bent.low) / 2 / wanted, math.sqrt(1 + 1 / sample.n), 1.1)
