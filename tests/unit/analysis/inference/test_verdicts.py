@@ -54,6 +54,16 @@ def test_no_saturation_can_be_supported_by_points_that_show_it() -> None:
     assert f"{found.horizon.high:.4g}" not in " ".join(verdict.lines())
 
 
+@pytest.mark.parametrize(
+    ("n", "said"), [(5, "5 configurations are too few to weigh that law"), (8, "AICc behind the best")]
+)
+def test_the_law_with_an_offset_is_weighed_where_there_are_points_enough(n: int, said: str) -> None:
+    x = np.geomspace(1e5, 3e6, n)
+    y = 900 + 6 * np.log10(x) + np.random.default_rng(3).normal(0, 3, n)
+    verdict = no_saturation(compare_laws(points(x, y)))
+    assert verdict.verdict == "undecided" and said in verdict.reason
+
+
 def test_no_note_contradicts_a_verdict() -> None:
     x = np.geomspace(1e4, 1e8, 40)
     y = 1 - 0.05 * np.log10(x) + np.random.default_rng(2).normal(0, 1e-4, 40)
