@@ -64,6 +64,18 @@ def test_the_law_with_an_offset_is_weighed_where_there_are_points_enough(n: int,
     assert verdict.verdict == "undecided" and said in verdict.reason
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_asymptote_that_the_values_have_passed_is_not_called_ahead_of_them(sign: int) -> None:
+    x = np.geomspace(1e5, 3e6, 6)
+    near = no_saturation(compare_laws(points(x, sign * np.array([10.0, 14.0, 13.0, 15.5, 14.5, 16.0])))).reason
+    assert "and have levelled off by the largest size" in near and "as near as" not in near
+    noise = np.random.default_rng(1).normal(0, 2e-3, 12)
+    far = no_saturation(
+        compare_laws(points(np.geomspace(1e5, 3e6, 12), sign * (np.linspace(10, 16, 12) + noise)))
+    ).reason
+    assert "levelled off" not in far
+
+
 def test_no_note_contradicts_a_verdict() -> None:
     x = np.geomspace(1e4, 1e8, 40)
     y = 1 - 0.05 * np.log10(x) + np.random.default_rng(2).normal(0, 1e-4, 40)
