@@ -1,11 +1,12 @@
 """What a step of phase 2 is made of: matrix products, convolutions, and what passes over memory between them.
 
-    python tests/benchmarks/benchmark_step.py           # about two minutes
+    python tests/benchmarks/benchmark_step.py           # about three minutes
 
 Steps of the quickstart's networks and batches on one thread: a pack of its six sizes, and its smallest and largest
-alone. Each step is run under torch's profiler, which says how long its operators took themselves; the products are the
-fusion's and the decoder's, the convolutions the perceptual network's, both ways. No sharing and no order of work does
-without the two, so that they bound what a step can be.
+alone; and in batches of 64 one trial of h = 512 alone and six of them in a pack. Each step is run under torch's
+profiler, which says how long its operators took themselves; the products are the fusion's and the decoder's, the
+convolutions the perceptual network's, both ways. No sharing and no order of work does without the two, so that they
+bound what a step can be.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ OPERATORS = {
 }
 
 
-def stepper(hidden: int, cache: str) -> Stepper:
+def stepper(hidden: int, cache: str, batch: int = 32) -> Stepper:
     """Phase 2 of the quickstart with experts of width h, on fewer images and a decoder of one epoch."""
     config: TrialConfig = settled(override(PRESETS["quickstart"], "fusion.expert_hidden_dim", hidden))
     images = replace(config.images, train_images=320, val_images=64)
-    config = replace(config, images=images, phase1=replace(config.phase1, epochs=1))
+    config = replace(
+        config, images=images, phase1=replace(config.phase1, epochs=1), phase2=replace(config.phase2, batch_size=batch)
+    )
     workshop = open_workshop(config, Runtime(threads=1, cache_dir=cache))
     return Stepper(
         workshop.tokenizer(), config.phases[1], workshop.train, workshop.objective, None,
@@ -76,6 +79,9 @@ if __name__ == "__main__":
         for hidden in (SIZES[0], SIZES[-1]):
             alone = stepper(hidden, folder)
             cases.append(measured(f"h = {hidden} alone", alone.take, options.rounds))
+        wide = [stepper(512, folder, batch=64) for _ in SIZES]
+        cases.append(measured("h = 512 alone, 64 images", wide[0].take, options.rounds))
+        cases.append(measured("six of h = 512, 64 images", functools.partial(take_step, wide), options.rounds))
     share = sum(cases[0].ratio(name) for name in OPERATORS)
     record(
         "step",
