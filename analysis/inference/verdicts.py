@@ -168,7 +168,7 @@ def no_saturation(comparison: LawComparison, of_new: DecoderSlope | None = None)
         reason = f"{offset} may lose at most {loss:.0%} of its slope over the data"
         return Verdict(claim, "supported", f"{reason}; it goes on beyond the sizes measured only if no break follows")
     reason = f"{offset} may lose up to {loss:.0%} of its slope over these {span:.2g} decades"
-    reason += _asymptote(intervals["E"], line.parameters[0] + slope * math.log10(sample.high), rising=slope > 0)
+    reason += _asymptote(intervals["E"], float(line.value(np.array([sample.high]))[0]), rising=slope > 0)
     delta = comparison.delta(rival)
     few = f"{sample.n} configurations are too few to weigh that law"
     reason += f"; that law: {delta:.1f} {comparison.criterion} behind the best" if math.isfinite(delta) else f"; {few}"
@@ -184,10 +184,7 @@ def no_saturation(comparison: LawComparison, of_new: DecoderSlope | None = None)
 
 
 def _asymptote(ends: Interval, reached: float, rising: bool) -> str:
-    """The asymptote lies ahead of the trend: above the values where they rise, below where they fall.
-
-    reached: the line at the largest size.
-    """
+    """The asymptote lies ahead of the trend: above what it has reached where it rises, below where it falls."""
     nearest, farthest = ends if rising else reversed(ends)
     if not math.isfinite(nearest):
         return ""

@@ -128,7 +128,8 @@ class Generate(TrialOptions):
 
     def _described(self, directory: Path, name: str) -> GeneratorRun:
         """The generator that the options describe; where they describe none, that of the name, or the trial's own."""
-        from drorae.trial.generator import begun_run, own_run, placed, with_field
+        from drorae.trial.generation import own_run
+        from drorae.trial.generator import begun_run, placed, with_field
 
         changes = assignments("--set", self.overrides, ", such as generator.lr=5e-4")
         if not (self.size or self.training or self.epochs is not None or changes):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from drorae.config import GenerationConfig, GeneratorRun, config_hash
+from drorae.config import GenerationConfig, GeneratorRun, TrialConfig, config_hash, load_config
 from drorae.errors import UserError
 from drorae.generation.drawing import Drawing
 from drorae.generation.guidance import Guidance
@@ -21,9 +21,10 @@ from drorae.models.tokenizer import Tokenizer
 from drorae.runtime import distributed
 from drorae.storage.files import replacing
 from drorae.training.loop import Report
-from drorae.trial.folder import GENERATED_PICTURE, GRID
+from drorae.trial.folder import CONFIG, GENERATED_PICTURE, GRID
 from drorae.trial.generated import Generated, measure_samples, read_yardsticks
-from drorae.trial.generator import Generator, generator_of, placed
+from drorae.trial.generator import Generator, address, begun_run, generator_of, placed
+from drorae.trial.result import read_result
 from drorae.trial.samples import sample
 from drorae.trial.shared import Workshop
 from drorae.trial.texts import check_captions
@@ -67,8 +68,28 @@ def check_generation(workshop: Workshop) -> dict[str, str]:
 
 def generator_run(workshop: Workshop) -> GeneratorRun:
     """Returns what a trial's own generator is and how it is trained."""
-    config = workshop.config
-    return placed(config.generator.run(config.seed, workshop.images.train.labels is not None))
+    return _run(workshop.config, workshop.images.train.labels is not None)
+
+
+def own_run(directory: Path) -> GeneratorRun | None:
+    """Returns what a finished trial's own generator was begun as; None where it has none, or it is gone.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    result = read_result(directory)
+    if result is None:
+        return None
+    config = load_config(directory / CONFIG)
+    if not config.generator.epochs:
+        return None
+    # Whether its images have classes is known to who opens them, and to the folder that is there.
+    runs = (_run(config, labelled) for labelled in (True, False))
+    return next((run for run in runs if begun_run(directory, address(result.config_hash, run)) is not None), None)
+
+
+def _run(config: TrialConfig, labelled: bool) -> GeneratorRun:
+    return placed(config.generator.run(config.seed, labelled))
 
 
 def measure_generation(workshop: Workshop, tokenizer: Tokenizer, directory: Path, report: Report) -> Generation:

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from drorae.config import GeneratorRun, Runtime, config_hash, from_dict, generator_identity, load_config, override
+from drorae.config import GeneratorRun, Runtime, config_hash, from_dict, generator_identity, override
 from drorae.diagnostics.latents import LatentStatistics
 from drorae.errors import UserError
 from drorae.generation.guidance import Network
@@ -32,16 +32,7 @@ from drorae.storage.files import file_name, naming_full_disk, write_atomic
 from drorae.storage.remote import absolute, expanded
 from drorae.storage.sealed import read_sealed
 from drorae.training.loop import Clock, DivergenceError, PhaseRun, Report
-from drorae.trial.folder import (
-    CHECKPOINTS,
-    CONFIG,
-    GENERATOR,
-    GENERATORS_FOLDER,
-    HISTORY,
-    part_file,
-    read_tree,
-    write_tree,
-)
+from drorae.trial.folder import CHECKPOINTS, GENERATOR, GENERATORS_FOLDER, HISTORY, part_file, read_tree, write_tree
 from drorae.trial.latents import open_latents
 from drorae.trial.reload import load_trained
 from drorae.trial.result import read_result
@@ -142,23 +133,6 @@ def begun_run(directory: Path, name: str) -> GeneratorRun | None:
     """
     tree = _record(folder_of(directory, name))
     return None if tree is None else from_dict(GeneratorRun, tree["run"], f"{NAME}.")
-
-
-def own_run(directory: Path) -> GeneratorRun | None:
-    """Returns what the generator of a finished trial's own config is; None where it has none, or it is gone.
-
-    Raises:
-        UserError: a record is damaged.
-    """
-    result = read_result(directory)
-    if result is None:
-        return None
-    config = load_config(directory / CONFIG)
-    if not config.generator.epochs:
-        return None
-    # Whether its images have classes is known to who opens them, and to the folder that is there.
-    runs = [placed(config.generator.run(config.seed, labelled)) for labelled in (True, False)]
-    return next((run for run in runs if begun_run(directory, address(result.config_hash, run)) is not None), None)
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

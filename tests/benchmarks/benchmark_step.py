@@ -11,55 +11,39 @@ bound what a step can be.
 
 from __future__ import annotations
 
-import functools
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 
 import torch
 from alternate import Comparison, arguments, record
+from benchmark_growth import BASE, make_stepper
 from torch.profiler import ProfilerActivity, profile
 
-from drorae.config import PRESETS, Runtime, TrialConfig, override
-from drorae.machine.precision import settled
+from drorae.config import Runtime, override
 from drorae.training.pack import take_step
-from drorae.training.step import Stepper
 from drorae.trial.shared import open_workshop
 
 SIZES = (4, 7, 12, 40, 120, 360)
 """`make quickstart`'s."""
 STEPS = 5
-"""In a round, after one that is not counted."""
+"""In a round."""
 OPERATORS = {
     "its matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "its convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward"),
 }
 
 
-def stepper(hidden: int, cache: str, batch: int = 32) -> Stepper:
-    """Phase 2 of the quickstart with experts of width h, on fewer images and a decoder of one epoch."""
-    config: TrialConfig = settled(override(PRESETS["quickstart"], "fusion.expert_hidden_dim", hidden))
-    images = replace(config.images, train_images=320, val_images=64)
-    config = replace(
-        config, images=images, phase1=replace(config.phase1, epochs=1), phase2=replace(config.phase2, batch_size=batch)
-    )
-    workshop = open_workshop(config, Runtime(threads=1, cache_dir=cache))
-    return Stepper(
-        workshop.tokenizer(), config.phases[1], workshop.train, workshop.objective, None,
-        seed=0, device=workshop.device, runtime=workshop.runtime,
-    )  # fmt: skip
-
-
-def measured(case: str, take: Callable[[int], object], rounds: int) -> Comparison:
+def measured(case: str, step: Callable[[], object], rounds: int) -> Comparison:
     """The seconds of a step, and those of them that its operators took."""
     seconds: dict[str, list[float]] = {"step": [], **{name: [] for name in OPERATORS}}
-    take(0)
+    step()
     for _ in range(rounds):
         with profile(activities=[ProfilerActivity.CPU]) as seen:
             began = time.perf_counter()
-            for step in range(STEPS):
-                take(step)
+            for _ in range(STEPS):
+                step()
             seconds["step"].append((time.perf_counter() - began) / STEPS)
         own = {event.key: event.self_cpu_time_total * 1e-6 for event in seen.key_averages()}
         for name, operators in OPERATORS.items():
@@ -73,15 +57,18 @@ if __name__ == "__main__":
     options = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        steppers = [stepper(hidden, folder) for hidden in SIZES]
-        packed = functools.partial(take_step, steppers)
-        cases = [measured(f"pack of h = {', '.join(map(str, SIZES))}", packed, options.rounds)]
-        for hidden in (SIZES[0], SIZES[-1]):
-            alone = stepper(hidden, folder)
-            cases.append(measured(f"h = {hidden} alone", alone.take, options.rounds))
-        wide = [stepper(512, folder, batch=64) for _ in SIZES]
-        cases.append(measured("h = 512 alone, 64 images", wide[0].take, options.rounds))
-        cases.append(measured("six of h = 512, 64 images", functools.partial(take_step, wide), options.rounds))
+        workshop = open_workshop(BASE, Runtime(threads=1, cache_dir=folder))
+        sizes = [make_stepper(workshop, override(BASE, "fusion.expert_hidden_dim", hidden)) for hidden in SIZES]
+        large = override(override(BASE, "fusion.expert_hidden_dim", 512), "phase2.batch_size", 64)
+        wide = [make_stepper(workshop, large) for _ in SIZES]
+        steps: dict[str, Callable[[], object]] = {
+            f"pack of h = {', '.join(map(str, SIZES))}": partial(take_step, sizes, 0),
+            f"h = {SIZES[0]} alone": partial(sizes[0].take, 0),
+            f"h = {SIZES[-1]} alone": partial(sizes[-1].take, 0),
+            "h = 512 alone, 64 images": partial(wide[0].take, 0),
+            "six of h = 512, 64 images": partial(take_step, wide, 0),
+        }
+        cases = [measured(case, step, options.rounds) for case, step in steps.items()]
     share = sum(cases[0].ratio(name) for name in OPERATORS)
     record(
         "step",

@@ -35,7 +35,8 @@ from drorae.training.rows import is_held_out
 from drorae.trial import generation as trial_generation
 from drorae.trial import samples
 from drorae.trial.generated import Generated, measure_samples, read_yardsticks
-from drorae.trial.generator import own_run, ready_generator
+from drorae.trial.generation import own_run
+from drorae.trial.generator import ready_generator
 from drorae.trial.result import TrialResult
 from drorae.trial.run import run_trial
 from drorae.trial.samples import sample
